@@ -1,0 +1,126 @@
+"""What is minimised: a loss for every token, and the one sum that makes a scalar of them.
+
+Pure functions on tensors. Shapes: B sequences, T tokens, V vocabulary. The per-token functions know no mask;
+`aggregate` drops what lies outside it. Padding in their inputs should be finite all the same: the derivative of a square
+at infinity, times the zero that `aggregate` sends back, is NaN.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Estimator = Literal["k1", "k2", "k3", "k3+"]
+Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant-length"]
+
+# exp(20) is 5e8: a probability ratio beyond it is a fault, not a policy, and exp(89) overflows float32. The clamp's
+# derivative there is exactly zero, which also keeps junk in the padding out of the gradient.
+LOG_RATIO_LIMIT = 20.0
+
+
+def clipped_surrogate(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """PPO's pessimistic policy loss -> loss (B, T), and where the clip cuts the gradient (B, T) bool.
+
+    logprobs, old_logprobs, advantages: (B, T). With r = exp(logprobs - old_logprobs) the loss is
+    max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)) (arXiv:1707.06347, eq. 7; the two sides apart as in DAPO,
+    arXiv:2503.14476). `dual_clip` c > 1 bounds it by -A c where A < 0, since there the ratio has no upper limit
+    (arXiv:1912.09729). On-policy r is 1, nothing is clipped and the gradient is REINFORCE's.
+    """
+    ratio = (logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    free = -advantages * ratio
+    bound = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    loss, active = torch.maximum(free, bound), bound > free
+    if dual_clip is None:
+        return loss, active
+    too_far = (advantages < 0) & (ratio > dual_clip)
+    return torch.where(too_far, -advantages * dual_clip, loss), active | too_far
+
+
+def kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:
+    """Estimates of KL(policy || reference) at tokens sampled from the policy: (B, T), (B, T) -> (B, T).
+
+    With d = logprobs - ref_logprobs (http://joschu.net/blog/kl-approx.html): k1 = d, k2 = d²/2, k3 = exp(-d) - 1 + d.
+    To be *added* to a loss. An estimator's value and its gradient are different questions: k1's gradient averages to
+    zero, so k1 belongs in the reward and never in the loss; k2's is the KL's own; k3's value is the steadiest and its
+    gradient biased. "k3+" has the value of k3 and the gradient of k2.
+
+    k3 takes d no lower than -20, lest exp(-d) overflow. It is d itself that is clamped, not the exponential alone: that
+    would leave the gradient of "+ d", which pushes the policy further from the reference.
+    """
+    d = logprobs - ref_logprobs
+    k2 = d.square() / 2
+    above = d.clamp(min=-LOG_RATIO_LIMIT)
+    k3 = torch.expm1(-above) + above
+    match estimator:
+        case "k1":
+            return d
+        case "k2":
+            return k2
+        case "k3":
+            return k3
+        case "k3+":
+            return k2 - k2.detach() + k3.detach()
+    raise ValueError(f"unknown KL estimator {estimator!r}: use k1, k2, k3 or k3+")
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:
+    """Half the squared error of the critic: (B, T) each -> (B, T).
+
+    With `clip`, the larger of the errors of `values` and of `values` held within `clip` of `old_values`
+    (PPO's reference implementation; arXiv:2005.12729, section 3).
+    """
+    error = (values - returns).square()
+    if clip is not None:
+        held = old_values + (values - old_values).clamp(-clip, clip)
+        error = torch.maximum(error, (held - returns).square())
+    return error / 2
+
+
+def aggregate(
+    per_token: Tensor, mask: Tensor, how: Aggregation, tokens: int, sequences: int, max_length: int
+) -> Tensor:
+    """This micro-batch's share of the loss of one optimizer step: (B, T), (B, T) bool -> scalar.
+
+    The denominators belong to the *whole* step, over all micro-batches and ranks: `tokens` masked tokens, `sequences`
+    sequences, and `max_length`, the most tokens that a response may have. So the shares of any partition into
+    micro-batches (a row stays whole) add up to the loss of the whole, and so do their gradients.
+
+    - token-mean: every token counts alike (DAPO, arXiv:2503.14476)
+    - seq-mean-token-mean: every sequence counts alike (GRPO, arXiv:2402.03300, eq. 3)
+    - seq-mean-token-sum: the sequence is one action (RLOO, arXiv:2402.14740)
+    - constant-length: as before, over a constant (Dr. GRPO, arXiv:2503.20783)
+
+    Outside the mask even NaN leaves no trace, neither in the value nor in the gradient with respect to `per_token`:
+    hence `where` and not a product, for NaN times zero is NaN.
+    """
+    kept = torch.where(mask, per_token, 0.0)
+    match how:
+        case "token-mean":
+            return kept.sum() / max(tokens, 1)
+        case "seq-mean-token-mean":
+            lengths = mask.sum(dim=1).clamp(min=1)
+            return (kept.sum(dim=1) / lengths).sum() / max(sequences, 1)
+        case "seq-mean-token-sum":
+            return kept.sum() / max(sequences, 1)
+        case "constant-length":
+            return kept.sum() / max(sequences * max_length, 1)
+    raise ValueError(
+        f"unknown aggregation {how!r}: use token-mean, seq-mean-token-mean, seq-mean-token-sum or constant-length"
+    )
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of softmax(logits): (..., V) -> (...).
+
+    In float32 at least, and from log_softmax, which stays exact where a probability underflows. A forbidden token
+    (logit -inf) adds nothing: 0 · log 0 is 0, which the finite floor makes true in the gradient too.
+    """
+    logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(dim=-1)
