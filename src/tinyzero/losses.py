@@ -1,8 +1,8 @@
 """What is minimised: a loss for every token, and the one sum that makes a scalar of them.
 
 Pure functions on tensors. Shapes: B sequences, T tokens, V vocabulary. The per-token functions know no mask;
-`aggregate` drops what lies outside it. Padding in their inputs should be finite all the same: the derivative of a square
-at infinity, times the zero that `aggregate` sends back, is NaN.
+`aggregate` drops what lies outside it. Padding in their inputs should be finite all the same: the derivative of a
+square at infinity, times the zero that `aggregate` sends back, is NaN.
 """
 
 from typing import Literal
