@@ -1,0 +1,369 @@
+"""Losses against numbers worked out by hand, against a slow plain-Python reference, and against their own laws."""
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tinyzero.advantages import group_advantages
+from tinyzero.losses import Aggregation, Estimator, aggregate, clipped_surrogate, clipped_value_loss, entropy, kl
+
+AGGREGATIONS: list[Aggregation] = ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant-length"]
+MAX_LENGTH = 16
+
+
+def close(actual: Tensor, expected: object, atol: float = 1e-6) -> None:
+    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), atol=atol, rtol=0)
+
+
+def gradient_of(loss: Tensor, at: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, at, retain_graph=True)[0]
+
+
+def whole(per_token: Tensor, mask: Tensor, how: Aggregation) -> Tensor:
+    """Everything in one micro-batch."""
+    return aggregate(per_token, mask, how, tokens=int(mask.sum()), sequences=len(mask), max_length=MAX_LENGTH)
+
+
+def right_padded(rows: int, width: int) -> Tensor:
+    return torch.arange(width) < torch.randint(1, width + 1, (rows, 1))
+
+
+# --- policy ---------------------------------------------------------------------------------------------------------
+
+
+def surrogate_of_ratios(
+    ratios: list[float], advantages: list[float], **options: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    logprobs = torch.tensor([ratios], dtype=torch.float64).log().requires_grad_()
+    loss, active = clipped_surrogate(logprobs, torch.zeros_like(logprobs), torch.tensor([advantages]), **options)
+    return loss.detach(), active, gradient_of(loss.sum(), logprobs)
+
+
+def test_clipped_surrogate_by_hand() -> None:
+    loss, active, gradient = surrogate_of_ratios([1.5, 0.5, 1.5, 0.5], [1.0, 1.0, -1.0, -1.0])
+    close(loss, [[-1.2, -0.5, 1.5, 0.8]])
+    assert active.tolist() == [[True, False, False, True]]
+    close(gradient, [[0.0, -0.5, 1.5, 0.0]])
+
+
+def test_clip_higher_by_hand() -> None:
+    loss, active, _ = surrogate_of_ratios([1.5, 1.25, 0.75], [1.0, 1.0, -1.0], clip_low=0.2, clip_high=0.28)
+    close(loss, [[-1.28, -1.25, 0.8]])
+    assert active.tolist() == [[True, False, True]]
+
+
+def test_dual_clip_by_hand() -> None:
+    """Only where the advantage is negative and the ratio beyond the bound."""
+    ratios, advantages = [5.0, 2.0, 5.0, 0.5], [-1.0, -1.0, 1.0, -1.0]
+    loss, active, gradient = surrogate_of_ratios(ratios, advantages, dual_clip=3.0)
+    close(loss, [[3.0, 2.0, -1.2, 0.8]])
+    assert active.tolist() == [[True, False, True, True]]
+    close(gradient, [[0.0, 2.0, 0.0, 0.0]])
+    close(surrogate_of_ratios(ratios, advantages)[0], [[5.0, 2.0, -1.2, 0.8]])
+
+
+def test_active_is_where_the_gradient_is_cut() -> None:
+    torch.manual_seed(0)
+    logprobs = torch.randn(64, 8, requires_grad=True)
+    advantages = torch.randn(64, 8)
+    loss, active = clipped_surrogate(logprobs, torch.randn(64, 8), advantages, 0.2, 0.3, dual_clip=2.0)
+    assert 0 < active.float().mean() < 1
+    assert torch.equal(gradient_of(loss.sum(), logprobs) == 0, active)
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_on_policy_the_gradient_is_reinforces(how: Aggregation) -> None:
+    torch.manual_seed(0)
+    logprobs = -torch.rand(6, 9).double()
+    logprobs.requires_grad_()
+    mask, advantages = right_padded(6, 9), torch.randn(6, 1, dtype=torch.float64).expand(6, 9)
+    loss, active = clipped_surrogate(logprobs, logprobs.detach(), advantages)
+    surrogate = gradient_of(whole(loss, mask, how), logprobs)
+    reinforce = gradient_of(whole(-advantages * logprobs, mask, how), logprobs)
+    assert not active.any()
+    assert surrogate.abs().sum() > 0
+    close(surrogate, reinforce, 1e-12)
+
+
+def test_a_flat_group_gives_exactly_zero_policy_gradient() -> None:
+    logprobs = torch.randn(4, 5, requires_grad=True)
+    advantages = group_advantages(torch.full((4,), 0.1), torch.zeros(4, dtype=torch.int64))
+    loss, _ = clipped_surrogate(logprobs, torch.randn(4, 5), advantages[:, None])
+    assert (gradient_of(loss.sum(), logprobs) == 0).all()
+
+
+# --- KL -------------------------------------------------------------------------------------------------------------
+
+
+def test_kl_by_hand() -> None:
+    logprobs, ref = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -1.0]])
+    close(kl(logprobs, ref, "k1"), [[0.5, -1.0]])
+    close(kl(logprobs, ref, "k2"), [[0.125, 0.5]])
+    close(kl(logprobs, ref, "k3"), [[0.106531, 0.718282]])
+    close(kl(logprobs, ref, "k3+"), [[0.106531, 0.718282]])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "gradient"),
+    [("k1", [1.0, 1.0]), ("k2", [0.5, -1.0]), ("k3", [1 - math.exp(-0.5), 1 - math.e]), ("k3+", [0.5, -1.0])],
+)
+def test_kl_gradient_by_hand(estimator: Estimator, gradient: list[float]) -> None:
+    logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    estimates = kl(logprobs, torch.tensor([[-1.5, -1.0]]), estimator)
+    close(gradient_of(estimates.sum(), logprobs), [gradient])
+
+
+def test_k3_is_finite_where_the_policies_are_far_apart() -> None:
+    difference = torch.tensor([[-1e4, -90.0, -1e-4, 0.0, 1e-4, 90.0, 1e4]], requires_grad=True)
+    value = kl(difference, torch.zeros_like(difference), "k3")
+    assert value.isfinite().all()
+    assert (value >= 0).all()
+    # Never a gradient that pushes the policies further apart: its sign is the sign of the difference, or none at all.
+    assert (gradient_of(value.sum(), difference) * difference >= 0).all()
+    close(value[0, 2], 0.5e-8, 1e-11)  # exp(-d) + d - 1 in float32 would be lost in rounding here
+
+
+def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
+    p = logits.log_softmax(-1)
+    return (p.exp() * (p - ref_logits.log_softmax(-1))).sum()
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3+"])
+def test_the_expected_value_of_an_estimator(estimator: Estimator) -> None:
+    """k1 and k3 (so k3+) are unbiased; k2 is close where the two policies are."""
+    torch.manual_seed(0)
+    ref_logits = torch.randn(6, dtype=torch.float64)
+    p, q = (ref_logits + 0.1 * torch.randn(6)).log_softmax(-1), ref_logits.log_softmax(-1)
+    expected = (p.exp() * kl(p, q, estimator)).sum()
+    close(expected, exact_kl(p, q), 2e-4 if estimator == "k2" else 1e-12)
+
+
+def expected_gradient(logits: Tensor, ref_logits: Tensor, estimator: Estimator) -> Tensor:
+    """Of the estimator as a loss at tokens sampled from the policy: the sampling itself is not differentiated."""
+    logits = logits.clone().requires_grad_()
+    p = logits.log_softmax(-1)
+    return gradient_of((p.exp().detach() * kl(p, ref_logits.log_softmax(-1), estimator)).sum(), logits)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3", "k3+"])
+def test_a_step_on_the_kl_loss_alone_lowers_the_kl(estimator: Estimator) -> None:
+    """A KL that is subtracted instead of added drives the policy away from the reference; it has happened."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        logits, ref_logits = torch.randn(2, 5, dtype=torch.float64)
+        stepped = logits - 0.01 * expected_gradient(logits, ref_logits, estimator)
+        assert exact_kl(stepped, ref_logits) < exact_kl(logits, ref_logits)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3+"])
+def test_k2_has_the_gradient_of_the_kl_itself(estimator: Estimator) -> None:
+    torch.manual_seed(0)
+    logits, ref_logits = torch.randn(2, 5, dtype=torch.float64)
+    logits.requires_grad_()
+    exact = gradient_of(exact_kl(logits, ref_logits), logits)
+    close(expected_gradient(logits.detach(), ref_logits, estimator), exact, 1e-12)
+
+
+def test_k1_as_a_loss_teaches_nothing() -> None:
+    logits, ref_logits = torch.randn(2, 5, dtype=torch.float64)
+    close(expected_gradient(logits, ref_logits, "k1"), [0.0] * 5, 1e-12)
+
+
+# --- value ----------------------------------------------------------------------------------------------------------
+
+
+def test_value_loss_by_hand() -> None:
+    values, old = torch.tensor([[0.7, 0.6, 0.2]]), torch.tensor([[0.5, 0.6, 0.8]])
+    loss = clipped_value_loss(values, old, torch.ones(1, 3), clip=0.5)
+    close(loss, [[0.045, 0.08, 0.32]])
+    close(whole(loss, torch.ones(1, 3, dtype=torch.bool), "token-mean"), 0.148333)
+
+
+def test_value_clip_cuts_the_gradient_of_a_value_that_went_too_far() -> None:
+    """From 0.5 towards the return 1.0 a clip of 0.1 allows 0.6: beyond it, the held error is larger and constant."""
+    values = torch.tensor([[0.9, 0.55]], requires_grad=True)
+    loss = clipped_value_loss(values, torch.full((1, 2), 0.5), torch.ones(1, 2), clip=0.1)
+    close(gradient_of(loss.sum(), values), [[0.0, -0.45]])
+
+
+def test_without_a_clip_the_value_loss_is_half_the_squared_error() -> None:
+    close(clipped_value_loss(torch.tensor([[3.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]]), clip=None), [[2.0]])
+
+
+# --- aggregation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("how", "expected"), list(zip(AGGREGATIONS, [4 / 3, 1.5, 4.0, 1.0], strict=True)))
+def test_aggregate_by_hand(how: Aggregation, expected: float) -> None:
+    per_token = torch.tensor([[1.0, 1, 1, 1], [2, 2, torch.nan, torch.nan]])
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    close(aggregate(per_token, mask, how, tokens=6, sequences=2, max_length=4), expected)
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+@pytest.mark.parametrize("seed", range(5))
+def test_micro_batches_padding_and_order_do_not_matter(how: Aggregation, seed: int) -> None:
+    """Value and gradient: shuffle the rows, cut them anywhere, pad each part as it likes."""
+    torch.manual_seed(seed)
+    mask = right_padded(12, 10)
+    weights = torch.randn(12, 10, dtype=torch.float64, requires_grad=True)
+    tokens, sequences = int(mask.sum()), len(mask)
+
+    def share(rows: Tensor, padding: int) -> Tensor:
+        per_token = torch.nn.functional.pad(weights[rows].square(), (0, padding), value=torch.nan)
+        return aggregate(
+            per_token, torch.nn.functional.pad(mask[rows], (0, padding)), how, tokens, sequences, MAX_LENGTH
+        )
+
+    one = share(torch.arange(12), padding=0)
+    parts = torch.randperm(12).tensor_split(sorted(random.Random(seed).sample(range(1, 12), 3)))
+    many = torch.stack([share(rows, padding) for padding, rows in enumerate(parts)]).sum()
+    close(many, one.detach(), 1e-12)
+    expected, actual = gradient_of(one, weights), gradient_of(many, weights)
+    assert expected[mask].abs().min() > 0
+    close(actual, expected, 1e-12)
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf])
+def test_junk_outside_the_mask_leaves_no_trace(how: Aggregation, junk: float) -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    clean = torch.randn(2, 3)
+    dirty = torch.where(mask, clean, junk).requires_grad_()
+    loss = whole(dirty, mask, how)
+    close(loss, whole(clean, mask, how))
+    assert torch.equal(gradient_of(loss, dirty) > 0, mask)
+    assert (gradient_of(loss, dirty)[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf, 1e4])
+@pytest.mark.parametrize("loss", ["surrogate", "k3"])
+def test_junk_in_padded_logprobs_leaves_no_trace_in_the_exponentials(junk: float, loss: str) -> None:
+    mask = torch.tensor([[True, False]])
+    logprobs = torch.tensor([[-1.0, -1.0]], requires_grad=True)
+    other = torch.tensor([[-1.1, junk]])
+    if loss == "surrogate":
+        per_token, _ = clipped_surrogate(logprobs, other, torch.ones(1, 2))
+    else:
+        per_token = kl(logprobs, other, "k3")
+    assert (gradient_of(whole(per_token, mask, "token-mean"), logprobs) != 0).tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_a_micro_batch_without_masked_tokens_gives_zero(how: Aggregation) -> None:
+    per_token = torch.randn(2, 3, requires_grad=True)
+    loss = aggregate(per_token, torch.zeros(2, 3, dtype=torch.bool), how, tokens=0, sequences=0, max_length=0)
+    assert loss.item() == 0
+    assert (gradient_of(loss, per_token) == 0).all()
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="token-mean"):
+        whole(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), "mean")
+    with pytest.raises(ValueError, match="k3"):
+        kl(torch.zeros(1, 1), torch.zeros(1, 1), "k4")
+
+
+# --- entropy --------------------------------------------------------------------------------------------------------
+
+
+def test_entropy_by_hand() -> None:
+    close(entropy(torch.zeros(2, 3, 8)), torch.full((2, 3), math.log(8)))
+    close(entropy(torch.tensor([0.25, 0.75], dtype=torch.float64).log()), 0.25 * math.log(4) - 0.75 * math.log(0.75))
+
+
+def test_entropy_of_extreme_logits_and_forbidden_tokens() -> None:
+    logits = torch.tensor([[1e4, 0.0, -1e4], [0.0, 0.0, -torch.inf], [3.0, -torch.inf, -torch.inf]], requires_grad=True)
+    value = entropy(logits)
+    close(value, [0.0, math.log(2), 0.0])
+    assert gradient_of(value.sum(), logits).isfinite().all()
+
+
+def test_entropy_is_computed_in_float32_at_least() -> None:
+    logits = torch.randn(4, 1000)
+    assert entropy(logits.bfloat16()).dtype == torch.float32
+    close(entropy(logits.bfloat16()), entropy(logits.bfloat16().double()), 1e-5)
+
+
+# --- everything together, against formulas in plain Python ----------------------------------------------------------
+
+
+def slow_log_softmax(logits: list[float]) -> list[float]:
+    top = max(logits)
+    normaliser = top + math.log(sum(math.exp(z - top) for z in logits))
+    return [z - normaliser for z in logits]
+
+
+def slow_loss(
+    logits: list[list[list[float]]],
+    tokens: list[list[int]],
+    old: list[list[float]],
+    ref: list[list[float]],
+    advantages: list[float],
+    lengths: list[int],
+    how: Aggregation,
+) -> float:
+    """Clipped surrogate + 0.1 k3 - 0.05 entropy, each sum written out; only the first `lengths[i]` tokens count."""
+    total = 0.0
+    for i, length in enumerate(lengths):
+        row = 0.0
+        for t in range(length):
+            logprobs = slow_log_softmax(logits[i][t])
+            logprob = logprobs[tokens[i][t]]
+            ratio = math.exp(logprob - old[i][t])
+            a = advantages[i]
+            surrogate = -min(ratio * a, min(max(ratio, 0.8), 1.28) * a)
+            if a < 0:
+                surrogate = min(surrogate, -a * 3.0)
+            d = logprob - ref[i][t]
+            h = -sum(math.exp(p) * p for p in logprobs)
+            row += surrogate + 0.1 * (math.exp(-d) - 1 + d) - 0.05 * h
+        total += row / length if how == "seq-mean-token-mean" else row
+    denominators = {
+        "token-mean": sum(lengths),
+        "seq-mean-token-mean": len(lengths),
+        "seq-mean-token-sum": len(lengths),
+        "constant-length": len(lengths) * MAX_LENGTH,
+    }
+    return total / denominators[how]
+
+
+def slow_gradient(loss: Callable[[], float], logits: list[list[list[float]]], step: float = 1e-5) -> Tensor:
+    """Central differences, one logit at a time."""
+    gradient = torch.zeros(len(logits), len(logits[0]), len(logits[0][0]), dtype=torch.float64)
+    for i, j, v in torch.ones_like(gradient).nonzero().tolist():
+        at = logits[i][j][v]
+        logits[i][j][v] = at + step
+        above = loss()
+        logits[i][j][v] = at - step
+        below = loss()
+        logits[i][j][v] = at
+        gradient[i, j, v] = (above - below) / (2 * step)
+    return gradient
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_loss_and_gradient_against_formulas_in_plain_python(how: Aggregation) -> None:
+    torch.manual_seed(0)
+    rows, width, vocabulary = 5, 4, 5
+    logits = torch.randn(rows, width, vocabulary, dtype=torch.float64, requires_grad=True)
+    sampled = torch.randint(vocabulary, (rows, width))
+    logprobs = logits.log_softmax(-1).gather(-1, sampled[..., None]).squeeze(-1)
+    old = logprobs.detach() + 0.7 * torch.randn(rows, width, dtype=torch.float64)
+    ref = logprobs.detach() + 0.7 * torch.randn(rows, width, dtype=torch.float64)
+    advantages = torch.tensor([1.5, -0.5, -2.0, 0.3, -1.0], dtype=torch.float64)
+    lengths = [4, 1, 4, 2, 3]
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+
+    surrogate, active = clipped_surrogate(logprobs, old, advantages[:, None], 0.2, 0.28, dual_clip=3.0)
+    assert 0 < active[mask].sum() < mask.sum()  # both sides of the clip are exercised
+    loss = whole(surrogate + 0.1 * kl(logprobs, ref, "k3") - 0.05 * entropy(logits), mask, how)
+
+    numbers = logits.tolist()
+    plain = (sampled.tolist(), old.tolist(), ref.tolist(), advantages.tolist(), lengths, how)
+    assert math.isclose(loss.item(), slow_loss(numbers, *plain), abs_tol=1e-12)
+    close(gradient_of(loss, logits), slow_gradient(lambda: slow_loss(numbers, *plain), numbers), 1e-7)
