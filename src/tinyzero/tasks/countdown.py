@@ -9,7 +9,6 @@ on. The same class reads the public dataset layout; see `CountdownOptions.data`.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -19,10 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyzero import prompts, rewards
 from tinyzero.tasks import countdown_data, countdown_solver
+from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import Problem, Prompt, Reward, Split, UserError
 
-SPLIT_SALT = "tinyzero-1"  # a constant of the package, never the run's seed
-BUCKETS = {"dev": range(0, 10), "test": range(10, 20)}  # of 100; the rest is train
 MAX_DRAWS = 20_000
 
 
@@ -41,9 +39,7 @@ class CountdownOptions(BaseModel):
         9999, ge=1, description="no intermediate result of the derivation drawn is above this"
     )
     operators: str = Field("+-*/", description="which of + - * / may be used")
-    format_reward: float = Field(
-        0.1, ge=0, lt=1, description="credit for a wrong answer that is an expression"
-    )
+    format_reward: float = Field(0.1, ge=0, lt=1, description="credit for a wrong answer that is an expression")
     data_seed: int = Field(0, description="which endless stream of problems; not the run's seed")
     data: str | None = Field(
         None,
@@ -61,7 +57,7 @@ class CountdownOptions(BaseModel):
         for low, high in (("min_count", "max_count"), ("min_number", "max_number"), ("min_target", "max_target")):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(
-                    f"{low} {getattr(self, low)} is above {high} {getattr(self, high)}: lower the first or raise the second"
+                    f"{low} {getattr(self, low)} is above {high} {getattr(self, high)}: lower one or raise the other"
                 )
         if not self.operators or set(self.operators) - set("+-*/"):
             raise ValueError(f"operators {self.operators!r} must be some of + - * /")
@@ -75,9 +71,7 @@ def key_of(numbers: Iterable[int]) -> str:
 
 def split_of(numbers: Iterable[int]) -> Split:
     """The split a set of numbers belongs to, for every source of problems."""
-    digest = hashlib.sha256(f"{SPLIT_SALT}:{key_of(numbers)}".encode()).digest()
-    bucket = int.from_bytes(digest[:8], "big") % 100
-    return "dev" if bucket in BUCKETS["dev"] else "test" if bucket in BUCKETS["test"] else "train"
+    return split_by_key(key_of(numbers))
 
 
 def combine(a: int, b: int, operator: str, limit: int = 9999) -> int | None:
@@ -152,9 +146,10 @@ class Countdown:
         if not rows:
             raise UserError(f"{self.options.data} has no rows in split {split!r}: give a larger file")
         number, row = rows[index % len(rows)]
-        if countdown_solver.solve(row.nums, row.target) is None:
+        if countdown_solver.solve(row.nums, row.target, self.options.operators) is None:
             raise UserError(
-                f"row {number} of {self.options.data} has no solution (target {row.target}, nums {list(row.nums)}): remove it"
+                f"row {number} of {self.options.data} (target {row.target}, nums {list(row.nums)}) has no solution "
+                f"with {self.options.operators}: remove it"
             )
         return make_problem(row.nums, row.target, split)
 
@@ -170,7 +165,7 @@ class Countdown:
     def solution(self, problem: Problem) -> str:
         """A completion that scores 1, found by the solver."""
         numbers, target = problem.fields["numbers"], problem.fields["target"]
-        return f"</think>\n<answer>{countdown_solver.solve(numbers, target)}</answer>"
+        return f"</think>\n<answer>{countdown_solver.solve(numbers, target, self.options.operators)}</answer>"
 
     def describe(self, problem: Problem) -> dict[str, object]:
         """What evaluations group by: `numbers` (how many) and `operators` ("+-" suffice, or "*/" needed)."""
