@@ -187,8 +187,9 @@ class Console:
         self.started = time.monotonic()
         self.rows: deque[dict[str, str]] = deque(maxlen=self.ROWS)
         self.console = rich.console.Console(file=file or sys.stdout, highlight=False, markup=False)
+        redraws = self.console.is_terminal and not self.console.is_dumb_terminal
         # Drawn when there is something new, not by a thread that would take time from training.
-        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self.live = Live(console=self.console, auto_refresh=False) if redraws else None
 
     def __enter__(self) -> Console:
         if self.live:

@@ -1,0 +1,230 @@
+"""Records survive crashes and odd numbers; the glossary speaks for every key; the console says what is asked."""
+
+import io
+import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyzero import metrics
+from tinyzero.metrics import Console, append, define, read, retain
+from tinyzero.types import UserError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "metrics.jsonl"
+    for step in range(4):
+        append(path, {"step": step, "reward": step / 10})
+    return path
+
+
+def steps(path: Path) -> list[int]:
+    return [record["step"] for record in read(path)]
+
+
+def test_one_object_a_line(path: Path) -> None:
+    assert path.read_text().splitlines()[:2] == ['{"step": 0, "reward": 0.0}', '{"step": 1, "reward": 0.1}']
+    assert steps(path) == [0, 1, 2, 3]
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    append(path, {"a": math.nan, "b": [math.inf, 1.5, {"c": -math.inf}], "d": (True, None, 3)})
+    assert list(read(path)) == [{"a": None, "b": [None, 1.5, {"c": None}], "d": [True, None, 3]}]
+    assert "NaN" not in path.read_text()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.dictionaries(st.text(), json_values), max_size=4))
+def test_what_is_appended_is_read(tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]]) -> None:
+    path = tmp_path_factory.mktemp("run") / "m.jsonl"
+    for record in records:
+        append(path, record)
+    assert list(read(path)) == records
+
+
+def test_no_file_has_no_records(tmp_path: Path) -> None:
+    assert list(read(tmp_path / "none.jsonl")) == []
+    retain(tmp_path / "none.jsonl", lambda record: True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_last_line_torn_anywhere_is_left_out(path: Path) -> None:
+    whole = path.read_bytes()
+    start = whole[:-1].rindex(b"\n") + 1
+    for end in range(start, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        assert steps(path) == [0, 1, 2]
+
+
+def test_a_record_after_a_torn_line_needs_only_retain(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+    retain(path, lambda record: record["step"] < 3)
+    append(path, {"step": 3})
+    assert steps(path) == [0, 1, 2, 3]
+
+
+def test_a_last_line_without_its_newline_is_whole(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+    assert steps(path) == [0, 1, 2, 3]
+    retain(path, lambda record: True)
+    append(path, {"step": 4})
+    assert steps(path) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "3", "", "\x00"])
+def test_damage_elsewhere_is_named(path: Path, damage: str) -> None:
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], damage, *lines[2:]]) + "\n")
+    with pytest.raises(UserError, match=r"line 2 of .*metrics.jsonl is not a JSON object"):
+        list(read(path))
+    before = path.read_bytes()
+    with pytest.raises(UserError):
+        retain(path, lambda record: True)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
+
+
+def test_retain_keeps_lines_byte_for_byte(path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    retain(path, lambda record: record["step"] < 2)
+    assert path.read_bytes() == b"".join(lines[:2])
+    assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The operating system refuses to let any file grow beyond `size` bytes, much as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_refuses_is_one_clear_line(path: Path) -> None:
+    before = path.read_bytes()
+    with largest_file(len(before) // 2):
+        with pytest.raises(UserError, match=r"cannot write .*metrics.jsonl: File too large"):
+            append(path, {"step": 4})
+        with pytest.raises(UserError, match=r"cannot write .*metrics.jsonl: File too large"):
+            retain(path, lambda record: True)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write .*: No such file or directory"):
+        append(tmp_path / "gone" / "metrics.jsonl", {})
+
+
+@pytest.mark.parametrize("key", ["reward", "pass@1", "pass@32", "reward/format", "time/step", "time/sample", "greedy"])
+def test_keys_are_defined(key: str) -> None:
+    assert define(key)
+
+
+@pytest.mark.parametrize("key", ["rewards", "", "step/", "pass", "behaviour/typo", "x/reward"])
+def test_other_keys_are_not(key: str) -> None:
+    assert define(key) is None
+
+
+def test_the_entry_that_spells_out_most_defines() -> None:
+    assert define("time/step") == metrics.GLOSSARY["time/step"]
+    assert define("time/sample") == metrics.GLOSSARY["time/*"]
+    assert define("pass@8/low") == metrics.GLOSSARY["pass@*/low"]
+    assert define("pass@8/numbers=3") == metrics.GLOSSARY["pass@*/*=*"]
+    assert define("pass@8/numbers=3/high") == metrics.GLOSSARY["pass@*/high"]
+
+
+def test_definitions_are_sentences() -> None:
+    assert all(text[0].isupper() and text.endswith(".") and "\n" not in text for text in metrics.GLOSSARY.values())
+
+
+RECORD = {
+    "step": 1,
+    "reward": 0.25,
+    "accuracy": 0.125,
+    "response_length": 80.26,
+    "behaviour/attempts": 3.5,
+    "tokens/generated": 9000,
+    "time/step": 2.0,
+}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_plain_lines_elsewhere_than_on_a_terminal(clock: list[float]) -> None:
+    out = io.StringIO()
+    with Console(steps=200, file=out) as console:
+        clock[0] += 5
+        console.show(RECORD)
+        console.note("saved checkpoints/step_000002 " + "and more " * 20)
+    line, note = out.getvalue().splitlines()
+    left = "8:15"  # 198 steps at 2.5 s
+    assert line == f"step 2/200  reward 0.250  accuracy 0.125  length 80.3  attempts 3.50  tokens/s 4,500  left {left}"
+    assert note.startswith("saved checkpoints/step_000002 and more")
+
+
+def test_time_left_counts_only_the_steps_since_resuming(clock: list[float]) -> None:
+    out = io.StringIO()
+    with Console(steps=200, done=100, file=out) as console:
+        clock[0] += 100
+        console.show({"step": 100})
+    assert out.getvalue() == "step 101/200  left 2:45:00\n"
+
+
+def test_what_was_not_measured_is_not_shown() -> None:
+    out = io.StringIO()
+    with Console(steps=2, file=out) as console:
+        console.show({"step": 1, "reward": None, "accuracy": 0.5})
+    assert out.getvalue() == "step 2/2  accuracy 0.500  left 0:00\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_live_table_on_a_terminal(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    out = Terminal()
+    with Console(steps=30, file=out) as console:
+        for step in range(15):
+            console.show({**RECORD, "step": step})
+        console.note("a note stays")
+    shown = out.getvalue()
+    assert "a note stays" in shown
+    last = shown[shown.rindex("accuracy") :]
+    assert "15/30" in last
+    assert "4,500" in last
+    assert "6/30" in last
+    assert " 5/30" not in last  # ten rows at most
+
+
+def test_plain_lines_on_a_terminal_that_cannot_redraw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = Terminal()
+    with Console(steps=2, file=out) as console:
+        console.show({"step": 0})
+        assert out.getvalue().startswith("step 1/2")
