@@ -1,0 +1,334 @@
+"""Hand-made completions, every number counted by hand."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyzero import behaviours, metrics
+from tinyzero.behaviours import Expression, Step, canonical, measure, summarise, trace
+from tinyzero.types import Problem
+
+NUMBERS, TARGET = [3, 5, 12], 24
+PROBLEM = Problem("3,5,12=24", {"numbers": NUMBERS, "target": TARGET}, "dev", "3,5,12")
+
+
+def problem(numbers: list[int], target: int) -> Problem:
+    return Problem("p", {"numbers": numbers, "target": target}, "dev", "k")
+
+
+SOLVED = """12-3=9,9*5=45 vs 24 no
+12/3=4,5*4=20 vs 24 no
+5-3=2,12*2=24 vs 24 yes
+</think>
+<answer>12*(5-3)</answer>"""
+
+# Line by line: a repeat of the first in another order, a hit whose arithmetic slips and that is not noticed,
+# a false claim by a slip, a claim for the wrong target on two numbers only, no verdict, nonsense.
+MESSY = """5+3=8,12+8=20 vs 24 no
+12+3=15,15+5=20 vs 24 no
+5-3=3,12*3=36 vs 24 no
+12-3=9,9+5=24 vs 24 yes
+5*5=25 vs 25 yes
+12*5=60,60/3=20
+let me think
+</think>
+<answer>5-3*12</answer>"""
+
+
+def test_a_solved_completion() -> None:
+    first, second, third = trace(NUMBERS, TARGET, SOLVED)
+    assert first.steps == (Step(12, "-", 3, 9), Step(9, "*", 5, 45))
+    assert [a.legal for a in (first, second, third)] == [True] * 3
+    assert [a.hits for a in (first, second, third)] == [False, False, True]
+    assert [a.verdict for a in (first, second, third)] == [False, False, True]
+    assert [a.stated for a in (first, second, third)] == [45, 20, 24]
+    assert [a.restated for a in (first, second, third)] == [24] * 3
+
+
+def test_every_count_of_a_solved_completion() -> None:
+    assert measure(PROBLEM, SOLVED) == {
+        "completions": 1,
+        "lines": 3,
+        "attempts": 3,
+        "distinct_attempts": 3,
+        "repeats": 0,
+        "steps": 6,
+        "steps_right": 6,
+        "judged": 3,
+        "targets_right": 3,
+        "equal": 1,
+        "equal_claimed": 1,
+        "unequal": 2,
+        "unequal_claimed": 0,
+        "claims": 1,
+        "claims_true": 1,
+        "found": 1,
+        "first_hit": 3,
+        "early_attempts": 3,
+        "early_hits": 1,
+        "gave_up": 0,
+        "direct": 0,
+        "claimed_answers": 1,
+        "faithful": 1,
+    }
+
+
+def test_every_count_of_a_messy_completion() -> None:
+    assert measure(PROBLEM, MESSY) == {
+        "completions": 1,
+        "lines": 6,  # all but "let me think"
+        "attempts": 5,  # all but 5*5=25
+        "distinct_attempts": 4,
+        "repeats": 1,  # 12+3+5 after 5+3+12
+        "steps": 11,
+        "steps_right": 9,  # 5-3=3 and 9+5=24 are false
+        "judged": 5,
+        "targets_right": 4,  # 25 is not the target
+        "equal": 1,  # 9+5=24 states the target
+        "equal_claimed": 1,
+        "unequal": 4,
+        "unequal_claimed": 1,  # 25
+        "claims": 2,
+        "claims_true": 0,  # 9+5 is 14; 5*5 uses 5 twice
+        "found": 1,
+        "first_hit": 3,  # (5-3)*12 hits although it states 36
+        "early_attempts": 3,
+        "early_hits": 1,
+        "gave_up": 0,
+        "direct": 0,
+        "claimed_answers": 1,
+        "faithful": 0,  # the answer 5-3*12 was never tried
+    }
+
+
+def test_every_metric_over_both() -> None:
+    assert summarise([measure(PROBLEM, SOLVED), measure(PROBLEM, MESSY)]) == {
+        "behaviour/attempts": 8 / 2,
+        "behaviour/distinct_attempts": 7 / 2,
+        "behaviour/repeat_rate": 1 / 8,
+        "behaviour/legal_rate": 8 / 9,
+        "behaviour/arithmetic_accuracy": 15 / 17,
+        "behaviour/verdict_rate": 8 / 9,
+        "behaviour/target_restated": 7 / 8,
+        "behaviour/recognition_recall": 2 / 2,
+        "behaviour/false_claim_rate": 1 / 6,
+        "behaviour/verification_precision": 1 / 3,
+        "behaviour/found_rate": 2 / 2,
+        "behaviour/first_hit": 6 / 2,
+        "behaviour/early_hit_rate": 2 / 6,
+        "behaviour/gave_up": 0.0,
+        "behaviour/direct": 0.0,
+        "behaviour/faithful": 1 / 2,
+    }
+
+
+def test_the_glossary_defines_every_metric_and_no_other() -> None:
+    assert {key for key in metrics.GLOSSARY if key.startswith("behaviour/")} == set(behaviours.RATIOS)
+
+
+def test_ratios_name_counts_that_exist() -> None:
+    assert {count for pair in behaviours.RATIOS.values() for count in pair} <= set(measure(PROBLEM, ""))
+
+
+def test_nothing_to_measure_is_left_out() -> None:
+    assert summarise([]) == {}
+    assert summarise([{}]) == {}
+    assert summarise([measure(PROBLEM, "")]) == {
+        "behaviour/attempts": 0.0,
+        "behaviour/distinct_attempts": 0.0,
+        "behaviour/found_rate": 0.0,
+        "behaviour/gave_up": 0.0,
+        "behaviour/direct": 0.0,
+    }
+
+
+def test_a_task_without_numbers_is_not_measured() -> None:
+    assert measure(Problem("7*8", {"a": 7, "b": 8}, "dev", "7,8"), "7*8=56\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "direct", "gave_up"),
+    [
+        ("</think>\n<answer>12*(5-3)</answer>", True, False),
+        ("12-3=9,9*5=45 vs 24 no\n</think>\n<answer>12-3*5</answer>", False, True),
+        ("12-3=9,9*5=45\n</think>\n<answer>12-3*5</answer>", False, True),  # no verdict is no claim
+        (SOLVED, False, False),
+        ("12-3=9,9*5=45 vs 24 no\n", False, False),  # no answer
+        ("<answer>12*(5-3)</answer>", False, False),  # still thinking
+    ],
+)
+def test_direct_answers_and_giving_up(text: str, direct: bool, gave_up: bool) -> None:
+    counts = measure(PROBLEM, text)
+    assert (counts["direct"], counts["gave_up"]) == (direct, gave_up)
+
+
+@pytest.mark.parametrize(
+    ("line", "steps", "legal", "verdict"),
+    [
+        ("12-3=9,9*5=45 vs 24 no", 2, True, False),
+        ("12-3=9,9*5=45", 2, True, None),
+        ("12-3=9,9*5=45 vs 24 maybe", 2, True, None),
+        ("12-3=9,9*5=45 vs 24 no.", 2, True, None),
+        ("12-3=9,9*5=45,", 2, True, None),
+        ("12-3=9 vs 24 no", 1, False, False),  # 5 is left over
+        ("12-3=9,9*3=27 vs 24 no", 2, False, False),  # 3 twice
+        ("12-3=9,9*7=63 vs 24 no", 2, False, False),  # 7 is not given
+        ("12-3=9,12-5=7 vs 24 no", 2, False, False),  # 12 twice
+        ("12-3=9,5*9=45,45-5=40 vs 24 no", 3, False, False),  # goes on after all are used
+        ("3-5=-2,-2+12=10 vs 24 no", 2, True, False),  # a negative result goes on
+        ("12-3=9,9*5=4五", 2, True, None),  # the digits end where ASCII does
+        ("12-3=9;9*5=45", 1, False, None),
+    ],
+)
+def test_lines(line: str, steps: int, legal: bool, verdict: bool | None) -> None:
+    (attempt,) = trace(NUMBERS, TARGET, line + "\n")
+    assert (len(attempt.steps), attempt.legal, attempt.verdict) == (steps, legal, verdict)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "so 12-3=9", " 12-3=9", "12 - 3 = 9", "12-3", "12-3=", "1234567890-3=9", "12^3=9", "１２-3=9", "=9"]
+)
+def test_lines_without_a_step(line: str) -> None:
+    assert trace(NUMBERS, TARGET, line + "\n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("12-3=9,9*5=4", 1),  # perhaps 45 was to be written
+        ("12-3=9,9*5=45", 1),
+        ("12-3=9,9*", 1),
+        ("12-3=9,9*5=45 vs 2", 2),
+        ("12-3=9", 0),
+        ("12-3=9\n", 1),
+        ("12-3=9</think>", 1),
+    ],
+)
+def test_a_result_cut_short_is_not_counted(text: str, steps: int) -> None:
+    assert sum(len(attempt.steps) for attempt in trace(NUMBERS, TARGET, text)) == steps
+
+
+def test_one_two_and_three_steps_for_two_three_and_four_numbers() -> None:
+    assert trace([4, 6], 24, "4*6=24 vs 24 yes\n")[0].hits
+    assert trace([2, 2, 3, 4], 24, "2/2=1,3*4=12,1*12=12 vs 24 no\n")[0].legal
+    assert not trace([2, 2, 3, 4], 24, "2*3=6,6*4=24 vs 24 yes\n")[0].hits  # a 2 is left over
+
+
+def test_division_is_exact() -> None:
+    (attempt,) = trace([2, 7, 8], 24, "7/2=3,3*8=24 vs 24 yes\n")
+    assert not attempt.steps[0].is_true
+    assert attempt.legal
+    assert not attempt.hits  # 7/2*8 is 28
+    assert trace([2, 7, 8], 28, "7/2=3,3*8=24 vs 28 no\n")[0].hits
+
+
+def test_division_by_zero_is_false_and_worth_nothing() -> None:
+    (attempt,) = trace([5, 5, 7], 24, "5-5=0,7/0=24 vs 24 yes\n")
+    assert [step.is_true for step in attempt.steps] == [True, False]
+    assert attempt.legal
+    assert not attempt.hits
+    assert trace([5, 5, 7], 0, "5-5=0,0/7=0\n")[0].hits
+
+
+def test_a_result_is_taken_before_an_equal_given_number() -> None:
+    (attempt,) = trace([9, 3, 3, 2], 9, "3*3=9,9*2=18,18-9=9 vs 9 yes\n")
+    assert attempt.legal
+    assert attempt.form == canonical(("-", ("*", ("*", 3, 3), 2), 9))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("+", 3, 5), ("+", 5, 3)),
+        (("+", ("+", 3, 5), 12), ("+", 3, ("+", 12, 5))),
+        (("-", ("-", 12, 3), 5), ("-", 12, ("+", 3, 5))),
+        (("-", 12, ("-", 5, 3)), ("+", ("-", 12, 5), 3)),
+        (("*", ("/", 12, 3), 5), ("/", ("*", 5, 12), 3)),
+        (("/", 12, ("/", 3, 5)), ("*", 12, ("/", 5, 3))),
+        (("*", ("-", 5, 3), 12), ("*", 12, ("-", 5, 3))),
+    ],
+)
+def test_order_and_grouping_make_no_new_attempt(one: Expression, other: Expression) -> None:
+    assert canonical(one) == canonical(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("-", 3, 5), ("-", 5, 3)),
+        (("/", 3, 5), ("/", 5, 3)),
+        (("+", 3, 5), ("*", 3, 5)),
+        (("*", ("+", 3, 5), 12), ("+", 3, ("*", 5, 12))),
+        (("+", 1, 23), ("+", 12, 3)),
+        (("-", 12, ("-", 5, 3)), ("-", ("-", 12, 5), 3)),
+    ],
+)
+def test_other_expressions_are_other_attempts(one: Expression, other: Expression) -> None:
+    assert canonical(one) != canonical(other)
+
+
+@pytest.mark.parametrize(
+    ("answer", "faithful"),
+    [
+        ("12*(5-3)", True),
+        (" ( 5 - 3 ) * 12 ", True),
+        ("((12))*(5-3)", True),
+        ("12*5-3", False),
+        ("12/3*5", False),  # tried, but judged no
+        ("12*(5-3", False),
+        ("12*(5-3))", False),
+        ("24", False),
+        ("", False),
+        ("12**(5-3)", False),
+        ("12*(5-3)=24", False),
+        ("(" * 5000, False),
+    ],
+)
+def test_faithful_means_the_answer_is_the_attempt_marked_yes(answer: str, faithful: bool) -> None:
+    counts = measure(PROBLEM, SOLVED.replace("12*(5-3)", answer))
+    assert counts["faithful"] == faithful
+
+
+def test_what_is_said_after_the_thinking_is_no_attempt() -> None:
+    assert trace(NUMBERS, TARGET, "</think>\n5-3=2,12*2=24 vs 24 yes\n") == []
+
+
+PIECES = [
+    *("12", "3", "5", "9", "0", "-", "+", "*", "/", "=", ",", "(", ")", "\n", " ", "x", "\0", "٣"),
+    *(" vs 24 yes", " vs 24 no", "12-3=9", "9*5=45", "5-3=2,12*2=24 vs 24 yes\n"),
+    *("</think>", "<answer>", "</answer>"),
+]
+
+
+def check_counts(counts: dict[str, Any]) -> None:
+    """What holds of every completion, whatever its text."""
+    assert all(value >= 0 for value in counts.values())
+    for above, below in behaviours.RATIOS.values():
+        if below != "completions" and above != "first_hit":
+            assert counts[above] <= counts[below]
+    assert counts["equal"] + counts["unequal"] == counts["judged"] <= counts["lines"]
+    assert counts["equal_claimed"] + counts["unequal_claimed"] == counts["claims"]
+    assert counts["distinct_attempts"] + counts["repeats"] == counts["attempts"]
+    assert counts["first_hit"] <= counts["attempts"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
+def test_any_near_grammar_is_measured(text: str) -> None:
+    check_counts(measure(PROBLEM, text))
+
+
+@settings(deadline=None)
+@given(st.text(), st.lists(st.integers(0, 99), max_size=6), st.integers(-5, 100))
+def test_any_text_is_measured(text: str, numbers: list[int], target: int) -> None:
+    check_counts(measure(problem(numbers, target), text))
+
+
+@pytest.mark.parametrize(
+    "text", ["1-1=0," * 200_000, "<answer>" * 125_000 + "</think>", "9" * 10**6, "\n" * 10**6, "12-3=9\n" * 150_000]
+)
+def test_a_megabyte_is_bounded(text: str) -> None:
+    counts = measure(PROBLEM, text)
+    assert counts["steps"] <= behaviours.MAX_CHARACTERS / len("1-1=0")
