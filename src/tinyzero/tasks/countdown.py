@@ -29,25 +29,25 @@ class CountdownOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_count: int = Field(3, ge=2, le=6, description="fewest given numbers")
-    max_count: int = Field(4, ge=2, le=6, description="most given numbers")
-    min_number: int = Field(1, ge=1, description="smallest given number")
-    max_number: int = Field(99, le=9999, description="largest given number")
-    min_target: int = Field(10, ge=1, description="smallest target")
-    max_target: int = Field(100, le=99_999, description="largest target")
+    min_count: int = Field(default=3, ge=2, le=6, description="fewest given numbers")
+    max_count: int = Field(default=4, ge=2, le=6, description="most given numbers")
+    min_number: int = Field(default=1, ge=1, description="smallest given number")
+    max_number: int = Field(default=99, le=9999, description="largest given number")
+    min_target: int = Field(default=10, ge=1, description="smallest target")
+    max_target: int = Field(default=100, le=99_999, description="largest target")
     max_intermediate: int = Field(
-        9999, ge=1, description="no intermediate result of the derivation drawn is above this"
+        default=9999, ge=1, description="no intermediate result of the derivation drawn is above this"
     )
-    operators: str = Field("+-*/", description="which of + - * / may be used")
-    format_reward: float = Field(0.1, ge=0, lt=1, description="credit for a wrong answer that is an expression")
-    data_seed: int = Field(0, description="which endless stream of problems; not the run's seed")
+    operators: str = Field(default="+-*/", description="which of + - * / may be used")
+    format_reward: float = Field(default=0.1, ge=0, lt=1, description="credit for a wrong answer that is an expression")
+    data_seed: int = Field(default=0, description="which endless stream of problems; not the run's seed")
     data: str | None = Field(
-        None,
+        default=None,
         description="read problems from this parquet or JSONL file, or hub dataset id, "
         "with columns target and nums, instead of drawing them",
     )
     data_split: Literal["keys", "tinyzero"] = Field(
-        "keys",
+        default="keys",
         description="how rows of `data` are split: by hashed numbers (nothing leaks), or TinyZero's "
         "own first 327,680 rows train, next 1,024 test (leaks permutations)",
     )

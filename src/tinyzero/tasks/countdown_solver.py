@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import combinations, product
-from math import prod
 from typing import NamedTuple
 
 Value = int | Fraction  # equal ones hash alike, and integers are several times faster
@@ -98,7 +97,7 @@ def _quotient(x: Value, y: Value) -> Value:
 def _halves(numbers: Numbers) -> dict[tuple[Numbers, Numbers], None]:
     """The ways to deal `numbers` into two hands, even ones first: those have the fewest values to build."""
     places = range(len(numbers))
-    deals = {}
+    deals: dict[tuple[Numbers, Numbers], None] = {}
     for size in range(len(numbers) // 2, 0, -1):
         for chosen in combinations(places, size):
             left = tuple(numbers[i] for i in chosen)
@@ -142,7 +141,7 @@ def _sums(terms: Sequence[_Form]) -> Iterator[_Form]:
         turn = -1 if total < 0 else 1
         added = [term.text for sign, term in signed if sign * turn > 0 or not term.value]
         taken = [term.text for sign, term in signed if sign * turn < 0 and term.value]
-        yield _Form(abs(total), "-".join(["+".join(added), *taken]), "+")
+        yield _Form(total * turn, "-".join(["+".join(added), *taken]), "+")
 
 
 def _products(factors: Sequence[_Form]) -> Iterator[_Form]:
@@ -152,9 +151,15 @@ def _products(factors: Sequence[_Form]) -> Iterator[_Form]:
         above = [factor for factor, under in zip(ordered, below, strict=True) if not under]
         divisors = [factor for factor, under in zip(ordered, below, strict=True) if under]
         if above and all(factor.value for factor in divisors):
-            value = _quotient(prod(factor.value for factor in above), prod(factor.value for factor in divisors))
             text = "/".join(["*".join(map(_factor_text, above)), *map(_factor_text, divisors)])
-            yield _Form(value, text, "*")
+            yield _Form(_quotient(_product(above), _product(divisors)), text, "*")
+
+
+def _product(forms: Sequence[_Form]) -> Value:
+    value: Value = 1
+    for form in forms:
+        value *= form.value
+    return value
 
 
 def _factor_text(form: _Form) -> str:

@@ -22,12 +22,15 @@ class MultiplicationOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_digits: int = Field(1, ge=1, le=9, description="fewest digits of each operand; goes with max_digits")
+    min_digits: int = Field(default=1, ge=1, le=9, description="fewest digits of each operand; goes with max_digits")
     max_digits: int | None = Field(
-        None, ge=1, le=9, description="most digits of each operand, all counts equally often; default: TinyZero's mix"
+        default=None,
+        ge=1,
+        le=9,
+        description="most digits of each operand, all counts equally often; default: TinyZero's mix",
     )
-    format_reward: float = Field(0.1, ge=0, lt=1, description="credit for a wrong answer that is an integer")
-    data_seed: int = Field(0, description="which endless stream of problems; not the run's seed")
+    format_reward: float = Field(default=0.1, ge=0, lt=1, description="credit for a wrong answer that is an integer")
+    data_seed: int = Field(default=0, description="which endless stream of problems; not the run's seed")
 
     @model_validator(mode="after")
     def _digits_make_sense(self) -> MultiplicationOptions:
