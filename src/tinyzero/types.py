@@ -127,10 +127,13 @@ class Task(Protocol):
 class Sampler(Protocol):
     """Turns prompts into completions with the weights it was last given."""
 
+    version: int
+
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, first_group: int = 0
     ) -> list[list[Completion]]:
-        """`params.n` completions for each prompt, in order."""
+        """`params.n` completions for each prompt, in order; prompt i is group `first_group + i`, which
+        keys its randomness together with `params.seed`."""
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
@@ -145,9 +148,7 @@ class Learner(Protocol):
         """Logprobs or values (B, T) of the response tokens, without gradient."""
         ...
 
-    def update(
-        self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1
-    ) -> dict[str, float]:
+    def update(self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1) -> dict[str, float]:
         """Take `minibatches * epochs` optimizer steps on `batch`; returns averaged metrics."""
         ...
 
@@ -175,6 +176,8 @@ class Algorithm(Protocol):
     """
 
     roles: tuple[str, ...]
+    min_samples: int
+    """Fewest completions a prompt."""
 
     def keep(self, groups: list[Group]) -> list[Group]:
         """The groups worth training on; `collect` refills what is dropped, within a cap."""

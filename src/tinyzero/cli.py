@@ -1,0 +1,424 @@
+"""`tinyzero VERB ...`: train, eval, play, sample, data, check-task, pretrain.
+
+Heavy imports wait until the command line is understood, so help and mistakes answer at once. A user's
+mistake is one line and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tinyzero import config as configs
+from tinyzero.types import SPLITS, Prompt, SamplingParams, Task, UserError
+
+if TYPE_CHECKING:
+    from tinyzero.samplers.torch_sampler import TorchSampler
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with mistakes in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    started = time.perf_counter()
+    try:
+        known, dotted = _set_apart(list(sys.argv[1:] if arguments is None else arguments))
+        given, rest = _parser().parse_known_args(known)
+        return int(given.run(given, [*rest, *dotted], started) or 0)
+    except UserError as error:
+        print(f"tinyzero: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        return 1
+
+
+def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Arguments for argparse, and the `--section.option value` pairs, whose values it would take for its own."""
+    known: list[str] = []
+    dotted: list[str] = []
+    while arguments:
+        argument = arguments.pop(0)
+        if not (argument.startswith("--") and "." in argument.partition("=")[0]):
+            known.append(argument)
+            continue
+        dotted.append(argument)
+        if "=" not in argument and arguments:
+            dotted.append(arguments.pop(0))
+    return known, dotted
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="tinyzero", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+
+    def verb(name: str, run: Callable[..., Any], text: str, **more: Any) -> argparse.ArgumentParser:
+        made = verbs.add_parser(
+            name,
+            help=text,
+            description=text,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **more,
+        )
+        made.set_defaults(run=run)
+        return made
+
+    train = verb("train", _train, "train a model by rewards alone", epilog=_options_help())
+    train.add_argument(
+        "recipe", nargs="?", help=f"{', '.join(configs.recipes())}, or a .toml file (default: {configs.DEFAULT_RECIPE})"
+    )
+    train.add_argument("--resume", metavar="DIR", help="go on with this run from its newest whole checkpoint")
+    for short, full in configs.SHORT.items():
+        train.add_argument(f"--{short}", metavar="VALUE", help=f"short for --{full}" if short != full else "see below")
+    train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+
+    evaluate = verb("eval", _eval, "score a model: pass@1, pass@k and greedy, with 95 %% intervals")
+    _model_arguments(evaluate)
+    evaluate.add_argument("--n", type=_positive, default=256, help="distinct problems (default: 256)")
+    evaluate.add_argument("--k", type=_positive, default=1, help="completions a problem (default: 1)")
+    evaluate.add_argument("--split", choices=SPLITS, default="test", help="(default: test)")
+    evaluate.add_argument("--json", metavar="FILE", help="write every figure here too")
+
+    play = verb("play", _play, "pose problems to a model and watch it think")
+    _model_arguments(play)
+
+    sample = verb("sample", _sample, "write completions with their rewards to a JSONL file")
+    _model_arguments(sample)
+    sample.add_argument("--n", type=_positive, default=16, help="completions, one a problem (default: 16)")
+    sample.add_argument("--split", choices=SPLITS, default="dev", help="(default: dev)")
+    sample.add_argument("--out", required=True, metavar="FILE", help="the JSONL file to write")
+
+    data = verb("data", _data, "write problems in the public layout, or describe such a file")
+    data.add_argument("task", nargs="?", default="countdown", help="(default: countdown)")
+    data.add_argument("--n", type=_positive, default=1000, help="distinct problems (default: 1000)")
+    data.add_argument("--split", choices=SPLITS, default="train", help="(default: train)")
+    data.add_argument("--out", metavar="FILE", help="a .parquet or .jsonl file to write")
+    data.add_argument("--stats", metavar="FILE", help="describe this file (or hub dataset id) instead")
+
+    check = verb(
+        "check-task", _check_task, "prove that a task grades its own solutions, garbage and nonsense as it should"
+    )
+    check.add_argument("task", help="countdown, multiplication, package.module:Name or path/file.py:Name")
+
+    pretrain = verb("pretrain", _pretrain, "make the bundled base model from nothing but a seed")
+    pretrain.add_argument(
+        "--out",
+        default="runs/base",
+        metavar="DIR",
+        help="folder to work in; resumes what is there (default: runs/base)",
+    )
+    pretrain.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
+    return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", help='a run, a folder with a Hugging Face model, a hub id, or "tiny", the bundled base'
+    )
+    parser.add_argument("--task", help="the task (default: the run's own)")
+    parser.add_argument("--recipe", help="take task, options and prompt from this recipe (default: the run's own)")
+    parser.add_argument("--temperature", type=_temperature, default=1.0, help="0 is greedy (default: 1)")
+    parser.add_argument("--top-p", type=_share, default=1.0, help="(default: 1)")
+    parser.add_argument("--top-k", type=int, default=0, help="0 for all (default: 0)")
+    parser.add_argument("--max-tokens", type=_positive, help="limit on new tokens (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def _temperature(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no temperature: give 0 or more")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
+
+
+def _options_help() -> str:
+    """Every option of a recipe with its default and one line."""
+    lines = ["options, written --section.option value:"]
+    short = {full: name for name, full in configs.SHORT.items()}
+    default = configs.Config()
+    for key in configs.keys():
+        value: Any = default
+        field: Any = None
+        for part in key.split("."):
+            field = type(value).model_fields[part]
+            value = getattr(value, part)
+        lines.append(f"  --{short.get(key, key):<24} {field.description} (default: {value!r})".replace("%", "%%"))
+    return "\n".join(
+        [*lines, "and the task's and the algorithm's own, as --task.max_number 25 or --algorithm.kl 0.001"]
+    )
+
+
+def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    short = [f"--{name}={value}" for name in configs.SHORT if (value := getattr(given, name)) is not None]
+    overrides = configs.parse_overrides([*short, *rest])
+    if given.resume:
+        folder = Path(given.resume)
+        if given.recipe:
+            raise UserError(f"--resume {folder} has its own recipe: leave out {given.recipe!r}")
+        if not (folder / "config.toml").is_file():
+            raise UserError(f"no run at {folder}: it has no config.toml")
+        config = configs.resolve(configs.read_recipe(str(folder / "config.toml")), overrides)
+    else:
+        name = given.recipe or configs.DEFAULT_RECIPE
+        config = configs.resolve(configs.read_recipe(name), overrides)
+        folder = Path(
+            config.run.dir
+            or f"runs/{Path(name).stem}-{config.algorithm.name}-{config.seed}".replace("/", "-").replace(":", "-")
+        )
+    _check_plugins(config)
+    if given.dry_run:
+        print(configs.to_toml(config), end="")
+        return 0
+    from tinyzero.learner import NonFiniteError
+    from tinyzero.train import train
+
+    try:
+        train(config, folder, resume=bool(given.resume), started=started)
+    except NonFiniteError as error:
+        print(f"tinyzero: training stopped: {error}", file=sys.stderr)
+        return 1
+    _summary(folder, started)
+    return 0
+
+
+def _check_plugins(config: configs.Config) -> None:
+    """Names and options of the task and the algorithm, before anything slow happens."""
+    from tinyzero.algorithms import load_algorithm
+    from tinyzero.tasks import load_task
+
+    load_task(config.task.name, config.task.options)
+    load_algorithm(config.algorithm.name, config.algorithm.options)
+
+
+def _summary(folder: Path, started: float) -> None:
+    """Before and after: scores, one problem's two answers, and what to do next."""
+    from tinyzero import metrics
+
+    tests = [e for e in metrics.read(folder / "eval.jsonl") if e["split"] == "test"]
+    samples = [r for r in metrics.read(folder / "rollouts.jsonl") if r["split"] == "test"]
+    if len(tests) > 1:
+        first, last = tests[0], tests[-1]
+        before = {r["problem"]: r for r in samples if r["step"] == first["step"]}
+        after = [r for r in samples if r["step"] == last["step"] and r["problem"] in before]
+        shown = next((r for r in after if r["reward"] == 1 and before[r["problem"]]["reward"] < 1), None)
+        if shown:
+            for title, record in (("before", before[shown["problem"]]), ("after", shown)):
+                print(f"\n--- {title}: {record['problem']}, reward {record['reward']:g}\n{record['text']}")
+        print()
+        for title, e in (("before", first), ("after", last)):
+            print(
+                f"{title:>7}: test pass@1 {e['pass@1']:.3f} [{e['pass@1/low']:.3f}, {e['pass@1/high']:.3f}], {e['n']} problems"
+            )
+    print(f"{time.perf_counter() - started:.0f} s in all; the run is in {folder}")
+    print(f"next: tinyzero play {folder}   |   tinyzero eval {folder}")
+
+
+def _open(
+    given: argparse.Namespace, rest: list[str]
+) -> tuple[Task, TorchSampler, Callable[[Prompt], Sequence[int]], str, SamplingParams]:
+    """Model, task, prompt template and sampling of a command that uses a model as it is."""
+    source, model = _locate(given.model)
+    recipe = configs.read_recipe(given.recipe or source) if given.recipe or source else {"model": {"prompt": "base"}}
+    overrides = configs.parse_overrides(rest)
+    if given.task:
+        overrides["task.name"] = given.task
+    config = configs.resolve(recipe, overrides)
+    from functools import partial
+
+    import torch
+
+    from tinyzero import models
+    from tinyzero.samplers.torch_sampler import TorchSampler
+    from tinyzero.tasks import load_task
+
+    task = load_task(config.task.name, config.task.options)
+    if config.model.threads:
+        torch.set_num_threads(config.model.threads)
+    lm, tokenizer = models.load_model(model), models.load_tokenizer(model)
+    sampler = TorchSampler(lm, partial(tokenizer.decode, skip_special_tokens=False), models.end_ids(tokenizer, lm))
+    params = SamplingParams(
+        temperature=given.temperature,
+        top_p=given.top_p,
+        top_k=given.top_k,
+        max_tokens=given.max_tokens or config.rollout.max_tokens,
+        seed=given.seed,
+    )
+    return task, sampler, lambda prompt: models.encode_prompt(tokenizer, prompt), config.model.prompt, params
+
+
+def _locate(model: str) -> tuple[str | None, str]:
+    """(the recipe that made `model`, the folder to load): a run means its newest whole checkpoint."""
+    from tinyzero import checkpoint, models
+
+    if model == models.BUNDLED:
+        return configs.DEFAULT_RECIPE, model
+    folder = Path(model)
+    if (folder / "config.toml").is_file():
+        found = checkpoint.load_latest(folder, lambda text: print(text, file=sys.stderr))
+        if found is None:
+            raise UserError(f"{folder} has no checkpoint yet: train on, or name a model folder")
+        return str(folder / "config.toml"), str(found[0] / "model")
+    for parent in folder.resolve().parents[:3]:
+        if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
+            return str(parent / "config.toml"), model
+    return None, model
+
+
+def _eval(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    task, sampler, encode, template, params = _open(given, rest)
+    from dataclasses import replace
+
+    from tinyzero.evaluate import evaluate
+
+    params = replace(params, n=given.k)
+    greedy = params.temperature > 0
+    result = evaluate(
+        task, sampler, encode, template=template, split=given.split, problems=given.n, params=params, greedy=greedy
+    )
+    figures = {"model": given.model, **result.metrics}
+    if given.json:
+        try:
+            Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {given.json}: {error.strerror}") from None
+    print(
+        f"{given.model}: {given.n} {given.split} problems, {given.k} completions each at temperature {params.temperature:g}"
+    )
+    for key, value in figures.items():
+        if f"{key}/low" in figures:
+            print(f"  {key:<28} {value:.3f}  [{figures[f'{key}/low']:.3f}, {figures[f'{key}/high']:.3f}]")
+        elif isinstance(value, float) and not key.endswith(("/low", "/high")) and key != "temperature":
+            print(f"  {key:<28} {value:.3f}")
+    return 0
+
+
+def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    task, sampler, encode, template, params = _open(given, rest)
+    from dataclasses import replace
+
+    pose = getattr(task, "pose", None)
+    print(
+        "a problem, as in `24 from 3 5 12`" if pose else "Enter draws a problem", "(Enter alone draws one; Ctrl-D ends)"
+    )
+    drawn = 0
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            print()
+            return 0
+        try:
+            problem = pose(line) if line and pose else task.problem("test", drawn)
+            ids = encode(task.prompt(problem, template))
+            drawn += 1
+            print(*(f"{name} {value}" for name, value in problem.fields.items()), sep="  ")
+            text = ""
+            for piece in sampler.stream(ids, replace(params, seed=params.seed + drawn)):
+                print(piece, end="", flush=True)
+                text += piece
+        except UserError as error:
+            print(error)
+            continue
+        print(f"\n[{'right' if task.reward(problem, text).value >= 1 else 'wrong'}]")
+
+
+def _sample(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    task, sampler, encode, template, params = _open(given, rest)
+    from tinyzero import metrics
+    from tinyzero.rollouts import Collected, roll_out
+    from tinyzero.train import rollout_record
+
+    out = Path(given.out)
+    if out.exists():
+        raise UserError(f"{out} exists: name another file with --out")
+    problems = [task.problem(given.split, i) for i in range(given.n)]
+    for group in roll_out(task, sampler, problems, encode, template, params, 0, Collected()):
+        for rollout in group:
+            metrics.append(out, rollout_record(0, given.split, rollout))
+    print(f"wrote {given.n} completions to {out}")
+    return 0
+
+
+def _data(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    from tinyzero.tasks import countdown_data, load_task
+
+    if given.stats:
+        print(json.dumps(countdown_data.stats(countdown_data.read_rows(given.stats)), indent=2))
+        return 0
+    if given.task != "countdown":
+        raise UserError(f"the public layout holds countdown problems only, not {given.task}")
+    if not given.out:
+        raise UserError("nothing to do: give --out FILE to write problems, or --stats FILE to describe a file")
+    from tinyzero.evaluate import distinct_problems
+
+    config = configs.resolve({}, configs.parse_overrides(rest))
+    task = load_task("countdown", config.task.options)
+    problems = distinct_problems(task, given.split, given.n)
+    rows = [countdown_data.Row(p.fields["target"], tuple(p.fields["numbers"])) for p in problems]
+    countdown_data.write_rows(given.out, rows)
+    print(f"wrote {len(rows)} problems of split {given.split} to {given.out}")
+    return 0
+
+
+def _check_task(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    from tinyzero.check_task import check_task
+    from tinyzero.tasks import load_task
+
+    config = configs.resolve({"task": {"name": given.task}}, configs.parse_overrides(rest))
+    failures = check_task(load_task(given.task, config.task.options))
+    for failure in failures:
+        print(f"FAILED: {failure}")
+    if not failures:
+        print(f"{given.task}: every check passed")
+    return 1 if failures else 0
+
+
+def _pretrain(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    values: dict[str, Any] = {}
+    for key, value in configs.parse_overrides(rest).items():
+        *sections, last = key.split(".")
+        table = values
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[last] = value
+    import torch
+
+    from tinyzero.plugins import validate
+    from tinyzero.pretrain.base import PretrainOptions, pretrain
+
+    options = validate(PretrainOptions, values, "pretrain")
+    torch.set_num_threads(given.threads)
+    path = pretrain(options, Path(given.out), lambda text: print(text, flush=True))
+    print(f"the base is in {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

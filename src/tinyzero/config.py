@@ -1,0 +1,237 @@
+"""Recipes: TOML and command-line overrides become one typed, validated configuration. No torch.
+
+A recipe is a TOML file whose tables are the sections below. `--section.option value` overrides one
+entry, and `--seed --steps --task --algorithm` are short for the entries everybody changes. Choosing
+another task or algorithm by name replaces the recipe's whole table for it, then overrides apply.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tinyzero.plugins import suggest, validate
+from tinyzero.types import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+DEFAULT_RECIPE = "laptop"
+
+
+class Section(BaseModel):
+    """A table of the recipe: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Named(BaseModel):
+    """A task or an algorithm by name, with options that its own class checks."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(description="a known name, package.module:Name, or path/file.py:Name")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The table without the name."""
+        return dict(self.model_extra or {})
+
+
+class ModelSection(Section):
+    name: str = Field("tiny", description='"tiny" (bundled), a folder, or a hub id')
+    prompt: str = Field(
+        "compact", description="template: compact (the bundled base), base (R1-Zero text), instruct (chat)"
+    )
+    threads: int = Field(0, ge=0, description="CPU threads for torch; 0 leaves torch's choice")
+
+
+class RolloutSection(Section):
+    prompts: int = Field(16, ge=1, description="problems a step")
+    samples: int = Field(16, ge=1, description="completions a problem: the group")
+    temperature: float = Field(1.0, gt=0, description="of sampling; the learner scores under the same")
+    max_tokens: int = Field(512, ge=1, description="limit on new tokens; longer answers are cut and counted")
+    refills: int = Field(4, ge=0, description="extra rounds of sampling for groups that the algorithm drops")
+    rows: int = Field(512, ge=1, description="completions decoded at once")
+
+
+class OptimizerOptions(Section):
+    """AdamW and its learning rate over the run."""
+
+    learning_rate: float = Field(1e-6, gt=0, description="peak learning rate")
+    warmup: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
+    schedule: Literal["constant", "linear"] = Field("constant", description="after the warm-up: stay, or fall linearly")
+    final_share: float = Field(
+        0.1, ge=0, le=1, description="share of the peak rate left at the end of a linear schedule"
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment decay")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's second moment decay")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    grad_clip: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
+
+
+class UpdateSection(Section):
+    minibatches: int = Field(1, ge=1, description="optimizer steps a pass over the batch; 1 is strictly on-policy")
+    epochs: int = Field(1, ge=1, description="passes over the batch")
+    micro_tokens: int = Field(
+        8192, ge=1, description="padded tokens computed at once; changes memory and speed, never the result"
+    )
+    patience: int = Field(3, ge=1, description="updates in a row whose gradient is not finite before the run stops")
+
+
+class EvalSection(Section):
+    every: int = Field(0, ge=0, description="steps between evaluations on dev; 0 for none")
+    problems: int = Field(256, ge=1, description="distinct dev problems")
+    test_problems: int = Field(
+        1024, ge=0, description="distinct test problems, scored at the first and the last step only; 0 for none"
+    )
+    samples: int = Field(1, ge=1, description="completions a problem at temperature 1")
+    greedy: bool = Field(False, description="score the most likely completion too")
+
+
+class CheckpointSection(Section):
+    every: int = Field(0, ge=0, description="steps between checkpoints; 0 saves at the end only")
+    keep: int = Field(3, ge=1, description="newest checkpoints kept")
+
+
+class RunSection(Section):
+    dir: str = Field("", description="the run's folder; empty for runs/RECIPE-SEED")
+    rollouts_every: int = Field(10, ge=0, description="steps between rollouts written to rollouts.jsonl; 0 for none")
+    rollouts: int = Field(8, ge=1, description="rollouts written then")
+
+
+class Config(Section):
+    """Everything that decides a run. Saved with it as config.toml, which repeats it elsewhere."""
+
+    seed: int = Field(0, ge=0, description="fixes everything but the data's splits")
+    steps: int = Field(100, ge=1, description="optimizer batches")
+    task: Named = Field(default_factory=lambda: Named(name="countdown"))
+    algorithm: Named = Field(default_factory=lambda: Named(name="grpo"))
+    model: ModelSection = Field(default_factory=ModelSection)
+    rollout: RolloutSection = Field(default_factory=RolloutSection)
+    optimizer: OptimizerOptions = Field(default_factory=OptimizerOptions)
+    critic: OptimizerOptions = Field(
+        default_factory=OptimizerOptions, description="optimizer of the value model, where there is one"
+    )
+    update: UpdateSection = Field(default_factory=UpdateSection)
+    eval: EvalSection = Field(default_factory=EvalSection)
+    checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
+    run: RunSection = Field(default_factory=RunSection)
+
+    @model_validator(mode="after")
+    def _minibatches_fit(self) -> Config:
+        rows = self.rollout.prompts * self.rollout.samples
+        if self.update.minibatches > rows:
+            raise ValueError(
+                f"update.minibatches {self.update.minibatches} is above the {rows} completions of a step: lower it"
+            )
+        return self
+
+
+SHORT = {"seed": "seed", "steps": "steps", "task": "task.name", "algorithm": "algorithm.name"}
+
+
+def recipes() -> list[str]:
+    """Names of the bundled recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """A bundled recipe by name, or a TOML file by path. Raises UserError where there is none or it is no TOML."""
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    if not path.is_file():
+        if name.endswith(".toml"):
+            raise UserError(f"no recipe file {name}: give an existing .toml or one of {', '.join(recipes())}")
+        raise UserError(f"unknown recipe {name!r}{suggest(name, recipes())}")
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """`--a.b value` and `--a.b=value` as {"a.b": value}, values read as TOML where they are, else as text."""
+    overrides: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            raise UserError(f"unexpected argument {flag!r}: options are written --section.option value")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise UserError(f"{flag} needs a value: write {flag} VALUE")
+            value = rest.pop(0)
+        overrides[SHORT.get(key, key)] = _literal(value)
+    return overrides
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
+    """The recipe with overrides applied, validated. Raises UserError naming the key, the value and the fix."""
+    values: dict[str, Any] = {key: dict(v) if isinstance(v, dict) else v for key, v in recipe.items()}
+    for section in ("task", "algorithm"):  # first, because another name replaces the table
+        name = overrides.get(f"{section}.name")
+        if name is not None and name != values.get(section, {}).get("name"):
+            values[section] = {"name": name}
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        table = values
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise UserError(f"unknown key {key}{suggest(key, keys())}")
+        table[last] = value
+    for key, value in values.items():
+        field = Config.model_fields.get(key)
+        if field is None:
+            raise UserError(f"unknown key {key}{suggest(key, keys())}")
+        if (
+            isinstance(field.annotation, type)
+            and issubclass(field.annotation, BaseModel)
+            and not isinstance(value, dict)
+        ):
+            raise UserError(f"{key} is {value!r}: it is a section; write --{key}.option VALUE")
+    for key in ("task", "algorithm"):
+        values.setdefault(key, {"name": Config().model_dump()[key]["name"]})
+        if not isinstance(values[key].get("name"), str):
+            raise UserError(f"{key}.name is {values[key].get('name')!r}: give the name of a {key}")
+    config = validate(Config, values, "recipe")
+    return config
+
+
+def keys() -> list[str]:
+    """Every key of a configuration with its section, options of tasks and algorithms aside."""
+    found: list[str] = []
+    for name, field in Config.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += [f"{name}.{key}" for key in inner.model_fields]
+        else:
+            found.append(name)
+    return found
+
+
+def to_toml(config: Config) -> str:
+    """The configuration as TOML that `read_recipe` and `resolve` turn back into it, without the run's folder."""
+    values = config.model_dump()
+    values["run"].pop("dir")
+    lines = [f"{k} = {_toml(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    for name, table in values.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A scalar as TOML; JSON's text is TOML's too, but for None, which is left out before."""
+    return repr(value) if isinstance(value, float) else json.dumps(value)

@@ -1,0 +1,141 @@
+"""How good is a model: pass@1, pass@k without bias, greedy, each with a 95 % interval, on a held-out split."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tinyzero import behaviours
+from tinyzero.rollouts import Collected, roll_out
+from tinyzero.types import EvalResult, Group, Problem, Prompt, Sampler, SamplingParams, Split, Task, UserError
+
+EVAL_SEED = 20_250_124  # evaluations of one model agree, whatever run made it
+
+
+def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
+    """The first `count` problems of `split` with different ids. Raises UserError where there are fewer."""
+    found: dict[str, Problem] = {}
+    for index in range(50 * count):
+        problem = task.problem(split, index)
+        found.setdefault(problem.id, problem)
+        if len(found) == count:
+            return list(found.values())
+    raise UserError(f"split {split!r} has only {len(found)} distinct problems: ask for no more than that")
+
+
+def pass_at_k(correct: int, samples: int, k: int) -> float:
+    """Chance that k of the samples, drawn without replacement, hold a correct one (Chen et al., 2021, eq. 1)."""
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def interval(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
+    """95 % interval of the mean of values in [0, 1]; values of one cluster may depend on each other.
+
+    Wilson's interval with as many effective observations as give the cluster-robust variance, so it
+    stays within [0, 1] and does not collapse at 0 or 1.
+    """
+    n, z = len(values), 1.959964
+    mean = sum(values) / n
+    sums: dict[str, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - mean
+    variance = sum(s * s for s in sums.values()) / n**2 * len(sums) / max(1, len(sums) - 1)
+    effective = mean * (1 - mean) / variance if variance > 0 else float(len(sums))
+    centre = (mean + z * z / (2 * effective)) / (1 + z * z / effective)
+    half = z / (1 + z * z / effective) * math.sqrt(mean * (1 - mean) / effective + z * z / (4 * effective**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def ks(samples: int) -> list[int]:
+    """Powers of two up to `samples`, and `samples` itself."""
+    return sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
+
+
+def evaluate(
+    task: Task,
+    sampler: Sampler,
+    encode: Callable[[Prompt], Sequence[int]],
+    *,
+    template: str,
+    split: Split,
+    problems: int,
+    params: SamplingParams,
+    greedy: bool = False,
+) -> EvalResult:
+    """Score `problems` distinct problems of `split` with `params.n` completions each, and greedily if asked.
+
+    Metrics: n, k, temperature, pass@1 ... pass@k and greedy, each with /low and /high and, for each group label of
+    the task's `describe`, by label; response_length, truncated, malformed, reward parts, behaviour/*.
+    """
+    chosen = distinct_problems(task, split, problems)
+    labels = _labels(task, chosen)
+    report = Collected()
+    groups = roll_out(task, sampler, chosen, encode, template, replace(params, seed=EVAL_SEED), 0, report)
+    metrics: dict[str, Any] = {"split": split, "n": problems, "k": params.n, "temperature": params.temperature}
+    for k in ks(params.n):
+        scores = [pass_at_k(sum(right(r) for r in g), len(g), k) if len(g) >= k else 0.0 for g in groups]
+        metrics |= _with_intervals(f"pass@{k}", scores, chosen, labels)
+    if greedy:
+        once = replace(params, temperature=0.0, n=1, top_p=1.0, top_k=0)
+        best = roll_out(task, sampler, chosen, encode, template, once, 0, report)
+        metrics |= _with_intervals("greedy", [float(bool(g) and right(g[0])) for g in best], chosen, labels)
+    metrics |= completion_metrics(groups)
+    metrics["reward_errors"] = report.reward_errors
+    metrics["version"] = sampler.version
+    return EvalResult(metrics, groups)
+
+
+def right(rollout: Any) -> bool:
+    """Whether the answer is right: its reward's part `answer`, or a full reward where there is no such part."""
+    return rollout.reward.parts.get("answer", rollout.reward.value) >= 1.0
+
+
+def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """What the completions are like: lengths, how they end, reward parts, behaviours."""
+    rollouts = [r for g in groups for r in g]
+    lengths = [len(r.completion.token_ids) for r in rollouts]
+    correct = [right(r) for r in rollouts]
+    found = {
+        "reward": _mean([r.reward.value for r in rollouts]),
+        "accuracy": _mean(correct),
+        "response_length": _mean(lengths),
+        "truncated": _mean([r.completion.finish_reason == "length" for r in rollouts]),
+        "malformed": _mean(
+            [r.completion.finish_reason != "length" and r.reward.parts.get("format", 1.0) == 0 for r in rollouts]
+        ),
+    }
+    for name, wanted in (("right", True), ("wrong", False)):
+        chosen = [n for n, c in zip(lengths, correct, strict=True) if c == wanted]
+        if chosen:
+            found[f"response_length/{name}"] = _mean(chosen)
+    for part in sorted({name for r in rollouts for name in r.reward.parts}):
+        found[f"reward/{part}"] = _mean([r.reward.parts.get(part, 0.0) for r in rollouts])
+    return found | behaviours.summarise([behaviours.measure(r.problem, r.completion.text) for r in rollouts])
+
+
+def _labels(task: Task, problems: Sequence[Problem]) -> list[dict[str, object]]:
+    describe: Callable[[Problem], dict[str, object]] = getattr(task, "describe", lambda problem: {})
+    return [describe(problem) for problem in problems]
+
+
+def _with_intervals(
+    name: str, scores: Sequence[float], problems: Sequence[Problem], labels: Sequence[dict[str, object]]
+) -> dict[str, float]:
+    """The mean of `scores` with its interval, over all problems and over those of each label."""
+    found: dict[str, float] = {}
+    groups = {"": list(range(len(scores)))}
+    for i, label in enumerate(labels):
+        for key, value in label.items():
+            groups.setdefault(f"/{key}={value}", []).append(i)
+    for suffix, rows in sorted(groups.items()):
+        chosen = [scores[i] for i in rows]
+        low, high = interval(chosen, [problems[i].key for i in rows])
+        found |= {f"{name}{suffix}": _mean(chosen), f"{name}{suffix}/low": low, f"{name}{suffix}/high": high}
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,163 @@
+"""A trained model: the policy, the critic, or (frozen) the reference.
+
+`update` takes optimizer steps whose loss and gradient do not depend on how the batch is cut into
+micro-batches: every denominator is a total of the whole step. Rows that are known to have no
+gradient are not computed at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinyzero import losses
+from tinyzero.batching import Batch
+from tinyzero.config import OptimizerOptions
+from tinyzero.models import Backbone, ValueModel
+from tinyzero.types import LossFunction
+
+Outputs = dict[str, Tensor]
+
+
+class NonFiniteError(Exception):
+    """Several updates in a row had a gradient that is not finite."""
+
+
+def policy_outputs(model: nn.Module, batch: Batch) -> Outputs:
+    """Logprobs and entropy (B, T) of the tokens in the mask, under the batch's temperature; 0 elsewhere.
+
+    Logits exist only for masked columns, in fp32.
+    """
+    assert isinstance(model, Backbone)
+    hidden = model.hidden(batch.tokens)[:, :-1][batch.mask]  # (N, D)
+    logits = model.lm.lm_head(hidden).float() / batch.temperature
+    logprobs = logits.log_softmax(-1).gather(-1, batch.tokens[:, 1:][batch.mask][:, None]).squeeze(-1)
+    return {"logprobs": _scatter(logprobs, batch.mask), "entropy": _scatter(losses.entropy(logits), batch.mask)}
+
+
+def value_outputs(model: nn.Module, batch: Batch) -> Outputs:
+    """Values (B, T): what the critic expects before each token is chosen."""
+    assert isinstance(model, ValueModel)
+    return {"values": model.values(batch.tokens)[:, :-1]}
+
+
+def _scatter(found: Tensor, mask: Tensor) -> Tensor:
+    """(N,) values of the masked places back into (B, T)."""
+    return torch.zeros(mask.shape, dtype=found.dtype).masked_scatter(mask, found)
+
+
+class TorchLearner:
+    """One model, its outputs and, unless it is frozen, its optimizer."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        outputs: Callable[[nn.Module, Batch], Outputs],
+        options: OptimizerOptions | None,
+        total_updates: int = 1,
+        micro_tokens: int = 8192,
+        patience: int = 3,
+    ) -> None:
+        """`options` None freezes the model. `total_updates` ends a linear schedule. `patience` is how many
+        updates in a row may have a gradient that is not finite before NonFiniteError is raised."""
+        self.model, self.outputs, self.micro_tokens, self.patience = model, outputs, micro_tokens, patience
+        self.bad_in_a_row = 0
+        self.options = options
+        self.trained = [p for p in model.parameters() if options is not None]
+        model.requires_grad_(options is not None)
+        if options is not None:
+            betas = (options.beta1, options.beta2)
+            self.optimizer = torch.optim.AdamW(
+                self.trained, lr=options.learning_rate, betas=betas, weight_decay=options.weight_decay, fused=True
+            )
+            self.schedule = torch.optim.lr_scheduler.LambdaLR(
+                self.optimizer, lambda step: rate(options, step, total_updates)
+            )
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> Tensor:
+        """Logprobs or values (B, T) of every row, without gradient."""
+        found = torch.zeros(batch.mask.shape)
+        for rows, part in batch.micro_batches(self.micro_tokens, skip_idle=False):
+            out = self.outputs(self.model, part)
+            found[rows, : part.mask.shape[1]] = out["logprobs"] if "logprobs" in out else out["values"]
+        return found
+
+    def update(self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1) -> dict[str, float]:
+        """Optimizer steps on `batch`, split in order into `minibatches`, `epochs` times over.
+
+        Returns each metric as its sum over its count, `grad_norm` and `learning_rate` averaged over the
+        steps, and `skipped`. Raises NonFiniteError after `patience` bad gradients in a row.
+        """
+        sums: dict[str, list[float]] = {}
+        norms: list[float] = []
+        shares: list[float] = []  # each micro-batch's share of its step's loss
+        skipped, learning_rate = 0, self.schedule.get_last_lr()[0]
+        for _ in range(epochs):
+            for rows in torch.arange(batch.size).chunk(minibatches):
+                norm = self._step(batch.select(rows) if minibatches > 1 else batch, loss, sums, shares)
+                skipped += norm is None
+                norms += [norm] if norm is not None else []
+        metrics = {name: total / count if count else 0.0 for name, (total, count) in sums.items()}
+        metrics["loss"] = sum(shares) / (minibatches * epochs)
+        metrics["grad_norm"] = sum(norms) / len(norms) if norms else float("nan")
+        return metrics | {"learning_rate": learning_rate, "skipped": float(skipped)}
+
+    def _step(
+        self, batch: Batch, loss: LossFunction, sums: dict[str, list[float]], shares: list[float]
+    ) -> float | None:
+        """One optimizer step; the gradient's norm, or None where it was not finite and was skipped."""
+        assert self.options is not None, "a frozen model cannot be updated"
+        totals = batch.totals()
+        self.optimizer.zero_grad(set_to_none=True)
+        for _, part in batch.micro_batches(self.micro_tokens):
+            scalar, metrics = loss(self.outputs(self.model, part), part, totals)
+            scalar.backward()
+            shares.append(scalar.item())
+            for name, (total, count) in metrics.items():
+                entry = sums.setdefault(name, [0.0, 0.0])
+                entry[0] += float(total)
+                entry[1] += float(count)
+        norm = float(nn.utils.clip_grad_norm_(self.trained, self.options.grad_clip))
+        finite = norm == norm and abs(norm) != float("inf")
+        if finite:
+            self.optimizer.step()
+        self.schedule.step()
+        self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
+        if self.bad_in_a_row >= self.patience:
+            raise NonFiniteError(f"the gradient was not finite in {self.bad_in_a_row} updates in a row")
+        return norm if finite else None
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights under their Hugging Face names."""
+        model = self.model.lm if isinstance(self.model, Backbone) else self.model
+        yield from model.state_dict().items()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `update` depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {"last_epoch": self.schedule.last_epoch, "_last_lr": self.schedule.get_last_lr()},
+            "bad_in_a_row": self.bad_in_a_row,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.bad_in_a_row = state["bad_in_a_row"]
+
+
+def rate(options: OptimizerOptions, step: int, total: int) -> float:
+    """Share of the peak learning rate at optimizer step `step` of `total`."""
+    if step < options.warmup:
+        return (step + 1) / (options.warmup + 1)
+    if options.schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - options.warmup) / max(1, total - options.warmup))
+    return 1.0 - (1.0 - options.final_share) * progress

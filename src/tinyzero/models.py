@@ -1,0 +1,275 @@
+"""Language models and tokenizers, in Hugging Face form. The one importer of transformers.
+
+A model here is whatever `AutoModelForCausalLM` loads. Two things are ours because they decide the
+speed on small machines: the attention (grouped matmul and softmax, whose backward is far cheaper on
+a CPU than the fused kernel's) and the sampler's cache (pre-allocated, written in place).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import (
+    AddedToken,
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Qwen2Tokenizer,
+)
+
+from tinyzero.types import Prompt, UserError
+
+BUNDLED = "tiny"
+ASSETS = Path(__file__).parent / "assets"
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """softmax(q k^T * scaling + mask) v with grouped heads, as two matrix products.
+
+    query (B, H, Q, D); key, value (B, G, K, D) with H a multiple of G; mask additive, broadcastable to
+    (B, 1, Q, K). All heads of a group share one product, so a single KV head is not copied H times.
+    Returns (B, Q, H, D).
+    """
+    B, H, Q, D = query.shape
+    G = key.shape[1]
+    grouped = (query * scaling).reshape(B, G, (H // G) * Q, D)
+    scores = grouped @ key.transpose(-1, -2)  # (B, G, H/G*Q, K)
+    if attention_mask is not None:
+        scores = (scores.view(B, G, H // G, Q, -1) + attention_mask.unsqueeze(2)).view_as(scores)
+    out = scores.softmax(-1) @ value
+    return out.view(B, H, Q, D).transpose(1, 2), None
+
+
+AttentionInterface.register("tinyzero", grouped_attention)
+
+
+def causal_mask(length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(1, 1, length, length) additive mask: 0 on and below the diagonal, the lowest number above.
+
+    Rows are padded on the right, so a real token never sees padding and no other mask is needed.
+    """
+    return torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)[None, None]
+
+
+class SlotCache:
+    """Keys and values of `rows` sequences of up to `length` tokens, written in place.
+
+    Every row stands at its own position, so prompts of different lengths decode in lock-step. Only
+    the first `window` columns are handed to attention; the sampler masks what a row has not reached.
+    """
+
+    def __init__(self, config: Any, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (config.num_hidden_layers, rows, heads, length, head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.rows = torch.arange(rows, device=device)
+        self.columns = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self.window = 0
+
+    def at(self, columns: Tensor, window: int) -> SlotCache:
+        """Write the next tokens at `columns` (rows, Q); let attention see the first `window` columns."""
+        self.columns, self.window = columns, window
+        return self
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """transformers' cache call: store (B, G, Q, D), return everything in the window."""
+        index = (self.rows[:, None], slice(None), self.columns)
+        self.keys[layer][index] = key.transpose(1, 2)
+        self.values[layer][index] = value.transpose(1, 2)
+        return self.keys[layer, :, :, : self.window], self.values[layer, :, :, : self.window]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep (or repeat) these rows, in this order."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.rows = torch.arange(len(rows), device=rows.device)
+
+    def get_seq_length(self, *_: Any) -> int:
+        return self.window
+
+
+class Backbone(nn.Module):
+    """A causal LM as the rest of the house sees it: tokens in, logits (or hidden states) out."""
+
+    def __init__(self, lm: nn.Module) -> None:
+        super().__init__()
+        self.lm = lm
+
+    @property
+    def config(self) -> Any:
+        return self.lm.config
+
+    @property
+    def context(self) -> int:
+        """The longest sequence the model takes, in tokens."""
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Last hidden states (B, T, D) of right-padded tokens (B, T)."""
+        mask = causal_mask(tokens.shape[1], self.dtype).to(tokens.device)
+        return self.lm.model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """fp32 logits (B, T, V) of right-padded tokens (B, T); column t predicts token t+1."""
+        return self.lm.lm_head(self.hidden(tokens)).float()
+
+    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache) -> Tensor:
+        """Hidden states (B, Q, D) of the next tokens (B, Q) at `positions` (B, Q), extending `cache`."""
+        return self.lm.model(
+            input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+
+
+class ValueModel(nn.Module):
+    """A backbone with a scalar head: the critic. The head starts at zero, so the first values are 0
+    and the first advantages are the rewards."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.config.hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def values(self, tokens: Tensor) -> Tensor:
+        """(B, T): column t is the value of the state after reading token t."""
+        return self.head(self.backbone.hidden(tokens)).squeeze(-1).float()
+
+
+def locate(name: str) -> str:
+    """The folder of `name`: the bundled base, or what the user gave (a folder, or a hub id)."""
+    return str(ASSETS / BUNDLED) if name == BUNDLED else name
+
+
+def load_model(name: str, dtype: torch.dtype = torch.float32) -> Backbone:
+    """Load a model from a folder or the hub. Raises UserError where it is missing, empty or corrupt."""
+    path = _checked(locate(name))
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="tinyzero")
+    except Exception as error:  # transformers and safetensors raise many kinds for a damaged folder
+        raise UserError(f"cannot load a model from {name!r}: {_first_line(error)}") from error
+    # strict: silently re-initialised weights would train as noise
+    return Backbone(lm.eval())
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model. Raises UserError where there is none."""
+    path = _checked(locate(name))
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:
+        raise UserError(f"cannot load a tokenizer from {name!r}: {_first_line(error)}") from error
+
+
+def save_model(
+    model: Backbone, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write a folder that transformers and vLLM load as it is; `dtype` stores another precision."""
+    state = {name: (t.to(dtype) if dtype else t).contiguous() for name, t in model.lm.state_dict().items()}
+    model.lm.save_pretrained(folder, state_dict=state)
+    if dtype is not None:
+        config = json.loads((folder / "config.json").read_text())
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    tokenizer.save_pretrained(folder)
+
+
+def build_model(config: dict[str, Any], seed: int) -> Backbone:
+    """A freshly initialised model from a transformers configuration with its `model_type`."""
+    torch.manual_seed(seed)
+    settings = AutoConfig.for_model(**config)
+    return Backbone(AutoModelForCausalLM.from_config(settings, attn_implementation="tinyzero"))
+
+
+def build_tokenizer(characters: str, words: Sequence[str], end: str = "<|endoftext|>") -> PreTrainedTokenizerBase:
+    """One token for each ASCII character and each word, and `end` (id 0).
+
+    It is byte-level BPE without merges, the form `AutoTokenizer` rebuilds for a qwen2 model, so spaces
+    and newlines survive a round trip through transformers and vLLM (a plain character tokenizer loses
+    them there without a word).
+    """
+    byte_level = {c: chr(ord(c) + 256) if c in "\n " else c for c in characters}  # how that form writes them
+    tokenizer = Qwen2Tokenizer(vocab={end: 0} | {b: i for i, b in enumerate(byte_level.values(), 1)}, merges=[])
+    tokenizer.add_tokens([AddedToken(word, normalized=False, special=False) for word in words])
+    return tokenizer
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, ...]:
+    """Token ids of a prompt; chat messages go through the tokenizer's own template.
+
+    Raises UserError where the tokenizer cannot write the prompt (characters it would lose).
+    """
+    if not isinstance(prompt, str):
+        if not tokenizer.chat_template:
+            raise UserError("this model has no chat template: use --prompt base instead of instruct")
+        ids = tokenizer.apply_chat_template(
+            [dict(m) for m in prompt], tokenize=True, continue_final_message=True, return_dict=False
+        )
+        return tuple(ids)
+    ids = tokenizer(prompt, add_special_tokens=True)["input_ids"]
+    back = tokenizer.decode(ids, skip_special_tokens=False)
+    if prompt not in back:
+        lost = sorted({c for c in prompt if c not in back})
+        raise UserError(
+            f"the model's tokenizer cannot write this prompt (it loses {lost or 'spaces or newlines'}): {prompt[:80]!r}"
+        )
+    return tuple(ids)
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase, model: Backbone) -> frozenset[int]:
+    """Every token that ends a sequence: the tokenizer's and the generation config's."""
+    found = {tokenizer.eos_token_id}
+    generation = getattr(model.lm, "generation_config", None)
+    listed = getattr(generation, "eos_token_id", None)
+    found.update(listed if isinstance(listed, list) else [listed])
+    return frozenset(i for i in found if i is not None)
+
+
+def _checked(path: str) -> str:
+    """`path`, unless it names a local folder that is missing or holds no model."""
+    local = Path(path)
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or local.exists()
+    if not looks_local:
+        return path  # a hub id such as Qwen/Qwen2.5-3B
+    if not local.is_dir():
+        raise UserError(
+            f"no model folder at {path!r}: give {BUNDLED!r} (bundled), a folder, or a hub id such as Qwen/Qwen2.5-3B"
+        )
+    if (local / "model").is_dir() and not (local / "config.json").exists():
+        return str(local / "model")  # a checkpoint folder
+    if not (local / "config.json").exists():
+        raise UserError(f"{path!r} holds no config.json: it is not a Hugging Face model folder")
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,192 @@
+"""`tinyzero pretrain`: make the bundled base from nothing but a seed.
+
+Next-token prediction on the synthetic corpus, Muon for the matrices and AdamW for the rest, a
+constant learning rate and then a linear decay to zero. The unit of work is a pool of documents drawn
+from (seed, pool number), so an interrupted run resumes exactly.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tinyzero import checkpoint, models
+from tinyzero.pretrain import corpus
+from tinyzero.pretrain.corpus import CorpusOptions
+from tinyzero.pretrain.muon import Muon
+
+
+class ModelOptions(BaseModel):
+    """The shape of the network: a small Qwen2."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    layers: int = Field(4, ge=1, description="transformer layers")
+    width: int = Field(128, ge=16, description="hidden size")
+    heads: int = Field(4, ge=1, description="query heads; there is one key-value head")
+    feed_forward: int = Field(384, ge=16, description="inner size of the feed-forward layers")
+    context: int = Field(1024, ge=64, description="longest sequence, in tokens")
+
+
+class PretrainOptions(BaseModel):
+    """Everything that makes the base; the defaults made the bundled one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    seed: int = Field(0, description="fixes the corpus and the initial weights")
+    pools: int = Field(350, ge=1, description="pools of documents to train on")
+    pool_documents: int = Field(1024, ge=1, description="documents a pool")
+    batch_tokens: int = Field(6144, ge=64, description="tokens of a batch, padding included")
+    longest: int = Field(640, ge=64, description="documents longer than this many tokens are dropped")
+    muon_lr: float = Field(0.02, gt=0, description="learning rate of the matrices")
+    adam_lr: float = Field(0.004, gt=0, description="learning rate of embeddings, norms and biases")
+    facts_first: float = Field(
+        0.4, ge=0, le=1, description="share of the run in which free choices weigh less in the loss"
+    )
+    decay_from: float = Field(0.6, ge=0, le=1, description="share of the run after which the rates fall to zero")
+    save_every: int = Field(20, ge=1, description="pools between checkpoints")
+    model: ModelOptions = Field(default_factory=ModelOptions)
+    corpus: CorpusOptions = Field(default_factory=CorpusOptions)
+
+
+_TOKEN = re.compile("|".join(map(re.escape, (*corpus.WORDS, corpus.END))) + "|.", re.DOTALL)
+
+
+def encode(
+    pieces: list[corpus.Piece], vocabulary: dict[str, int], choice_weight: float
+) -> tuple[list[int], list[float]]:
+    """Token ids and loss weights of a document; the same ids as the tokenizer gives its text.
+
+    A puzzle's prompt (its first piece) has weight 0, free choices `choice_weight`, what follows 1.
+    """
+    ids: list[int] = []
+    weights: list[float] = []
+    for text, follows in pieces:
+        tokens = [vocabulary[t] for t in _TOKEN.findall(text)]
+        ids += tokens
+        weights += [0.0 if "<think>" in text else 1.0 if follows else choice_weight] * len(tokens)
+    return ids, weights
+
+
+def batches(o: PretrainOptions, pool: int, vocabulary: dict[str, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of one pool: tokens and weights, both (B, T), documents of like length together."""
+    rng = random.Random(f"corpus:{o.seed}:{pool}")
+    choice_weight = o.corpus.choice_weight if pool < o.facts_first * o.pools else 1.0
+    documents = [encode(corpus.document(rng, o.corpus), vocabulary, choice_weight) for _ in range(o.pool_documents)]
+    documents = sorted((d for d in documents if len(d[0]) <= o.longest), key=lambda d: len(d[0]))
+    cuts: list[list[tuple[list[int], list[float]]]] = [[]]
+    for d in documents:
+        if cuts[-1] and (len(cuts[-1]) + 1) * len(d[0]) > o.batch_tokens:
+            cuts.append([])
+        cuts[-1].append(d)
+    rng.shuffle(cuts)
+    for rows in cuts:
+        length = max(len(ids) for ids, _ in rows)
+        yield (
+            torch.tensor([ids + [0] * (length - len(ids)) for ids, _ in rows]),
+            torch.tensor([weights + [0.0] * (length - len(weights)) for _, weights in rows]),
+        )
+
+
+def rate(progress: float, decay_from: float) -> float:
+    """Share of the full learning rate at `progress` (0..1) of the run."""
+    return 1.0 if progress < decay_from else max(0.0, (1 - progress) / (1 - decay_from))
+
+
+def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = print) -> Path:
+    """Train the base into `folder`/model, resuming what is there; returns that path.
+
+    Raises UserError where the folder cannot be written.
+    """
+    tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
+    words = {tokenizer.decode([i]): i for i in range(len(tokenizer))}
+    model = models.build_model(model_config(o.model, len(tokenizer)), o.seed)
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimizers = [
+        Muon(matrices, lr=o.muon_lr),
+        torch.optim.AdamW(others, lr=o.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    peaks = [o.muon_lr, o.adam_lr]
+    first, seconds, tokens = 0, 0.0, 0
+    if found := checkpoint.load_latest(folder, report):
+        state = found[1]
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        first, seconds, tokens = state["pool"], state["seconds"], state["tokens"]
+        report(f"resuming at pool {first} of {o.pools}")
+
+    def save(done: int) -> None:
+        state = {
+            "model": model.state_dict(),
+            "optimizers": [x.state_dict() for x in optimizers],
+            "pool": done,
+            "seconds": seconds,
+            "tokens": tokens,
+        }
+        checkpoint.save(folder, done, lambda path: models.save_model(model, tokenizer, path), state, keep=2)
+
+    model.train()
+    for pool in range(first, o.pools):
+        started, losses = time.perf_counter(), []
+        for i, (ids, weights) in enumerate(batches(o, pool, words)):
+            share = rate((pool + i * 0.04) / o.pools, o.decay_from)
+            for optimizer, peak in zip(optimizers, peaks, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = peak * share
+            losses.append(_train_step(model, ids, weights, optimizers))
+            tokens += int((ids != 0).sum())
+        seconds += time.perf_counter() - started
+        left = seconds / (pool + 1) * (o.pools - pool - 1) / 60
+        report(
+            f"pool {pool + 1}/{o.pools}  loss {sum(losses) / len(losses):.4f}  {tokens / seconds:,.0f} tokens/s  {left:.0f} min left"
+        )
+        if (pool + 1) % o.save_every == 0 or pool + 1 == o.pools:
+            save(pool + 1)
+    final = folder / "model"
+    models.save_model(model, tokenizer, final, torch.bfloat16)
+    return final
+
+
+def _train_step(model: models.Backbone, ids: Tensor, weights: Tensor, optimizers: list[Any]) -> float:
+    """One optimizer step on the weighted next-token loss of ids (B, T); returns the loss."""
+    logits = model.logits(ids[:, :-1])
+    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    w = weights[:, 1:].flatten()
+    loss = (losses * w).sum() / w.sum()
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    return loss.item()
+
+
+def model_config(o: ModelOptions, vocabulary: int) -> dict[str, Any]:
+    """The transformers configuration of the network."""
+    return {
+        "model_type": "qwen2",
+        "vocab_size": vocabulary,
+        "hidden_size": o.width,
+        "num_hidden_layers": o.layers,
+        "num_attention_heads": o.heads,
+        "num_key_value_heads": 1,
+        "intermediate_size": o.feed_forward,
+        "max_position_embeddings": o.context,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "bos_token_id": None,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }

@@ -1,0 +1,241 @@
+"""The synthetic text the bundled base is pretrained on. No torch.
+
+A real base model has read people who compute, compare, guess, try and mostly give up; this corpus
+gives a tiny one the same: arithmetic drills, direct guesses (mostly wrong), tries without a
+verdict, short searches that mostly give up, and now and then a long one. No document shows how to
+solve a problem well: tries come in random order or in plain enumeration, never by merit. Problems are drawn
+from the train split only.
+
+The grammar, one try a line:
+
+    24 from 3 5 12
+    <think>
+    12-3=9,9*5=45 vs 24 no
+    12-5=7,7*3=21 vs 24 no
+    5-3=2,12*2=24 vs 24 yes
+    </think>
+    <answer>12*(5-3)</answer>
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from itertools import combinations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tinyzero.tasks.countdown import combine, split_of
+
+CHARACTERS = "\n " + "".join(map(chr, range(33, 127)))
+WORDS = ("<think>", "</think>", "<answer>", "</answer>", " from ", " vs ", " no\n", " yes\n")
+END = "<|endoftext|>"
+
+
+class CorpusOptions(BaseModel):
+    """Shares and ranges of the corpus. Shares of searches are of the puzzle documents."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_number: int = Field(25, ge=5, description="largest given number")
+    min_target: int = Field(10, ge=1, description="smallest target")
+    max_target: int = Field(99, ge=10, description="largest target, and largest intermediate result")
+    drills: float = Field(0.15, ge=0, le=1, description="share of documents that are arithmetic drills")
+    two_numbers: float = Field(
+        0.25, ge=0, le=1, description="share of puzzles with two numbers, where a try often hits"
+    )
+    four_numbers: float = Field(0.04, ge=0, le=1, description="share of puzzles with four numbers")
+    guesses: float = Field(0.35, ge=0, le=1, description="share of puzzles answered by a blind guess")
+    unjudged: float = Field(0.25, ge=0, le=1, description="share of puzzles with tries but no verdicts")
+    go_on: float = Field(0.4, ge=0, lt=1, description="chance that a short search goes on after a wrong try")
+    long: float = Field(0.15, ge=0, le=1, description="share of the searches that are long")
+    longest: int = Field(30, ge=2, description="most tries of a long search")
+    ordered: float = Field(
+        0.5, ge=0, le=1, description="share of the searches that enumerate instead of trying at random"
+    )
+    choice_weight: float = Field(0.3, ge=0, le=1, description="loss weight of tokens nobody could predict")
+
+
+@dataclass(frozen=True)
+class Try:
+    """One way to use all numbers: the steps as written, the expression, its value."""
+
+    steps: str
+    expression: str
+    value: int
+
+
+Piece = tuple[str, bool]
+"""Text, and whether it follows from what stands before (results, verdicts, copies) or is a free choice."""
+
+
+def steps_of(a: int, b: int, limit: int) -> list[tuple[str, int]]:
+    """What can be done with two numbers, larger first: (operator, result). /1 is left out: it is *1."""
+    found = [(op, combine(a, b, op, limit)) for op in "+-*/" if not (op == "/" and b == 1)]
+    return [(op, value) for op, value in found if value is not None]
+
+
+def tries(numbers: list[int], limit: int) -> list[Try]:
+    """Every legal try, in plain order (pairs as given, then + - * /), without repeats.
+
+    Sums and products of the same terms in another order count as repeats.
+    """
+    found: dict[tuple[object, ...], Try] = {}
+    _extend([(n, str(n), "") for n in numbers], "", (), limit, found)
+    return list(found.values())
+
+
+def _extend(
+    pool: list[tuple[int, str, str]],
+    steps: str,
+    key: tuple[object, ...],
+    limit: int,
+    found: dict[tuple[object, ...], Try],
+) -> None:
+    """Depth-first over pairs of `pool`, whose entries are (value, expression, its outermost operator)."""
+    if len(pool) == 1:
+        value, expression, _ = pool[0]
+        found.setdefault(key, Try(steps, expression, value))
+        return
+    for i, j in combinations(range(len(pool)), 2):
+        left, right = sorted((pool[i], pool[j]), key=lambda entry: -entry[0])
+        rest = [pool[k] for k in range(len(pool)) if k not in (i, j)]
+        for op, value in steps_of(left[0], right[0], limit):
+            step = f"{left[0]}{op}{right[0]}={value}"
+            entry = (value, _wrap(left, op, False) + op + _wrap(right, op, True), op)
+            _extend(
+                [entry, *rest], f"{steps},{step}" if steps else step, _merge(key, op, left, right, value), limit, found
+            )
+
+
+def _merge(
+    key: tuple[object, ...], op: str, left: tuple[int, str, str], right: tuple[int, str, str], value: int
+) -> tuple[object, ...]:
+    """A key equal for regrouped sums or products: a+b+c and a*b*c are one try however paired."""
+    if op in "+*" and op in (left[2], right[2]) and key and key[-1][0] == op:  # type: ignore[index]
+        terms = tuple(sorted((*key[-1][1], left[0] if left[2] != op else right[0])))  # type: ignore[index]
+        return (*key[:-1], (op, terms))
+    return (*key, (op, (left[0], right[0]) if op in "-/" else tuple(sorted((left[0], right[0])))))
+
+
+def _wrap(entry: tuple[int, str, str], op: str, on_right: bool) -> str:
+    """The operand's expression, in brackets where precedence needs them."""
+    _, expression, inner = entry
+    if not inner:
+        return expression
+    lower = inner in "+-" and op in "*/"
+    same = on_right and op in "-/" and (inner in "+-") == (op in "+-")
+    return f"({expression})" if lower or same or (on_right and op == "*" and inner == "/") else expression
+
+
+def document(rng: random.Random, o: CorpusOptions) -> list[Piece]:
+    """One document as pieces; its text is their concatenation, ended by END."""
+    if rng.random() < o.drills:
+        return [*_drill(rng, o), (END, False)]
+    return [*_puzzle(rng, o), (END, True)]
+
+
+def _drill(rng: random.Random, o: CorpusOptions) -> list[Piece]:
+    """A page of facts: steps with their results, and comparisons with their verdicts."""
+    pieces: list[Piece] = []
+    while len(pieces) < 36:
+        if rng.random() < 0.25:
+            value = rng.randint(1, o.max_target)
+            target = value if rng.random() < 0.3 else _near_miss(value, rng, o)
+            pieces += [(f"{value} vs {target}", False), (" yes\n" if value == target else " no\n", True)]
+            continue
+        op = rng.choice("+-*/")
+        a, b = rng.randint(1, o.max_target), rng.randint(1, o.max_number)
+        if op in "*/":  # drawn through the product, or most would be too large
+            a = rng.randint(1, max(1, o.max_target // b))
+            a, b = (a * b, min(a, b)) if op == "/" else (a, b)
+        a, b = max(a, b), min(a, b)
+        value = combine(a, b, op, o.max_target)
+        if value is not None:
+            pieces += [(f"{a}{op}{b}", False), (f"={value}\n", True)]
+    return pieces
+
+
+def _near_miss(value: int, rng: random.Random, o: CorpusOptions) -> int:
+    """Another two-digit number, often one that shares a digit."""
+    near = [
+        value + 1,
+        value - 1,
+        value + 10,
+        value - 10,
+        value % 10 * 10 + value // 10,
+        rng.randint(o.min_target, o.max_target),
+    ]
+    candidates = [t for t in near if t != value and 1 <= t <= o.max_target]
+    return rng.choice(candidates)
+
+
+def _puzzle(rng: random.Random, o: CorpusOptions) -> list[Piece]:
+    numbers, target, ways = _draw(rng, o)
+    pieces: list[Piece] = [(f"{target} from {' '.join(map(str, numbers))}\n<think>\n", False)]
+    style = rng.random()
+    if style < o.guesses:
+        return [*pieces, *_answer(rng.choice(ways), False)]
+    if style < o.guesses + o.unjudged:
+        return [*pieces, *_unjudged(rng, ways)]
+    if rng.random() < o.ordered:
+        start = rng.randrange(len(ways))  # enumeration begins anywhere and goes round
+        ways = ways[start:] + ways[:start]
+    else:
+        rng.shuffle(ways)
+    return [*pieces, *_search(rng, o, ways, target)]
+
+
+def _draw(rng: random.Random, o: CorpusOptions) -> tuple[list[int], int, list[Try]]:
+    """Numbers of the train split, a target one of their tries reaches, and all tries."""
+    while True:
+        kind = rng.random()
+        count = 2 if kind < o.two_numbers else 4 if kind < o.two_numbers + o.four_numbers else 3
+        numbers = [rng.randint(1, o.max_number) for _ in range(count)]
+        if split_of(numbers) != "train":
+            continue
+        ways = tries(numbers, o.max_target)
+        targets = [w.value for w in ways if w.value >= o.min_target]
+        if targets:
+            return numbers, rng.choice(targets), ways
+
+
+def _unjudged(rng: random.Random, ways: list[Try]) -> list[Piece]:
+    """A few tries, never compared with the target, and the last one as the answer."""
+    chosen = rng.sample(ways, min(len(ways), 1 + _geometric(rng, 0.5)))
+    pieces: list[Piece] = []
+    for way in chosen:
+        pieces += [*_steps(way), ("\n", False)]
+    return [*pieces, *_answer(chosen[-1], True)]
+
+
+def _search(rng: random.Random, o: CorpusOptions, ways: list[Try], target: int) -> list[Piece]:
+    """Tries with verdicts until one hits or patience ends; then the hit, or the last try, is the answer."""
+    patience = rng.randint(4, o.longest) if rng.random() < o.long else 1 + _geometric(rng, o.go_on)
+    pieces: list[Piece] = []
+    for way in ways[:patience]:
+        hit = way.value == target
+        pieces += [*_steps(way), (f" vs {target}", True), (" yes\n" if hit else " no\n", True)]
+        if hit:
+            return [*pieces, *_answer(way, True)]
+    return [*pieces, *_answer(ways[: max(1, patience)][-1], False)]
+
+
+def _steps(way: Try) -> list[Piece]:
+    pieces: list[Piece] = []
+    for i, step in enumerate(way.steps.split(",")):
+        left, result = step.split("=")
+        pieces += [("," * (i > 0), True), (left, False), (f"={result}", True)]
+    return pieces
+
+
+def _answer(way: Try, follows: bool) -> list[Piece]:
+    return [("</think>\n<answer>", follows), (way.expression, follows), ("</answer>", True)]
+
+
+def _geometric(rng: random.Random, go_on: float) -> int:
+    """How often one goes on, each time with chance `go_on`."""
+    count = 0
+    while rng.random() < go_on:
+        count += 1
+    return count

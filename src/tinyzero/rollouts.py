@@ -1,0 +1,157 @@
+"""collect(): problems -> prompts -> completions -> rewards, until the algorithm has its batch.
+
+A reward that raises is counted and reported, and its rollout is left out of training: it is never a
+silent zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from tinyzero.types import (
+    Completion,
+    Group,
+    Problem,
+    Prompt,
+    Reward,
+    Rollout,
+    Sampler,
+    SamplingParams,
+    Split,
+    Task,
+    UserError,
+)
+
+
+@dataclass
+class Cursor:
+    """How far the train split is consumed, and surplus groups kept for the next step. Part of the checkpoint."""
+
+    next: int = 0
+    surplus: list[Group] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"next": self.next, "surplus": [[asdict(r) for r in group] for group in self.surplus]}
+
+    @staticmethod
+    def from_state(state: dict[str, Any]) -> Cursor:
+        """The inverse of `state_dict`."""
+
+        def rollout(r: dict[str, Any]) -> Rollout:
+            return Rollout(
+                Problem(**r["problem"]),
+                tuple(r["prompt_ids"]),
+                Completion(**r["completion"]),
+                Reward(**r["reward"]),
+                r["group"],
+            )
+
+        return Cursor(state["next"], [[rollout(r) for r in group] for group in state["surplus"]])
+
+
+@dataclass
+class Collected:
+    """What it took to fill one batch."""
+
+    generated_tokens: int = 0
+    refill_rounds: int = 0
+    dropped_groups: int = 0
+    reward_errors: int = 0
+    first_error: str = ""
+
+
+def collect(
+    task: Task,
+    sampler: Sampler,
+    cursor: Cursor,
+    *,
+    encode: Callable[[Prompt], Sequence[int]],
+    template: str,
+    prompts: int,
+    params: SamplingParams,
+    keep: Callable[[list[Group]], list[Group]],
+    refills: int = 0,
+) -> tuple[list[Group], Cursor, Collected]:
+    """`prompts` groups of `params.n` rollouts each, from the train split at `cursor`.
+
+    Groups that `keep` drops are replaced by drawing on, at most `refills` times; then the batch stays
+    short. Surplus groups wait in the cursor for the next step. Raises UserError where the reward
+    function raised on every completion.
+    """
+    kept, position, report = list(cursor.surplus), cursor.next, Collected()
+    rounds = 0
+    while len(kept) < prompts and rounds <= refills:
+        problems = [task.problem("train", position + i) for i in range(prompts)]
+        groups = roll_out(task, sampler, problems, encode, template, params, position, report)
+        position += prompts
+        chosen = keep(groups)
+        report.dropped_groups += len(groups) - len(chosen)
+        kept += chosen
+        rounds += 1
+    report.refill_rounds = max(0, rounds - 1)
+    if report.reward_errors and not any(kept):
+        raise UserError(f"the reward function raised on every completion, first: {report.first_error}")
+    return kept[:prompts], Cursor(position, kept[prompts:]), report
+
+
+def roll_out(
+    task: Task,
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    encode: Callable[[Prompt], Sequence[int]],
+    template: str,
+    params: SamplingParams,
+    first_group: int,
+    report: Collected,
+) -> list[Group]:
+    """One group for each problem: sample, judge, count. Rollouts whose reward raised are left out."""
+    prompts = [tuple(encode(task.prompt(problem, template))) for problem in problems]
+    sampled = sampler.generate(prompts, params, first_group=first_group)
+    judged = judge(task, [p for p in problems for _ in range(params.n)], [c for cs in sampled for c in cs], report)
+    groups: list[Group] = []
+    for i, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
+        rewards = judged[i * params.n : (i + 1) * params.n]
+        groups.append(
+            [Rollout(problem, prompt, c, r, first_group + i) for c, r in zip(sampled[i], rewards, strict=True) if r]
+        )
+        report.generated_tokens += sum(len(c.token_ids) for c in sampled[i])
+    return groups
+
+
+def judge(
+    task: Task, problems: Sequence[Problem], completions: Sequence[Completion], report: Collected
+) -> list[Reward | None]:
+    """The reward of each completion with the part `truncated` added, or None where the function raised.
+
+    A task with `rewards(problems, texts)` is asked once for all.
+    """
+    texts = [c.text for c in completions]
+    found: list[Reward | None]
+    batched = getattr(task, "rewards", None)
+    try:
+        found = list(batched(problems, texts)) if batched else []
+    except Exception as error:  # whatever a user's reward raises is counted, not fatal
+        _count(report, error, len(texts))
+        return [None] * len(texts)
+    if not batched:
+        found = [_reward(task, problem, text, report) for problem, text in zip(problems, texts, strict=True)]
+    return [
+        replace(r, parts={**r.parts, "truncated": float(c.finish_reason == "length")}) if r else None
+        for r, c in zip(found, completions, strict=True)
+    ]
+
+
+def _reward(task: Task, problem: Problem, text: str, report: Collected) -> Reward | None:
+    try:
+        return task.reward(problem, text)
+    except Exception as error:  # as above
+        _count(report, error, 1)
+        return None
+
+
+def _count(report: Collected, error: Exception, completions: int) -> None:
+    report.reward_errors += completions
+    report.first_error = report.first_error or f"{type(error).__name__}: {error}"

@@ -1,0 +1,352 @@
+"""The loop: sample, judge, learn, publish. The rest of the package is what its names refer to."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinyzero import checkpoint, metrics, models
+from tinyzero.algorithms import load_algorithm
+from tinyzero.batching import Batch, collate
+from tinyzero.config import Config, OptimizerOptions, to_toml
+from tinyzero.evaluate import completion_metrics, evaluate
+from tinyzero.learner import NonFiniteError, TorchLearner, policy_outputs, value_outputs
+from tinyzero.rollouts import Collected, Cursor, collect
+from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.tasks import load_task
+from tinyzero.types import Algorithm, Group, Prompt, Rollout, Sampler, SamplingParams, Split, Task, UserError
+
+
+@dataclass
+class Run:
+    """The parts of a run: what the loop's names refer to."""
+
+    config: Config
+    folder: Path
+    task: Task
+    algorithm: Algorithm
+    learners: dict[str, TorchLearner]
+    sampler: Sampler
+    encode: Callable[[Prompt], Sequence[int]]
+    save_model: Callable[[Path], None]
+    console: metrics.Console
+    step: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
+    samples: int = 0
+    tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+
+def train(config: Config, folder: Path, resume: bool = False, started: float | None = None) -> Path:
+    """Train as `config` says in `folder`; returns the final checkpoint.
+
+    `started` is when the command began (time.perf_counter), for the clock. Raises UserError on what the
+    user can mend, NonFiniteError where training broke down, KeyboardInterrupt after a clean stop.
+    """
+    run = build(config, folder, resume, started or time.perf_counter())
+    with run.console, stop_requested() as stopping:
+        if run.step == 0:
+            score(run, "test", config.eval.test_problems)
+            score(run, "dev", config.eval.problems if config.eval.every else 0)
+        for step in range(run.step, config.steps):
+            clock = Clock()
+            groups, run.cursor, collected = gather(run, step)
+            clock.lap("sample")
+            batch = collate(groups, config.rollout.temperature, config.rollout.max_tokens, updates(config))
+            batch = run.algorithm.annotate(batch, run.learners)
+            clock.lap("annotate")
+            learned = update(run, batch)
+            clock.lap("update")
+            publish(run, version=step + 1)
+            run.step = step + 1
+            record(run, groups, batch, collected, learned, clock)
+            if config.eval.every and run.step % config.eval.every == 0 and run.step < config.steps:
+                score(run, "dev", config.eval.problems)
+            if stopping or (config.checkpoint.every and run.step % config.checkpoint.every == 0):
+                save(run)
+            if stopping:
+                run.console.note(f"stopped after step {run.step}: go on with `tinyzero train --resume {folder}`")
+                raise KeyboardInterrupt
+        score(run, "dev", config.eval.problems if config.eval.every else 0)
+        score(run, "test", config.eval.test_problems)
+        return save(run)
+
+
+def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
+    """Load or make everything a run needs; with `resume`, as it was after the newest whole checkpoint."""
+    if config.model.threads:
+        torch.set_num_threads(config.model.threads)
+    torch.manual_seed(config.seed)
+    console = metrics.Console(config.steps)
+    task = load_task(config.task.name, config.task.options)
+    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    if config.rollout.samples < algorithm.min_samples:
+        raise UserError(
+            f"rollout.samples is {config.rollout.samples}: {config.algorithm.name} needs at least {algorithm.min_samples}"
+        )
+    found = checkpoint.load_latest(folder, console.note) if resume else None
+    policy = models.load_model(config.model.name)
+    tokenizer = models.load_tokenizer(config.model.name)
+    sampler = TorchSampler(
+        policy,
+        partial(tokenizer.decode, skip_special_tokens=False),
+        models.end_ids(tokenizer, policy),
+        config.rollout.rows,
+    )
+    learner = partial(
+        TorchLearner,
+        total_updates=config.steps * updates(config),
+        micro_tokens=config.update.micro_tokens,
+        patience=config.update.patience,
+    )
+    learners = {"policy": learner(policy, policy_outputs, config.optimizer)}
+    for role in algorithm.roles:
+        model = models.load_model(config.model.name)
+        if role == "critic":
+            learners[role] = learner(models.ValueModel(model), value_outputs, config.critic)
+        elif role == "reference":
+            learners[role] = learner(model, policy_outputs, None)
+        else:
+            raise UserError(
+                f"algorithm {config.algorithm.name} asks for a model {role!r}: known are critic and reference"
+            )
+    run = Run(
+        config=config,
+        folder=folder,
+        task=task,
+        algorithm=algorithm,
+        learners=learners,
+        sampler=sampler,
+        encode=lambda prompt: models.encode_prompt(tokenizer, prompt),
+        save_model=lambda path: models.save_model(policy, tokenizer, path),
+        console=console,
+        started=started,
+    )
+    if found is not None:
+        restore(run, found[1])
+    if resume:
+        forget_after(run)
+    else:
+        start_folder(run)
+    return run
+
+
+def gather(run: Run, step: int) -> tuple[list[Group], Cursor, Collected]:
+    """One batch of groups for `step`."""
+    r = run.config.rollout
+    # the cursor numbers the groups, so (seed, group, sample) never repeats within a run
+    params = SamplingParams(temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=run.config.seed)
+    return collect(
+        run.task,
+        run.sampler,
+        run.cursor,
+        encode=run.encode,
+        template=run.config.model.prompt,
+        prompts=r.prompts,
+        params=params,
+        keep=run.algorithm.keep,
+        refills=r.refills,
+    )
+
+
+def update(run: Run, batch: Batch) -> dict[str, float]:
+    """Train every trained model on the batch; the critic's metrics are prefixed `value/`."""
+    found: dict[str, float] = {}
+    for role, learner in run.learners.items():
+        if learner.options is None:
+            continue
+        try:
+            result = learner.update(
+                batch, partial(run.algorithm.loss, role), run.config.update.minibatches, run.config.update.epochs
+            )
+        except NonFiniteError as error:
+            path = run.folder / "broken_batch.pt"
+            torch.save(asdict(batch), path)
+            raise NonFiniteError(f"{error} (the {role}'s): the batch is in {path}; lower the learning rate") from None
+        found |= result if role == "policy" else {f"value/{name}": value for name, value in result.items()}
+    return found
+
+
+def publish(run: Run, version: int) -> None:
+    """The sampler shares the policy's weights: only the version is told."""
+    run.sampler.load_weights((), version)
+
+
+def record(
+    run: Run, groups: list[Group], batch: Batch, collected: Collected, learned: Mapping[str, float], clock: Clock
+) -> None:
+    """Write the step's metrics and, now and then, some rollouts; show them."""
+    rollouts = [r for g in groups for r in g]
+    trained = int(batch.mask.sum())
+    run.samples += len(rollouts)
+    run.tokens += trained
+    flat = [len({r.reward.value for r in g}) <= 1 for g in groups]
+    entry: dict[str, Any] = {"step": run.step - 1, **completion_metrics(groups), **learned}
+    entry |= {
+        "flat_groups": sum(flat) / len(flat),
+        "refill_rounds": collected.refill_rounds,
+        "dropped_groups": collected.dropped_groups,
+        "reward_errors": collected.reward_errors,
+        "samples": run.samples,
+        "tokens": run.tokens,
+        "tokens/generated": collected.generated_tokens,
+        "tokens/trained": trained,
+        "version": run.sampler.version,
+        "memory/peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "time/elapsed": time.perf_counter() - run.started,
+        **clock.laps,
+    }
+    metrics.append(run.folder / "metrics.jsonl", entry)
+    if collected.reward_errors:
+        run.console.note(
+            f"the reward function raised on {collected.reward_errors} completions, first: {collected.first_error}"
+        )
+    every = run.config.run.rollouts_every
+    if every and (run.step - 1) % every == 0:
+        for rollout in rollouts[:: max(1, len(rollouts) // run.config.run.rollouts)]:
+            metrics.append(run.folder / "rollouts.jsonl", rollout_record(run.step - 1, "train", rollout))
+    run.console.show(entry)
+
+
+def score(run: Run, split: Split, problems: int) -> None:
+    """Evaluate the policy on `split` and write it down, with the rollouts of the first problems.
+
+    Nothing is done twice: a resumed run may find that it died after this evaluation.
+    """
+    done = ((e["step"], e["split"]) for e in metrics.read(run.folder / "eval.jsonl"))
+    if not problems or (run.step, split) in done:
+        return
+    e, started = run.config.eval, time.perf_counter()
+    params = SamplingParams(max_tokens=run.config.rollout.max_tokens, n=e.samples)
+    result = evaluate(
+        run.task,
+        run.sampler,
+        run.encode,
+        template=run.config.model.prompt,
+        split=split,
+        problems=problems,
+        params=params,
+        greedy=e.greedy,
+    )
+    entry = {"step": run.step, **result.metrics, "time/evaluate": time.perf_counter() - started}
+    metrics.append(run.folder / "eval.jsonl", entry)
+    for group in result.groups[: run.config.run.rollouts]:
+        for rollout in group[:1]:
+            metrics.append(run.folder / "rollouts.jsonl", rollout_record(run.step, split, rollout))
+    run.console.note(
+        f"{split} after {run.step} steps: pass@1 {entry['pass@1']:.3f} "
+        f"[{entry['pass@1/low']:.3f}, {entry['pass@1/high']:.3f}] on {problems} problems"
+    )
+
+
+def rollout_record(step: int, split: Split, rollout: Rollout) -> dict[str, Any]:
+    """A rollout as rollouts.jsonl holds it: readable, without token ids."""
+    return {
+        "step": step,
+        "split": split,
+        "problem": rollout.problem.id,
+        "fields": dict(rollout.problem.fields),
+        "group": rollout.group,
+        "text": rollout.completion.text,
+        "finish_reason": rollout.completion.finish_reason,
+        "response_length": len(rollout.completion.token_ids),
+        "reward": rollout.reward.value,
+        "parts": dict(rollout.reward.parts),
+        "version": rollout.completion.last_version,
+    }
+
+
+def save(run: Run) -> Path:
+    """Checkpoint the run as it stands after `run.step` steps."""
+    state = {
+        "step": run.step,
+        "cursor": run.cursor.state_dict(),
+        "samples": run.samples,
+        "tokens": run.tokens,
+        "seconds": time.perf_counter() - run.started,
+        "learners": {role: x.state_dict() for role, x in run.learners.items() if x.options is not None},
+    }
+    return checkpoint.save(run.folder, run.step, run.save_model, state, run.config.checkpoint.keep)
+
+
+def restore(run: Run, state: Mapping[str, Any]) -> None:
+    """The inverse of `save`; metrics written after it are removed."""
+    run.step, run.samples, run.tokens = state["step"], state["samples"], state["tokens"]
+    run.cursor = Cursor.from_state(state["cursor"])
+    run.started -= state["seconds"]
+    for role, saved in state["learners"].items():
+        run.learners[role].load_state_dict(saved)
+    if run.step:
+        publish(run, run.step)
+    run.console.done = run.step
+
+
+def forget_after(run: Run) -> None:
+    """Remove what was written after the checkpoint that is resumed from."""
+    metrics.retain(run.folder / "metrics.jsonl", lambda e: e["step"] < run.step)
+    metrics.retain(run.folder / "eval.jsonl", lambda e: 0 < run.step and e["step"] <= run.step)
+    metrics.retain(
+        run.folder / "rollouts.jsonl", lambda e: e["step"] < run.step + (e["split"] != "train") and run.step > 0
+    )
+
+
+def start_folder(run: Run) -> None:
+    """Make the run's folder with its config. Raises UserError where there is already a run, or no right to write."""
+    try:
+        if run.folder.is_dir() and any(run.folder.iterdir()):
+            raise UserError(
+                f"{run.folder} exists: go on with `tinyzero train --resume {run.folder}`, or name another with --run.dir"
+            )
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "config.toml").write_text(to_toml(run.config))
+    except OSError as error:
+        raise UserError(f"cannot write {run.folder}: {error.strerror}; name another folder with --run.dir") from None
+
+
+def updates(config: Config) -> int:
+    """Optimizer steps a batch."""
+    return config.update.minibatches * config.update.epochs
+
+
+class Clock:
+    """Laps of one step, as `time/NAME`, and `time/step` for all so far."""
+
+    def __init__(self) -> None:
+        self.begin = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Seconds since the last lap are `time/NAME`."""
+        now = time.perf_counter()
+        self.laps[f"time/{name}"] = now - self.last
+        self.laps["time/step"] = now - self.begin
+        self.last = now
+
+
+@contextmanager
+def stop_requested() -> Iterator[list[int]]:
+    """A list that stays empty until the first Ctrl-C or SIGTERM; the second one ends the process at once."""
+    received: list[int] = []
+
+    def handle(number: int, _: Any) -> None:
+        received.append(number)
+        for s, old in previous.items():
+            signal.signal(s, old)
+        print("\nstopping after this step (once more to stop at once) ...", file=sys.stderr, flush=True)
+
+    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for s, old in previous.items():
+            signal.signal(s, old)
