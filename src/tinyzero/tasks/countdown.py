@@ -157,6 +157,18 @@ class Countdown:
         """The question under the template "compact", "base" (TinyZero's text) or "instruct" (chat)."""
         return prompts.countdown(problem.fields["numbers"], problem.fields["target"], template)
 
+    def pose(self, line: str) -> Problem:
+        """A typed problem such as `24 from 3 5 12`. Raises UserError where it is none, or has no solution."""
+        words = line.replace(",", " ").replace(" from ", " ").split()
+        if not 3 <= len(words) <= 7 or not all(w.isascii() and w.isdigit() and 0 < int(w) <= 9999 for w in words):
+            raise UserError(
+                f"{line!r} is no Countdown problem: write the target, then 2 to 6 numbers, as in 24 from 3 5 12"
+            )
+        target, *numbers = map(int, words)
+        if countdown_solver.solve(numbers, target) is None:
+            raise UserError(f"{target} cannot be made from {', '.join(map(str, numbers))}: try another target")
+        return make_problem(numbers, target, split_of(numbers))
+
     def reward(self, problem: Problem, text: str) -> Reward:
         """1 for the target from exactly the given numbers, `format_reward` for another expression, else 0."""
         numbers, target = problem.fields["numbers"], problem.fields["target"]

@@ -137,11 +137,15 @@ def _sums(terms: Sequence[_Form]) -> Iterator[_Form]:
     first, *rest = sorted(terms, reverse=True)
     for signs in product(*((1, -1) if term.value else (1,) for term in rest)):
         signed = [(1, first), *zip(signs, rest, strict=True)]
-        total = sum(sign * term.value for sign, term in signed)
-        turn = -1 if total < 0 else 1
-        added = [term.text for sign, term in signed if sign * turn > 0 or not term.value]
-        taken = [term.text for sign, term in signed if sign * turn < 0 and term.value]
-        yield _Form(total * turn, "-".join(["+".join(added), *taken]), "+")
+        total: Value = sum(sign * term.value for sign, term in signed)
+        turns = (1,) if total > 0 else (-1,) if total < 0 else (1, -1)
+        yield _Form(total * turns[0], min(_sum_text(signed, turn) for turn in turns), "+")
+
+
+def _sum_text(signed: Sequence[tuple[int, _Form]], turn: int) -> str:
+    added = [term.text for sign, term in signed if sign * turn > 0 or not term.value]
+    taken = [term.text for sign, term in signed if sign * turn < 0 and term.value]
+    return "-".join(["+".join(added), *taken])
 
 
 def _products(factors: Sequence[_Form]) -> Iterator[_Form]:
