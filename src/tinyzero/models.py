@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from transformers import (
     AddedToken,
     AttentionInterface,
+    AttentionMaskInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
     Qwen2Tokenizer,
 )
+from transformers.masking_utils import eager_mask
 
 from tinyzero.types import Prompt, UserError
 
@@ -41,7 +43,7 @@ def grouped_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    **_: Any,
+    **more: Any,
 ) -> tuple[Tensor, None]:
     """softmax(q k^T * scaling + mask) v with grouped heads, as two matrix products.
 
@@ -49,6 +51,7 @@ def grouped_attention(
     (B, 1, Q, K). All heads of a group share one product, so a single KV head is not copied H times.
     Returns (B, Q, H, D).
     """
+    _refuse_other_attention(key.shape[2], more)
     B, H, Q, D = query.shape
     G = key.shape[1]
     grouped = (query * scaling).reshape(B, G, (H // G) * Q, D)
@@ -59,7 +62,15 @@ def grouped_attention(
     return out.view(B, H, Q, D).transpose(1, 2), None
 
 
+def _refuse_other_attention(length: int, options: dict[str, Any]) -> None:
+    """Attention that this is not must be an error: it would train another model than the one loaded."""
+    window = options.get("sliding_window")
+    if options.get("softcap") or options.get("s_aux") is not None or (window and length > window):
+        raise UserError("this model's attention (soft-capped, with sinks, or a sliding window) is not supported")
+
+
 AttentionInterface.register("tinyzero", grouped_attention)
+AttentionMaskInterface.register("tinyzero", eager_mask)  # where a model makes its own mask, it is additive and causal
 
 
 def causal_mask(length: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -170,30 +181,62 @@ def locate(name: str) -> str:
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32) -> Backbone:
-    """Load a model from a folder or the hub. Raises UserError where it is missing, empty or corrupt."""
+    """Load a model from a folder or the hub. Raises UserError where it is missing, empty, corrupt or of a kind
+    that cannot be run here."""
     path = _checked(locate(name))
     try:
-        lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="tinyzero")
+        lm, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation="tinyzero",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named below
+        )
     except Exception as error:  # transformers and safetensors raise many kinds for a damaged folder
         raise UserError(f"cannot load a model from {name!r}: {_first_line(error)}") from error
-    # strict: silently re-initialised weights would train as noise
-    return Backbone(lm.eval())
+    # transformers fills in what is missing at random, which would train as noise
+    strange = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    if strange:
+        raise UserError(
+            f"{name!r} is not whole: {len(strange)} weights are missing or of another shape, first {strange[0]}"
+        )
+    model = Backbone(lm.eval())
+    if not _runs_right(model):
+        raise UserError(f"cannot run {name!r}: models of type {lm.config.model_type} are not supported")
+    return model
+
+
+@torch.no_grad()
+def _runs_right(model: Backbone) -> bool:
+    """Whether `logits` is what the model itself computes: some scale or cap them, or name their parts otherwise."""
+    tokens = torch.arange(4)[None] % model.config.vocab_size
+    try:
+        return torch.allclose(model.logits(tokens), model.lm(tokens).logits.float(), rtol=1e-2, atol=1e-2)
+    except (AttributeError, UserError):
+        return False
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises UserError where there is none."""
     path = _checked(locate(name))
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:
         raise UserError(f"cannot load a tokenizer from {name!r}: {_first_line(error)}") from error
+    if not tokenizer("0", add_special_tokens=False)["input_ids"]:  # what transformers makes of a missing file
+        raise UserError(f"{name!r} holds no tokenizer: it needs a tokenizer.json")
+    return tokenizer
 
 
 def save_model(
     model: Backbone, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None = None
 ) -> None:
     """Write a folder that transformers and vLLM load as it is; `dtype` stores another precision."""
-    state = {name: (t.to(dtype) if dtype else t).contiguous() for name, t in model.lm.state_dict().items()}
+    cast: dict[Any, Tensor] = {}  # tied weights stay one tensor, which is stored once
+    state = {
+        name: cast.setdefault((t.data_ptr(), t.shape), t.to(dtype or t.dtype).contiguous())
+        for name, t in model.lm.state_dict().items()
+    }
     model.lm.save_pretrained(folder, state_dict=state)
     if dtype is not None:
         config = json.loads((folder / "config.json").read_text())

@@ -1,0 +1,38 @@
+"""Small random models for tests: the real parts, in a size that runs in milliseconds."""
+
+from functools import cache, partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tinyzero import models
+from tinyzero.models import Backbone
+from tinyzero.pretrain import base, corpus
+from tinyzero.samplers.torch_sampler import TorchSampler
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen2": {"num_key_value_heads": 1},
+    "llama": {"model_type": "llama", "num_key_value_heads": 2},
+    "untied": {"model_type": "llama", "num_key_value_heads": 4, "tie_word_embeddings": False},
+}
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    return models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
+
+
+def model(shape: str = "qwen2", seed: int = 0, layers: int = 2, width: int = 32, context: int = 128) -> Backbone:
+    """A random model whose distributions are far from uniform, so that a mistake anywhere shows."""
+    options = base.ModelOptions(layers=layers, width=width, heads=4, feed_forward=2 * width, context=context)
+    made = models.build_model(base.model_config(options, len(tokenizer())) | SHAPES[shape], seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    return made.eval()
+
+
+def sampler(made: Backbone, max_rows: int = 512) -> TorchSampler:
+    decode = partial(tokenizer().decode, skip_special_tokens=False)
+    return TorchSampler(made, decode, models.end_ids(tokenizer(), made), max_rows)
