@@ -206,8 +206,9 @@ def test_solutions_are_legal_distinct_and_complete_where_numbers_are_equal_or_ca
     assert solutions([2, 2, 2], 2) == {"2+2-2", "2*2-2", "2*2/2", "(2+2)/2"}
     assert solutions([3, 3, 8, 8], 24) == {"8/(3-8/3)"}
     # A term worth 0 is the same added or subtracted; which 0 it is matters.
-    zeros = {text for text in solutions([1, 4, 9, 9], 1) if "(9-9)" in text}
-    assert zeros == {"1+4*(9-9)", "1+(9-9)/4"}
+    assert solutions([1, 4, 9, 9], 1) == {"1+4*(9-9)", "1+(9-9)/4"}
+    # A sum worth 0 is its own opposite in value, but is still written in one way only.
+    assert solutions([9, 9, 6, 3, 2], 0) & {"9+6-9-3*2", "9+3*2-9-6", "6+9-9-3*2"} == {"9+3*2-9-6"}
 
 
 def test_every_listed_solution_is_right() -> None:

@@ -135,7 +135,7 @@ def _known_forms(numbers: Numbers, but: str) -> list[_Form]:
 def _sums(terms: Sequence[_Form]) -> Iterator[_Form]:
     """Every way to add and subtract `terms`; of a sum and its opposite, the one that is not negative."""
     first, *rest = sorted(terms, reverse=True)
-    for signs in product(*((1, -1) if term.value else (1,) for term in rest)):
+    for signs in product((1, -1), repeat=len(rest)):
         signed = [(1, first), *zip(signs, rest, strict=True)]
         total: Value = sum(sign * term.value for sign, term in signed)
         turns = (1,) if total > 0 else (-1,) if total < 0 else (1, -1)
