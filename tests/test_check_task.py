@@ -195,6 +195,7 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("broken", "failure"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN])
 def test_a_broken_task_is_caught(broken: dict[str, Any], failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checker, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(checker, "MAX_WAIT", 0.5)
     failures = check_task(type("Broken", (Sound,), broken)(), problems=20)
     assert any(re.search(failure, line) for line in failures), failures
     assert all("\n" not in line and len(line) < 400 for line in failures)

@@ -21,6 +21,7 @@ from tinyzero.types import SPLITS, Problem, Prompt, Reward, Split, Task, UserErr
 SHOWN = 3  # failures of one kind; the rest are mostly the same
 TRIED = 10  # problems of each split that see all the garbage
 MAX_SECONDS = 1.0  # for one reward; a sound one takes milliseconds
+MAX_WAIT = 120.0  # seconds for anything else: the first problem may have to read a file
 
 Drawn = dict[tuple[Split, int], Problem]
 
@@ -125,7 +126,7 @@ def _solutions(task: Task, drawn: Drawn) -> Iterator[str]:
         if not isinstance(solution, str):
             yield f"solution of problem {problem.id!r} {_said(solution)} instead of text"
             continue
-        reward = _attempt(task.reward, problem, solution)
+        reward = _judged(task, problem, solution)
         if not _is_reward(reward) or reward.value != 1.0:
             yield f"own solution {_show(solution)} of problem {problem.id!r} {_said(reward)} instead of Reward(1.0)"
 
@@ -145,7 +146,7 @@ def _huge(task: Task, drawn: Drawn) -> Iterator[str]:
 def _worthless(task: Task, problem: Problem, text: str) -> Iterator[str]:
     """Says so if the reward of the garbage `text` raises, is full, is no reward, or is slow."""
     start = time.perf_counter()
-    reward = _attempt(task.reward, problem, text)
+    reward = _judged(task, problem, text)
     seconds = time.perf_counter() - start
     if seconds > MAX_SECONDS:
         yield f"reward of {_show(text)} for problem {problem.id!r} took over {MAX_SECONDS:g} s"
@@ -153,15 +154,20 @@ def _worthless(task: Task, problem: Problem, text: str) -> Iterator[str]:
         yield f"reward of {_show(text)} for problem {problem.id!r} {_said(reward)} instead of a Reward below 1.0"
 
 
-def _attempt(function: Any, *arguments: Any) -> Any:
+def _judged(task: Task, problem: Problem, text: str) -> Any:
+    return _attempt(task.reward, problem, text, seconds=MAX_SECONDS * 2)
+
+
+def _attempt(function: Any, *arguments: Any, seconds: float | None = None) -> Any:
     """What `function` returns, or the exception it raises, a timeout included."""
+    seconds = seconds or MAX_WAIT
     try:
-        with _interrupted_after(MAX_SECONDS * 2):
+        with _interrupted_after(seconds):
             return function(*arguments)
     except (Exception, SystemExit) as error:
         return error
     except _TooLong:
-        return TimeoutError(f"took over {MAX_SECONDS * 2:g} s")
+        return TimeoutError(f"took over {seconds:g} s")
 
 
 class _TooLong(BaseException):
