@@ -76,10 +76,13 @@ class Batch:
         return Totals(int(self.mask.sum()), self.size, self.max_length)
 
     def micro_batches(self, max_tokens: int, skip_idle: bool = True) -> Iterator[tuple[Tensor, Batch]]:
-        """(row numbers, rows) of at most `max_tokens` padded tokens, rows of like length together."""
+        """(row numbers, rows) of at most `max_tokens` padded tokens, rows of like length together.
+
+        Of rows that are all idle the shortest is left: its gradient is zero, and the optimizer takes its step.
+        """
         rows = torch.arange(self.size)
         if skip_idle and self.idle is not None:
-            rows = rows[~self.idle]
+            rows = self.lengths.argmin()[None] if self.idle.all() else rows[~self.idle]
         order = rows[torch.argsort(self.lengths[rows], descending=True, stable=True)]
         start = 0
         while start < len(order):

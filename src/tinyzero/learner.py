@@ -64,17 +64,14 @@ class TorchLearner:
         """`options` None freezes the model. `total_updates` ends a linear schedule. `patience` is how many
         updates in a row may have a gradient that is not finite before NonFiniteError is raised."""
         self.model, self.outputs, self.micro_tokens, self.patience = model, outputs, micro_tokens, patience
-        self.bad_in_a_row = 0
-        self.options = options
+        self.bad_in_a_row = self.steps = 0  # steps: of the optimizer, those skipped included
+        self.options, self.total_updates = options, total_updates
         self.trained = [p for p in model.parameters() if options is not None]
         model.requires_grad_(options is not None)
         if options is not None:
             betas = (options.beta1, options.beta2)
             self.optimizer = torch.optim.AdamW(
                 self.trained, lr=options.learning_rate, betas=betas, weight_decay=options.weight_decay, fused=True
-            )
-            self.schedule = torch.optim.lr_scheduler.LambdaLR(
-                self.optimizer, lambda step: rate(options, step, total_updates)
             )
 
     @torch.no_grad()
@@ -89,20 +86,20 @@ class TorchLearner:
     def update(self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1) -> dict[str, float]:
         """Optimizer steps on `batch`, split in order into `minibatches`, `epochs` times over.
 
-        Returns each metric as its sum over its count, `grad_norm` and `learning_rate` averaged over the
-        steps, and `skipped`. Raises NonFiniteError after `patience` bad gradients in a row.
+        Returns each metric as its sum over its count, `loss` and `grad_norm` averaged over the steps, the first
+        `learning_rate`, and `skipped`. Raises NonFiniteError after `patience` bad gradients in a row.
         """
         sums: dict[str, list[float]] = {}
         norms: list[float] = []
         shares: list[float] = []  # each micro-batch's share of its step's loss
-        skipped, learning_rate = 0, self.schedule.get_last_lr()[0]
+        skipped, before, learning_rate = 0, self.steps, self._learning_rate()
         for _ in range(epochs):
-            for rows in torch.arange(batch.size).chunk(minibatches):
+            for rows in torch.arange(batch.size).tensor_split(min(minibatches, batch.size)):
                 norm = self._step(batch.select(rows) if minibatches > 1 else batch, loss, sums, shares)
                 skipped += norm is None
                 norms += [norm] if norm is not None else []
         metrics = {name: total / count if count else 0.0 for name, (total, count) in sums.items()}
-        metrics["loss"] = sum(shares) / (minibatches * epochs)
+        metrics["loss"] = sum(shares) / (self.steps - before)
         metrics["grad_norm"] = sum(norms) / len(norms) if norms else float("nan")
         return metrics | {"learning_rate": learning_rate, "skipped": float(skipped)}
 
@@ -110,7 +107,7 @@ class TorchLearner:
         self, batch: Batch, loss: LossFunction, sums: dict[str, list[float]], shares: list[float]
     ) -> float | None:
         """One optimizer step; the gradient's norm, or None where it was not finite and was skipped."""
-        assert self.options is not None, "a frozen model cannot be updated"
+        assert self.options is not None
         totals = batch.totals()
         self.optimizer.zero_grad(set_to_none=True)
         for _, part in batch.micro_batches(self.micro_tokens):
@@ -124,12 +121,19 @@ class TorchLearner:
         norm = float(nn.utils.clip_grad_norm_(self.trained, self.options.grad_clip))
         finite = norm == norm and abs(norm) != float("inf")
         if finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate()
             self.optimizer.step()
-        self.schedule.step()
+        self.steps += 1
         self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
         if self.bad_in_a_row >= self.patience:
             raise NonFiniteError(f"the gradient was not finite in {self.bad_in_a_row} updates in a row")
         return norm if finite else None
+
+    def _learning_rate(self) -> float:
+        """Of the next step."""
+        assert self.options is not None, "a frozen model cannot be updated"
+        return self.options.learning_rate * rate(self.options, self.steps, self.total_updates)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Weights under their Hugging Face names."""
@@ -141,7 +145,7 @@ class TorchLearner:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": {"last_epoch": self.schedule.last_epoch, "_last_lr": self.schedule.get_last_lr()},
+            "steps": self.steps,
             "bad_in_a_row": self.bad_in_a_row,
         }
 
@@ -149,8 +153,7 @@ class TorchLearner:
         """The inverse of `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.bad_in_a_row = state["bad_in_a_row"]
+        self.steps, self.bad_in_a_row = state["steps"], state["bad_in_a_row"]
 
 
 def rate(options: OptimizerOptions, step: int, total: int) -> float:

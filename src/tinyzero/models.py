@@ -185,7 +185,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> Backbone:
     that cannot be run here."""
     path = _checked(locate(name))
     try:
-        lm, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
             attn_implementation="tinyzero",
@@ -194,6 +194,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> Backbone:
         )
     except Exception as error:  # transformers and safetensors raise many kinds for a damaged folder
         raise UserError(f"cannot load a model from {name!r}: {_first_line(error)}") from error
+    lm, info = loaded
     # transformers fills in what is missing at random, which would train as noise
     strange = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if strange:

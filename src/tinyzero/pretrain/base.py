@@ -32,8 +32,9 @@ class ModelOptions(BaseModel):
 
     layers: int = Field(4, ge=1, description="transformer layers")
     width: int = Field(128, ge=16, description="hidden size")
-    heads: int = Field(4, ge=1, description="query heads; there is one key-value head")
+    heads: int = Field(4, ge=1, description="query heads")
     feed_forward: int = Field(384, ge=16, description="inner size of the feed-forward layers")
+    kv_heads: int = Field(1, ge=1, description="key-value heads")
     context: int = Field(1024, ge=64, description="longest sequence, in tokens")
 
 
@@ -43,17 +44,14 @@ class PretrainOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     seed: int = Field(0, description="fixes the corpus and the initial weights")
-    pools: int = Field(350, ge=1, description="pools of documents to train on")
+    pools: int = Field(220, ge=1, description="pools of documents to train on")
     pool_documents: int = Field(1024, ge=1, description="documents a pool")
-    batch_tokens: int = Field(6144, ge=64, description="tokens of a batch, padding included")
+    batch_tokens: int = Field(2048, ge=64, description="tokens of a batch, padding included")
     longest: int = Field(640, ge=64, description="documents longer than this many tokens are dropped")
-    muon_lr: float = Field(0.02, gt=0, description="learning rate of the matrices")
-    adam_lr: float = Field(0.004, gt=0, description="learning rate of embeddings, norms and biases")
-    facts_first: float = Field(
-        0.4, ge=0, le=1, description="share of the run in which free choices weigh less in the loss"
-    )
-    decay_from: float = Field(0.6, ge=0, le=1, description="share of the run after which the rates fall to zero")
-    save_every: int = Field(20, ge=1, description="pools between checkpoints")
+    muon_lr: float = Field(0.01, gt=0, description="learning rate of the matrices")
+    adam_lr: float = Field(0.003, gt=0, description="learning rate of embeddings, norms and biases")
+    decay_from: float = Field(0.3, ge=0, le=1, description="share of the run after which the rates fall to zero")
+    save_every: int = Field(10, ge=1, description="pools between checkpoints")
     model: ModelOptions = Field(default_factory=ModelOptions)
     corpus: CorpusOptions = Field(default_factory=CorpusOptions)
 
@@ -61,29 +59,18 @@ class PretrainOptions(BaseModel):
 _TOKEN = re.compile("|".join(map(re.escape, (*corpus.WORDS, corpus.END))) + "|.", re.DOTALL)
 
 
-def encode(
-    pieces: list[corpus.Piece], vocabulary: dict[str, int], choice_weight: float
-) -> tuple[list[int], list[float]]:
-    """Token ids and loss weights of a document; the same ids as the tokenizer gives its text.
-
-    A puzzle's prompt (its first piece) has weight 0, free choices `choice_weight`, what follows 1.
-    """
-    ids: list[int] = []
-    weights: list[float] = []
-    for text, follows in pieces:
-        tokens = [vocabulary[t] for t in _TOKEN.findall(text)]
-        ids += tokens
-        weights += [0.0 if "<think>" in text else 1.0 if follows else choice_weight] * len(tokens)
-    return ids, weights
+def encode(prompt: str, text: str, vocabulary: dict[str, int]) -> tuple[list[int], int]:
+    """Token ids of a document, the same as the tokenizer's, and how many of them are the prompt's."""
+    ids = [vocabulary[t] for t in _TOKEN.findall(prompt)]
+    return ids + [vocabulary[t] for t in _TOKEN.findall(text)], len(ids)
 
 
 def batches(o: PretrainOptions, pool: int, vocabulary: dict[str, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of one pool: tokens and weights, both (B, T), documents of like length together."""
+    """The batches of one pool: tokens (B, T) and where there is loss (B, T), documents of like length together."""
     rng = random.Random(f"corpus:{o.seed}:{pool}")
-    choice_weight = o.corpus.choice_weight if pool < o.facts_first * o.pools else 1.0
-    documents = [encode(corpus.document(rng, o.corpus), vocabulary, choice_weight) for _ in range(o.pool_documents)]
+    documents = [encode(*corpus.document(rng, o.corpus), vocabulary) for _ in range(o.pool_documents)]
     documents = sorted((d for d in documents if len(d[0]) <= o.longest), key=lambda d: len(d[0]))
-    cuts: list[list[tuple[list[int], list[float]]]] = [[]]
+    cuts: list[list[tuple[list[int], int]]] = [[]]
     for d in documents:
         if cuts[-1] and (len(cuts[-1]) + 1) * len(d[0]) > o.batch_tokens:
             cuts.append([])
@@ -93,7 +80,7 @@ def batches(o: PretrainOptions, pool: int, vocabulary: dict[str, int]) -> Iterat
         length = max(len(ids) for ids, _ in rows)
         yield (
             torch.tensor([ids + [0] * (length - len(ids)) for ids, _ in rows]),
-            torch.tensor([weights + [0.0] * (length - len(weights)) for _, weights in rows]),
+            torch.tensor([[prompt <= t < len(ids) for t in range(length)] for ids, prompt in rows]),
         )
 
 
@@ -139,12 +126,13 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
     model.train()
     for pool in range(first, o.pools):
         started, losses = time.perf_counter(), []
-        for i, (ids, weights) in enumerate(batches(o, pool, words)):
-            share = rate((pool + i * 0.04) / o.pools, o.decay_from)
+        drawn = list(batches(o, pool, words))
+        for i, (ids, mask) in enumerate(drawn):
+            share = rate((pool + i / len(drawn)) / o.pools, o.decay_from)
             for optimizer, peak in zip(optimizers, peaks, strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = peak * share
-            losses.append(_train_step(model, ids, weights, optimizers))
+            losses.append(_train_step(model, ids, mask, optimizers))
             tokens += int((ids != 0).sum())
         seconds += time.perf_counter() - started
         left = seconds / (pool + 1) * (o.pools - pool - 1) / 60
@@ -158,12 +146,10 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
     return final
 
 
-def _train_step(model: models.Backbone, ids: Tensor, weights: Tensor, optimizers: list[Any]) -> float:
-    """One optimizer step on the weighted next-token loss of ids (B, T); returns the loss."""
+def _train_step(model: models.Backbone, ids: Tensor, mask: Tensor, optimizers: list[Any]) -> float:
+    """One optimizer step on the next-token loss of ids (B, T) where `mask` (B, T) holds; returns the loss."""
     logits = model.logits(ids[:, :-1])
-    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    w = weights[:, 1:].flatten()
-    loss = (losses * w).sum() / w.sum()
+    loss = F.cross_entropy(logits[mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -181,7 +167,7 @@ def model_config(o: ModelOptions, vocabulary: int) -> dict[str, Any]:
         "hidden_size": o.width,
         "num_hidden_layers": o.layers,
         "num_attention_heads": o.heads,
-        "num_key_value_heads": 1,
+        "num_key_value_heads": o.kv_heads,
         "intermediate_size": o.feed_forward,
         "max_position_embeddings": o.context,
         "tie_word_embeddings": True,

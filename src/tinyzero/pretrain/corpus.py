@@ -53,7 +53,6 @@ class CorpusOptions(BaseModel):
     ordered: float = Field(
         0.5, ge=0, le=1, description="share of the searches that enumerate instead of trying at random"
     )
-    choice_weight: float = Field(0.3, ge=0, le=1, description="loss weight of tokens nobody could predict")
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,6 @@ class Try:
     steps: str
     expression: str
     value: int
-
-
-Piece = tuple[str, bool]
-"""Text, and whether it follows from what stands before (results, verdicts, copies) or is a free choice."""
 
 
 def steps_of(a: int, b: int, limit: int) -> list[tuple[str, int]]:
@@ -128,21 +123,20 @@ def _wrap(entry: tuple[int, str, str], op: str, on_right: bool) -> str:
     return f"({expression})" if lower or same or (on_right and op == "*" and inner == "/") else expression
 
 
-def document(rng: random.Random, o: CorpusOptions) -> list[Piece]:
-    """One document as pieces; its text is their concatenation, ended by END."""
-    if rng.random() < o.drills:
-        return [*_drill(rng, o), (END, False)]
-    return [*_puzzle(rng, o), (END, True)]
+def document(rng: random.Random, o: CorpusOptions) -> tuple[str, str]:
+    """One document: a prompt, on which there is no loss (empty for drills), and what follows it, up to END."""
+    prompt, text = _drill(rng, o) if rng.random() < o.drills else _puzzle(rng, o)
+    return prompt, text + END
 
 
-def _drill(rng: random.Random, o: CorpusOptions) -> list[Piece]:
+def _drill(rng: random.Random, o: CorpusOptions) -> tuple[str, str]:
     """A page of facts: steps with their results, and comparisons with their verdicts."""
-    pieces: list[Piece] = []
-    while len(pieces) < 36:
+    lines: list[str] = []
+    while len(lines) < 18:
         if rng.random() < 0.25:
             value = rng.randint(1, o.max_target)
             target = value if rng.random() < 0.3 else _near_miss(value, rng, o)
-            pieces += [(f"{value} vs {target}", False), (" yes\n" if value == target else " no\n", True)]
+            lines.append(f"{value} vs {target} {'yes' if value == target else 'no'}\n")
             continue
         op = rng.choice("+-*/")
         a, b = rng.randint(1, o.max_target), rng.randint(1, o.max_number)
@@ -150,40 +144,33 @@ def _drill(rng: random.Random, o: CorpusOptions) -> list[Piece]:
             a = rng.randint(1, max(1, o.max_target // b))
             a, b = (a * b, min(a, b)) if op == "/" else (a, b)
         a, b = max(a, b), min(a, b)
-        value = combine(a, b, op, o.max_target)
-        if value is not None:
-            pieces += [(f"{a}{op}{b}", False), (f"={value}\n", True)]
-    return pieces
+        value_or_none = combine(a, b, op, o.max_target)
+        if value_or_none is not None:
+            lines.append(f"{a}{op}{b}={value_or_none}\n")
+    return "", "".join(lines)
 
 
 def _near_miss(value: int, rng: random.Random, o: CorpusOptions) -> int:
-    """Another two-digit number, often one that shares a digit."""
-    near = [
-        value + 1,
-        value - 1,
-        value + 10,
-        value - 10,
-        value % 10 * 10 + value // 10,
-        rng.randint(o.min_target, o.max_target),
-    ]
-    candidates = [t for t in near if t != value and 1 <= t <= o.max_target]
-    return rng.choice(candidates)
+    """Another number, often one that shares a digit."""
+    swapped = value % 10 * 10 + value // 10
+    near = [value + 1, value - 1, value + 10, value - 10, swapped, rng.randint(o.min_target, o.max_target)]
+    return rng.choice([t for t in near if t != value and 1 <= t <= o.max_target])
 
 
-def _puzzle(rng: random.Random, o: CorpusOptions) -> list[Piece]:
+def _puzzle(rng: random.Random, o: CorpusOptions) -> tuple[str, str]:
     numbers, target, ways = _draw(rng, o)
-    pieces: list[Piece] = [(f"{target} from {' '.join(map(str, numbers))}\n<think>\n", False)]
+    prompt = f"{target} from {' '.join(map(str, numbers))}\n<think>\n"
     style = rng.random()
     if style < o.guesses:
-        return [*pieces, *_answer(rng.choice(ways), False)]
+        return prompt, _answer(rng.choice(ways))
     if style < o.guesses + o.unjudged:
-        return [*pieces, *_unjudged(rng, ways)]
+        return prompt, _unjudged(rng, ways)
     if rng.random() < o.ordered:
         start = rng.randrange(len(ways))  # enumeration begins anywhere and goes round
         ways = ways[start:] + ways[:start]
     else:
         rng.shuffle(ways)
-    return [*pieces, *_search(rng, o, ways, target)]
+    return prompt, _search(rng, o, ways, target)
 
 
 def _draw(rng: random.Random, o: CorpusOptions) -> tuple[list[int], int, list[Try]]:
@@ -200,37 +187,25 @@ def _draw(rng: random.Random, o: CorpusOptions) -> tuple[list[int], int, list[Tr
             return numbers, rng.choice(targets), ways
 
 
-def _unjudged(rng: random.Random, ways: list[Try]) -> list[Piece]:
+def _unjudged(rng: random.Random, ways: list[Try]) -> str:
     """A few tries, never compared with the target, and the last one as the answer."""
     chosen = rng.sample(ways, min(len(ways), 1 + _geometric(rng, 0.5)))
-    pieces: list[Piece] = []
-    for way in chosen:
-        pieces += [*_steps(way), ("\n", False)]
-    return [*pieces, *_answer(chosen[-1], True)]
+    return "".join(f"{way.steps}\n" for way in chosen) + _answer(chosen[-1])
 
 
-def _search(rng: random.Random, o: CorpusOptions, ways: list[Try], target: int) -> list[Piece]:
-    """Tries with verdicts until one hits or patience ends; then the hit, or the last try, is the answer."""
+def _search(rng: random.Random, o: CorpusOptions, ways: list[Try], target: int) -> str:
+    """Tries with verdicts until one hits or patience ends; the last try is the answer."""
     patience = rng.randint(4, o.longest) if rng.random() < o.long else 1 + _geometric(rng, o.go_on)
-    pieces: list[Piece] = []
+    lines: list[str] = []
     for way in ways[:patience]:
-        hit = way.value == target
-        pieces += [*_steps(way), (f" vs {target}", True), (" yes\n" if hit else " no\n", True)]
-        if hit:
-            return [*pieces, *_answer(way, True)]
-    return [*pieces, *_answer(ways[: max(1, patience)][-1], False)]
+        lines.append(f"{way.steps} vs {target} {'yes' if way.value == target else 'no'}\n")
+        if way.value == target:
+            break
+    return "".join(lines) + _answer(way)
 
 
-def _steps(way: Try) -> list[Piece]:
-    pieces: list[Piece] = []
-    for i, step in enumerate(way.steps.split(",")):
-        left, result = step.split("=")
-        pieces += [("," * (i > 0), True), (left, False), (f"={result}", True)]
-    return pieces
-
-
-def _answer(way: Try, follows: bool) -> list[Piece]:
-    return [("</think>\n<answer>", follows), (way.expression, follows), ("</answer>", True)]
+def _answer(way: Try) -> str:
+    return f"</think>\n<answer>{way.expression}</answer>"
 
 
 def _geometric(rng: random.Random, go_on: float) -> int:

@@ -18,6 +18,8 @@ from tinyzero.types import Completion, FinishReason, SamplingParams, UserError
 
 DROP_BELOW = 0.8  # rows are dropped from the cache when fewer than this share of them is live
 
+HALF = "\ufffd"  # how a decoder writes the first bytes of a character whose others are still to come
+
 GOLDEN = -7046029254386353131  # 2**64 / the golden ratio, SplitMix64's increment, as int64
 
 
@@ -106,12 +108,7 @@ class TorchSampler:
 
         Raises UserError where a prompt and `max_tokens` do not fit the model's context.
         """
-        longest = max(map(len, prompts), default=0)
-        if longest + params.max_tokens > self.model.context:
-            raise UserError(
-                f"a prompt of {longest} tokens and {params.max_tokens} new ones exceed the model's context of "
-                f"{self.model.context}: lower max_tokens to {self.model.context - longest} or less"
-            )
+        self._check_length(prompts, params)
         at_once = max(1, self.max_rows // params.n)
         completions: list[list[Completion]] = []
         for start in range(0, len(prompts), at_once):
@@ -120,21 +117,32 @@ class TorchSampler:
 
     @torch.inference_mode()
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
-        """One completion of one prompt, as text that grows: what is new after each token."""
+        """The completion that `generate` makes of one prompt, as text that grows: what is new after each token."""
+        self._check_length([prompt], params)
         logits, cache, positions = self._prefill([prompt], params.max_tokens)
         keys = row_keys(params.seed, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
         ids: tuple[int, ...] = ()
-        shown = ""
+        shown = 0
         for t in range(params.max_tokens):
             token, _ = choose(logits, keys, t, params)
             ids += (int(token),)
             text, reason = self._text(ids, params.stop)
-            yield text[len(shown) :]
-            shown = text
-            if reason == "stop":
+            ended = reason == "stop" or t + 1 == params.max_tokens
+            text = text if ended else text.rstrip(HALF)
+            yield text[shown:]
+            shown = len(text)
+            if ended:
                 return
             logits = self._next(token, positions, cache)
             positions = positions + 1
+
+    def _check_length(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
+        longest = max(map(len, prompts), default=0)
+        if longest + params.max_tokens > self.model.context:
+            raise UserError(
+                f"a prompt of {longest} tokens and {params.max_tokens} new ones exceed the model's context of "
+                f"{self.model.context}: lower max_tokens to {self.model.context - longest} or less"
+            )
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, first_group: int
@@ -204,9 +212,10 @@ class TorchSampler:
         return done
 
     def _closes(self, stop: tuple[str, ...]) -> Tensor:
-        """(V,) bool: tokens that hold the last character of a stop string; only these rows are decoded."""
+        """(V,) bool: tokens that hold the last character of a stop string, or a part of one; only these rows are
+        decoded."""
         if stop not in self._closers:
-            last = {s[-1] for s in stop}
+            last = {s[-1] for s in stop} | {HALF}
             size = int(self.model.config.vocab_size)
             self._closers[stop] = torch.tensor([any(c in self.decode([i]) for c in last) for i in range(size)])
         return self._closers[stop]

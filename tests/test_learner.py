@@ -1,0 +1,272 @@
+"""The learner: one gradient however the batch is cut, exact resume, and steps that are not finite."""
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any, get_args
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from tinyzero.algorithms.grpo import GRPO, GRPOOptions
+from tinyzero.algorithms.ppo import PPO, PPOOptions
+from tinyzero.algorithms.surrogate import Aggregation
+from tinyzero.batching import Batch, Totals, collate
+from tinyzero.config import OptimizerOptions
+from tinyzero.learner import NonFiniteError, TorchLearner, policy_outputs, rate, value_outputs
+from tinyzero.models import ValueModel
+from tinyzero.types import Algorithm, Completion, Learner, Problem, Reward, Rollout
+
+NO_CLIP = OptimizerOptions(learning_rate=1e-6, grad_clip=1e9)
+Metrics = dict[str, tuple[Tensor, Tensor]]
+
+
+def rollouts(groups: int = 4, samples: int = 3, flat: frozenset[int] = frozenset()) -> list[list[Rollout]]:
+    """Random tokens and rewards; groups in `flat` earn the same throughout."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(low: int, high: int, count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(low, high, (count,), generator=generator).tolist())
+
+    made = []
+    for g in range(groups):
+        prompt, group = draw(1, 105, 2 + g), []
+        for i in range(samples):
+            ids = draw(0, 105, *draw(1, 14, 1))
+            completion = Completion(ids, (True,) * len(ids), (-4.0,) * len(ids), "", "stop")
+            reward = Reward(0.1 if g in flat else 0.1 * i * i + 0.05 * g)
+            group.append(Rollout(Problem("p", {}, "train", "p"), prompt, completion, reward, g))
+        made.append(group)
+    return made
+
+
+def policy(options: OptimizerOptions | None = NO_CLIP, seed: int = 0, **more: Any) -> TorchLearner:
+    return TorchLearner(tiny.model(seed=seed, layers=1), policy_outputs, options, **more)
+
+
+def critic(options: OptimizerOptions | None = NO_CLIP, seed: int = 2, **more: Any) -> TorchLearner:
+    model = ValueModel(tiny.model(seed=seed, layers=1))
+    nn.init.normal_(model.head.weight)
+    return TorchLearner(model, value_outputs, options, **more)
+
+
+def annotated(algorithm: Algorithm, groups: list[list[Rollout]], updates: int = 2) -> Batch:
+    """With old logprobs, reference and values of models other than those that are trained."""
+    others: Mapping[str, Learner] = {"policy": policy(None, 5), "reference": policy(None, 6), "critic": critic(None, 7)}
+    return algorithm.annotate(collate(groups, 0.9, 16, updates), others)
+
+
+def gradient(learner: TorchLearner, loss: Any, batch: Batch) -> tuple[list[Tensor], dict[str, float]]:
+    metrics = learner.update(batch, loss)
+    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learner.trained], metrics
+
+
+def padded(batch: Batch, columns: int) -> Batch:
+    """The same batch, with junk where nothing may be read."""
+    wider: dict[str, Any] = {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tensor) and value.ndim == 2:
+            junk = torch.full((batch.size, columns), 77).to(value.dtype)
+            wider[field.name] = torch.cat([value, torch.zeros_like(junk) if field.name == "mask" else junk], 1)
+    return replace(batch, **wider)
+
+
+def algorithms() -> list[Algorithm]:
+    common = {"kl": 0.1, "entropy": 0.05}
+    return [
+        *(GRPO(GRPOOptions(aggregate=how, **common)) for how in get_args(Aggregation)),
+        *(PPO(PPOOptions(aggregate=how, lam=0.9, kl_in_reward=0.1, **common)) for how in get_args(Aggregation)),
+        GRPO(GRPOOptions(scale="none")),
+    ]
+
+
+def name(algorithm: Algorithm) -> str:
+    return f"{type(algorithm).__name__}-{algorithm.options.aggregate}-{algorithm.options.kl}"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("role", ["policy", "critic"])
+@pytest.mark.parametrize("algorithm", algorithms(), ids=name)
+def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(algorithm: Algorithm, role: str) -> None:
+    if role not in ("policy", *algorithm.roles):
+        return
+    build: Callable[..., TorchLearner] = policy if role == "policy" else critic
+    batch = annotated(algorithm, rollouts())
+    loss = partial(algorithm.loss, role)
+    expected, metrics = gradient(build(micro_tokens=10_000), loss, batch)
+    assert metrics["grad_norm"] > 0.01
+    shuffled = batch.select(torch.randperm(batch.size, generator=torch.Generator().manual_seed(3)))
+    ways = {
+        "two micro-batches": (200, batch),
+        "four micro-batches": (80, batch),
+        "one row each": (1, batch),
+        "another order": (80, shuffled),
+        "more padding": (10_000, padded(batch, 9)),
+    }
+    for way, (micro_tokens, other) in ways.items():
+        found, again = gradient(build(micro_tokens=micro_tokens), loss, other)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-4, msg=way)
+        assert again == pytest.approx(metrics, rel=1e-5, abs=1e-5), way
+
+
+def test_scores_do_not_depend_on_how_the_batch_is_cut() -> None:
+    batch = collate(rollouts(), 0.9, 16)
+    for build in (policy, critic):
+        whole = build(micro_tokens=10_000).score(batch)
+        assert whole.shape == batch.mask.shape
+        for micro_tokens in (1, 80):
+            found = build(micro_tokens=micro_tokens).score(batch)
+            torch.testing.assert_close(found[batch.mask], whole[batch.mask], atol=1e-5, rtol=1e-5)
+    assert not policy().score(batch)[~batch.mask].any()
+
+
+def test_idle_rows_leave_the_gradient_as_it_is() -> None:
+    algorithm = GRPO()
+    batch = annotated(algorithm, rollouts(flat=frozenset({0, 2})))
+    assert batch.idle is not None
+    assert batch.idle.tolist() == [True] * 3 + [False] * 3 + [True] * 3 + [False] * 3
+    skipping, a = gradient(policy(), partial(algorithm.loss, "policy"), batch)
+    computing, b = gradient(policy(), partial(algorithm.loss, "policy"), replace(batch, idle=None))
+    for x, y in zip(skipping, computing, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-6, rtol=1e-4)
+    assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_flat_groups_have_exactly_no_gradient(scale: Any) -> None:
+    algorithm = GRPO(GRPOOptions(scale=scale))
+    batch = annotated(algorithm, rollouts(flat=frozenset(range(4))))
+    for some in (batch, replace(batch, idle=None)):
+        learner = policy()
+        before = [p.clone() for p in learner.trained]
+        found, metrics = gradient(learner, partial(algorithm.loss, "policy"), some)
+        assert not any(g.any() for g in found)
+        assert metrics["grad_norm"] == 0
+        assert metrics["skipped"] == 0
+        assert all(torch.equal(p, q) for p, q in zip(learner.trained, before, strict=True))
+
+
+def test_kl_and_entropy_pull_on_flat_groups_too() -> None:
+    for options in (GRPOOptions(kl=0.1), GRPOOptions(entropy=0.1)):
+        algorithm = GRPO(options)
+        batch = annotated(algorithm, rollouts(flat=frozenset(range(4))))
+        assert batch.idle is None
+        _, metrics = gradient(policy(), partial(algorithm.loss, "policy"), batch)
+        assert metrics["grad_norm"] > 0.01
+
+
+def test_minibatches_are_steps_of_their_own() -> None:
+    seen: list[Totals] = []
+
+    def loss(outputs: Mapping[str, Tensor], batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
+        seen.append(totals)
+        return outputs["logprobs"].sum() / totals.tokens, {"rows": (torch.tensor(batch.size), torch.tensor(1))}
+
+    batch = collate(rollouts(), 1.0, 16)
+    learner = policy(micro_tokens=10_000)
+    metrics = learner.update(batch, loss, minibatches=5, epochs=2)
+    assert [t.sequences for t in seen] == [3, 3, 2, 2, 2] * 2
+    assert sum(t.tokens for t in seen) == 2 * int(batch.mask.sum())
+    assert {int(s["step"]) for s in learner.optimizer.state.values()} == {10}
+    assert metrics["rows"] == pytest.approx(2.4)
+    seen.clear()
+    policy().update(batch.select(torch.arange(2)), loss, minibatches=4)
+    assert len(seen) == 2, "a batch shorter than its minibatches has a step a row"
+
+
+def scaled(factor: float) -> Any:
+    return lambda outputs, batch, totals: (outputs["logprobs"].sum() * factor, {})
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_step_that_is_not_finite_is_skipped_and_several_stop(factor: float) -> None:
+    batch = collate(rollouts(), 1.0, 16)
+    learner = policy(patience=3)
+    before = [p.clone() for p in learner.trained]
+    metrics = learner.update(batch, scaled(factor), minibatches=2)
+    assert metrics["skipped"] == 2
+    assert math.isnan(metrics["grad_norm"])
+    assert all(torch.equal(p, q) for p, q in zip(learner.trained, before, strict=True))
+    metrics = learner.update(batch, scaled(1e-3))
+    assert metrics["skipped"] == 0
+    assert not torch.equal(learner.trained[0], before[0])
+    learner.update(batch, scaled(factor), minibatches=2)  # counted from the last good one
+    with pytest.raises(NonFiniteError, match="3 updates in a row"):
+        learner.update(batch, scaled(factor))
+    assert all(p.isfinite().all() for p in learner.trained)
+
+
+def test_rates() -> None:
+    options = OptimizerOptions(warmup=3, schedule="constant")
+    assert [rate(options, step, 10) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    options = OptimizerOptions(warmup=2, schedule="linear", final_share=0.2)
+    assert [rate(options, s, 10) for s in (2, 6, 10, 99)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    assert rate(OptimizerOptions(schedule="linear"), 0, 1) == 1.0
+    assert rate(OptimizerOptions(schedule="linear", warmup=5), 5, 5) == 1.0
+
+
+def test_the_rate_is_the_one_that_is_used() -> None:
+    options = OptimizerOptions(learning_rate=0.01, warmup=1, schedule="linear", final_share=0.5, beta1=0, beta2=0)
+    learner = policy(options, total_updates=3)
+    batch = collate(rollouts(), 1.0, 16)
+    rates = []
+    for _ in range(4):
+        before = learner.trained[0].detach().clone()
+        rates.append(learner.update(batch, scaled(1.0))["learning_rate"])
+        moved = (learner.trained[0].detach() - before).abs().max()  # without memory, Adam moves each weight by the rate
+        assert float(moved) == pytest.approx(rates[-1], rel=1e-3)
+    assert rates == pytest.approx([0.005, 0.01, 0.0075, 0.005])
+
+
+@pytest.mark.parametrize("build", [policy, critic])
+def test_a_saved_learner_goes_on_bit_for_bit(build: Callable[..., TorchLearner]) -> None:
+    options = OptimizerOptions(learning_rate=0.01, warmup=2, schedule="linear", weight_decay=0.1)
+    algorithm = PPO()
+    batch = annotated(algorithm, rollouts())
+    role = "policy" if build is policy else "critic"
+    one = build(options, total_updates=6)
+    for _ in range(2):
+        one.update(batch, partial(algorithm.loss, role), minibatches=2)
+    one.bad_in_a_row = 1
+    file = io.BytesIO()
+    torch.save(one.state_dict(), file)
+    file.seek(0)
+    other = build(options, seed=9, total_updates=6)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.bad_in_a_row == 1
+    for _ in range(2):
+        a = one.update(batch, partial(algorithm.loss, role))
+        b = other.update(batch, partial(algorithm.loss, role))
+        assert a == b
+    for x, y in zip(one.trained, other.trained, strict=True):
+        assert torch.equal(x, y)
+
+
+def test_a_frozen_model_scores_and_nothing_else() -> None:
+    learner = policy(None)
+    batch = collate(rollouts(), 1.0, 16)
+    assert not learner.score(batch).requires_grad
+    assert not any(p.requires_grad for p in learner.model.parameters())
+    with pytest.raises(AssertionError, match="frozen"):
+        learner.update(batch, scaled(1.0))
+
+
+def test_weights_go_by_their_hugging_face_names() -> None:
+    learner = policy()
+    names = dict(learner.named_weights())
+    assert names.keys() == learner.model.lm.state_dict().keys()  # type: ignore[union-attr]
+    assert "model.layers.0.self_attn.q_proj.weight" in names
+
+
+def test_the_critic_fits_its_returns() -> None:
+    algorithm = PPO(PPOOptions(value_clip=100.0))
+    batch = annotated(algorithm, rollouts())
+    learner = critic(OptimizerOptions(learning_rate=3e-3, grad_clip=10.0))
+    errors = [learner.update(batch, partial(algorithm.loss, "critic"))["error"] for _ in range(60)]
+    assert errors[-1] < 0.1 * errors[0]

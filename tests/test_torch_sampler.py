@@ -1,0 +1,302 @@
+"""The torch sampler against the learner's logprobs, transformers' greedy search, and the distribution it claims."""
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from tinyzero.batching import collate
+from tinyzero.learner import policy_outputs
+from tinyzero.models import Backbone
+from tinyzero.samplers.torch_sampler import TorchSampler, choose, distribution, row_keys, uniforms
+from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, UserError
+
+PROMPTS = [[5, 6, 7], [9] * 11, [30, 31, 32, 33, 34, 35], [8]]
+ENDS = frozenset(range(8))  # many, so that rows end at different times and are dropped
+PARAMS = SamplingParams(max_tokens=24, n=6, stop=())
+
+
+def sampler_of(model: Backbone, ends: frozenset[int] = ENDS, max_rows: int = 512) -> TorchSampler:
+    return TorchSampler(model, lambda ids: "".join(f" {i}" for i in ids), ends, max_rows)
+
+
+def flat(found: list[list[Completion]]) -> list[Completion]:
+    return [c for group in found for c in group]
+
+
+def draws(found: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
+    return [[c.token_ids for c in group] for group in found]
+
+
+def logits_of(model: Backbone, prompt: Sequence[int], completion: Completion) -> Tensor:
+    """The model's logits (L, V) for each token of a completion, from one plain forward pass."""
+    tokens = torch.tensor([[*prompt, *completion.token_ids]])
+    return model.logits(tokens)[0, len(prompt) - 1 : -1].detach()
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_sampled_logprobs_are_the_learners(shape: str, temperature: float) -> None:
+    model = tiny.model(shape)
+    found = sampler_of(model).generate(PROMPTS, replace(PARAMS, temperature=temperature))
+    lengths = sorted(len(c.token_ids) for c in flat(found))
+    assert lengths[len(lengths) // 3] < 15, "some rows must end early, or dropping them is not tried"
+    problem = Problem("p", {}, "train", "p")
+    groups = [
+        [Rollout(problem, tuple(prompt), c, Reward(0.0), g) for c in completions]
+        for g, (prompt, completions) in enumerate(zip(PROMPTS, found, strict=True))
+    ]
+    batch = collate(groups, temperature, PARAMS.max_tokens)
+    learned = policy_outputs(model, batch)["logprobs"]
+    assert int(batch.mask.sum()) == sum(lengths)
+    torch.testing.assert_close(learned, batch.sampled_logprobs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_greedy_is_transformers_generate(shape: str) -> None:
+    model = tiny.model(shape)
+    reference = copy.deepcopy(model.lm)
+    reference.set_attn_implementation("eager")
+    found = sampler_of(model).generate(PROMPTS, replace(PARAMS, temperature=0.0, n=1))
+    for prompt, (completion,) in zip(PROMPTS, found, strict=True):
+        ids = torch.tensor([prompt])
+        expected = reference.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=PARAMS.max_tokens,
+            eos_token_id=sorted(ENDS),
+            pad_token_id=0,
+        )
+        assert completion.token_ids == tuple(expected[0, len(prompt) :].tolist())
+    assert len({c.token_ids for c in flat(found)}) > 1
+
+
+def test_batch_size_and_order_do_not_change_what_is_drawn() -> None:
+    model = tiny.model()
+    together = sampler_of(model).generate(PROMPTS, PARAMS)
+    for max_rows in (1, 6, 13):
+        assert draws(sampler_of(model, max_rows=max_rows).generate(PROMPTS, PARAMS)) == draws(together)
+    for i in reversed(range(len(PROMPTS))):
+        alone = sampler_of(model).generate([PROMPTS[i]], PARAMS, first_group=i)
+        assert draws(alone) == [draws(together)[i]]
+        for a, b in zip(alone[0], together[i], strict=True):
+            assert a.sampled_logprobs == pytest.approx(b.sampled_logprobs, abs=1e-5)
+    fewer = sampler_of(model).generate(PROMPTS, replace(PARAMS, n=2))
+    assert draws(fewer) == [group[:2] for group in draws(together)]
+    shorter = sampler_of(model).generate(PROMPTS, replace(PARAMS, max_tokens=10))
+    assert draws(shorter) == [[ids[:10] for ids in group] for group in draws(together)]
+
+
+def test_seed_group_and_sample_each_make_a_difference() -> None:
+    sampler = sampler_of(tiny.model(), ends=frozenset())
+    first = sampler.generate(PROMPTS, PARAMS)
+    assert draws(sampler.generate(PROMPTS, PARAMS)) == draws(first)
+    other = sampler.generate(PROMPTS, replace(PARAMS, seed=1))
+    assert not {c.token_ids for c in flat(first)} & {c.token_ids for c in flat(other)}
+    same = [[20, 21]] * 4
+    assert len({c.token_ids for c in flat(sampler.generate(same, PARAMS))}) == 4 * PARAMS.n
+
+
+def chi_square(tokens: Tensor, probabilities: Tensor) -> None:
+    """`tokens` follow `probabilities`: Pearson's statistic is within five deviations of what it should be."""
+    expected = probabilities.double() * len(tokens)
+    rare = expected < 10
+    counts = torch.bincount(tokens, minlength=len(expected)).double()
+    expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    free = len(expected) - 1
+    statistic = float(((counts - expected).square() / expected.clamp(min=1e-9)).sum())
+    assert abs(statistic - free) < 5 * (2 * free) ** 0.5, (statistic, free)
+
+
+def test_tokens_follow_the_softmax() -> None:
+    model, prompt = tiny.model(), [5, 6, 7]
+    found = sampler_of(model).generate([prompt], replace(PARAMS, n=4000, max_tokens=2, temperature=1.3))
+    probabilities = (model.logits(torch.tensor([prompt]))[0, -1] / 1.3).softmax(-1).detach()
+    chi_square(torch.tensor([c.token_ids[0] for c in found[0]]), probabilities)
+    commonest = int(probabilities[8:].argmax()) + 8  # not one that ends
+    second = torch.tensor([c.token_ids[1] for c in found[0] if c.token_ids[0] == commonest])
+    chi_square(second, (model.logits(torch.tensor([[*prompt, commonest]]))[0, -1] / 1.3).softmax(-1).detach())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**40])
+def test_uniforms_are_uniform_and_independent(seed: int) -> None:
+    groups, samples = torch.meshgrid(torch.arange(200), torch.arange(50), indexing="ij")
+    drawn = [uniforms(row_keys(seed, groups.flatten(), samples.flatten()), t) for t in range(3)]
+    drawn.append(uniforms(row_keys(seed + 1, groups.flatten(), samples.flatten()), 0))
+    for u in drawn:
+        assert float(u.min()) >= 0
+        assert float(u.max()) < 1
+        chi_square((u * 50).long(), torch.full((50,), 0.02))
+        by_group = u.view(200, 50) - 0.5
+        for a, b in ((by_group[1:], by_group[:-1]), (by_group[:, 1:], by_group[:, :-1])):
+            assert abs(float((a * b).mean())) < 5 / 12 / a.numel() ** 0.5
+    for a, b in itertools.combinations(drawn, 2):
+        assert abs(float(((a - 0.5) * (b - 0.5)).mean())) < 5 / 12 / 100
+
+
+def test_a_token_of_probability_zero_is_never_chosen() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(5000, -1)
+    keys = row_keys(0, torch.zeros(5000, dtype=torch.long), torch.arange(5000))
+    token, logprob = choose(logits, keys, 0, SamplingParams())
+    assert set(token.tolist()) == {1, 3}
+    torch.testing.assert_close(logprob, torch.full((5000,), 0.5).log())
+
+
+def allowed_by_hand(logits: Sequence[float], params: SamplingParams) -> dict[int, float]:
+    """Token -> probability: tempered, the top_k likeliest, then the fewest of them that reach top_p."""
+    weights = torch.tensor(logits, dtype=torch.double).div(params.temperature).softmax(0).tolist()
+    ranked = sorted(range(len(weights)), key=lambda i: -weights[i])[: params.top_k or None]
+    total = sum(weights[i] for i in ranked)
+    kept: list[int] = []
+    while sum(weights[i] for i in kept) < params.top_p * total and len(kept) < len(ranked):
+        kept.append(ranked[len(kept)])
+    mass = sum(weights[i] for i in kept)
+    return {i: weights[i] / mass for i in kept}
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (1, 1.0), (0, 0.5), (0, 0.9), (0, 1e-9), (8, 0.7), (500, 1.0)])
+def test_top_k_and_top_p(top_k: int, top_p: float) -> None:
+    model = tiny.model()
+    params = replace(PARAMS, top_k=top_k, top_p=top_p, temperature=1.2)
+    found = sampler_of(model).generate(PROMPTS, params)
+    for prompt, completions in zip(PROMPTS, found, strict=True):
+        for c in completions[:3]:
+            for logits, token, logprob in zip(
+                logits_of(model, prompt, c), c.token_ids, c.sampled_logprobs, strict=True
+            ):
+                allowed = allowed_by_hand(logits.tolist(), params)
+                assert token in allowed
+                assert logprob == pytest.approx(float(torch.tensor(allowed[token]).log()), abs=1e-4)
+                ours = distribution(logits[None], params)[0].exp()
+                assert set(ours.nonzero().flatten().tolist()) == set(allowed)
+                assert float(ours.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_end_token_is_there_exactly_when_it_was_sampled() -> None:
+    found = flat(sampler_of(tiny.model()).generate(PROMPTS, replace(PARAMS, n=20)))
+    for c in found:
+        assert not ENDS & set(c.token_ids[:-1])
+        assert (c.finish_reason == "stop") == (c.token_ids[-1] in ENDS)
+        assert c.finish_reason == "stop" or len(c.token_ids) == PARAMS.max_tokens
+        assert len(c.token_ids) == len(c.loss_mask) == len(c.sampled_logprobs)
+        assert all(c.loss_mask)
+        shown = c.token_ids[:-1] if c.finish_reason == "stop" else c.token_ids
+        assert c.text == "".join(f" {i}" for i in shown)
+    assert {c.finish_reason for c in found} == {"stop", "length"}
+
+
+def test_without_an_end_everything_is_cut_at_the_limit() -> None:
+    for c in flat(sampler_of(tiny.model(), ends=frozenset()).generate(PROMPTS, PARAMS)):
+        assert (c.finish_reason, len(c.token_ids)) == ("length", PARAMS.max_tokens)
+
+
+def test_ending_with_the_last_token_allowed_is_a_stop() -> None:
+    sampler = sampler_of(tiny.model(), ends=frozenset(range(105)))
+    for c in flat(sampler.generate(PROMPTS, replace(PARAMS, max_tokens=1))):
+        assert (c.finish_reason, len(c.token_ids), c.text) == ("stop", 1, "")
+
+
+def words(ids: Sequence[int]) -> str:
+    """Even tokens write `<e` and odd ones `nd>x`: the stop string ends inside a token."""
+    return "".join("nd>x" if i % 2 else "<e" for i in ids)
+
+
+def half_letters(ids: Sequence[int]) -> str:
+    """Tokens are bytes: a letter of two, and the second may bring more with it."""
+    return b"".join((b"\xa9!" if i % 2 else b"\xc3") for i in ids).decode(errors="replace")
+
+
+@pytest.mark.parametrize(("decode", "stop"), [(words, "<end>"), (half_letters, "é"), (half_letters, "é!\ufffdé")])
+def test_a_stop_string_that_ends_inside_a_token(decode: object, stop: str) -> None:
+    sampler = TorchSampler(tiny.model(), decode, frozenset())  # type: ignore[arg-type]
+    params = replace(PARAMS, stop=(stop,), max_tokens=12)
+    found = flat(sampler.generate(PROMPTS, params))
+    for c in found:
+        whole = sampler.decode(c.token_ids)
+        if c.finish_reason == "stop":
+            assert c.text == whole[: whole.index(stop) + len(stop)]
+            assert stop not in sampler.decode(c.token_ids[:-1]), "it went on after the stop string"
+        else:
+            assert c.text == whole
+            assert stop not in whole
+            assert len(c.token_ids) == params.max_tokens
+        assert len(c.token_ids) == len(c.sampled_logprobs)
+    assert any(c.finish_reason == "stop" and c.text != sampler.decode(c.token_ids) for c in found) or stop == "é"
+
+
+def test_the_first_of_several_stop_strings_ends_the_text() -> None:
+    sampler = TorchSampler(tiny.model(), words, frozenset())
+    found = flat(sampler.generate(PROMPTS, replace(PARAMS, stop=("d>x<", "<end>x"))))
+    for c in found:
+        assert c.finish_reason == "stop"
+        assert c.text.endswith(("d>x<", "<end>x"))
+        assert c.text.count("d>x<") + c.text.count("<end>x") == 1
+
+
+def test_a_real_tokenizer_stops_at_the_closing_tag() -> None:
+    tokenizer, model = tiny.tokenizer(), tiny.model()
+    sampler = tiny.sampler(model)
+    (group,) = sampler.generate([tokenizer("1 from 2\n")["input_ids"]], SamplingParams(max_tokens=64, n=32))
+    close = tokenizer("</answer>")["input_ids"][0]
+    for c in group:
+        assert (close in c.token_ids) == c.text.endswith("</answer>")
+        assert (c.finish_reason == "stop") == (c.token_ids[-1] in (0, close))
+        assert "<|endoftext|>" not in c.text
+    assert any(c.text.endswith("</answer>") for c in group)
+
+
+def test_the_context_is_the_limit() -> None:
+    sampler = sampler_of(tiny.model(context=64))
+    sampler.generate([[9] * 60], replace(PARAMS, max_tokens=4))
+    with pytest.raises(UserError, match="lower max_tokens to 3 or less"):
+        sampler.generate([[9] * 61], replace(PARAMS, max_tokens=4))
+    with pytest.raises(UserError, match="lower max_tokens to 3 or less"):
+        next(sampler.stream([9] * 61, replace(PARAMS, max_tokens=4)))
+
+
+def test_nothing_asked_nothing_sampled() -> None:
+    assert sampler_of(tiny.model()).generate([], PARAMS) == []
+
+
+def test_new_weights_change_the_next_sample_and_versions_only_go_up() -> None:
+    old, new = tiny.model(), tiny.model(seed=1)
+    before, expected = sampler_of(old).generate(PROMPTS, PARAMS), sampler_of(new).generate(PROMPTS, PARAMS)
+    sampler = sampler_of(old)
+    sampler.load_weights(new.lm.state_dict().items(), version=3)
+    after = sampler.generate(PROMPTS, PARAMS)
+    assert draws(after) == draws(expected) != draws(before)
+    assert {(c.first_version, c.last_version) for c in flat(after)} == {(3, 3)}
+    assert {(c.first_version, c.last_version) for c in flat(before)} == {(0, 0)}
+    for version in (3, 2, 0):
+        with pytest.raises(ValueError, match="not newer"):
+            sampler.load_weights((), version)
+    assert sampler.version == 3
+
+
+def test_shared_weights_need_no_copy() -> None:
+    model = tiny.model()
+    sampler = sampler_of(model)
+    before = sampler.generate(PROMPTS, PARAMS)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape))
+    sampler.load_weights((), version=1)
+    assert draws(sampler.generate(PROMPTS, PARAMS)) != draws(before)
+
+
+@pytest.mark.parametrize("decode", [words, half_letters])
+def test_streaming_says_what_generate_says(decode: object) -> None:
+    sampler = TorchSampler(tiny.model(), decode, ENDS)  # type: ignore[arg-type]
+    for stop, prompt, seed in itertools.product((("<end>x<end>", "é!é"), ()), PROMPTS[:2], range(2)):
+        params = replace(PARAMS, stop=stop, seed=seed, n=1)
+        ((expected,),) = sampler.generate([prompt], params)
+        pieces = list(sampler.stream(prompt, params))
+        assert "".join(pieces) == expected.text
+        assert len(pieces) == len(expected.token_ids)
