@@ -31,6 +31,7 @@ from tinyzero.types import Prompt, UserError
 
 BUNDLED = "tiny"
 ASSETS = Path(__file__).parent / "assets"
+QUERY_BLOCK = 128
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -53,13 +54,21 @@ def grouped_attention(
     """
     _refuse_other_attention(key.shape[2], more)
     B, H, Q, D = query.shape
-    G = key.shape[1]
-    grouped = (query * scaling).reshape(B, G, (H // G) * Q, D)
-    scores = grouped @ key.transpose(-1, -2)  # (B, G, H/G*Q, K)
-    if attention_mask is not None:
-        scores = (scores.view(B, G, H // G, Q, -1) + attention_mask.unsqueeze(2)).view_as(scores)
-    out = scores.softmax(-1) @ value
-    return out.view(B, H, Q, D).transpose(1, 2), None
+    G, K = key.shape[1], key.shape[2]
+    query = (query * scaling).view(B, G, H // G, Q, D)
+    # a block of queries needs the keys up to its end only: half of a causal square is never computed
+    blocks = [slice(i, min(i + QUERY_BLOCK, Q)) for i in range(0, Q, QUERY_BLOCK)]
+    out = [_attend(query[..., b, :], key, value, attention_mask, b, K - Q + b.stop) for b in blocks]
+    return torch.cat(out, dim=3).view(B, H, Q, D).transpose(1, 2), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rows: slice, seen: int) -> Tensor:
+    """Attention of some query rows (B, G, H/G, R, D) over the first `seen` keys."""
+    B, G, N, R, D = query.shape
+    scores = query.reshape(B, G, N * R, D) @ key[:, :, :seen].transpose(-1, -2)
+    if mask is not None:
+        scores = (scores.view(B, G, N, R, seen) + mask[:, :, None, rows, :seen]).view(B, G, N * R, seen)
+    return (scores.softmax(-1) @ value[:, :, :seen]).view(B, G, N, R, D)
 
 
 def _refuse_other_attention(length: int, options: dict[str, Any]) -> None:
