@@ -81,11 +81,11 @@ def trace(numbers: Sequence[int], target: int, text: str) -> list[Attempt]:
 
 
 def measure(problem: Problem, text: str) -> dict[str, int]:
-    """Counts of one completion, which `summarise` turns into metrics. Empty for a problem without `numbers`."""
-    if "numbers" not in problem.fields:
+    """Counts of one completion, which `summarise` turns into metrics. Empty where the problem is not Countdown's."""
+    numbers, target = problem.fields.get("numbers"), problem.fields.get("target")
+    if not isinstance(target, int) or not isinstance(numbers, Sequence):
         return {}
-    target = problem.fields["target"]
-    lines = trace(problem.fields["numbers"], target, text)
+    lines = trace(numbers, target, text)
     steps = [step for line in lines for step in line.steps]
     attempts = [line for line in lines if line.legal]
     judged = [line for line in lines if line.verdict is not None]

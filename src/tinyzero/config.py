@@ -23,9 +23,9 @@ DEFAULT_RECIPE = "laptop"
 
 
 class Section(BaseModel):
-    """A table of the recipe: unknown keys are errors, values do not change."""
+    """A table of the recipe: unknown keys are errors, values are of their type and do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Named(BaseModel):
@@ -106,7 +106,7 @@ class RunSection(Section):
 class Config(Section):
     """Everything that decides a run. Saved with it as config.toml, which repeats it elsewhere."""
 
-    seed: int = Field(0, ge=0, description="fixes everything but the data's splits")
+    seed: int = Field(0, ge=0, lt=2**32, description="fixes everything but the data's splits")
     steps: int = Field(100, ge=1, description="optimizer batches")
     task: Named = Field(default_factory=lambda: Named(name="countdown"))
     algorithm: Named = Field(default_factory=lambda: Named(name="grpo"))
@@ -147,7 +147,7 @@ def read_recipe(name: str) -> dict[str, Any]:
             raise UserError(f"no recipe file {name}: give an existing .toml or one of {', '.join(recipes())}")
         raise UserError(f"unknown recipe {name!r}{suggest(name, recipes())}")
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
 
@@ -171,17 +171,18 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _literal(text: str) -> Any:
     try:
-        return tomllib.loads(f"x = {text}")["x"]
+        value = tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         return text
+    return value if isinstance(value, bool | int | float | str | list | dict) else text  # a date is a folder's name
 
 
 def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
     """The recipe with overrides applied, validated. Raises UserError naming the key, the value and the fix."""
     values: dict[str, Any] = {key: dict(v) if isinstance(v, dict) else v for key, v in recipe.items()}
     for section in ("task", "algorithm"):  # first, because another name replaces the table
-        name = overrides.get(f"{section}.name")
-        if name is not None and name != values.get(section, {}).get("name"):
+        name, table = overrides.get(f"{section}.name"), values.get(section)
+        if name is not None and not (isinstance(table, dict) and name == table.get("name")):
             values[section] = {"name": name}
     for key, value in overrides.items():
         *sections, last = key.split(".")
@@ -234,4 +235,4 @@ def to_toml(config: Config) -> str:
 
 def _toml(value: Any) -> str:
     """A scalar as TOML; JSON's text is TOML's too, but for None, which is left out before."""
-    return repr(value) if isinstance(value, float) else json.dumps(value)
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

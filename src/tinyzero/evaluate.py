@@ -43,7 +43,8 @@ def interval(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
     for value, cluster in zip(values, clusters, strict=True):
         sums[cluster] += value - mean
     variance = sum(s * s for s in sums.values()) / n**2 * len(sums) / max(1, len(sums) - 1)
-    effective = mean * (1 - mean) / variance if variance > 0 else float(len(sums))
+    known = len(sums) > 1 and variance > 1e-20  # below is rounding
+    effective = mean * (1 - mean) / variance if known else float(len(sums))
     centre = (mean + z * z / (2 * effective)) / (1 + z * z / effective)
     half = z / (1 + z * z / effective) * math.sqrt(mean * (1 - mean) / effective + z * z / (4 * effective**2))
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -74,6 +75,7 @@ def evaluate(
     labels = _labels(task, chosen)
     report = Collected()
     groups = roll_out(task, sampler, chosen, encode, template, replace(params, seed=EVAL_SEED), 0, report)
+    report.require(groups)
     metrics: dict[str, Any] = {"split": split, "n": problems, "k": params.n, "temperature": params.temperature}
     for k in ks(params.n):
         scores = [pass_at_k(sum(right(r) for r in g), len(g), k) if len(g) >= k else 0.0 for g in groups]

@@ -50,7 +50,10 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
 def suggest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, else all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    by_last_part = {n.rpartition(".")[2]: n for n in names}
+    near = difflib.get_close_matches(name, names, n=1) or [
+        by_last_part[n] for n in difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+    ]
     if near:
         return f": did you mean {near[0]}?"
     return f": use one of {', '.join(names)}" if names else ""

@@ -6,6 +6,7 @@ silent zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -19,7 +20,6 @@ from tinyzero.types import (
     Rollout,
     Sampler,
     SamplingParams,
-    Split,
     Task,
     UserError,
 )
@@ -62,6 +62,11 @@ class Collected:
     reward_errors: int = 0
     first_error: str = ""
 
+    def require(self, groups: Sequence[Group]) -> None:
+        """Raise UserError where the reward function raised on everything."""
+        if self.reward_errors and not any(groups):
+            raise UserError(f"the reward function raised on every completion, first: {self.first_error}")
+
 
 def collect(
     task: Task,
@@ -87,13 +92,12 @@ def collect(
         problems = [task.problem("train", position + i) for i in range(prompts)]
         groups = roll_out(task, sampler, problems, encode, template, params, position, report)
         position += prompts
-        chosen = keep(groups)
+        chosen = [g for g in keep(groups) if g]
         report.dropped_groups += len(groups) - len(chosen)
         kept += chosen
         rounds += 1
     report.refill_rounds = max(0, rounds - 1)
-    if report.reward_errors and not any(kept):
-        raise UserError(f"the reward function raised on every completion, first: {report.first_error}")
+    report.require(kept)
     return kept[:prompts], Cursor(position, kept[prompts:]), report
 
 
@@ -129,29 +133,38 @@ def judge(
     A task with `rewards(problems, texts)` is asked once for all.
     """
     texts = [c.text for c in completions]
-    found: list[Reward | None]
-    batched = getattr(task, "rewards", None)
-    try:
-        found = list(batched(problems, texts)) if batched else []
-    except Exception as error:  # whatever a user's reward raises is counted, not fatal
-        _count(report, error, len(texts))
-        return [None] * len(texts)
-    if not batched:
-        found = [_reward(task, problem, text, report) for problem, text in zip(problems, texts, strict=True)]
-    return [
-        replace(r, parts={**r.parts, "truncated": float(c.finish_reason == "length")}) if r else None
-        for r, c in zip(found, completions, strict=True)
-    ]
+    batched: Callable[..., Any] | None = getattr(task, "rewards", None)
+    found: list[Any] = []
+    if batched:
+        try:
+            found = list(batched(problems, texts))
+            if len(found) != len(texts):
+                raise ValueError(f"{len(found)} rewards for {len(texts)} completions")
+        except Exception as error:  # whatever a user's reward raises is counted, not fatal
+            _count(report, error, len(texts))
+            return [None] * len(texts)
+    rewards: list[Reward | None] = []
+    for i, completion in enumerate(completions):
+        try:
+            reward = _sound(found[i] if batched else task.reward(problems[i], texts[i]))
+        except Exception as error:  # as above
+            _count(report, error, 1)
+            rewards.append(None)
+        else:
+            truncated = float(completion.finish_reason == "length")
+            rewards.append(replace(reward, parts={**reward.parts, "truncated": truncated}))
+    return rewards
 
 
-def _reward(task: Task, problem: Problem, text: str, report: Collected) -> Reward | None:
-    try:
-        return task.reward(problem, text)
-    except Exception as error:  # as above
-        _count(report, error, 1)
-        return None
+def _sound(reward: Any) -> Reward:
+    """`reward`, unless it is none, or holds a number that would spoil every mean it enters."""
+    if not isinstance(reward, Reward):
+        raise TypeError(f"the reward is {reward!r}, not a Reward")
+    if not all(math.isfinite(value) for value in (reward.value, *reward.parts.values())):
+        raise ValueError(f"the reward is not finite: {reward}")
+    return reward
 
 
 def _count(report: Collected, error: Exception, completions: int) -> None:
     report.reward_errors += completions
-    report.first_error = report.first_error or f"{type(error).__name__}: {error}"
+    report.first_error = report.first_error or " ".join(f"{type(error).__name__}: {error}".split())

@@ -18,7 +18,7 @@ import torch
 from tinyzero import checkpoint, metrics, models
 from tinyzero.algorithms import load_algorithm
 from tinyzero.batching import Batch, collate
-from tinyzero.config import Config, OptimizerOptions, to_toml
+from tinyzero.config import Config, to_toml
 from tinyzero.evaluate import completion_metrics, evaluate
 from tinyzero.learner import NonFiniteError, TorchLearner, policy_outputs, value_outputs
 from tinyzero.rollouts import Collected, Cursor, collect
@@ -92,7 +92,8 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
     if config.rollout.samples < algorithm.min_samples:
         raise UserError(
-            f"rollout.samples is {config.rollout.samples}: {config.algorithm.name} needs at least {algorithm.min_samples}"
+            f"rollout.samples is {config.rollout.samples}: "
+            f"{config.algorithm.name} needs at least {algorithm.min_samples}"
         )
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = models.load_model(config.model.name)
@@ -294,7 +295,7 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
 def forget_after(run: Run) -> None:
     """Remove what was written after the checkpoint that is resumed from."""
     metrics.retain(run.folder / "metrics.jsonl", lambda e: e["step"] < run.step)
-    metrics.retain(run.folder / "eval.jsonl", lambda e: 0 < run.step and e["step"] <= run.step)
+    metrics.retain(run.folder / "eval.jsonl", lambda e: run.step > 0 and e["step"] <= run.step)
     metrics.retain(
         run.folder / "rollouts.jsonl", lambda e: e["step"] < run.step + (e["split"] != "train") and run.step > 0
     )
@@ -305,10 +306,11 @@ def start_folder(run: Run) -> None:
     try:
         if run.folder.is_dir() and any(run.folder.iterdir()):
             raise UserError(
-                f"{run.folder} exists: go on with `tinyzero train --resume {run.folder}`, or name another with --run.dir"
+                f"{run.folder} exists: go on with `tinyzero train --resume {run.folder}`, "
+                "or name another with --run.dir"
             )
         run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "config.toml").write_text(to_toml(run.config))
+        (run.folder / "config.toml").write_text(to_toml(run.config), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; name another folder with --run.dir") from None
 

@@ -1,0 +1,226 @@
+"""Collecting a batch: rewards that raise are never silent, refilling is bounded, surplus waits."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tinyzero.rollouts import Collected, Cursor, collect
+from tinyzero.samplers.scripted import ScriptedSampler
+from tinyzero.types import Group, Problem, Prompt, Reward, SamplingParams, Split, UserError
+
+PARAMS = SamplingParams(max_tokens=8, n=3)
+
+
+def encode(prompt: Prompt) -> list[int]:
+    assert isinstance(prompt, str)
+    return [ord(c) for c in prompt]
+
+
+def decode(ids: Sequence[int]) -> str:
+    return "".join(map(chr, ids))
+
+
+class Counting:
+    """Problem i asks for i; a completion is worth what `worth` says of (i, text)."""
+
+    def __init__(self, worth: Callable[[int, str], Any] = lambda i, text: Reward(float(i))) -> None:
+        self.worth = worth
+
+    def problem(self, split: Split, index: int) -> Problem:
+        return Problem(str(index), {"i": index, "pair": (1, 2)}, split, str(index))
+
+    def prompt(self, problem: Problem, template: str) -> str:
+        return str(problem.fields["i"])
+
+    def reward(self, problem: Problem, text: str) -> Any:
+        return self.worth(problem.fields["i"], text)
+
+    def solution(self, problem: Problem) -> str:
+        return ""
+
+
+def sampler(script: Callable[[str, int], str] = lambda prompt, sample: f"{prompt}:{sample}") -> ScriptedSampler:
+    return ScriptedSampler(script, encode, decode)
+
+
+def gather(
+    task: Any, cursor: Cursor | None = None, keep: Any = lambda groups: groups, script: Any = None, **more: Any
+) -> tuple[list[Group], Cursor, Collected]:
+    return collect(
+        task,
+        sampler(script) if script else sampler(),
+        cursor or Cursor(),
+        encode=encode,
+        template="compact",
+        prompts=more.pop("prompts", 4),
+        params=PARAMS,
+        keep=keep,
+        **more,
+    )
+
+
+def ids(groups: list[Group]) -> list[int]:
+    return [group[0].problem.fields["i"] for group in groups]
+
+
+def test_groups_of_rollouts_in_order() -> None:
+    groups, cursor, report = gather(Counting(), Cursor(next=10))
+    assert ids(groups) == [10, 11, 12, 13]
+    assert [[r.group for r in g] for g in groups] == [[i] * 3 for i in range(10, 14)]
+    assert [r.completion.text for r in groups[1]] == ["11:0", "11:1", "11:2"]
+    assert decode(groups[1][0].prompt_ids) == "11"
+    assert [r.reward.value for r in groups[1]] == [11.0] * 3
+    assert cursor == Cursor(next=14)
+    assert report == Collected(generated_tokens=4 * 3 * 4)
+
+
+def test_the_part_truncated_is_added_to_the_tasks_own() -> None:
+    task = Counting(lambda i, text: Reward(0.5, {"answer": 1.0}))
+    groups, _, _ = gather(task, script=lambda prompt, sample: "x" * (7 + sample))
+    assert [r.reward.parts for r in groups[0]] == [
+        {"answer": 1.0, "truncated": 0.0},
+        {"answer": 1.0, "truncated": 0.0},
+        {"answer": 1.0, "truncated": 1.0},
+    ]
+
+
+def raising(i: int, text: str) -> Reward:
+    if text.endswith(":1"):
+        raise KeyError("no such\nkey")
+    return Reward(1.0)
+
+
+@pytest.mark.parametrize(
+    ("worth", "first"),
+    [
+        (raising, "KeyError: 'no such\\nkey'"),
+        (lambda i, text: None if text.endswith(":1") else Reward(1.0), "TypeError: the reward is None, not a Reward"),
+        (lambda i, text: 0.5 if text.endswith(":1") else Reward(1.0), "TypeError: the reward is 0.5, not a Reward"),
+        (lambda i, text: Reward(float("nan") if text.endswith(":1") else 1.0), "ValueError: the reward is not finite"),
+        (lambda i, text: Reward(1.0, {"a": float("inf") if text.endswith(":1") else 1.0}), "ValueError: the reward"),
+    ],
+    ids=["raises", "returns nothing", "returns a number", "is not finite", "has a part that is not finite"],
+)
+def test_a_reward_that_fails_is_counted_and_left_out(worth: Any, first: str) -> None:
+    groups, _, report = gather(Counting(worth))
+    assert report.reward_errors == 4
+    assert report.first_error.startswith(first)
+    assert [[r.completion.text[-1] for r in g] for g in groups] == [["0", "2"]] * 4
+    assert all(r.reward.value == 1.0 for g in groups for r in g)
+
+
+def test_rewards_that_all_fail_stop_the_run_with_the_first_message() -> None:
+    def worth(i: int, text: str) -> Reward:
+        raise RuntimeError(f"judge\nof {i} is down")
+
+    with pytest.raises(UserError) as caught:
+        gather(Counting(worth))
+    assert "RuntimeError: judge of 0 is down" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_group_without_rewards_is_dropped() -> None:
+    def worth(i: int, text: str) -> Reward:
+        if i == 1:
+            raise RuntimeError
+        return Reward(float(i))
+
+    groups, _, report = gather(Counting(worth), refills=1)
+    assert ids(groups) == [0, 2, 3, 4]
+    assert (report.dropped_groups, report.refill_rounds, report.reward_errors) == (1, 1, 3)
+
+
+class Batched(Counting):
+    """Its rewards come all at once."""
+
+    calls = 0
+
+    def rewards(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Any]:
+        self.calls += 1
+        return [self.worth(p.fields["i"], t) for p, t in zip(problems, texts, strict=True)]
+
+    def reward(self, problem: Problem, text: str) -> Any:
+        raise AssertionError("asked one by one")
+
+
+def test_a_task_with_batched_rewards_is_asked_once() -> None:
+    task = Batched(lambda i, text: Reward(i + int(text[-1]) / 10))
+    groups, _, report = gather(task)
+    assert task.calls == 1
+    assert [r.reward.value for r in groups[2]] == pytest.approx([2.0, 2.1, 2.2])
+    assert report.reward_errors == 0
+
+
+def test_batched_rewards_that_fail_are_counted() -> None:
+    task = Batched(lambda i, text: None if i == 2 else Reward(1.0))
+    groups, _, report = gather(task)
+    assert report.reward_errors == 3
+    assert ids(groups) == [0, 1, 3]
+    for rewards in (lambda problems, texts: 1 / 0, lambda problems, texts: [Reward(1.0)]):
+        task.rewards = rewards  # type: ignore[method-assign, assignment]
+        with pytest.raises(UserError, match=r"ZeroDivisionError|1 rewards for 12 completions"):
+            gather(task)
+
+
+def odd(groups: list[Group]) -> list[Group]:
+    return [g for g in groups if g[0].problem.fields["i"] % 2]
+
+
+def test_dropped_groups_are_refilled_and_the_surplus_waits() -> None:
+    groups, cursor, report = gather(Counting(), keep=odd, refills=4, prompts=3)
+    assert ids(groups) == [1, 3, 5]
+    assert (report.refill_rounds, report.dropped_groups) == (1, 3)
+    assert cursor.next == 6
+    assert report.generated_tokens == 6 * 3 * 3
+    groups, cursor, report = gather(Counting(), cursor, keep=odd, refills=4, prompts=4)
+    assert ids(groups) == [7, 9, 11, 13]
+    assert ids(cursor.surplus) == []
+    groups, cursor, _ = gather(Counting(), Cursor(1), keep=odd, refills=4, prompts=3)
+    assert (ids(groups), ids(cursor.surplus), cursor.next) == ([1, 3, 5], [], 7)
+    groups, cursor, _ = gather(Counting(), Cursor(1), keep=odd, refills=4, prompts=5)
+    assert (ids(groups), ids(cursor.surplus), cursor.next) == ([1, 3, 5, 7, 9], [], 11)
+
+
+def test_surplus_is_used_first_and_may_be_enough() -> None:
+    everything, _, _ = gather(Counting(), prompts=5)
+    groups, cursor, report = gather(Counting(), Cursor(5, everything), prompts=2)
+    assert (ids(groups), ids(cursor.surplus), cursor.next) == ([0, 1], [2, 3, 4], 5)
+    assert report == Collected()
+    groups, cursor, report = gather(Counting(), cursor, prompts=4)
+    assert (ids(groups), ids(cursor.surplus), cursor.next) == ([2, 3, 4, 5], [6, 7, 8], 9)
+
+
+@pytest.mark.parametrize("refills", [0, 1, 3])
+def test_refilling_is_bounded(refills: int) -> None:
+    groups, cursor, report = gather(Counting(), keep=lambda groups: [], refills=refills)
+    assert groups == []
+    assert cursor == Cursor(next=4 * (1 + refills))
+    assert (report.refill_rounds, report.dropped_groups) == (refills, 4 * (1 + refills))
+    groups, _, _ = gather(Counting(), keep=lambda groups: groups[:1], refills=refills)
+    assert len(groups) == min(4, 1 + refills)  # the batch stays short
+
+
+def test_a_cursor_survives_its_checkpoint() -> None:
+    task = Counting(lambda i, text: Reward(0.25, {"answer": 1.0}))
+    surplus, _, _ = gather(task)
+    cursor = Cursor(17, surplus)
+    file = io.BytesIO()
+    torch.save(cursor.state_dict(), file)
+    file.seek(0)
+    again = Cursor.from_state(torch.load(file, weights_only=True))
+    assert again == cursor
+    assert again.surplus[0][0].problem.fields == {"i": 0, "pair": (1, 2)}
+    assert gather(task, again, prompts=9)[0] == gather(task, cursor, prompts=9)[0]
+
+
+def test_versions_come_along() -> None:
+    one = sampler()
+    one.load_weights((), 7)
+    with pytest.raises(ValueError, match="not newer"):
+        one.load_weights((), 7)
+    (group,) = one.generate([encode("5")], replace(PARAMS, n=2))
+    assert {(c.first_version, c.last_version) for c in group} == {(7, 7)}
