@@ -50,6 +50,8 @@ class SamplingParams:
     top_k: int = 0
     max_tokens: int = 512
     stop: tuple[str, ...] = ("</answer>",)
+    banned: tuple[int, ...] = ()
+    """Token ids that are never drawn, for experiments that force a model to go on; not for training."""
     n: int = 1
     """Completions a prompt."""
     seed: int = 0

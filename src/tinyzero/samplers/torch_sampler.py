@@ -62,6 +62,8 @@ def distribution(logits: Tensor, params: SamplingParams) -> Tensor:
 
 def choose(logits: Tensor, keys: Tensor, position: int, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """The next token of each row and its log-probability; temperature 0 is the most likely one, at 0."""
+    if params.banned:
+        logits = logits.index_fill(-1, torch.tensor(params.banned, device=logits.device), -torch.inf)
     if params.temperature == 0:
         token = logits.argmax(-1)
         return token, torch.zeros(len(token), device=logits.device)

@@ -1,0 +1,197 @@
+"""What did training add to the base? Base and trained model against what the base could do anyway.
+
+    python benchmarks/what_training_added.py runs/laptop-grpo-0
+
+Three baselines spend the trained model's mean number of tokens a problem:
+  blind search    every legal try in random order, never twice, judged without error (no model at all)
+  forced base     the base may not stop thinking before it has said yes
+  best of k       k completions of the base, the first that says yes counts
+Beside them: pass@1, pass@k and greedy of both models, and how they search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinyzero import behaviours, checkpoint, config, models
+from tinyzero.evaluate import distinct_problems, evaluate, interval
+from tinyzero.pretrain import corpus
+from tinyzero.rollouts import Collected, judge
+from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.tasks import load_task
+from tinyzero.types import Completion, Problem, SamplingParams
+
+RESULTS = Path(__file__).parent / "results"
+SHOWN = ("attempts", "distinct_attempts", "early_hit_rate", "arithmetic_accuracy", "verification_precision")
+
+
+class Bench:
+    """One model on the run's task and test problems."""
+
+    def __init__(self, folder: str, recipe: config.Config, problems: Sequence[Problem]) -> None:
+        self.model, self.tokenizer = models.load_model(folder), models.load_tokenizer(folder)
+        decode = partial(self.tokenizer.decode, skip_special_tokens=False)
+        self.sampler = TorchSampler(self.model, decode, models.end_ids(self.tokenizer, self.model))
+        self.task = load_task(recipe.task.name, recipe.task.options)
+        self.recipe, self.problems = recipe, problems
+        self.params = SamplingParams(max_tokens=recipe.rollout.max_tokens)
+        self.prompts = [self.encode(self.task.prompt(p, recipe.model.prompt)) for p in problems]
+
+    def encode(self, prompt: Any) -> tuple[int, ...]:
+        return models.encode_prompt(self.tokenizer, prompt)
+
+    def evaluate(self, k: int) -> dict[str, Any]:
+        return dict(
+            evaluate(
+                self.task,
+                self.sampler,
+                self.encode,
+                template=self.recipe.model.prompt,
+                split="test",
+                problems=len(self.problems),
+                params=replace(self.params, n=k),
+                greedy=True,
+            ).metrics
+        )
+
+    def scores(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
+        return [r.value if r else 0.0 for r in judge(self.task, problems, completions, Collected())]
+
+
+def tokens_of(bench: Bench, text: str) -> int:
+    return len(bench.tokenizer(text)["input_ids"])
+
+
+def blind_search(bench: Bench, budget: float) -> tuple[list[float], float]:
+    """1 for each problem whose hit comes within the cap, and the mean tokens spent; the cap makes that `budget`."""
+    rng, limit = random.Random(0), int(bench.recipe.task.options["max_intermediate"])
+    costs: list[list[int]] = []
+    for problem in bench.problems:
+        numbers, target = problem.fields["numbers"], problem.fields["target"]
+        ways = corpus.tries(numbers, limit)
+        rng.shuffle(ways)
+        used, spent = [], 0
+        for way in ways:
+            hit = way.value == target
+            spent += tokens_of(bench, f"{way.steps} vs {target} {'yes' if hit else 'no'}\n")
+            used.append(spent)
+            if hit:
+                break
+        costs.append(used)
+    answer = 12  # </think>, <answer>, the expression, </answer>
+    low, high = 0, 2000
+    while low < high:  # the smallest cap whose mean cost reaches the budget
+        cap = (low + high) // 2
+        mean = sum(min(c[-1], cap) + answer for c in costs) / len(costs)
+        low, high = (cap + 1, high) if mean < budget else (low, cap)
+    spent_mean = sum(min(c[-1], low) + answer for c in costs) / len(costs)
+    return [float(c[-1] <= low) for c in costs], spent_mean
+
+
+def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
+    """The base without leave to close its thinking before a yes, with at most `cap` tokens of thinking."""
+    close = int(bench.tokenizer.convert_tokens_to_ids("</think>"))
+    ends = tuple(bench.sampler.end_ids.tolist())
+    first = replace(bench.params, banned=(close, *ends), stop=(" yes\n",), max_tokens=cap)
+    thought = [cs[0] for cs in bench.sampler.generate(bench.prompts, first)]
+    said_yes = [i for i, c in enumerate(thought) if c.finish_reason == "stop"]
+    rest = bench.sampler.generate(
+        [bench.prompts[i] + thought[i].token_ids for i in said_yes], replace(bench.params, max_tokens=64)
+    )
+    scores, tokens = [0.0] * len(thought), [len(c.token_ids) for c in thought]
+    whole = [replace(c[0], text=thought[i].text + c[0].text) for i, c in zip(said_yes, rest, strict=True)]
+    for i, c, value in zip(said_yes, rest, bench.scores([bench.problems[i] for i in said_yes], whole), strict=True):
+        scores[i] = float(value >= 1)
+        tokens[i] += len(c[0].token_ids)
+    return scores, sum(tokens) / len(tokens)
+
+
+def forced_at(bench: Bench, budget: float) -> tuple[list[float], float]:
+    """`forced` with the cap that comes nearest to the budget, found by halving."""
+    low, high = 16, bench.model.context - 128
+    while high - low > 8:
+        cap = (low + high) // 2
+        low, high = (cap, high) if forced(bench, cap)[1] < budget else (low, cap)
+    return forced(bench, high)
+
+
+def best_of(bench: Bench, k: int) -> tuple[list[float], float]:
+    """The first of k completions with a yes, else the first one; tokens of all that were read."""
+    sampled = bench.sampler.generate(bench.prompts, replace(bench.params, n=k, seed=7))
+    chosen, tokens = [], 0
+    for problem, completions in zip(bench.problems, sampled, strict=True):
+        numbers, target = problem.fields["numbers"], problem.fields["target"]
+        claims = [any(a.verdict for a in behaviours.trace(numbers, target, c.text)) for c in completions]
+        pick = claims.index(True) if True in claims else 0
+        chosen.append(completions[pick])
+        tokens += sum(len(c.token_ids) for c in completions[: (pick + 1 if True in claims else k)])
+    return [float(v >= 1) for v in bench.scores(bench.problems, chosen)], tokens / len(sampled)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("--n", type=int, default=1024, help="distinct test problems")
+    parser.add_argument("--k", type=int, default=32, help="completions a problem for pass@k")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    recipe = config.resolve(config.read_recipe(f"{given.run}/config.toml"), {})
+    found = checkpoint.load_latest(Path(given.run), print)
+    if found is None:
+        sys.exit(f"{given.run} has no checkpoint")
+    problems = distinct_problems(load_task(recipe.task.name, recipe.task.options), "test", given.n)
+    base = Bench(recipe.model.name, recipe, problems)
+    trained = Bench(str(found[0] / "model"), recipe, problems)
+    figures = {"base": base.evaluate(given.k), "trained": trained.evaluate(given.k)}
+    budget = figures["trained"]["response_length"]
+    lines = [
+        f"`python benchmarks/what_training_added.py {given.run} --n {given.n} --k {given.k}`: "
+        f"{given.n} distinct test problems; 95 % intervals cluster the problems of one number set.",
+        "",
+        "| | solved | tokens a problem |",
+        "|---|---|---|",
+    ]
+
+    def row(name: str, value: float, low: float, high: float, tokens: float) -> None:
+        lines.append(f"| {name} | {value:.3f} [{low:.3f}, {high:.3f}] | {tokens:.0f} |")
+
+    for name in ("base", "trained"):
+        f = figures[name]
+        for key in ("pass@1", "greedy", "pass@8", f"pass@{given.k}"):
+            tokens = f["response_length"] * (int(key[5:]) if key.startswith("pass@") else 1)
+            row(f"{name}, {key}", f[key], f[f"{key}/low"], f[f"{key}/high"], tokens)
+    k = max(1, round(budget / figures["base"]["response_length"]))
+    while best_of(base, k)[1] < budget:  # reading stops at the first yes, so more fit in the budget
+        k += 1
+    clusters = [p.key for p in problems]
+    baselines = {
+        "blind search, no repeats": blind_search(base, budget),
+        "base forced to go on": forced_at(base, budget),
+        f"base, best of {k} by its own verdict": best_of(base, k),
+    }
+    for name, (scores, tokens) in baselines.items():
+        row(name, sum(scores) / len(scores), *interval(scores, clusters), tokens)
+    lines += ["", "| | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
+    for name in ("base", "trained"):
+        lines.append(f"| {name} | " + " | ".join(f"{figures[name][f'behaviour/{b}']:.3f}" for b in SHOWN) + " |")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "what_training_added.md").write_text(text)
+    summary = {name: {"solved": sum(s) / len(s), "tokens": t} for name, (s, t) in baselines.items()}
+    (RESULTS / "what_training_added.json").write_text(json.dumps({**figures, "baselines": summary}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
