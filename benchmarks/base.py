@@ -1,0 +1,81 @@
+"""Is the bundled base a base worth training? What it can do before any reinforcement learning.
+
+    python benchmarks/base.py                      # the bundled base
+    python benchmarks/base.py runs/base/model
+
+On distinct dev problems of the laptop recipe: pass@1 and pass@32 at temperature 1; how often stated
+arithmetic is right, also when it goes on after eleven supplied wrong tries; how often a stated value
+equal to the target is recognised, and how often one that differs is claimed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from tinyzero import behaviours, config, models
+from tinyzero.evaluate import distinct_problems, evaluate
+from tinyzero.pretrain import corpus
+from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.tasks import load_task
+from tinyzero.types import SamplingParams
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default=models.BUNDLED)
+    parser.add_argument("--n", type=int, default=1024)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    recipe = config.resolve(config.read_recipe("laptop"), {})
+    task = load_task(recipe.task.name, recipe.task.options)
+    model, tokenizer = models.load_model(given.model), models.load_tokenizer(given.model)
+    sampler = TorchSampler(
+        model, partial(tokenizer.decode, skip_special_tokens=False), models.end_ids(tokenizer, model)
+    )
+    encode = partial(models.encode_prompt, tokenizer)
+    params = SamplingParams(max_tokens=recipe.rollout.max_tokens, n=given.k)
+    found = evaluate(task, sampler, encode, template="compact", split="dev", problems=given.n, params=params).metrics
+    figures = {key: found[key] for key in ("pass@1", "pass@1/low", "pass@1/high", f"pass@{given.k}", "response_length")}
+    names = ("arithmetic_accuracy", "recognition_recall", "false_claim_rate", "attempts", "legal_rate", "repeat_rate")
+    figures |= {f"behaviour/{name}": found[f"behaviour/{name}"] for name in names}
+
+    prompts, problems, limit, rng = [], [], int(recipe.task.options["max_intermediate"]), random.Random(0)
+    for problem in distinct_problems(task, "dev", given.n):
+        numbers, target = problem.fields["numbers"], problem.fields["target"]
+        wrong = [way for way in corpus.tries(numbers, limit) if way.value != target]
+        if len(wrong) >= 12:
+            chosen = rng.sample(wrong, 11)
+            supplied = "".join(f"{way.steps} vs {target} no\n" for way in chosen)
+            text = task.prompt(problem, "compact")
+            assert isinstance(text, str)
+            prompts.append(models.encode_prompt(tokenizer, text + supplied))
+            problems.append(problem)
+    after = sampler.generate(prompts, SamplingParams(max_tokens=200))
+    counts = [behaviours.measure(p, c[0].text) for p, c in zip(problems, after, strict=True)]
+    summary = behaviours.summarise(counts)
+    figures["arithmetic after eleven wrong tries"] = summary["behaviour/arithmetic_accuracy"]
+    figures["continuations"] = len(prompts)
+    lines = [
+        f"`python benchmarks/base.py {given.model}`: {given.n} distinct dev problems, {given.k} completions each.",
+        "",
+    ]
+    lines += ["| | |", "|---|---|", *(f"| {key} | {value:.4g} |" for key, value in figures.items())]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "base.md").write_text(text)
+    (RESULTS / "base.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
