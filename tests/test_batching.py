@@ -93,6 +93,11 @@ def test_of_rows_that_are_all_idle_the_shortest_is_left() -> None:
     assert part.lengths.tolist() == [3]
 
 
+def test_rewards_may_be_whole_numbers() -> None:
+    one = rollout([1], [2], [True])
+    assert collate([[replace(one, reward=Reward(1))]], 1.0, 8).rewards.dtype == torch.float32
+
+
 def test_nothing_to_train_on_is_said() -> None:
     for groups in ([], [[]], [[], []]):
         with pytest.raises(UserError, match="no rollouts to train on"):

@@ -113,7 +113,7 @@ def collate(groups: Sequence[Group], temperature: float, max_length: int, update
         tokens=tokens,
         mask=mask,
         sampled_logprobs=sampled,
-        rewards=torch.tensor([r.reward.value for r in rollouts]),
+        rewards=torch.tensor([r.reward.value for r in rollouts], dtype=torch.float32),
         groups=torch.tensor([r.group for r in rollouts]),
         lengths=lengths,
         temperature=temperature,

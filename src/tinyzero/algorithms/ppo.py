@@ -57,7 +57,7 @@ class PPO:
         reference = models["reference"].score(batch) if "reference" in self.roles else None
         values = models["critic"].score(batch)
         rewards = torch.zeros_like(values)
-        last = batch.lengths - 2  # the column that predicts the last token
+        last = (batch.mask * torch.arange(batch.mask.shape[1])).argmax(1)  # the last trained token's column
         rewards[torch.arange(batch.size), last] = batch.rewards
         if o.kl_in_reward:
             assert old is not None
