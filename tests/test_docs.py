@@ -1,0 +1,186 @@
+"""What the documents say is so: the glossary, the links, who imports whom, and that nothing points out of the house.
+
+`python tests/test_docs.py` writes docs/metrics.md anew.
+"""
+
+import ast
+import re
+import shutil
+import subprocess
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tinyzero.metrics import GLOSSARY
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "tinyzero"
+METRICS = ROOT / "docs" / "metrics.md"
+
+
+def glossary() -> str:
+    """docs/metrics.md as it should be."""
+    rows = "\n".join(f"| `{key}` | {meaning} |" for key, meaning in GLOSSARY.items())
+    return f"""# Metrics
+
+What every key of `metrics.jsonl` (one object a step), `eval.jsonl` (one object an evaluation) and `rollouts.jsonl` (one
+object a rollout) means. `*` stands for any text; where several entries fit a key, the one that spells out most of it
+defines it. Written from `tinyzero.metrics.GLOSSARY` by `python tests/test_docs.py`; change it there.
+
+| key | meaning |
+|---|---|
+{rows}
+"""
+
+
+def test_the_page_of_metrics_is_the_glossary() -> None:
+    assert METRICS.read_text() == glossary(), "run python tests/test_docs.py"
+
+
+@cache
+def files() -> tuple[Path, ...]:
+    """The project's text files."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("git tells which files are the project's")
+    names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
+    found = (ROOT / name for name in names if name)
+    return tuple(sorted(p for p in found if p.is_file() and b"\0" not in p.read_bytes()[:8192]))
+
+
+LINK = re.compile(r"\]\(([^()\s]+)\)|^\[[^\]]+\]: (\S+)|\b(?:src|href)=\"([^\"]+)\"", re.MULTILINE)
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Relative links of a Markdown text to files or headings that do not exist."""
+    plain = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    links = [link for match in LINK.finditer(plain) for link in match.groups() if link]
+    return [link for link in links if "://" not in link and not _leads_somewhere(page, link)]
+
+
+def _leads_somewhere(page: Path, link: str) -> bool:
+    name, _, heading = link.partition("#")
+    place = page.parent / name if name else page
+    return place.exists() and (not heading or heading in _anchors(place.read_text()))
+
+
+def _anchors(text: str) -> set[str]:
+    """The anchors of the headings, as code hosts make them."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_relative_link_leads_somewhere() -> None:
+    broken = {str(p.relative_to(ROOT)): broken_links(p, p.read_text()) for p in files() if p.suffix == ".md"}
+    assert {page: links for page, links in broken.items() if links} == {}
+
+
+def test_a_broken_link_is_seen() -> None:
+    text = "[a](README.md) [b](nothing.md) ![c](docs/none.png) `[d](code.md)` [e](https://x.org/y) [f](README.md#none)"
+    assert broken_links(ROOT / "README.md", text) == ["nothing.md", "docs/none.png", "README.md#none"]
+
+
+# Notes of another checkout, somebody's own folders, package registries.
+OUTSIDE = re.compile(
+    r"\.\./shared|(?<![\w.}/-])/(?:home|Users|root|work)/\w|pypi\.org|pythonhosted\.|download\.pytorch|npmjs\."
+)
+
+
+def test_nothing_points_out_of_the_project() -> None:
+    found = {str(p.relative_to(ROOT)): OUTSIDE.findall(p.read_text(errors="replace")) for p in files()}
+    assert {name: places for name, places in found.items() if places} == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["see ../" + "shared/x.md", "cd /" + "home/ada", "=/" + "work/x", "pypi" + ".org/simple"]
+)
+def test_what_points_out_of_the_project_is_seen(text: str) -> None:
+    assert OUTSIDE.search(text)
+
+
+@pytest.mark.parametrize("text", ["src/work/x", "https://pytorch.org", "runs/x", "a/root/b"])
+def test_what_stays_within_is_let_pass(text: str) -> None:
+    assert not OUTSIDE.search(text)
+
+
+# ARCHITECTURE.md, "Who may not import whom": (these files, never these modules). A module's parts are meant too.
+HEAVY = ("torch", "transformers", "ray", "vllm")
+FORBIDDEN: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("types.py", ("tinyzero", *HEAVY)),
+    ("tasks/*", HEAVY),
+    ("rewards.py", HEAVY),
+    ("prompts.py", HEAVY),
+    ("behaviours.py", HEAVY),
+    ("config.py", HEAVY),
+    ("plugins.py", HEAVY),
+    ("check_task.py", HEAVY),
+    ("rollouts.py", HEAVY),
+    ("evaluate.py", HEAVY),
+    ("metrics.py", HEAVY),
+    ("pretrain/corpus.py", HEAVY),
+    ("samplers/scripted.py", HEAVY),
+    ("advantages.py", ("tinyzero",)),
+    ("losses.py", ("tinyzero",)),
+    ("algorithms/*", ("tinyzero.samplers", "tinyzero.tasks", "tinyzero.config", "tinyzero.models", "tinyzero.learner")),
+    ("samplers/*", ("tinyzero.algorithms", "tinyzero.tasks", "tinyzero.learner", "tinyzero.config")),
+    ("learner.py", ("tinyzero.samplers", "tinyzero.tasks", "tinyzero.algorithms")),
+    ("*", ("tinyzero.cli",)),
+)
+ONLY = {"transformers": ("models.py",), "tinyzero.train": ("cli.py",)}
+"""Modules with few importers."""
+
+
+def imports(source: str) -> set[str]:
+    """Modules that a file imports when it runs; what only a type checker reads does not count."""
+    found: set[str] = set()
+    todo: list[ast.AST] = [ast.parse(source)]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+        todo += ast.iter_child_nodes(node)
+    return found
+
+
+def breaches(file: str, source: str) -> list[str]:
+    """What `file`, by its path within the package, imports and may not."""
+    banned = {name for pattern, names in FORBIDDEN if fnmatch(file, pattern) for name in names}
+    banned |= {name for name, allowed in ONLY.items() if file not in allowed}
+    return sorted(name for name in banned if any(m == name or m.startswith(f"{name}.") for m in imports(source)))
+
+
+def test_nobody_imports_what_they_may_not() -> None:
+    found = {p.relative_to(SOURCE).as_posix(): p.read_text() for p in SOURCE.rglob("*.py")}
+    assert len(found) > 30
+    assert {file: bad for file, source in found.items() if (bad := breaches(file, source))} == {}
+    for pattern, _ in FORBIDDEN:
+        assert any(fnmatch(file, pattern) for file in found), f"a rule for {pattern}, which does not exist"
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "found"),
+    [
+        ("losses.py", "from tinyzero import types", ["tinyzero"]),
+        ("tasks/sums.py", "def f():\n    import torch.nn", ["torch"]),
+        ("learner.py", "from tinyzero.samplers.scripted import ScriptedSampler", ["tinyzero.samplers"]),
+        ("train.py", "import transformers", ["transformers"]),
+        ("evaluate.py", "from tinyzero import train", ["tinyzero.train"]),
+        ("models.py", "import transformers\nfrom tinyzero.types import Prompt", []),
+        ("types.py", "if TYPE_CHECKING:\n    import torch", []),
+        ("train.py", "import torchvision", []),
+    ],
+)
+def test_a_forbidden_import_is_seen(file: str, source: str, found: list[str]) -> None:
+    assert breaches(file, source) == found
+
+
+if __name__ == "__main__":
+    METRICS.write_text(glossary())
