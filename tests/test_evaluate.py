@@ -1,0 +1,223 @@
+"""pass@k against counting every subset, intervals against simulated truth, evaluations against a script."""
+
+import itertools
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinyzero.evaluate import completion_metrics, distinct_problems, evaluate, interval, ks, pass_at_k
+from tinyzero.metrics import define
+from tinyzero.samplers.scripted import ScriptedSampler
+from tinyzero.tasks.countdown import Countdown
+from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, Split, UserError
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5, 7])
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(samples: int) -> None:
+    for correct, k in itertools.product(range(samples + 1), range(1, samples + 1)):
+        outcomes = [True] * correct + [False] * (samples - correct)
+        subsets = list(itertools.combinations(outcomes, k))
+        assert pass_at_k(correct, samples, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def test_ks() -> None:
+    assert ks(1) == [1]
+    assert ks(8) == [1, 2, 4, 8]
+    assert ks(12) == [1, 2, 4, 8, 12]
+
+
+def simulated(rng: np.random.Generator, mean: float, clusters: int, spread: float) -> tuple[list[float], list[str]]:
+    """Clusters of one to four problems with a chance of their own around `mean`; `spread` 0 makes them alike."""
+    values: list[float] = []
+    names: list[str] = []
+    for c in range(clusters):
+        size = int(rng.integers(1, 5))
+        chance = rng.beta(mean / spread, (1 - mean) / spread) if spread else mean
+        values += (rng.random(size) < chance).astype(float).tolist()
+        names += [str(c)] * size
+    return values, names
+
+
+@pytest.mark.parametrize(
+    ("mean", "clusters", "spread"), [(0.3, 80, 0.0), (0.3, 80, 1.0), (0.85, 60, 1.0), (0.05, 200, 0.3), (0.5, 20, 0.5)]
+)
+def test_intervals_cover_the_truth_about_as_often_as_they_say(mean: float, clusters: int, spread: float) -> None:
+    rng = np.random.default_rng(0)
+    rounds, covered = 400, 0
+    for _ in range(rounds):
+        low, high = interval(*simulated(rng, mean, clusters, spread))
+        assert 0 <= low < high <= 1
+        covered += low <= mean <= high
+    assert 0.91 <= covered / rounds <= 0.985
+
+
+def test_forgetting_the_clusters_would_not_cover() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        values, _ = simulated(rng, 0.3, 80, 2.0)
+        low, high = interval(values, [str(i) for i in range(len(values))])
+        covered += low <= 0.3 <= high
+    assert covered / 200 < 0.91
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 0.7])
+@pytest.mark.parametrize("problems", [1, 3, 50])
+def test_equal_values_still_leave_doubt(value: float, problems: int) -> None:
+    for clusters in ([str(i) for i in range(problems)], ["one"] * problems):
+        low, high = interval([value] * problems, clusters)
+        assert 0 <= low <= value + 1e-9
+        assert value - 1e-9 <= high <= 1
+        assert high - low > 1 / (len(set(clusters)) + 4)
+
+
+def test_one_cluster_says_no_more_than_one_problem() -> None:
+    low, high = interval([0.1, 0.3, 0.2, 0.7] * 25, ["one"] * 100)
+    assert high - low > 0.5
+
+
+def test_more_problems_narrow_the_interval() -> None:
+    rng = random.Random(0)
+    widths = []
+    for n in (50, 200, 800):
+        low, high = interval([float(rng.random() < 0.4) for _ in range(n)], [str(i) for i in range(n)])
+        widths.append(high - low)
+    assert widths[0] > 1.6 * widths[1] > 2.5 * widths[2]
+
+
+class Steps:
+    """Problem i is answered rightly by samples below i % 5; every problem is drawn twice."""
+
+    def problem(self, split: Split, index: int) -> Problem:
+        i = index // 2
+        return Problem(f"{split}:{i}", {"i": i}, split, str(i))
+
+    def prompt(self, problem: Problem, template: str) -> str:
+        return f"{template} {problem.fields['i']}"
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        return Reward(1.0 if text == "right" else 0.1, {"answer": float(text == "right"), "format": 1.0})
+
+    def solution(self, problem: Problem) -> str:
+        return "right"
+
+    def describe(self, problem: Problem) -> dict[str, object]:
+        return {"parity": problem.fields["i"] % 2, "kind": "*/"}
+
+
+def encode(prompt: Any) -> list[int]:
+    return [ord(c) for c in prompt]
+
+
+def decode(ids: Sequence[int]) -> str:
+    return "".join(map(chr, ids))
+
+
+def script(prompt: str, sample: int) -> str:
+    return "right" if sample < int(prompt.split()[1]) % 5 else "no"
+
+
+def scored(task: Any, problems: int = 10, n: int = 4, **more: Any) -> dict[str, Any]:
+    sampler = ScriptedSampler(script, encode, decode)
+    sampler.load_weights((), 3)
+    params = SamplingParams(n=n, max_tokens=8)
+    found = evaluate(task, sampler, encode, template="t", split="dev", problems=problems, params=params, **more)
+    assert len(found.groups) == problems
+    return dict(found.metrics)
+
+
+def test_an_evaluation_counts_what_the_script_says() -> None:
+    found = scored(Steps(), greedy=True)
+    right = [i % 5 for i in range(10)]
+    for k in (1, 2, 4):
+        assert found[f"pass@{k}"] == pytest.approx(sum(pass_at_k(c, 4, k) for c in right) / 10)
+        assert found[f"pass@{k}/low"] < found[f"pass@{k}"] < found[f"pass@{k}/high"]
+    assert found["greedy"] == 0.8
+    odd = [c for i, c in enumerate(right) if i % 2]
+    assert found["pass@2/parity=1"] == pytest.approx(sum(pass_at_k(c, 4, 2) for c in odd) / 5)
+    assert {"pass@2/parity=1/low", "greedy/parity=0/high", "pass@1/kind=*/"} <= found.keys()
+    assert found["pass@1/kind=*/"] == found["pass@1"]
+    assert (found["split"], found["n"], found["k"], found["version"]) == ("dev", 10, 4, 3)
+    assert found["accuracy"] == found["pass@1"]
+    assert found["reward"] == pytest.approx(found["pass@1"] + 0.1 * (1 - found["pass@1"]))
+    assert found["response_length/right"] == 5
+    assert found["response_length/wrong"] == 2
+    assert found["reward_errors"] == 0
+    assert all(define(key) for key in found)
+
+
+def test_evaluations_of_one_model_agree_whatever_the_runs_seed() -> None:
+    seeds = []
+
+    class Watching(ScriptedSampler):
+        def generate(self, prompts: Any, params: SamplingParams, first_group: int = 0) -> Any:
+            seeds.append(params.seed)
+            return super().generate(prompts, params, first_group)
+
+    for seed in (0, 1):
+        params = SamplingParams(seed=seed, max_tokens=8)
+        sampler = Watching(script, encode, decode)
+        evaluate(Steps(), sampler, encode, template="t", split="dev", problems=2, params=params)
+    assert seeds[0] == seeds[1]
+
+
+def test_problems_are_distinct_and_the_same_each_time() -> None:
+    problems = distinct_problems(Steps(), "dev", 7)
+    assert [p.fields["i"] for p in problems] == list(range(7))
+    task = Countdown()
+    many = distinct_problems(task, "test", 300)
+    assert len({p.id for p in many}) == 300
+    assert many == distinct_problems(task, "test", 300)
+    assert {p.split for p in many} == {"test"}
+
+
+class Three(Steps):
+    def problem(self, split: Split, index: int) -> Problem:
+        return super().problem(split, index % 6)
+
+
+def test_more_problems_than_there_are() -> None:
+    with pytest.raises(UserError, match="only 3 distinct"):
+        distinct_problems(Three(), "dev", 4)
+
+
+class Failing(Steps):
+    def reward(self, problem: Problem, text: str) -> Reward:
+        if problem.fields["i"] < self.until:
+            raise RuntimeError("the judge is down")
+        return super().reward(problem, text)
+
+    until = 2
+
+
+def test_rewards_that_raise_are_counted() -> None:
+    assert scored(Failing())["reward_errors"] == 8
+    task = Failing()
+    task.until = 99
+    with pytest.raises(UserError, match="the judge is down"):
+        scored(task)
+
+
+def rollout(text: str, finish: Any, parts: dict[str, float], **fields: Any) -> Rollout:
+    completion = Completion((1,) * len(text), (True,) * len(text), (0.0,) * len(text), text, finish)
+    return Rollout(Problem("p", fields, "dev", "p"), (1,), completion, Reward(0.0, parts), 0)
+
+
+def test_how_completions_end() -> None:
+    groups = [
+        [rollout("abc", "stop", {"format": 0.0}), rollout("abcd", "length", {"format": 0.0})],
+        [rollout("ab", "stop", {"format": 1.0, "answer": 1.0}), rollout("x", "stop", {})],
+    ]
+    found = completion_metrics(groups)
+    assert (found["malformed"], found["truncated"], found["accuracy"]) == (0.25, 0.25, 0.25)
+    assert found["reward/format"] == 0.25
+    assert found["response_length"] == 2.5
+
+
+def test_fields_of_other_tasks_are_no_countdown() -> None:
+    for fields in ({"numbers": [1, 2]}, {"numbers": 3, "target": 3}, {"numbers": [1], "target": "x"}):
+        assert "behaviour/attempts" not in completion_metrics([[rollout("1+2=3\n", "stop", {}, **fields)]])
+    assert completion_metrics([[rollout("1+2=3\n", "stop", {}, numbers=[1, 2], target=3)]])["behaviour/attempts"] == 1
