@@ -186,6 +186,8 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
             values[section] = {"name": name}
     for key, value in overrides.items():
         *sections, last = key.split(".")
+        if (sections or [last])[0] not in Config.model_fields:
+            raise UserError(f"unknown key {key}{suggest(key, keys())}")
         table = values
         for section in sections:
             table = table.setdefault(section, {})
@@ -203,9 +205,9 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
         ):
             raise UserError(f"{key} is {value!r}: it is a section; write --{key}.option VALUE")
     for key in ("task", "algorithm"):
-        values.setdefault(key, {"name": Config().model_dump()[key]["name"]})
-        if not isinstance(values[key].get("name"), str):
-            raise UserError(f"{key}.name is {values[key].get('name')!r}: give the name of a {key}")
+        table = values.setdefault(key, {})
+        if not isinstance(table.setdefault("name", getattr(Config(), key).name), str):
+            raise UserError(f"{key}.name is {table['name']!r}: give the name of a {key}")
     config = validate(Config, values, "recipe")
     return config
 

@@ -1,0 +1,219 @@
+"""Recipes and overrides: each published recipe resolves, what is written is read again, mistakes name their key."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyzero.algorithms import load_algorithm
+from tinyzero.config import (
+    RECIPES,
+    Config,
+    OptimizerOptions,
+    keys,
+    parse_overrides,
+    read_recipe,
+    recipes,
+    resolve,
+    to_toml,
+)
+from tinyzero.tasks import load_task
+from tinyzero.types import UserError
+
+
+def resolved(*arguments: str, recipe: dict[str, Any] | None = None) -> Config:
+    return resolve(recipe or {}, parse_overrides(arguments))
+
+
+def error_of(*arguments: str, recipe: dict[str, Any] | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        resolved(*arguments, recipe=recipe)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_resolves_and_its_task_and_algorithm_take_their_options(name: str) -> None:
+    config = resolve(read_recipe(name), {})
+    load_task(config.task.name, config.task.options)
+    load_algorithm(config.algorithm.name, config.algorithm.options)
+    again = resolve(tomllib.loads(to_toml(config)), {})
+    assert again == config
+
+
+def test_there_is_a_recipe_for_each_file() -> None:
+    assert "laptop" in recipes()
+    assert len(recipes()) == len(list(RECIPES.iterdir()))
+
+
+def test_a_resolved_config_is_read_again(tmp_path: Path) -> None:
+    config = resolved(
+        "--seed=4294967295",
+        "--optimizer.learning_rate=1e-06",
+        '--model.name=C:\\Büro \U0001f600\t"x"',
+        "--task.operators=+-",
+        "--task.max_number=25",
+        "--algorithm=ppo",
+        "--algorithm.whiten=false",
+        "--eval.greedy=true",
+    )
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config), encoding="utf-8")
+    assert resolve(read_recipe(str(path)), {}) == config
+    assert config.task.options == {"operators": "+-", "max_number": 25}
+
+
+@given(
+    name=st.text(st.characters(exclude_categories=["Cs", "Cc"])),
+    rate=st.floats(1e-12, 1e3),
+    note=st.text("ab'\"\\\n\t"),
+)
+def test_any_text_and_number_is_read_again(name: str, rate: float, note: str) -> None:
+    config = resolve(
+        {"model": {"name": name}, "optimizer": {"learning_rate": rate}, "task": {"name": "x", "n": note}}, {}
+    )
+    assert resolve(tomllib.loads(to_toml(config)), {}) == config
+
+
+def test_the_runs_folder_is_not_part_of_the_saved_config() -> None:
+    assert "dir" not in to_toml(resolved("--run.dir", "somewhere"))
+
+
+def test_overrides_win_over_the_recipe() -> None:
+    recipe = {"steps": 5, "rollout": {"prompts": 3, "samples": 4}, "task": {"name": "countdown", "max_number": 9}}
+    config = resolved("--rollout.samples", "8", "--steps=7", "--task.max_count", "3", recipe=recipe)
+    assert (config.steps, config.rollout.prompts, config.rollout.samples) == (7, 3, 8)
+    assert config.task.options == {"max_number": 9, "max_count": 3}
+    assert recipe["rollout"] == {"prompts": 3, "samples": 4}, "the recipe itself is left alone"
+
+
+def test_values_are_read_as_toml_where_they_are() -> None:
+    found = parse_overrides(["--a.b=1", "--c", "-2.5", "--d=true", "--e=hello world", "--f=[1, 2]", "--g=2024-01-01"])
+    assert found == {"a.b": 1, "c": -2.5, "d": True, "e": "hello world", "f": [1, 2], "g": "2024-01-01"}
+    assert parse_overrides(["--seed=1", "--task", "x", "--algorithm=y", "--steps", "2"]) == {
+        "seed": 1,
+        "task.name": "x",
+        "algorithm.name": "y",
+        "steps": 2,
+    }
+
+
+@pytest.mark.parametrize("section", ["task", "algorithm"])
+def test_another_name_replaces_the_whole_table(section: str) -> None:
+    recipe: dict[str, Any] = {section: {"name": "one", "a": 1, "b": 2}}
+    kept = resolved(f"--{section}=one", f"--{section}.b=3", recipe=recipe)
+    assert getattr(kept, section).options == {"a": 1, "b": 3}
+    for arguments in ([f"--{section}=two", f"--{section}.c=3"], [f"--{section}.c=3", f"--{section}.name=two"]):
+        other = resolved(*arguments, recipe=recipe)
+        assert (getattr(other, section).name, getattr(other, section).options) == ("two", {"c": 3})
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("--sed=1", "did you mean seed"),
+        ("--stesp=1", "did you mean steps"),
+        ("--rolout.prompts=1", "did you mean rollout.prompts"),
+        ("--rollout.promts=1", "did you mean prompts"),
+        ("--promts=1", "did you mean rollout.prompts"),
+        ("--learning_rate=1", "did you mean critic.learning_rate"),
+        ("--optimizer.lerning_rate=1", "did you mean learning_rate"),
+        ("--rollout.prompts.x=1", "rollout.prompts"),
+        ("--zzz=1", "use one of"),
+        ("--=1", "unknown key"),
+        ("--task.name.x=1", "unknown key"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(argument: str, says: str) -> None:
+    message = error_of(argument, recipe={"rollout": {"prompts": 2}, "task": {"name": "countdown"}})
+    assert says in message
+    assert argument[2:].partition("=")[0].rpartition(".")[2] in message or "unknown key" in message
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--steps=0",
+        "--steps=ten",
+        "--steps=1.5",
+        "--steps=true",
+        "--steps=[1]",
+        "--seed=-1",
+        "--seed=4294967296",
+        "--optimizer.learning_rate=0",
+        "--optimizer.learning_rate=inf",
+        "--optimizer.learning_rate=nan",
+        "--optimizer.learning_rate=fast",
+        "--optimizer.schedule=cosine",
+        "--rollout.temperature=0",
+        "--rollout.temperature=inf",
+        "--eval.greedy=maybe",
+        "--eval.greedy=1",
+        "--model.prompt=3",
+        "--checkpoint.keep=0",
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(argument: str) -> None:
+    message = error_of(argument)
+    assert argument[2:].partition("=")[0] in message
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        ({"rollout": 3}, "it is a section"),
+        ({"task": "countdown"}, "it is a section"),
+        ({"task": {"max_number": 3, "name": 7}}, "task.name is 7"),
+        ({"nothing": {"x": 1}}, "unknown key nothing"),
+        ({"update": {"minibatches": 100}, "rollout": {"prompts": 4, "samples": 4}}, "above the 16 completions"),
+    ],
+)
+def test_a_wrong_recipe(recipe: dict[str, Any], says: str) -> None:
+    assert says in error_of(recipe=recipe)
+
+
+def test_options_alone_go_to_the_default() -> None:
+    config = resolved("--task.max_number=9", recipe={"algorithm": {"kl": 0.1}})
+    assert (config.task.name, config.task.options) == ("countdown", {"max_number": 9})
+    assert (config.algorithm.name, config.algorithm.options) == ("grpo", {"kl": 0.1})
+
+
+def test_a_section_that_is_no_table_and_another_name() -> None:
+    assert resolved("--task=multiplication", recipe={"task": "countdown"}).task.name == "multiplication"
+
+
+@pytest.mark.parametrize("arguments", [["steps", "3"], ["--steps"], ["--task.x"]])
+def test_a_broken_command_line(arguments: list[str]) -> None:
+    with pytest.raises(UserError):
+        parse_overrides(arguments)
+
+
+def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean laptop"):
+        read_recipe("laptob")
+    with pytest.raises(UserError, match="no recipe file"):
+        read_recipe(str(tmp_path / "none.toml"))
+    broken = tmp_path / "broken.toml"
+    for content in (b"steps = \n", b"\xff\xfe", b"steps = 1\nsteps = 2\n"):
+        broken.write_bytes(content)
+        with pytest.raises(UserError, match="not valid TOML") as caught:
+            read_recipe(str(broken))
+        assert "\n" not in str(caught.value)
+
+
+def test_every_key_has_a_line_of_help() -> None:
+    for key in keys():
+        model: Any = Config
+        for part in key.split("."):
+            field = model.model_fields[part]
+            model = field.annotation
+        assert field.description, key
+
+
+def test_a_config_does_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        OptimizerOptions().learning_rate = 1.0  # type: ignore[misc]

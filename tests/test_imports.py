@@ -1,0 +1,169 @@
+"""Who may not import whom: a walk over every import of the package, and proof that each rule can be broken."""
+
+import ast
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import tinyzero
+
+ROOT = Path(tinyzero.__file__).parent
+HEAVY = ["torch", "transformers", "ray", "vllm"]
+LIGHT = ["tinyzero.tasks.*", "tinyzero.rewards", "tinyzero.prompts", "tinyzero.behaviours", "tinyzero.config"]
+OURS = ["tinyzero.*"]
+
+
+class Rule(NamedTuple):
+    """Modules like `who` import nothing like `never`, save what is like `but`."""
+
+    who: list[str]
+    never: list[str]
+    but: list[str]
+
+
+RULES = [
+    Rule(["tinyzero.types"], [*OURS, *HEAVY], []),
+    Rule(LIGHT, HEAVY, []),
+    Rule(["tinyzero.advantages", "tinyzero.losses"], [*OURS, "transformers", "ray", "vllm"], []),
+    Rule(
+        ["tinyzero.algorithms.*"],
+        OURS,
+        [f"tinyzero.{name}" for name in ("algorithms.*", "advantages", "losses", "batching", "plugins", "types")],
+    ),
+    Rule(["tinyzero.samplers.*"], OURS, ["tinyzero.samplers.*", "tinyzero.models", "tinyzero.types"]),
+    Rule(
+        ["tinyzero.learner"],
+        [f"tinyzero.{name}" for name in ("samplers.*", "tasks.*", "algorithms.*", "rollouts", "rewards", "evaluate")],
+        [],
+    ),
+    Rule(OURS, ["tinyzero.cli"], []),
+]
+ONLY_IMPORTER = {
+    "transformers": "tinyzero.models",
+    "tinyzero.train": "tinyzero.cli",
+    "ray": "tinyzero.cluster",
+    "vllm": "tinyzero.samplers.vllm_sampler",
+}
+ONE_IMPORTER = ["wandb", "tensorboard", "torch.utils.tensorboard", "trackio"]
+
+
+@cache
+def modules() -> dict[str, str]:
+    """Every module of the package and its source."""
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(encoding="utf-8")
+    return found
+
+
+@cache
+def imports(name: str, source: str, known: frozenset[str]) -> set[str]:
+    """What a module imports at run time, wherever in its text; `from package import module` is the module."""
+    found: set[str] = set()
+
+    def walk(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for child in node.orelse:
+                walk(child)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            package = name.split(".")[: -node.level] if node.level else []
+            base = ".".join([*package, *([node.module] if node.module else [])])
+            found.update(f"{base}.{a.name}" if f"{base}.{a.name}" in known else base for a in node.names)
+        for child in ast.iter_child_nodes(node):
+            walk(child)
+
+    walk(ast.parse(source))
+    return found
+
+
+def like(name: str, patterns: list[str]) -> bool:
+    """Whether `name` is one of the modules, or within one: torch.nn is within torch."""
+    return any(fnmatchcase(f"{name}.", f"{pattern.removesuffix('.*')}.*") for pattern in patterns)
+
+
+def broken(sources: dict[str, str]) -> list[str]:
+    """Every rule that is broken, one line each."""
+    found = []
+    graph = {name: imports(name, source, frozenset(sources)) for name, source in sources.items()}
+    for name, imported in graph.items():
+        for target in sorted(imported):
+            for rule in RULES:
+                if like(name, rule.who) and like(target, rule.never) and not like(target, [*rule.but, name]):
+                    found.append(f"{name} must not import {target}")
+            for one, importer in ONLY_IMPORTER.items():
+                if like(target, [one]) and name != importer:
+                    found.append(f"only {importer} may import {one}, not {name}")
+    for tracker in ONE_IMPORTER:
+        importers = [name for name, imported in graph.items() if any(like(t, [tracker]) for t in imported)]
+        if len(importers) > 1:
+            found.append(f"{tracker} has several importers: {', '.join(importers)}")
+    return found
+
+
+def test_nobody_imports_what_he_must_not() -> None:
+    assert broken(modules()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("types", "import torch"),
+        ("types", "from tinyzero import rewards"),
+        ("tasks.mine", "import torch.nn as nn"),
+        ("tasks", "from torch import Tensor"),
+        ("rewards", "def f():\n    import transformers"),
+        ("prompts", "from transformers import AutoTokenizer"),
+        ("behaviours", "try:\n    import vllm\nexcept ImportError:\n    pass"),
+        ("config", "import ray"),
+        ("losses", "from tinyzero.types import Batch"),
+        ("advantages", "from . import losses"),
+        ("algorithms.mine", "from tinyzero.config import Config"),
+        ("algorithms.mine", "from tinyzero.samplers import torch_sampler"),
+        ("algorithms.mine", "from ..tasks import load_task"),
+        ("samplers.mine", "import tinyzero.learner"),
+        ("samplers.mine", "from tinyzero.tasks.countdown import Countdown"),
+        ("samplers.mine", "from tinyzero.algorithms.grpo import GRPO"),
+        ("learner", "from tinyzero.samplers.torch_sampler import TorchSampler"),
+        ("learner", "from tinyzero import tasks"),
+        ("learner", "import transformers"),
+        ("samplers.torch_sampler", "from transformers import DynamicCache"),
+        ("evaluate", "from tinyzero import train"),
+        ("evaluate", "from tinyzero.train import Run"),
+        ("plan", "import tinyzero.cli"),
+        ("train", "from tinyzero.cli import main"),
+        ("train", "import ray"),
+        ("samplers.torch_sampler", "import vllm"),
+        ("report", "if True:\n    import wandb"),
+    ],
+)
+def test_the_walk_would_notice(name: str, line: str) -> None:
+    sources = modules() | {"tinyzero.metrics": "import wandb"}
+    sources[f"tinyzero.{name}"] = sources.get(f"tinyzero.{name}", "") + f"\n{line}\n"
+    assert broken(sources)
+
+
+def test_the_walk_lets_pass_what_is_allowed() -> None:
+    sources = dict(modules())
+    sources["tinyzero.tasks.mine"] = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"
+    sources["tinyzero.samplers.vllm_sampler"] = "def f():\n    import vllm\n    from tinyzero import models\n"
+    sources["tinyzero.cluster"] = "import ray\nfrom tinyzero import learner\n"
+    sources["tinyzero.torchlike"] = "import torchvision\n"
+    assert broken(sources) == []
+
+
+def test_nothing_heavy_is_loaded_by_what_must_answer_at_once() -> None:
+    light = ["types", "tasks", "rewards", "prompts", "behaviours", "config", "samplers.scripted", "check_task", "cli"]
+    light += ["tasks.countdown", "tasks.multiplication", "pretrain.corpus", "rollouts", "evaluate"]
+    code = "; ".join(f"import tinyzero.{name}" for name in light)
+    code += "; import sys; print([m for m in ('torch', 'transformers', 'ray', 'vllm') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
