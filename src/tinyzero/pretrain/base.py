@@ -135,14 +135,13 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
             losses.append(_train_step(model, ids, mask, optimizers))
             tokens += int((ids != 0).sum())
         seconds += time.perf_counter() - started
-        left = seconds / (pool + 1) * (o.pools - pool - 1) / 60
-        report(
-            f"pool {pool + 1}/{o.pools}  loss {sum(losses) / len(losses):.4f}  {tokens / seconds:,.0f} tokens/s  {left:.0f} min left"
-        )
+        loss, left = sum(losses) / len(losses), seconds / (pool + 1) * (o.pools - pool - 1) / 60
+        report(f"pool {pool + 1}/{o.pools}  loss {loss:.4f}  {tokens / seconds:,.0f} tokens/s  {left:.0f} min left")
         if (pool + 1) % o.save_every == 0 or pool + 1 == o.pools:
             save(pool + 1)
     final = folder / "model"
     models.save_model(model, tokenizer, final, torch.bfloat16)
+    (final / "README.md").write_text(model_card(o, sum(p.numel() for p in model.parameters()), tokens, seconds))
     return final
 
 
@@ -176,3 +175,25 @@ def model_config(o: ModelOptions, vocabulary: int) -> dict[str, Any]:
         "eos_token_id": 0,
         "pad_token_id": 0,
     }
+
+
+def model_card(o: PretrainOptions, parameters: int, tokens: int, seconds: float) -> str:
+    """What the model is, what made it, and what it is not."""
+    shape = (
+        f"{o.model.layers} layers, {o.model.width} wide, {o.model.heads} query heads, {o.model.kv_heads} key-value head"
+    )
+    return f"""# TinyZero's tiny base
+
+A language model of {parameters:,} parameters ({shape}; Qwen2 architecture, one token a character),
+trained from scratch on synthetic text to stand in for a pretrained base model, so that what
+reinforcement learning adds can be watched in minutes on a laptop. It is nothing more than that: it
+knows two-digit arithmetic and the look of a search for Countdown, and no language.
+
+Made by `tinyzero pretrain --seed {o.seed}`: {tokens:,} tokens in {seconds / 3600:.2f} hours on one CPU thread,
+stored in bf16. The corpus (`tinyzero/pretrain/corpus.py`) holds arithmetic drills, blind guesses, tries
+without a verdict, short searches that mostly give up, and now and then a long one, in random order
+or in plain enumeration. No document shows how to solve a problem well, and all its problems have
+numbers of the train split.
+
+What it can do before any reinforcement learning is measured by `python benchmarks/base.py`.
+"""
