@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tinyzero import config as configs
+from tinyzero.plugins import suggest
 from tinyzero.types import SPLITS, Prompt, SamplingParams, Task, UserError
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         known, dotted = _set_apart(list(sys.argv[1:] if arguments is None else arguments))
         given, rest = _parser().parse_known_args(known)
+        if rest and given.run is not _pretrain:  # its options have no section
+            near = suggest(rest[0].lstrip("-"), [*configs.keys(), *configs.SHORT]) if given.run is _train else ""
+            near = near if "did you mean" in near else ""
+            raise UserError(f"unknown argument {rest[0]}{near} (see tinyzero {given.verb} --help)")
         return int(given.run(given, [*rest, *dotted], started) or 0)
     except UserError as error:
         print(f"tinyzero: error: {error}", file=sys.stderr)
@@ -68,7 +73,7 @@ def _parser() -> Parser:
         made = verbs.add_parser(
             name,
             help=text,
-            description=text,
+            description=text.replace("%%", "%"),
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **more,
@@ -132,30 +137,30 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", help="take task, options and prompt from this recipe (default: the run's own)")
     parser.add_argument("--temperature", type=_temperature, default=1.0, help="0 is greedy (default: 1)")
     parser.add_argument("--top-p", type=_share, default=1.0, help="(default: 1)")
-    parser.add_argument("--top-k", type=int, default=0, help="0 for all (default: 0)")
+    parser.add_argument("--top-k", type=_natural, default=0, help="0 for all (default: 0)")
     parser.add_argument("--max-tokens", type=_positive, help="limit on new tokens (default: the recipe's)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--seed", type=_natural, default=0, help="(default: 0)")
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
+def _checked(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    """A type for argparse: `kind` of the text, if it fits."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return read
 
 
-def _temperature(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no temperature: give 0 or more")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
-    return value
+_positive = _checked(int, lambda value: value >= 1, "a whole number from 1 up")
+_natural = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 up")
+_temperature = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+_share = _checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
 def _options_help() -> str:
@@ -163,13 +168,13 @@ def _options_help() -> str:
     lines = ["options, written --section.option value:"]
     short = {full: name for name, full in configs.SHORT.items()}
     default = configs.Config()
-    for key in configs.keys():
+    for key in configs.keys():  # noqa: SIM118 (a function)
         value: Any = default
         field: Any = None
         for part in key.split("."):
             field = type(value).model_fields[part]
             value = getattr(value, part)
-        lines.append(f"  --{short.get(key, key):<24} {field.description} (default: {value!r})".replace("%", "%%"))
+        lines.append(f"  --{short.get(key, key):<24} {field.description} (default: {value!r})")
     return "\n".join(
         [*lines, "and the task's and the algorithm's own, as --task.max_number 25 or --algorithm.kl 0.001"]
     )
@@ -188,10 +193,8 @@ def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
     else:
         name = given.recipe or configs.DEFAULT_RECIPE
         config = configs.resolve(configs.read_recipe(name), overrides)
-        folder = Path(
-            config.run.dir
-            or f"runs/{Path(name).stem}-{config.algorithm.name}-{config.seed}".replace("/", "-").replace(":", "-")
-        )
+        algorithm = config.algorithm.name.replace("/", "-").replace(":", "-")
+        folder = Path(config.run.dir or f"runs/{Path(name).stem}-{algorithm}-{config.seed}")
     _check_plugins(config)
     if given.dry_run:
         print(configs.to_toml(config), end="")
@@ -234,7 +237,8 @@ def _summary(folder: Path, started: float) -> None:
         print()
         for title, e in (("before", first), ("after", last)):
             print(
-                f"{title:>7}: test pass@1 {e['pass@1']:.3f} [{e['pass@1/low']:.3f}, {e['pass@1/high']:.3f}], {e['n']} problems"
+                f"{title:>7}: test pass@1 {e['pass@1']:.3f} [{e['pass@1/low']:.3f}, {e['pass@1/high']:.3f}], "
+                f"{e['n']} problems"
             )
     print(f"{time.perf_counter() - started:.0f} s in all; the run is in {folder}")
     print(f"next: tinyzero play {folder}   |   tinyzero eval {folder}")
@@ -303,19 +307,22 @@ def _eval(given: argparse.Namespace, rest: list[str], started: float) -> int:
         task, sampler, encode, template=template, split=given.split, problems=given.n, params=params, greedy=greedy
     )
     figures = {"model": given.model, **result.metrics}
-    if given.json:
-        try:
-            Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {given.json}: {error.strerror}") from None
     print(
-        f"{given.model}: {given.n} {given.split} problems, {given.k} completions each at temperature {params.temperature:g}"
+        f"{given.model}: {given.n} {given.split} problems, {given.k} completions each "
+        f"at temperature {params.temperature:g}"
     )
     for key, value in figures.items():
         if f"{key}/low" in figures:
             print(f"  {key:<28} {value:.3f}  [{figures[f'{key}/low']:.3f}, {figures[f'{key}/high']:.3f}]")
         elif isinstance(value, float) and not key.endswith(("/low", "/high")) and key != "temperature":
             print(f"  {key:<28} {value:.3f}")
+    if result.metrics["reward_errors"]:
+        print(f"  the reward function raised on {result.metrics['reward_errors']} completions, which count as wrong")
+    if given.json:
+        try:
+            Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {given.json}: {error.strerror}") from None
     return 0
 
 

@@ -133,6 +133,12 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         console=console,
         started=started,
     )
+    prompt = len(run.encode(task.prompt(task.problem("train", 0), config.model.prompt)))
+    if prompt + config.rollout.max_tokens > policy.context:
+        raise UserError(
+            f"rollout.max_tokens {config.rollout.max_tokens} and a prompt of {prompt} tokens exceed the model's "
+            f"context of {policy.context}: lower it to {policy.context - prompt} or less"
+        )
     if found is not None:
         restore(run, found[1])
     if resume:
@@ -240,10 +246,10 @@ def score(run: Run, split: Split, problems: int) -> None:
         greedy=e.greedy,
     )
     entry = {"step": run.step, **result.metrics, "time/evaluate": time.perf_counter() - started}
-    metrics.append(run.folder / "eval.jsonl", entry)
     for group in result.groups[: run.config.run.rollouts]:
         for rollout in group[:1]:
             metrics.append(run.folder / "rollouts.jsonl", rollout_record(run.step, split, rollout))
+    metrics.append(run.folder / "eval.jsonl", entry)  # last: with it the evaluation is done
     run.console.note(
         f"{split} after {run.step} steps: pass@1 {entry['pass@1']:.3f} "
         f"[{entry['pass@1/low']:.3f}, {entry['pass@1/high']:.3f}] on {problems} problems"
@@ -296,8 +302,10 @@ def forget_after(run: Run) -> None:
     """Remove what was written after the checkpoint that is resumed from."""
     metrics.retain(run.folder / "metrics.jsonl", lambda e: e["step"] < run.step)
     metrics.retain(run.folder / "eval.jsonl", lambda e: run.step > 0 and e["step"] <= run.step)
+    evaluated = {(e["step"], e["split"]) for e in metrics.read(run.folder / "eval.jsonl")}
     metrics.retain(
-        run.folder / "rollouts.jsonl", lambda e: e["step"] < run.step + (e["split"] != "train") and run.step > 0
+        run.folder / "rollouts.jsonl",
+        lambda e: e["step"] < run.step if e["split"] == "train" else (e["step"], e["split"]) in evaluated,
     )
 
 
