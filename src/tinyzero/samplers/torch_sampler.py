@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tinyzero.models import Backbone, SlotCache
+from tinyzero.samplers.fused import FusedStep, fused_step
 from tinyzero.types import Completion, FinishReason, SamplingParams, UserError
 
 DROP_BELOW = 0.8  # rows are dropped from the cache when fewer than this share of them is live
@@ -122,6 +123,7 @@ class TorchSampler:
         """The completion that `generate` makes of one prompt, as text that grows: what is new after each token."""
         self._check_length([prompt], params)
         logits, cache, positions = self._prefill([prompt], params.max_tokens)
+        fused = fused_step(self.model)
         keys = row_keys(params.seed, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
         ids: tuple[int, ...] = ()
         shown = 0
@@ -135,7 +137,7 @@ class TorchSampler:
             shown = len(text)
             if ended:
                 return
-            logits = self._next(token, positions, cache)
+            logits = self._next(token, positions, cache, fused)
             positions = positions + 1
 
     def _check_length(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
@@ -152,6 +154,7 @@ class TorchSampler:
         """All samples of some prompts, in lock-step."""
         count, n, device = len(prompts), params.n, self.model.device
         logits, cache, lengths = self._prefill(prompts, params.max_tokens)
+        fused = fused_step(self.model)  # the weights may have changed since the last call
         rows = torch.arange(count).repeat_interleave(n)
         cache.select(rows.to(device))
         logits, positions = logits[rows], lengths[rows]
@@ -172,7 +175,7 @@ class TorchSampler:
                 kept = running.nonzero().squeeze(1)
                 live, token, positions = live[kept], token[kept.to(device)], positions[kept]
                 cache.select(kept.to(device))
-            logits = self._next(token, positions, cache)
+            logits = self._next(token, positions, cache, fused)
             positions = positions + 1
         return [
             [self._completion(tokens[r, : ends[r]], logprobs[r, : ends[r]], params) for r in range(p * n, (p + 1) * n)]
@@ -192,14 +195,15 @@ class TorchSampler:
         last = hidden[torch.arange(len(prompts), device=device), (lengths - 1).to(device)]
         return model.lm.lm_head(last).float(), cache, lengths
 
-    def _next(self, token: Tensor, positions: Tensor, cache: SlotCache) -> Tensor:
+    def _next(self, token: Tensor, positions: Tensor, cache: SlotCache, fused: FusedStep | None) -> Tensor:
         """Read one token a row at its position; logits (B, V) of the one after."""
-        model = self.model
+        model, window = self.model, int(positions.max()) + 1
+        if fused is not None:
+            return model.lm.lm_head(fused(token, positions, window, cache))
         columns = positions.to(model.device)[:, None]
-        window = int(positions.max()) + 1
-        hidden_columns = torch.arange(window, device=model.device)[None] > columns
-        mask = torch.zeros(hidden_columns.shape, dtype=model.dtype, device=model.device)
-        mask.masked_fill_(hidden_columns, torch.finfo(model.dtype).min)
+        unseen = torch.arange(window, device=model.device)[None] > columns
+        mask = torch.zeros(unseen.shape, dtype=model.dtype, device=model.device)
+        mask.masked_fill_(unseen, torch.finfo(model.dtype).min)
         hidden = model.step(token[:, None], columns, mask[:, None, None], cache.at(columns, window))
         return model.lm.lm_head(hidden[:, -1]).float()
 
