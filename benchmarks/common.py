@@ -1,0 +1,74 @@
+"""What every benchmark here writes down beside its figures, and how."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def describe(threads: Sequence[int], *packages: str) -> dict[str, Any]:
+    """The command, the commit, the machine and the versions behind a result."""
+    return {
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": _commit(),
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "threads": list(threads),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+    }
+
+
+def cpu() -> str:
+    """The processor's name as the system tells it."""
+    info: dict[str, str] = {}
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
+            key, _, value = line.partition(":")
+            info[key.strip()] = value.strip()
+    if "model name" not in info:
+        return platform.processor() or platform.machine()
+    return f"{info['model name']} (family {info.get('cpu family')}, model {info.get('model')})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def write(name: str, about: dict[str, Any], results: Any, text: str) -> None:
+    """Print the table; write results/NAME.json and results/NAME.md."""
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+    note = (
+        f"`{about['command']}` at commit {about['commit']}, on {about['cpu']}, {about['cores']} cores, "
+        f"threads {' and '.join(map(str, about['threads']))}; Python {about['python']}, {versions}."
+    )
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(f"{text}\n\n{note}\n")
+    print(f"\n{text}\n\n{note}")
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

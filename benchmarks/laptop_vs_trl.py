@@ -1,0 +1,435 @@
+"""One GRPO step, and the way to a given accuracy, here and in TRL's GRPOTrainer, on one CPU.
+
+    python benchmarks/laptop_vs_trl.py [MODEL_FOLDER] [--part step|accuracy|both]
+
+Both train the same model folder on the same problems in the same order, with the laptop recipe's reward,
+group size, optimizer and hyper-parameters: AdamW (fused), beta 0, one update a batch, clipped surrogate with
+the mean over tokens then over sequences, advantages over the group's standard deviation. fp32.
+
+step      seconds a step at equal tokens: no end token and no stop string is heeded, so every completion is
+          as long as the limit, and ours computes the rows without gradient too, which it skips in training
+          (their share is reported). First TRL's settings are tried, a step each, and the fastest is kept.
+          Then both take turns, each time in a process of its own: a warm-up step, then timed ones.
+accuracy  training time until pass@1 on dev reaches the given accuracy, with real stopping: `</answer>` or the
+          end token here, the end token in TRL, which the bundled base writes right after `</answer>`.
+          Evaluations are ours for both, on the same problems, and are not counted.
+
+benchmarks/README.md says how to install TRL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import common
+
+KINDS = [("sdpa", "dynamic"), ("eager", "dynamic"), ("sdpa", "static")]
+TUNE = [{"attention": a, "cache": c, "micro": micro} for (a, c), micro in product(KINDS, [256, 64, 16])]
+
+
+class Laps:
+    """Seconds of named calls since the last `take`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, with its time added to `name`."""
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+        return wrapped
+
+    def take(self) -> dict[str, float]:
+        """What was gathered; starts anew."""
+        found, self.seconds = self.seconds, {}
+        return found
+
+
+class Referee:
+    """Our evaluation on dev, for the weights of either trainer."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        from tinyzero import models
+        from tinyzero.samplers.torch_sampler import TorchSampler
+        from tinyzero.tasks import load_task
+
+        self.config = recipe(given)
+        self.task = load_task(self.config.task.name, self.config.task.options)
+        model, tokenizer = models.load_model(given.model), models.load_tokenizer(given.model)
+        self.encode = partial(models.encode_prompt, tokenizer)
+        decode = partial(tokenizer.decode, skip_special_tokens=False)
+        self.sampler = TorchSampler(model, decode, models.end_ids(tokenizer, model))
+        self.problems = given.problems
+
+    def accuracy(self, weights: Any) -> float:
+        """pass@1 at temperature 1 of the model with these weights."""
+        from tinyzero.evaluate import evaluate
+        from tinyzero.types import SamplingParams
+
+        self.sampler.load_weights(weights, self.sampler.version + 1)
+        params = SamplingParams(max_tokens=self.config.rollout.max_tokens)
+        template, n = self.config.model.prompt, self.problems
+        found = evaluate(
+            self.task, self.sampler, self.encode, template=template, split="dev", problems=n, params=params
+        )
+        return float(found.metrics["pass@1"])
+
+
+class Race:
+    """The clock of the accuracy part: training time, with pauses for the referee."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given, self.referee = given, Referee(given)
+        self.curve: list[dict[str, float]] = []
+        self.seconds, self.began = 0.0, 0.0
+
+    def start(self) -> None:
+        """Run the clock."""
+        self.began = time.perf_counter()
+
+    def over(self, step: int, last: int, weights: Any) -> bool:
+        """Stop the clock after `step`; evaluate when due; say whether to end, else run the clock again."""
+        self.seconds += time.perf_counter() - self.began
+        late = self.seconds > self.given.limit or step >= last
+        reached = False
+        if step % self.given.every == 0 or late:
+            accuracy = self.referee.accuracy(weights)
+            self.curve.append({"step": step, "seconds": self.seconds, "accuracy": accuracy})
+            print(f"{self.given.worker} step {step}: {self.seconds:.0f} s, {accuracy:.3f}", file=sys.stderr, flush=True)
+            reached = accuracy >= self.given.accuracy
+        self.start()
+        return reached or late
+
+
+def recipe(given: argparse.Namespace) -> Any:
+    """The laptop recipe with this benchmark's model, threads and limits."""
+    from tinyzero.config import read_recipe, resolve
+
+    overrides = {"model.name": given.model, "model.threads": given.threads, "seed": given.seed}
+    if given.part == "step":
+        fixed = {"prompts": given.prompts, "samples": given.samples, "max_tokens": given.tokens, "rows": 1024}
+        overrides |= {f"rollout.{key}": value for key, value in fixed.items()} | {"optimizer.schedule": "constant"}
+    config = resolve(read_recipe("laptop"), overrides)
+    assert config.algorithm.name == "grpo", "TRL's side is written for GRPO"
+    assert config.update.minibatches == config.update.epochs == 1, "and for one update a batch"
+    return config
+
+
+def train_ours(given: argparse.Namespace) -> dict[str, Any]:
+    """The functions that train.py's loop is made of, in its order."""
+    import torch
+
+    from tinyzero import train
+    from tinyzero.batching import collate
+    from tinyzero.rollouts import Collected
+    from tinyzero.types import Group
+
+    config = recipe(given)
+    stopping = given.part == "accuracy"
+    with tempfile.TemporaryDirectory() as folder:
+        run = train.build(config, Path(folder) / "run", resume=False, started=time.perf_counter())
+    laps, idle = Laps(), 0.0
+    sampler: Any = run.sampler
+    generate = laps.timed("generation", sampler.generate)
+    if not stopping:
+        sampler.end_ids = torch.tensor([], dtype=torch.long)
+
+        def without_stop(prompts: Any, params: Any, first_group: int = 0) -> Any:
+            return generate(prompts, replace(params, stop=()), first_group=first_group)
+
+        sampler.generate = without_stop
+
+    def step(number: int) -> tuple[list[Group], Collected]:
+        nonlocal idle
+        groups, run.cursor, collected = train.gather(run, number)
+        batch = collate(groups, config.rollout.temperature, config.rollout.max_tokens)
+        batch = run.algorithm.annotate(batch, run.learners)
+        if not stopping and batch.idle is not None:
+            idle = float(batch.idle.float().mean())
+            batch = replace(batch, idle=None)
+        laps.timed("update", train.update)(run, batch)
+        train.publish(run, version=number + 1)
+        return groups, collected
+
+    if stopping:
+        race, number = Race(given), 0
+        race.start()
+        while not race.over(number, config.steps, run.learners["policy"].named_weights()):
+            step(number)
+            number += 1
+        return {"curve": race.curve}
+    steps = []
+    for number in range(given.warmup + given.steps):
+        began = time.perf_counter()
+        groups, _ = step(number)
+        seconds = time.perf_counter() - began
+        tokens = sum(len(r.completion.token_ids) for g in groups for r in g)
+        steps.append({"step": seconds, "tokens": tokens, "idle": idle} | laps.take())
+    return {"steps": steps[given.warmup :]}
+
+
+def train_trl(given: argparse.Namespace) -> dict[str, Any]:
+    """TRL's GRPOTrainer with the recipe's settings."""
+    warnings.filterwarnings("ignore")
+    sys.modules["vllm"] = None  # type: ignore[assignment]  # not used: spare TRL its import and memory
+    import datasets
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from tinyzero import models
+    from tinyzero.learner import rate
+    from tinyzero.tasks import load_task
+
+    datasets.disable_progress_bars()
+    config = recipe(given)
+    settings = json.loads(given.settings)
+    rollout, o = config.rollout, config.optimizer
+    task = load_task(config.task.name, config.task.options)
+    rows = rollout.prompts * rollout.samples
+    stopping = given.part == "accuracy"
+    total = config.steps if stopping else given.warmup + given.steps
+    problems = [task.problem("train", i) for i in range(rollout.prompts * total)]
+    prompts = [task.prompt(problem, config.model.prompt) for problem in problems]
+    data = datasets.Dataset.from_dict({"prompt": prompts, "index": list(range(len(prompts)))})
+    folder = models.locate(given.model)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tuple(tokenizer(prompts[0])["input_ids"]) == models.encode_prompt(tokenizer, prompts[0])
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=settings["attention"])
+
+    def reward(completions: list[str], index: list[int], **_: Any) -> list[float]:
+        return [task.reward(problems[i], text).value for i, text in zip(index, completions, strict=True)]
+
+    options = getattr(config.algorithm, "options", {})
+    micro = min(settings["micro"], rows)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=o.learning_rate, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(o, step, config.steps))
+    with tempfile.TemporaryDirectory() as out:
+        arguments = GRPOConfig(
+            output_dir=out,
+            max_steps=total,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=rows // micro,
+            num_generations=rollout.samples,
+            max_completion_length=rollout.max_tokens,
+            temperature=rollout.temperature,
+            top_k=0,
+            cache_implementation="static" if settings["cache"] == "static" else None,
+            beta=options.get("kl", 0.0),
+            epsilon=options.get("clip_low", 0.2),
+            epsilon_high=options.get("clip_high", 0.2),
+            num_iterations=1,
+            loss_type={"seq-mean-token-mean": "grpo", "token-mean": "dapo", "constant-length": "dr_grpo"}[
+                options.get("aggregate", "seq-mean-token-mean")
+            ],
+            scale_rewards=options.get("scale", "group"),
+            max_grad_norm=o.grad_clip,
+            shuffle_dataset=False,
+            gradient_checkpointing=False,
+            bf16=False,
+            use_cpu=True,
+            use_vllm=False,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            seed=given.seed,
+        )
+        trainer = GRPOTrainer(
+            model,
+            reward,
+            args=arguments,
+            train_dataset=data,
+            processing_class=tokenizer,
+            optimizers=(optimizer, schedule),
+        )
+        laps = Laps()
+        trainer._generate_single_turn = laps.timed("generation", trainer._generate_single_turn)
+        trainer._prepare_inputs = laps.timed("prepare", trainer._prepare_inputs)
+        if not stopping:  # every completion runs to the limit
+            trainer.eos_token_ids = [-1]
+            model.generation_config = GenerationConfig()
+            trainer.generation_config.eos_token_id = trainer.generation_kwargs["eos_token_id"] = None
+        steps: list[dict[str, float]] = []
+        race = Race(given) if stopping else None
+
+        class Clock(TrainerCallback):
+            began = 0.0
+            tokens = 0.0
+
+            def on_train_begin(self, *_: Any, **__: Any) -> None:
+                if race is not None:
+                    race.start()
+                    race.over(0, total, model.state_dict().items())
+                self.began = time.perf_counter()
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if race is not None:
+                    control.should_training_stop = race.over(state.global_step, total, model.state_dict().items())
+                    return
+                seconds, found = time.perf_counter() - self.began, laps.take()
+                made = trainer._metrics["train"]["completions/mean_length"][-1] * rows
+                update = seconds - found.pop("prepare")
+                steps.append({"step": seconds, "tokens": made, "update": update} | found)
+                self.began = time.perf_counter()
+
+        trainer.add_callback(Clock())
+        trainer.train()
+    return {"curve": race.curve} if race is not None else {"steps": steps[given.warmup :]}
+
+
+def in_process(given: argparse.Namespace, who: str, part: str, **changed: Any) -> dict[str, Any]:
+    """Run one trainer in a process of its own; what it measured, and its peak memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        asked = vars(given) | {"part": part, "worker": who, "out": str(out)} | changed
+        flags = [f"--{key}={value}" for key, value in asked.items() if key != "model"]
+        done = subprocess.run(
+            [sys.executable, __file__, given.model, *flags],
+            env=os.environ | {"OMP_NUM_THREADS": str(given.threads)},
+            stdout=sys.stderr,
+        )
+        if done.returncode:
+            raise SystemExit(f"{who} ({part}) ended with code {done.returncode}")
+        return dict(json.loads(out.read_text()))
+
+
+def compare_steps(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Part one."""
+    settings, tried = json.loads(given.settings), []
+    if not settings:
+        for settings in TUNE:
+            found = in_process(given, "trl", "step", warmup=1, steps=1, settings=json.dumps(settings))
+            tried.append(settings | {"seconds": found["steps"][0]["step"], "memory": found["memory"]})
+            print(f"trl {tried[-1]}", file=sys.stderr, flush=True)
+        best = min(tried, key=lambda entry: float(entry["seconds"]))
+        settings = {key: best[key] for key in ("attention", "cache", "micro")}
+    runs: dict[str, list[dict[str, Any]]] = {"trl": [], "ours": []}
+    for turn in range(given.rounds):
+        for who, found in runs.items():
+            found.append(in_process(given, who, "step", settings=json.dumps(settings)))
+            times = [round(s["step"], 2) for s in found[-1]["steps"]]
+            print(f"round {turn + 1} {who}: {times} s", file=sys.stderr, flush=True)
+    middle: dict[str, dict[str, float]] = {}
+    for who, found in runs.items():
+        steps = [s for f in found for s in f["steps"]]
+        for s in steps:
+            s["rest"] = s["step"] - s["generation"] - s["update"]
+        middle[who] = {key: median(s[key] for s in steps) for key in steps[0]}
+        middle[who]["memory"] = max(f["memory"] for f in found)
+    assert middle["trl"]["tokens"] == middle["ours"]["tokens"], "not the same number of tokens"
+    columns = ("step", "generation", "update", "rest", "memory")
+    rows = [
+        [label, *(f"{middle[who][c]:.2f}" for c in columns)]
+        for who, label in (("trl", "TRL GRPOTrainer"), ("ours", "TinyZero"))
+    ]
+    rows.append(["TRL / TinyZero", *(f"{middle['trl'][c] / max(middle['ours'][c], 1e-9):.1f}" for c in columns)])
+    text = (
+        f"A step of {given.prompts} prompts × {given.samples} samples × {given.tokens} tokens, {given.threads} "
+        f"threads: seconds, median of {given.rounds} × {given.steps} steps; peak memory in GB. TRL with {settings}. "
+        f"Ours would have skipped {middle['ours']['idle']:.0%} of the rows; here it did not.\n\n"
+        + common.table(["", "s a step", "generation", "forward, backward, optimizer", "rest", "GB"], rows)
+    )
+    return {"settings": settings, "tried": tried, "median": middle, "runs": runs}, text
+
+
+def compare_accuracy(given: argparse.Namespace, settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Part two."""
+    found: dict[str, Any] = {}
+    rows: list[list[object]] = []
+    for who, label in (("ours", "TinyZero"), ("trl", "TRL GRPOTrainer")):
+        found[who] = in_process(given, who, "accuracy", settings=json.dumps(settings))
+        curve = found[who]["curve"]
+        reached = next((e for e in curve if e["accuracy"] >= given.accuracy), None)
+        found[who]["reached"] = reached
+        last = reached or curve[-1]
+        when = f"{last['seconds']:.0f}" if reached else f"not in {last['seconds']:.0f}"
+        rows.append([label, when, int(last["step"]), f"{curve[0]['accuracy']:.1%}", f"{last['accuracy']:.1%}"])
+    ends = [(found[w]["reached"] or found[w]["curve"][-1])["seconds"] for w in ("trl", "ours")]
+    at_least = "at least " if not found["trl"]["reached"] else ""
+    says = f"{at_least}{ends[0] / ends[1]:.1f}" if found["ours"]["reached"] else "ours did not reach it"
+    text = (
+        f"Training time to {given.accuracy:.0%} pass@1 on {given.problems} dev problems, laptop recipe, seed "
+        f"{given.seed}, {given.threads} threads, evaluated every {given.every} steps. TRL with {settings}. "
+        f"TRL / TinyZero: {says}.\n\n" + common.table(["", "seconds", "steps", "at the start", "at the end"], rows)
+    )
+    return found | {"settings": settings}, text
+
+
+def main() -> None:
+    """Measure, print, write; or, started by itself, be one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="tiny", help='a model folder, or "tiny" (default)')
+    parser.add_argument("--part", choices=["step", "accuracy", "both"], default="both")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", default="{}", help="TRL's, as JSON (attention, cache, micro); else tried")
+    parser.add_argument(
+        "--name", default="", help="of the files in benchmarks/results (default: this script's, and the part)"
+    )
+    step = parser.add_argument_group("step")
+    step.add_argument("--rounds", type=int, default=3)
+    step.add_argument("--steps", type=int, default=3, help="timed steps a round (default: 3)")
+    step.add_argument("--warmup", type=int, default=1)
+    step.add_argument("--prompts", type=int, default=16)
+    step.add_argument("--samples", type=int, default=16)
+    step.add_argument("--tokens", type=int, default=128)
+    race = parser.add_argument_group("accuracy")
+    race.add_argument("--accuracy", type=float, default=0.5)
+    race.add_argument("--limit", type=float, default=900, help="seconds of training each (default: 900)")
+    race.add_argument("--every", type=int, default=5, help="steps between evaluations (default: 5)")
+    race.add_argument("--problems", type=int, default=256)
+    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--out", default="", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        import torch
+
+        torch.set_num_threads(given.threads)
+        found = (train_ours if given.worker == "ours" else train_trl)(given)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        Path(given.out).write_text(json.dumps(found | {"memory": peak / 1e9}))
+        return
+    results: dict[str, Any] = {}
+    texts = []
+    settings = json.loads(given.settings)
+    if given.part != "accuracy":
+        results["step"], text = compare_steps(given)
+        settings = results["step"]["settings"]
+        texts.append(text)
+    if given.part != "step":
+        # long completions of unequal length: the smaller micro-batch keeps TRL within memory
+        settings = settings or {"attention": "eager", "cache": "dynamic", "micro": 64}
+        results["accuracy"], text = compare_accuracy(given, settings)
+        texts.append(text)
+    about = common.describe([given.threads], "torch", "transformers", "trl", "accelerate")
+    name = given.name or "laptop_vs_trl" + ("" if given.part == "both" else f"_{given.part}")
+    common.write(name, about, results, "\n\n".join(texts))
+
+
+if __name__ == "__main__":
+    main()
