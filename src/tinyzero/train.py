@@ -253,6 +253,8 @@ def score(run: Run, split: Split, problems: int) -> None:
     run.console.note(
         f"{split} after {run.step} steps: pass@1 {entry['pass@1']:.3f} "
         f"[{entry['pass@1/low']:.3f}, {entry['pass@1/high']:.3f}] on {problems} problems"
+        + f"; the reward function raised on {entry['reward_errors']} completions"
+        * bool(entry["reward_errors"])
     )
 
 

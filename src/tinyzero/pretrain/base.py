@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +24,7 @@ from tinyzero import checkpoint, models
 from tinyzero.pretrain import corpus
 from tinyzero.pretrain.corpus import CorpusOptions
 from tinyzero.pretrain.muon import Muon
+from tinyzero.types import UserError
 
 
 class ModelOptions(BaseModel):
@@ -51,6 +53,11 @@ class PretrainOptions(BaseModel):
     muon_lr: float = Field(0.01, gt=0, description="learning rate of the matrices")
     adam_lr: float = Field(0.003, gt=0, description="learning rate of embeddings, norms and biases")
     decay_from: float = Field(0.3, ge=0, le=1, description="share of the run after which the rates fall to zero")
+    second_pools: int = Field(default=70, ge=0, description="pools of a second course, after the first")
+    second_rate: float = Field(default=0.5, gt=0, le=1, description="share of the rates it starts at, falling to zero")
+    second_ordered: float = Field(
+        default=0.95, ge=0, le=1, description="its `corpus.ordered`: plain enumeration sinks in late"
+    )
     save_every: int = Field(10, ge=1, description="pools between checkpoints")
     model: ModelOptions = Field(default_factory=ModelOptions)
     corpus: CorpusOptions = Field(default_factory=CorpusOptions)
@@ -68,7 +75,8 @@ def encode(prompt: str, text: str, vocabulary: dict[str, int]) -> tuple[list[int
 def batches(o: PretrainOptions, pool: int, vocabulary: dict[str, int]) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one pool: tokens (B, T) and where there is loss (B, T), documents of like length together."""
     rng = random.Random(f"corpus:{o.seed}:{pool}")
-    documents = [encode(*corpus.document(rng, o.corpus), vocabulary) for _ in range(o.pool_documents)]
+    settings = o.corpus if pool < o.pools else o.corpus.model_copy(update={"ordered": o.second_ordered})
+    documents = [encode(*corpus.document(rng, settings), vocabulary) for _ in range(o.pool_documents)]
     documents = sorted((d for d in documents if len(d[0]) <= o.longest), key=lambda d: len(d[0]))
     cuts: list[list[tuple[list[int], int]]] = [[]]
     for d in documents:
@@ -84,15 +92,18 @@ def batches(o: PretrainOptions, pool: int, vocabulary: dict[str, int]) -> Iterat
         )
 
 
-def rate(progress: float, decay_from: float) -> float:
-    """Share of the full learning rate at `progress` (0..1) of the run."""
-    return 1.0 if progress < decay_from else max(0.0, (1 - progress) / (1 - decay_from))
+def rate(o: PretrainOptions, pool: float) -> float:
+    """Share of the full learning rates after `pool` pools."""
+    if pool >= o.pools:
+        return o.second_rate * (1 - (pool - o.pools) / o.second_pools)
+    progress = pool / o.pools
+    return 1.0 if progress < o.decay_from else (1 - progress) / (1 - o.decay_from)
 
 
 def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = print) -> Path:
     """Train the base into `folder`/model, resuming what is there; returns that path.
 
-    Raises UserError where the folder cannot be written.
+    Raises UserError where the folder cannot be written, or holds a run of other options.
     """
     tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
     words = {tokenizer.decode([i]): i for i in range(len(tokenizer))}
@@ -107,41 +118,48 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
     first, seconds, tokens = 0, 0.0, 0
     if found := checkpoint.load_latest(folder, report):
         state = found[1]
+        if state.get("options", o.model_dump()) != o.model_dump():
+            raise UserError(f"{folder} holds a pretraining with other options: name another folder with --out")
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first, seconds, tokens = state["pool"], state["seconds"], state["tokens"]
-        report(f"resuming at pool {first} of {o.pools}")
+        report(f"resuming at pool {first} of {o.pools + o.second_pools}")
 
     def save(done: int) -> None:
         state = {
             "model": model.state_dict(),
             "optimizers": [x.state_dict() for x in optimizers],
             "pool": done,
+            "options": o.model_dump(),
             "seconds": seconds,
             "tokens": tokens,
         }
         checkpoint.save(folder, done, lambda path: models.save_model(model, tokenizer, path), state, keep=2)
 
     model.train()
-    for pool in range(first, o.pools):
+    total = o.pools + o.second_pools
+    for pool in range(first, total):
         started, losses = time.perf_counter(), []
         drawn = list(batches(o, pool, words))
         for i, (ids, mask) in enumerate(drawn):
-            share = rate((pool + i / len(drawn)) / o.pools, o.decay_from)
+            share = rate(o, pool + i / len(drawn))
             for optimizer, peak in zip(optimizers, peaks, strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = peak * share
             losses.append(_train_step(model, ids, mask, optimizers))
             tokens += int((ids != 0).sum())
         seconds += time.perf_counter() - started
-        loss, left = sum(losses) / len(losses), seconds / (pool + 1) * (o.pools - pool - 1) / 60
-        report(f"pool {pool + 1}/{o.pools}  loss {loss:.4f}  {tokens / seconds:,.0f} tokens/s  {left:.0f} min left")
-        if (pool + 1) % o.save_every == 0 or pool + 1 == o.pools:
+        loss, left = sum(losses) / len(losses), seconds / (pool + 1) * (total - pool - 1) / 60
+        report(f"pool {pool + 1}/{total}  loss {loss:.4f}  {tokens / seconds:,.0f} tokens/s  {left:.0f} min left")
+        if (pool + 1) % o.save_every == 0 or pool + 1 == total:
             save(pool + 1)
     final = folder / "model"
-    models.save_model(model, tokenizer, final, torch.bfloat16)
-    (final / "README.md").write_text(model_card(o, sum(p.numel() for p in model.parameters()), tokens, seconds))
+    try:
+        models.save_model(model, tokenizer, final, torch.bfloat16)
+        (final / "README.md").write_text(model_card(o, sum(p.numel() for p in model.parameters()), tokens, seconds))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {final}: {error}; make room or make it writable, then resume") from error
     return final
 
 
