@@ -25,7 +25,7 @@ def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> Algor
     missing = [m for m in ("Options", "min_samples", "keep", "annotate", "loss") if not hasattr(kind, m)]
     if missing:
         raise UserError(
-            f"algorithm {name} lacks {', '.join(missing)}: an Algorithm has Options, min_samples, keep, annotate and loss"
+            f"algorithm {name} lacks {', '.join(missing)}: it needs Options, min_samples, keep, annotate and loss"
         )
     algorithm: Algorithm = kind(validate(kind.Options, options or {}, "algorithm"))
     return algorithm
