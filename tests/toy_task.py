@@ -1,11 +1,14 @@
-"""A task that a random model learns in seconds: repeat the letter asked for."""
+"""Tasks for a random model, and an algorithm that is hard to please."""
 
-from tinyzero.types import Problem, Reward, Split
+from tinyzero.algorithms.grpo import GRPO
+from tinyzero.types import Group, Problem, Reward, Split
 
 LETTERS = {"train": "abc", "dev": "abc", "test": "abc"}
 
 
 class Repeat:
+    """Say the letter asked for again and again: learnt in seconds."""
+
     def problem(self, split: Split, index: int) -> Problem:
         letter = LETTERS[split][index % 3]
         return Problem(f"{split}:{index}", {"letter": letter}, split, f"{split}:{index}")
@@ -19,3 +22,18 @@ class Repeat:
 
     def solution(self, problem: Problem) -> str:
         return str(problem.fields["letter"])
+
+
+class Early(Repeat):
+    """Say characters that come before "a": a random model does so about half of the time."""
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        share = sum(c < "a" for c in text) / max(len(text), 1)
+        return Reward(share, {"answer": float(share > 0.6)})
+
+
+class Picky(GRPO):
+    """Drops every third group, so that batches are refilled and leave a surplus."""
+
+    def keep(self, groups: list[Group]) -> list[Group]:
+        return [g for g in super().keep(groups) if g[0].group % 3]

@@ -1,0 +1,425 @@
+"""The whole loop on a random model: a run that is killed, stopped or refused ends as if nothing had been."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from toy_task import Early
+
+from tinyzero import checkpoint, cli, learner, metrics, models, train
+from tinyzero.config import Config, resolve, to_toml
+from tinyzero.types import Problem, Reward
+
+STEPS = 5
+TOYS = Path(__file__).with_name("toy_task.py")
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "ppo": {"name": "ppo", "kl_in_reward": 0.001, "lam": 0.9},
+    "picky": {"name": f"{TOYS}:Picky", "kl": 0.01},
+}
+
+
+def config(base: Path, algorithm: str = "picky", task: str = f"{TOYS}:Early") -> Config:
+    optimizer = {"learning_rate": 0.005, "schedule": "linear", "warmup": 2}
+    return resolve(
+        {
+            "steps": STEPS,
+            "task": {"name": task},
+            "algorithm": ALGORITHMS[algorithm],
+            "model": {"name": str(base)},
+            "rollout": {"prompts": 4, "samples": 4, "max_tokens": 5},
+            "optimizer": optimizer,
+            "critic": optimizer,
+            "update": {"minibatches": 2, "micro_tokens": 64},
+            "eval": {"every": 2, "problems": 4, "test_problems": 5, "samples": 2, "greedy": True},
+            "checkpoint": {"every": 2, "keep": 9},
+            "run": {"rollouts_every": 2, "rollouts": 3},
+        },
+        {},
+    )
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    models.save_model(tiny.model(layers=1), tiny.tokenizer(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each algorithm that nothing interrupted."""
+    runs = {name: tmp_path_factory.mktemp("whole") / name for name in ALGORITHMS}
+    for name, folder in runs.items():
+        train.train(config(base, name), folder)
+    return runs
+
+
+@pytest.fixture
+def recipe(base: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(config(base)))
+    return path
+
+
+def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Everything that was written down, but what holds clock or memory."""
+    return {
+        name: [
+            {k: v for k, v in record.items() if not k.startswith(("time/", "memory/"))}
+            for record in metrics.read(folder / f"{name}.jsonl")
+        ]
+        for name in ("metrics", "eval", "rollouts")
+    }
+
+
+def state(folder: Path) -> dict[str, Any]:
+    found = checkpoint.load_latest(folder, lambda text: pytest.fail(text))
+    assert found is not None
+    return {key: value for key, value in found[1].items() if key != "seconds"}
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def assert_same(folder: Path, expected: Path) -> None:
+    """Every metric and every weight is that of the uninterrupted run."""
+    assert records(folder) == records(expected)
+    assert same(state(folder), state(expected))
+    newest = f"checkpoints/step_{STEPS:06d}/model/model.safetensors"
+    assert (folder / newest).read_bytes() == (expected / newest).read_bytes()
+
+
+def test_a_run_writes_what_it_should(whole: dict[str, Path]) -> None:
+    for folder in whole.values():
+        written = records(folder)
+        assert [r["step"] for r in written["metrics"]] == list(range(STEPS))
+        assert [(r["step"], r["split"]) for r in written["eval"]] == [
+            (0, "test"),
+            (0, "dev"),
+            (2, "dev"),
+            (4, "dev"),
+            (STEPS, "dev"),
+            (STEPS, "test"),
+        ]
+        assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == [
+            "step_000002",
+            "step_000004",
+            "step_000005",
+        ]
+        assert {(r["step"], r["split"]) for r in written["rollouts"]} >= {(0, "train"), (2, "train"), (5, "test")}
+        assert written["metrics"][-1]["version"] == STEPS
+        assert written["metrics"][-1]["samples"] == STEPS * 16
+        loaded = models.load_model(str(folder / "checkpoints" / "step_000005" / "model"))
+        weights = state(folder)["learners"]["policy"]["model"]
+        assert same(dict(loaded.state_dict()), dict(weights))
+        assert all(r["grad_norm"] > 0.01 for r in written["metrics"]), "nothing was learned, so nothing was tried"
+    picky = records(whole["picky"])["metrics"]
+    assert sum(r["refill_rounds"] for r in picky) > 0
+    assert sum(r["dropped_groups"] for r in picky) > 0
+
+
+def test_every_key_written_is_in_the_glossary(whole: dict[str, Path]) -> None:
+    for folder in whole.values():
+        for name in ("metrics", "eval"):
+            keys = {key for record in metrics.read(folder / f"{name}.jsonl") for key in record}
+            assert {key for key in keys if metrics.define(key) is None} == set()
+    assert {"step", "reward", "accuracy", "response_length", "time/step"} <= keys | {"time/step"}
+    first = next(metrics.read(whole["ppo"] / "metrics.jsonl"))
+    assert {
+        "step",
+        "reward",
+        "accuracy",
+        "response_length",
+        "time/step",
+        "loss",
+        "entropy",
+        "grad_norm",
+    } <= first.keys()
+    assert {"value/loss", "value/grad_norm", "value/error", "memory/peak", "time/elapsed"} <= first.keys()
+
+
+def test_the_seed_decides_everything(base: Path, whole: dict[str, Path], tmp_path: Path) -> None:
+    train.train(config(base), tmp_path / "again")
+    assert_same(tmp_path / "again", whole["picky"])
+    train.train(config(base).model_copy(update={"seed": 1}), tmp_path / "other")
+    assert records(tmp_path / "other")["metrics"][0] != records(whole["picky"])["metrics"][0]
+
+
+def test_a_run_can_be_repeated_from_its_config(base: Path, whole: dict[str, Path], tmp_path: Path) -> None:
+    path = whole["picky"] / "config.toml"
+    assert cli.main(["train", str(path), "--run.dir", str(tmp_path / "again"), "--steps", "1"]) == 0
+    assert records(tmp_path / "again")["metrics"][0] | {"learning_rate": 0} == records(whole["picky"])["metrics"][0] | {
+        "learning_rate": 0
+    }
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from toy_task import Early
+from tinyzero import cli
+judge, calls = Early.reward, 0
+def reward(self, problem, text):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return judge(self, problem, text)
+Early.reward = reward
+cli.main(["train", sys.argv[3], "--run.dir", sys.argv[4], "--task", "toy_task:Early"])
+"""
+REWARDS = 2 * 15 + 4 * 12 + STEPS * 16  # at least: two tests, four evaluations on dev, the steps
+
+
+def test_kill_9_anywhere_and_resume(recipe: Path, whole: dict[str, Path], tmp_path: Path) -> None:
+    at, run = random.randrange(1, REWARDS), tmp_path / "run"
+    command = [sys.executable, "-c", KILLED, str(TOYS.parent), str(at), str(recipe), str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("toy_task:Early", f"{TOYS}:Early"))
+    assert cli.main(["train", "--resume", str(run)]) == 0, f"killed at reward {at}"
+    assert_same(run, whole["picky"])
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+def crashing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """The `at`-th record is never written; half of another line is left behind."""
+    write, left = metrics.append, [at]
+
+    def append(path: Path, record: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            with path.open("a") as file:
+                file.write('{"step": 99, "torn')
+            raise Crash
+        write(path, record)
+
+    monkeypatch.setattr(metrics, "append", append)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_crash_between_any_two_records(
+    algorithm: str, base: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = sum(map(len, records(whole[algorithm]).values()))
+    points = sorted(random.sample(range(2, written), 3)) if algorithm == "ppo" else [written - 1, written]
+    for at in points:
+        run = tmp_path / str(at)
+        with monkeypatch.context() as patch:
+            crashing(patch, at)
+            with pytest.raises(Crash):
+                train.train(config(base, algorithm), run)
+        train.train(config(base, algorithm), run, resume=True)
+        assert_same(run, whole[algorithm])
+
+
+def signalling(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
+    """The `at`-th reward sends this process a signal."""
+    judge, left = Early.reward, [at]
+
+    def reward(self: Early, problem: Problem, text: str) -> Reward:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), number)
+        return judge(self, problem, text)
+
+    monkeypatch.setattr(Early, "reward", reward)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly_and_the_run_goes_on(
+    number: int,
+    base: Path,
+    whole: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run, recipe = tmp_path / "run", tmp_path / "recipe.toml"
+    recipe.write_text(to_toml(config(base, task="toy_task:Early")))
+    with monkeypatch.context() as patch:
+        signalling(patch, number, at=15 + 12 + random.randrange(1, 64))  # not in the last step
+        assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    said = capsys.readouterr()
+    assert f"--resume {run}" in said.out
+    assert "Traceback" not in said.err
+    assert 1 <= len(records(run)["metrics"]) < STEPS
+    (run / "config.toml").write_text(to_toml(config(base)))
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert_same(run, whole["picky"])
+
+
+def test_a_second_signal_stops_at_once(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, count = Early.reward, [0]
+
+    def reward(self: Early, problem: Problem, text: str) -> Reward:
+        count[0] += 1
+        if count[0] in (20, 21):
+            os.kill(os.getpid(), signal.SIGINT)
+        return judge(self, problem, text)
+
+    monkeypatch.setattr(Early, "reward", reward)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config(base, task="toy_task:Early"), tmp_path / "run")
+    assert count[0] == 21
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
+    damaged = run / "checkpoints" / "step_000005" / "trainer.pt"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "step_000005 is damaged" in said
+    assert "step_000004" in said
+    assert_same(run, whole["picky"])
+
+
+def test_resuming_what_is_finished_changes_nothing(whole: dict[str, Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole["ppo"], tmp_path / "run"))
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    assert "Traceback" not in said
+    return said
+
+
+def test_a_run_folder_that_exists(recipe: Path, whole: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    before = records(whole["picky"])
+    assert cli.main(["train", str(recipe), "--run.dir", str(whole["picky"])]) == 2
+    assert "exists" in error_line(capsys)
+    assert records(whole["picky"]) == before
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_refuses_loses_nothing_saved(
+    refusal: int,
+    recipe: Path,
+    whole: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, save = tmp_path / "run", models.save_model
+
+    def refuse(model: Any, tokenizer: Any, folder: Path) -> None:
+        if (run / "checkpoints" / "step_000002").exists():
+            raise OSError(refusal, os.strerror(refusal))
+        save(model, tokenizer, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "save_model", refuse)
+        assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 2
+    line = error_line(capsys)
+    assert os.strerror(refusal) in line
+    assert "step_000002" in line
+    assert checkpoint.verify(run / "checkpoints" / "step_000002") is None
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step_000002"]
+    if refusal == errno.ENOSPC:
+        assert cli.main(["train", "--resume", str(run)]) == 0
+        assert_same(run, whole["picky"])
+
+
+def test_gradients_that_are_not_finite_stop_the_run_with_the_batch(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs, calls = learner.policy_outputs, [0]
+
+    def spoilt(model: Any, batch: Any) -> Any:
+        calls[0] += torch.is_grad_enabled()
+        found = outputs(model, batch)
+        return {k: v * float("nan") if calls[0] > 4 else v for k, v in found.items()}
+
+    monkeypatch.setattr(train, "policy_outputs", spoilt)
+    run = tmp_path / "run"
+    code = cli.main(["train", str(recipe), "--run.dir", str(run), "--update.patience", "3"])
+    assert code == 1
+    line = error_line(capsys)
+    assert "3 updates in a row" in line
+    assert "learning rate" in line
+    saved = torch.load(run / "broken_batch.pt", weights_only=True)
+    assert saved["tokens"].shape[0] == 16
+    assert [r["skipped"] for r in records(run)["metrics"]] == [0, 0, 2]
+    for record in (run / "metrics.jsonl").read_text().splitlines():
+        json.loads(record, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+class Faulty(Early):
+    def reward(self, problem: Problem, text: str) -> Reward:
+        if sum(map(ord, text)) % 3 == 0:
+            raise ValueError("no judge\ntoday")
+        return super().reward(problem, text)
+
+
+class Hopeless(Early):
+    def reward(self, problem: Problem, text: str) -> Reward:
+        raise ValueError("no judge\ntoday")
+
+
+def test_rewards_that_raise_are_said(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train.train(config(base, task="test_train:Faulty").model_copy(update={"steps": 2}), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "the reward function raised on" in said
+    assert "ValueError: no judge today" in said
+    assert sum(r["reward_errors"] for r in records(tmp_path / "run")["metrics"]) > 0
+    (tmp_path / "recipe.toml").write_text(to_toml(config(base, task="test_train:Hopeless")))
+    assert cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "hopeless")]) == 2
+    assert "no judge today" in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--rollout.max_tokens", "127"], "lower it to 126 or less"),
+        (["--rollout.samples", "1"], "at least 2"),
+        (["--task", "countdown", "--model.prompt", "instruct"], "chat template"),
+        (["--task", "countdown", "--model.prompt", "nonsense"], "nonsense"),
+        (["--model.name", "no/such/model"], "no/such/model"),
+    ],
+)
+def test_what_cannot_run_leaves_no_folder(
+    arguments: list[str], says: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path / "run"), *arguments]) == 2
+    assert says in error_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_right_to_write(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot write" in error_line(capsys)
