@@ -60,7 +60,7 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
             score(run, "dev", config.eval.problems if config.eval.every else 0)
         for step in range(run.step, config.steps):
             clock = Clock()
-            groups, run.cursor, collected = gather(run, step)
+            groups, run.cursor, collected = gather(run)
             clock.lap("sample")
             batch = collate(groups, config.rollout.temperature, config.rollout.max_tokens, updates(config))
             batch = run.algorithm.annotate(batch, run.learners)
@@ -148,8 +148,8 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     return run
 
 
-def gather(run: Run, step: int) -> tuple[list[Group], Cursor, Collected]:
-    """One batch of groups for `step`."""
+def gather(run: Run) -> tuple[list[Group], Cursor, Collected]:
+    """One batch of groups: `collect` under the run's settings."""
     r = run.config.rollout
     # the cursor numbers the groups, so (seed, group, sample) never repeats within a run
     params = SamplingParams(temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=run.config.seed)
