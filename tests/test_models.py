@@ -45,8 +45,8 @@ def test_logits_are_those_of_transformers(shape: str, implementation: str) -> No
     model = tiny.model(shape)
     reference = copy.deepcopy(model.lm)
     reference.set_attn_implementation(implementation)
-    tokens = torch.randint(0, 105, (3, 20), generator=torch.Generator().manual_seed(0))
-    lengths = [20, 7, 13]
+    lengths = [models.QUERY_BLOCK + 20, 7, models.QUERY_BLOCK]  # one block of queries and several
+    tokens = torch.randint(0, 105, (3, lengths[0]), generator=torch.Generator().manual_seed(0))
     for i, length in enumerate(lengths):
         tokens[i, length:] = 0  # padding that must not matter
     logits = model.logits(tokens)
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_transformers(shape: str) -> None:
     model = tiny.model(shape)
     reference = copy.deepcopy(model.lm)
     reference.set_attn_implementation("eager")
-    tokens = torch.arange(12)[None]
+    tokens = torch.arange(models.QUERY_BLOCK + 3)[None] % 105
     model.logits(tokens).logsumexp(-1).sum().backward()
     reference(tokens).logits.logsumexp(-1).sum().backward()
     for ours, theirs in zip(model.lm.parameters(), reference.parameters(), strict=True):

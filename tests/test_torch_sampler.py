@@ -13,6 +13,7 @@ from torch import Tensor
 from tinyzero.batching import collate
 from tinyzero.learner import policy_outputs
 from tinyzero.models import Backbone
+from tinyzero.samplers import torch_sampler
 from tinyzero.samplers.torch_sampler import TorchSampler, choose, distribution, row_keys, uniforms
 from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, UserError
 
@@ -39,10 +40,19 @@ def logits_of(model: Backbone, prompt: Sequence[int], completion: Completion) ->
     return model.logits(tokens)[0, len(prompt) - 1 : -1].detach()
 
 
+@pytest.fixture(params=["fused", "plain"])
+def step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Decoding by the fused step, and by the model's own, as for models it does not know."""
+    if request.param == "plain":
+        monkeypatch.setattr(torch_sampler, "fused_step", lambda model: None)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
 @pytest.mark.parametrize("shape", tiny.SHAPES)
-def test_sampled_logprobs_are_the_learners(shape: str, temperature: float) -> None:
+def test_sampled_logprobs_are_the_learners(shape: str, temperature: float, step: str) -> None:
     model = tiny.model(shape)
+    assert (torch_sampler.fused_step(model) is not None) == (step == "fused")
     found = sampler_of(model).generate(PROMPTS, replace(PARAMS, temperature=temperature))
     lengths = sorted(len(c.token_ids) for c in flat(found))
     assert lengths[len(lengths) // 3] < 15, "some rows must end early, or dropping them is not tried"
@@ -75,6 +85,23 @@ def test_greedy_is_transformers_generate(shape: str) -> None:
         )
         assert completion.token_ids == tuple(expected[0, len(prompt) :].tolist())
     assert len({c.token_ids for c in flat(found)}) > 1
+
+
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_the_fused_step_draws_what_the_models_own_draws(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = sampler_of(tiny.model(shape))
+    fused = sampler.generate(PROMPTS, PARAMS)
+    monkeypatch.setattr(torch_sampler, "fused_step", lambda model: None)
+    assert draws(sampler.generate(PROMPTS, PARAMS)) == draws(fused)
+
+
+def test_the_fused_step_is_for_what_it_knows() -> None:
+    for change in ({"hidden_act": "gelu"}, {"model_type": "mistral"}, {"use_sliding_window": True}, {"mlp_bias": True}):
+        model = tiny.model(layers=1)
+        for name, value in change.items():
+            setattr(model.config, name, value)
+        assert torch_sampler.fused_step(model) is None
+    assert torch_sampler.fused_step(tiny.model(layers=1).to(torch.bfloat16)) is None
 
 
 def test_batch_size_and_order_do_not_change_what_is_drawn() -> None:
@@ -177,6 +204,20 @@ def test_top_k_and_top_p(top_k: int, top_p: float) -> None:
                 ours = distribution(logits[None], params)[0].exp()
                 assert set(ours.nonzero().flatten().tolist()) == set(allowed)
                 assert float(ours.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_banned_tokens_are_never_drawn() -> None:
+    model = tiny.model()
+    banned = tuple(range(50))
+    found = sampler_of(model, ends=frozenset()).generate(PROMPTS[:2], replace(PARAMS, banned=banned, n=3))
+    for prompt, completions in zip(PROMPTS, found, strict=False):
+        for c in completions:
+            assert min(c.token_ids) >= 50
+            expected = logits_of(model, prompt, c)[:, 50:].log_softmax(-1)
+            tokens = torch.tensor(c.token_ids)[:, None] - 50
+            torch.testing.assert_close(expected.gather(1, tokens)[:, 0], torch.tensor(c.sampled_logprobs))
+    greedy = sampler_of(model).generate(PROMPTS, replace(PARAMS, banned=banned, temperature=0.0, n=1))
+    assert all(min(c.token_ids) >= 50 for c in flat(greedy))
 
 
 def test_the_end_token_is_there_exactly_when_it_was_sampled() -> None:

@@ -1,0 +1,251 @@
+"""The corpus says nothing false and leaks nothing; pretraining resumes exactly and lowers its loss."""
+
+import random
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from tinyzero import checkpoint, models
+from tinyzero.pretrain import base, corpus
+from tinyzero.pretrain.base import PretrainOptions, pretrain
+from tinyzero.pretrain.corpus import CorpusOptions, tries
+from tinyzero.pretrain.muon import Muon, orthogonalise
+from tinyzero.rewards import evaluate_expression, extract_answer
+from tinyzero.tasks.countdown import split_of
+from tinyzero.types import UserError
+
+STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
+OPTIONS = [CorpusOptions(), CorpusOptions(four_numbers=0.5, long=0.5, guesses=0.1), CorpusOptions(ordered=1, drills=0)]
+
+
+def documents(o: CorpusOptions, count: int = 400) -> Iterator[tuple[str, str]]:
+    rng = random.Random("documents")
+    for _ in range(count):
+        prompt, text = corpus.document(rng, o)
+        assert text.endswith(corpus.END)
+        yield prompt, text.removesuffix(corpus.END)
+
+
+def question(prompt: str) -> tuple[int, list[int]]:
+    target, *numbers = prompt.removesuffix("\n<think>\n").replace(" from ", " ").split()
+    return int(target), [int(n) for n in numbers]
+
+
+@pytest.mark.parametrize("o", OPTIONS, ids=["default", "long", "ordered"])
+def test_every_result_and_every_verdict_is_true(o: CorpusOptions) -> None:
+    steps = verdicts = claims = 0
+    for _, text in documents(o):
+        for a, operator, b, result in STEP.findall(text):
+            value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}.get(operator)
+            assert Fraction(int(a), int(b)) == int(result) if operator == "/" else value == int(result), text
+            assert 0 < int(result) <= o.max_target
+            steps += 1
+        for line in text.split("\n"):
+            if judged := re.fullmatch(r"(?:.*=)?(\d+) vs (\d+) (yes|no)", line):
+                assert (judged[1] == judged[2]) == (judged[3] == "yes"), line
+                verdicts += 1
+                claims += judged[3] == "yes"
+            else:
+                assert " vs " not in line
+    assert steps > 500
+    assert verdicts > 300
+    assert 0.02 < claims / verdicts < 0.5
+
+
+@pytest.mark.parametrize("o", OPTIONS, ids=["default", "long", "ordered"])
+def test_tries_use_each_number_once_and_answers_follow(o: CorpusOptions) -> None:
+    right = wrong = 0
+    for prompt, text in documents(o):
+        if not prompt:
+            continue
+        target, numbers = question(prompt)
+        thought, _, _ = text.partition("</think>")
+        lines = thought.splitlines()
+        for line in lines:
+            pool = list(numbers)
+            for a, _, b, result in STEP.findall(line):
+                pool.remove(int(a))
+                pool.remove(int(b))
+                pool.append(int(result))
+            assert len(pool) == 1, line
+            assert f" vs {target} " in line or " vs " not in line
+        answer = extract_answer(text)
+        assert answer is not None
+        result = evaluate_expression(answer)
+        assert result is not None
+        assert sorted(result[1]) == sorted(numbers)
+        if lines:
+            assert result[0] == int(STEP.findall(lines[-1])[-1][-1]), "the answer is the last try"
+            assert " yes" not in "".join(lines[:-1]), "a search ends where it hits"
+            if len(numbers) < 4:  # of four, 2+2 and a given 4 look alike
+                assert len(set(lines)) == len(lines)
+        right, wrong = right + (result[0] == target), wrong + (result[0] != target)
+    assert wrong > right > 0, "a base mostly fails"
+
+
+def test_all_problems_are_of_the_train_split_and_within_the_ranges() -> None:
+    o = CorpusOptions()
+    seen = set()
+    for prompt, _ in documents(o, 800):
+        if prompt:
+            target, numbers = question(prompt)
+            assert split_of(numbers) == "train"
+            assert o.min_target <= target <= o.max_target
+            assert all(1 <= n <= o.max_number for n in numbers)
+            assert prompt.endswith("\n<think>\n")
+            seen.add(len(numbers))
+    assert seen == {2, 3, 4}
+
+
+def combined(entries: list[tuple[int, Any]], limit: int) -> Iterator[tuple[int, Any]]:
+    """(value, form) of everything that positive integers allow; a form is equal for terms or factors regrouped."""
+    if len(entries) == 1:
+        yield entries[0]
+    for i, j in combinations(range(len(entries)), 2):
+        (a, x), (b, y) = sorted((entries[i], entries[j]), key=lambda e: -e[0])
+        rest = [e for k, e in enumerate(entries) if k not in (i, j)]
+        for op, value in corpus.steps_of(a, b, limit):
+            if op in "+*":
+                parts = [p for f in (x, y) for p in (f[1] if isinstance(f, tuple) and f[0] == op else [f])]
+                form: Any = (op, tuple(sorted(parts, key=repr)))
+            else:
+                form = (op, (x, y))
+            yield from combined([(value, form), *rest], limit)
+
+
+@pytest.mark.parametrize("numbers", [[3, 5, 12], [2, 2, 4], [7, 7, 7], [25, 1, 6], [9, 3], [4, 4], [1, 1, 2]])
+def test_tries_are_all_there_is_once(numbers: list[int]) -> None:
+    found = tries(numbers, 99)
+    expected = list(combined([(n, n) for n in numbers], 99))
+    assert len(found) == len({form for _, form in expected})
+    assert {t.value for t in found} == {value for value, _ in expected}
+    assert len({t.steps for t in found}) == len(found)
+    for t in found:
+        assert evaluate_expression(t.expression) == (t.value, [int(n) for n in re.findall(r"\d+", t.expression)])
+
+
+def test_tries_of_four_numbers_reach_what_can_be_reached() -> None:
+    rng = random.Random(0)
+    for _ in range(5):
+        numbers = [rng.randint(1, 25) for _ in range(4)]
+        found = tries(numbers, 99)
+        assert {t.value for t in found} == {value for value, _ in combined([(n, n) for n in numbers], 99)}
+        for t in rng.sample(found, 20):
+            result = evaluate_expression(t.expression)
+            assert result is not None
+            assert (result[0], sorted(result[1])) == (t.value, sorted(numbers))
+
+
+def test_tokens_are_the_tokenizers() -> None:
+    tokenizer = tiny.tokenizer()
+    vocabulary = {tokenizer.decode([i]): i for i in range(len(tokenizer))}
+    for prompt, text in documents(CorpusOptions(), 100):
+        ids, asked = base.encode(prompt, text + corpus.END, vocabulary)
+        assert ids == tokenizer(prompt + text + corpus.END)["input_ids"]
+        assert tokenizer.decode(ids[:asked]) == prompt
+        assert ids[-1] == tokenizer.eos_token_id
+
+
+def test_batches_hold_every_document_and_no_loss_on_prompts_or_padding() -> None:
+    tokenizer = tiny.tokenizer()
+    vocabulary = {tokenizer.decode([i]): i for i in range(len(tokenizer))}
+    o = PretrainOptions(pool_documents=60, batch_tokens=1024, longest=200)
+    drawn = list(base.batches(o, 3, vocabulary))
+    again = list(base.batches(o, 3, vocabulary))
+    assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(drawn, again, strict=True))
+    other = list(base.batches(o, 4, vocabulary))
+    assert len(other) != len(drawn) or not torch.equal(other[0][0], drawn[0][0])
+    rows = 0
+    for ids, mask in drawn:
+        assert ids.shape == mask.shape
+        assert ids.numel() <= 1024 or len(ids) == 1
+        assert ids.shape[1] <= 200
+        for row, lossy in zip(ids, mask, strict=True):
+            text = tokenizer.decode(row)
+            prompt, think, _ = text.partition("<think>\n")
+            whole = len(tokenizer(text.partition(corpus.END)[0])["input_ids"]) + 1
+            start = len(tokenizer(prompt + think)["input_ids"]) if think else 0
+            assert lossy.nonzero().flatten().tolist() == list(range(start, whole))
+            rows += 1
+    assert 40 <= rows <= 60
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16)])
+def test_orthogonalise_pushes_singular_values_towards_one(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 7
+    values = torch.linalg.svdvals(orthogonalise(matrix))
+    assert 0.5 < float(values.min()) <= float(values.max()) < 1.3
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    alike = torch.nn.functional.cosine_similarity(orthogonalise(matrix).flatten(), (u @ v).flatten(), dim=0)
+    assert float(alike) > 0.95
+
+
+def test_muon_minimises() -> None:
+    torch.manual_seed(0)
+    wanted, weight = torch.randn(8, 8), torch.nn.Parameter(torch.zeros(8, 8))
+    optimizer = Muon([weight], lr=0.1)
+    for step in range(100):
+        optimizer.param_groups[0]["lr"] = 0.2 * (1 - step / 100)
+        loss = (weight - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.05 * float(wanted.square().mean())
+
+
+TINY = PretrainOptions.model_validate(
+    {
+        "pools": 3,
+        "second_pools": 1,
+        "pool_documents": 24,
+        "batch_tokens": 1024,
+        "save_every": 1,
+        "longest": 300,
+        "model": {"layers": 1, "width": 32, "heads": 2, "feed_forward": 64, "context": 512},
+    }
+)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_an_interrupted_pretraining_ends_where_the_whole_one_does(tmp_path: Path) -> None:
+    said: list[str] = []
+    whole = pretrain(TINY, tmp_path / "whole", said.append)
+    losses = [float(line.split("loss ")[1].split()[0]) for line in said if "loss" in line]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0] - 0.3
+
+    def stop(line: str) -> None:
+        if line.startswith("pool 3"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        pretrain(TINY, tmp_path / "torn", stop)
+    said.clear()
+    torn = pretrain(TINY, tmp_path / "torn", said.append)
+    assert "resuming at pool 2 of 4" in said
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (torn / name).read_bytes() == (whole / name).read_bytes()
+    states = [checkpoint.load_latest(tmp_path / name, pytest.fail) for name in ("whole", "torn")]
+    assert states[0] is not None
+    assert states[1] is not None
+    for a, b in zip(states[0][1]["model"].values(), states[1][1]["model"].values(), strict=True):
+        assert torch.equal(a, b)
+    loaded = models.load_model(str(torn))
+    assert loaded.dtype == torch.float32
+    assert models.load_tokenizer(str(torn)).decode([5, 0]).endswith(corpus.END)
+
+
+def test_other_options_are_not_continued(tmp_path: Path) -> None:
+    pretrain(TINY.model_copy(update={"pools": 1, "second_pools": 0}), tmp_path, lambda line: None)
+    with pytest.raises(UserError, match="other options"):
+        pretrain(TINY.model_copy(update={"pools": 2, "adam_lr": 0.1}), tmp_path, lambda line: None)
