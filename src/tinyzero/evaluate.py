@@ -47,7 +47,7 @@ def interval(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
     effective = mean * (1 - mean) / variance if known else float(len(sums))
     centre = (mean + z * z / (2 * effective)) / (1 + z * z / effective)
     half = z / (1 + z * z / effective) * math.sqrt(mean * (1 - mean) / effective + z * z / (4 * effective**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))  # the mean is inside, rounded too
 
 
 def ks(samples: int) -> list[int]:

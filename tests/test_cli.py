@@ -1,0 +1,350 @@
+"""Every verb on a random model, and every mistake answered by one line and exit code 2."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from tinyzero import cli, metrics, models
+from tinyzero.config import read_recipe, resolve
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "my_task.py"
+COMPACT = ["--task", "countdown", "--model.prompt", "compact", "--max-tokens", "12"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Whatever a recipe asks for."""
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    models.save_model(tiny.model(layers=1), tiny.tokenizer(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    options = {"model.name": base, "run.dir": folder, "steps": 1, "rollout.max_tokens": 12, "rollout.prompts": 2}
+    options |= {
+        "rollout.samples": 2,
+        "eval.every": 0,
+        "eval.test_problems": 3,
+        "task.max_number": 20,
+        "model.threads": 1,
+    }
+    assert cli.main(["train", "laptop", *(f"--{key}={value}" for key, value in options.items())]) == 0
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that answers a mistake."""
+    capsys.readouterr()
+    assert cli.main([str(a) for a in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("tinyzero: error: ")
+    assert said.count("\n") == 1, said
+    assert said.endswith("\n")
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("", "VERB"),
+        ("trian", "trian"),
+        ("train nosuch", "unknown recipe 'nosuch'"),
+        ("train laptob", "did you mean laptop"),
+        ("train nosuch.toml", "nosuch.toml"),
+        ("train laptop extra", "extra"),
+        ("train --seeds 3", "did you mean seed"),
+        ("train --rollout.promts 3", "did you mean prompts"),
+        ("train --rolout.prompts 3", "did you mean rollout.prompts"),
+        ("train --steps many", "steps"),
+        ("train --steps", "--steps"),
+        ("train --rollout.prompts 2.5", "rollout.prompts"),
+        ("train --optimizer.learning_rate -1", "optimizer.learning_rate"),
+        ("train --task countdwn", "did you mean countdown"),
+        ("train --task no.such.module:Task", "no.such.module"),
+        ("train --task nosuch.py:Task", "nosuch.py"),
+        ("train --task.max_nmber 3", "did you mean max_number"),
+        ("train --task.max_number three", "task.max_number"),
+        ("train --algorithm gpro", "did you mean grpo"),
+        ("train --algorithm.kl -1", "algorithm.kl"),
+        ("train --algorithm ppo --algorithm.scale none", "algorithm.scale"),
+        ("train --resume nosuch", "no run at nosuch"),
+        ("train laptop --resume nosuch", "laptop"),
+        ("train --model.name no/such/model/folder --run.dir never", "no/such/model/folder"),
+        ("eval", "model"),
+        ("eval nosuch", "nosuch"),
+        ("eval nosuch --n 0", "--n"),
+        ("eval nosuch --n many", "--n"),
+        ("eval nosuch --k -1", "--k"),
+        ("eval nosuch --temperature -1", "--temperature"),
+        ("eval nosuch --top-p 0", "--top-p"),
+        ("eval nosuch --top-k -5", "--top-k"),
+        ("eval nosuch --seed -5", "--seed"),
+        ("eval nosuch --split trian", "--split"),
+        ("eval nosuch --recipe nosuch", "unknown recipe"),
+        ("eval nosuch --task countdwn", "did you mean countdown"),
+        ("eval nosuch --nn 3", "--nn"),
+        ("play nosuch", "nosuch"),
+        ("sample nosuch", "--out"),
+        ("data", "--out"),
+        ("data multiplication --out x.jsonl", "multiplication"),
+        ("data --out x.csv", "x.csv"),
+        ("data --stats nosuch.parquet", "nosuch.parquet"),
+        ("data --out x.jsonl --task.max_nmber 3", "max_nmber"),
+        ("data --out no/such/folder/x.jsonl --n 2", "x.jsonl"),
+        ("data --n 50 --out x.jsonl --task.max_number 1", "x"),
+        ("check-task", "task"),
+        ("check-task countdwn", "did you mean countdown"),
+        ("check-task tinyzero.types:Reward", "lacks"),
+        ("pretrain --pols 3", "did you mean pools"),
+        ("pretrain --pools 0", "pretrain.pools"),
+        ("pretrain --model.width wide", "pretrain.model.width"),
+        ("pretrain --threads 0", "--threads"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    command: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *command.split())
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+@pytest.mark.parametrize("damage", ["empty", "config", "weights", "tokenizer"])
+def test_a_damaged_model_folder(damage: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+    if damage == "empty":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    if damage == "config":
+        (folder / "config.json").write_text("{")
+    if damage == "weights":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:999])
+    if damage == "tokenizer":
+        (folder / "tokenizer.json").unlink()
+    assert str(folder) in refused(capsys, "eval", folder, *COMPACT)
+    assert str(folder) in refused(capsys, "train", "--model.name", folder, "--run.dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_tokens_than_the_context_holds(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "lower max_tokens" in refused(capsys, "eval", base, *COMPACT, "--max-tokens", 127, "--n", 1)
+    refused(capsys, "sample", base, *COMPACT, "--max-tokens", 127, "--n", 1, "--out", tmp_path / "x.jsonl")
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"target": 24, "numbers": [3, 5, 12]}], "row 0"),
+        ([{"target": 24, "nums": [3, 5, 12]}, {"target": "24", "nums": [3, 5, 12]}], "row 1"),
+        ([{"target": 24, "nums": [3, 5, 12]}, {"target": 24, "nums": 3}], "row 1"),
+        ([{"target": 97, "nums": [1, 2, 3]}], "row 0"),
+        ([], "data.jsonl"),
+    ],
+    ids=["a column is missing", "text for a number", "no list", "no solution", "no rows"],
+)
+def test_a_data_file_with_a_wrong_row(
+    rows: list[dict[str, Any]], says: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split in ("train", "dev", "test"):
+        line = refused(capsys, "eval", base, *COMPACT, "--task.data", path, "--split", split, "--n", 1)
+        if "has no rows in split" not in line:
+            assert says in line
+            return
+    pytest.fail(f"no line names {says}")
+
+
+def test_dry_run_prints_the_resolved_recipe_and_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--dry-run", "--seed", "7", "--algorithm", "ppo", "--task.max_number", "12"]) == 0
+    (tmp_path / "shown.toml").write_text(capsys.readouterr().out)
+    config = resolve(read_recipe(str(tmp_path / "shown.toml")), {})
+    assert (config.seed, config.algorithm.name, config.task.options["max_number"]) == (7, "ppo", 12)
+    assert config.steps == resolve(read_recipe("laptop"), {}).steps
+    assert [p.name for p in tmp_path.iterdir()] == ["shown.toml"]
+
+
+def test_runs_go_into_runs_by_name(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "--rollout.max_tokens=8",
+        "--rollout.prompts=1",
+        "--rollout.samples=2",
+        "--eval.test_problems=0",
+        "--model.threads=1",
+    ]
+    assert cli.main(["train", f"--model.name={base}", "--steps=1", "--seed=3", "--eval.every=0", *options]) == 0
+    assert (tmp_path / "runs" / "laptop-grpo-3" / "config.toml").is_file()
+    assert "runs/laptop-grpo-3" in capsys.readouterr().out
+
+
+def test_training_says_how_it_went(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "before: test pass@1" in said
+    assert "after: test pass@1" in said
+    assert f"tinyzero play {run}" in said
+
+
+def test_eval_writes_every_figure(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "figures.json"
+    assert cli.main(["eval", str(base), *COMPACT, "--n", "6", "--k", "8", "--json", str(path)]) == 0
+    figures = json.loads(path.read_text())
+    for name in ("pass@1", "pass@2", "pass@4", "pass@8", "greedy"):
+        assert 0 <= figures[f"{name}/low"] <= figures[name] <= figures[f"{name}/high"] <= 1
+    assert (figures["n"], figures["k"], figures["split"], figures["model"]) == (6, 8, "test", str(base))
+    assert any(key.startswith("pass@1/numbers=") for key in figures)
+    assert any(key.startswith("pass@8/operators=") for key in figures)
+    said = capsys.readouterr().out
+    for name in ("pass@1", "pass@8", "greedy", "response_length"):
+        assert name in said
+    assert cli.main(["eval", str(base), *COMPACT, "--n", "6", "--k", "8", "--json", str(tmp_path / "b.json")]) == 0
+    assert json.loads((tmp_path / "b.json").read_text()) == figures, "an evaluation can be repeated"
+
+
+def test_eval_greedily(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["eval", str(base), *COMPACT, "--n", "3", "--temperature", "0"]) == 0
+    assert "at temperature 0" in capsys.readouterr().out
+
+
+def test_figures_that_cannot_be_written_are_shown_all_the_same(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["eval", str(base), *COMPACT, "--n", "2", "--json", str(tmp_path / "no" / "x.json")]) == 2
+    said = capsys.readouterr()
+    assert "pass@1" in said.out
+    assert said.err.count("\n") == 1
+
+
+def test_a_run_is_a_model_with_its_own_recipe(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.jsonl"
+    for name in (run, run / "checkpoints" / "step_000001", run / "checkpoints" / "step_000001" / "model"):
+        out.unlink(missing_ok=True)
+        assert cli.main(["sample", str(name), "--n", "3", "--out", str(out)]) == 0
+        records = list(metrics.read(out))
+        assert len(records) == 3
+        assert {len(r["fields"]["numbers"]) for r in records} == {3}
+        assert max(n for r in records for n in r["fields"]["numbers"]) <= 20
+        assert all(r["response_length"] <= 12 for r in records)
+        assert {"text", "reward", "parts", "finish_reason", "problem", "split"} <= records[0].keys()
+
+
+def test_sample_does_not_overwrite(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.jsonl"
+    out.write_text("mine")
+    assert "exists" in refused(capsys, "sample", run, "--n", 1, "--out", out)
+    assert out.read_text() == "mine"
+
+
+def test_a_run_without_a_checkpoint_is_no_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(run / "config.toml", tmp_path / "config.toml")
+    assert "no checkpoint yet" in refused(capsys, "eval", tmp_path)
+
+
+def test_play_answers_what_is_typed(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("24 from 3 5 12\n97 from 1 2 3\nnonsense\n\n24 3 5 12"))
+    assert cli.main(["play", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("numbers [3, 5, 12]  target 24") == 2
+    assert "97 cannot be made from 1, 2, 3" in said
+    assert "'nonsense' is no Countdown problem" in said
+    assert said.count("[right]") + said.count("[wrong]") == 3
+
+
+def test_play_poses_problems_of_other_tasks(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
+    assert cli.main(["play", str(run), "--task", "multiplication"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("[wrong]") == 2
+    assert said.count("  b ") == 2
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_data_writes_what_it_describes(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"x.{suffix}"
+    assert cli.main(["data", "countdown", "--n", "50", "--out", str(path), "--task.max_number", "30"]) == 0
+    capsys.readouterr()
+    assert cli.main(["data", "--stats", str(path)]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["rows"] == 50
+    assert figures["numbers"][1] <= 30
+    assert figures["permutation_duplicates"] == 0
+
+
+def test_check_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check-task", f"{EXAMPLE}:Backwards"]) == 0
+    assert "every check passed" in capsys.readouterr().out
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(EXAMPLE.read_text().replace("return Reward(float(right)", "return Reward(1.0"))
+    assert cli.main(["check-task", f"{wrong}:Backwards"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_ones_own_task_is_trained_on(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [f"--model.name={base}", f"--run.dir={tmp_path / 'run'}", "--steps=1", "--rollout.max_tokens=8"]
+    options += [
+        "--rollout.prompts=1",
+        "--rollout.samples=2",
+        "--eval.every=0",
+        "--eval.test_problems=2",
+        "--model.threads=1",
+    ]
+    assert cli.main(["train", "--task", f"{EXAMPLE}:Backwards", *options]) == 0
+    assert next(metrics.read(tmp_path / "run" / "metrics.jsonl"))["accuracy"] == 0
+
+
+def test_pretrain_makes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--pools=1", "--second_pools=0", "--pool_documents=8", "--model.layers=1", "--model.width=32"]
+    assert cli.main(["pretrain", "--out", str(tmp_path), "--threads", "1", *options]) == 0
+    assert "pool 1/1" in capsys.readouterr().out
+    models.load_model(str(tmp_path / "model"))
+    assert "stand in for a pretrained base" in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("verb", ["", "train", "eval", "play", "sample", "data", "check-task", "pretrain"])
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*verb.split(), "--help"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert "%%" not in said
+    assert verb != "train" or "--optimizer.learning_rate" in said
+
+
+def test_the_installed_command_and_its_exit_code() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tinyzero.cli", "train", "nosuch"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("tinyzero: error: unknown recipe 'nosuch'")
+    assert done.stderr.count("\n") == 1
