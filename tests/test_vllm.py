@@ -16,7 +16,7 @@ pytestmark = [
 
 
 def test_the_bundled_base_reads_and_answers_alike() -> None:
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
     from vllm import LLM
     from vllm import SamplingParams as VllmParams
 
