@@ -39,9 +39,7 @@ def main() -> None:
     recipe = config.resolve(config.read_recipe("laptop"), {})
     task = load_task(recipe.task.name, recipe.task.options)
     model, tokenizer = models.load_model(given.model), models.load_tokenizer(given.model)
-    sampler = TorchSampler(
-        model, partial(tokenizer.decode, skip_special_tokens=False), models.end_ids(tokenizer, model)
-    )
+    sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
     encode = partial(models.encode_prompt, tokenizer)
     params = SamplingParams(max_tokens=recipe.rollout.max_tokens, n=given.k)
     found = evaluate(task, sampler, encode, template="compact", split="dev", problems=given.n, params=params).metrics

@@ -17,7 +17,6 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,9 @@ class Bench:
 
     def __init__(self, folder: str, recipe: config.Config, problems: Sequence[Problem]) -> None:
         self.model, self.tokenizer = models.load_model(folder), models.load_tokenizer(folder)
-        decode = partial(self.tokenizer.decode, skip_special_tokens=False)
-        self.sampler = TorchSampler(self.model, decode, models.end_ids(self.tokenizer, self.model))
+        self.sampler = TorchSampler(
+            self.model, models.decoder(self.tokenizer), models.end_ids(self.tokenizer, self.model)
+        )
         self.task = load_task(recipe.task.name, recipe.task.options)
         self.recipe, self.problems = recipe, problems
         self.params = SamplingParams(max_tokens=recipe.rollout.max_tokens)

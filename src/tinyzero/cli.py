@@ -249,13 +249,12 @@ def _open(
 ) -> tuple[Task, TorchSampler, Callable[[Prompt], Sequence[int]], str, SamplingParams]:
     """Model, task, prompt template and sampling of a command that uses a model as it is."""
     source, model = _locate(given.model)
-    recipe = configs.read_recipe(given.recipe or source) if given.recipe or source else {"model": {"prompt": "base"}}
+    name = given.recipe or source
+    recipe = configs.read_recipe(name) if name else {"model": {"prompt": "base"}}
     overrides = configs.parse_overrides(rest)
     if given.task:
         overrides["task.name"] = given.task
     config = configs.resolve(recipe, overrides)
-    from functools import partial
-
     import torch
 
     from tinyzero import models
@@ -266,7 +265,7 @@ def _open(
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     lm, tokenizer = models.load_model(model), models.load_tokenizer(model)
-    sampler = TorchSampler(lm, partial(tokenizer.decode, skip_special_tokens=False), models.end_ids(tokenizer, lm))
+    sampler = TorchSampler(lm, models.decoder(tokenizer), models.end_ids(tokenizer, lm))
     params = SamplingParams(
         temperature=given.temperature,
         top_p=given.top_p,

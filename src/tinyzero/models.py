@@ -8,7 +8,7 @@ a CPU than the fused kernel's) and the sampler's cache (pre-allocated, written i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,8 @@ class SlotCache:
 
 class Backbone(nn.Module):
     """A causal LM as the rest of the house sees it: tokens in, logits (or hidden states) out."""
+
+    lm: Any  # transformers gives its models no common type that has their parts
 
     def __init__(self, lm: nn.Module) -> None:
         super().__init__()
@@ -273,6 +275,11 @@ def build_tokenizer(characters: str, words: Sequence[str], end: str = "<|endofte
     tokenizer = Qwen2Tokenizer(vocab={end: 0} | {b: i for i, b in enumerate(byte_level.values(), 1)}, merges=[])
     tokenizer.add_tokens([AddedToken(word, normalized=False, special=False) for word in words])
     return tokenizer
+
+
+def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
+    """Token ids to text, special tokens included."""
+    return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, ...]:

@@ -100,7 +100,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     tokenizer = models.load_tokenizer(config.model.name)
     sampler = TorchSampler(
         policy,
-        partial(tokenizer.decode, skip_special_tokens=False),
+        models.decoder(tokenizer),
         models.end_ids(tokenizer, policy),
         config.rollout.rows,
     )

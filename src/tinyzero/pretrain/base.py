@@ -106,7 +106,7 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
     Raises UserError where the folder cannot be written, or holds a run of other options.
     """
     tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
-    words = {tokenizer.decode([i]): i for i in range(len(tokenizer))}
+    words = {str(tokenizer.decode([i])): i for i in range(len(tokenizer))}
     model = models.build_model(model_config(o.model, len(tokenizer)), o.seed)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]

@@ -46,7 +46,7 @@ class FusedStep:
         cos, sin = self.core.rotary_emb(x, positions[:, None])  # (B, 1, head)
         groups, head = cache.keys.shape[2], cache.keys.shape[-1]
         unseen = (torch.arange(window) > positions[:, None])[:, None, None]  # (B, 1, 1, window)
-        unseen = unseen if bool(unseen.any()) else None
+        some_unseen = bool(unseen.any())
         for i, layer in enumerate(self.layers):
             joined = F.linear(self._norm(x, layer.norm), layer.qkv, layer.qkv_bias).unflatten(-1, (-1, head))
             turned, value = joined[:, :-groups], joined[:, -groups:]
@@ -56,7 +56,7 @@ class FusedStep:
             cache.keys[i][cache.rows, :, positions] = key
             cache.values[i][cache.rows, :, positions] = value
             scores = query.unflatten(1, (groups, -1)) * head**-0.5 @ cache.keys[i, :, :, :window].transpose(-1, -2)
-            if unseen is not None:
+            if some_unseen:
                 scores.masked_fill_(unseen, torch.finfo(scores.dtype).min)
             mixed = (scores.softmax(-1) @ cache.values[i, :, :, :window]).flatten(1)
             x = x + F.linear(mixed, layer.out, layer.out_bias)
