@@ -352,8 +352,9 @@ def stop_requested() -> Iterator[list[int]]:
 
     def handle(number: int, _: Any) -> None:
         received.append(number)
-        for s, old in previous.items():
-            signal.signal(s, old)
+        # not the handlers found before: a job started in the background finds the interrupt ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         print("\nstopping after this step (once more to stop at once) ...", file=sys.stderr, flush=True)
 
     previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
