@@ -162,7 +162,7 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
 
     def step(number: int) -> tuple[list[Group], Collected]:
         nonlocal idle
-        groups, run.cursor, collected = train.gather(run, number)
+        groups, run.cursor, collected = train.gather(run)
         batch = collate(groups, config.rollout.temperature, config.rollout.max_tokens)
         batch = run.algorithm.annotate(batch, run.learners)
         if not stopping and batch.idle is not None:

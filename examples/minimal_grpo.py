@@ -40,7 +40,7 @@ def problem(rng: random.Random, hands: list[tuple[str, ...]]) -> str:
 
 
 def reward(problem: str, response: str) -> float:
-    """1 for a right answer, else 0. Nothing before the # is judged: if trying and checking grow, it is since they pay."""
+    """1 for a right answer, else 0. Nothing before the # is judged: if trying and checking grow, they pay."""
     answer = response.rpartition("#")[2]
     return float(answer.endswith("\n") and expressions(problem[:3]).get(answer[:-1]) == int(problem[4:6]))
 

@@ -241,7 +241,7 @@ def signalling(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
     def reward(self: Early, problem: Problem, text: str) -> Reward:
         left[0] -= 1
         if left[0] == 0:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)  # to this thread, at once
         return judge(self, problem, text)
 
     monkeypatch.setattr(Early, "reward", reward)
@@ -267,6 +267,7 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(
     assert f"--resume {run}" in said.out
     assert "Traceback" not in said.err
     assert 1 <= len(records(run)["metrics"]) < STEPS
+    assert state(run)["step"] == len(records(run)["metrics"])
     (run / "config.toml").write_text(to_toml(config(base)))
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert_same(run, whole["picky"])
@@ -278,7 +279,7 @@ def test_a_second_signal_stops_at_once(base: Path, tmp_path: Path, monkeypatch: 
     def reward(self: Early, problem: Problem, text: str) -> Reward:
         count[0] += 1
         if count[0] in (20, 21):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return judge(self, problem, text)
 
     monkeypatch.setattr(Early, "reward", reward)
