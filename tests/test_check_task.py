@@ -52,7 +52,7 @@ class Sound:
         ("countdown", {"operators": "-", "format_reward": 0.9}),
         ("multiplication", {}),
         ("multiplication", {"max_digits": 9}),
-        (f"{EXAMPLE}:Backwards", {}),
+        (f"{EXAMPLE}:BeatTheSum", {}),
     ],
 )
 def test_the_tasks_that_ship_pass(name: str, options: dict[str, Any]) -> None:
@@ -268,8 +268,8 @@ def test_a_file_that_does_not_import_says_why_and_can_be_mended(tmp_path: Path, 
         ("chess", {}, "unknown task 'chess': use one of countdown, multiplication"),
         ("fractions:Fraction", {}, "task fractions:Fraction lacks problem, prompt, reward, solution"),
         ("json:dumps", {}, "task json:dumps is function, not a class"),
-        (f"{EXAMPLE}:Backwards", {"digits": 3}, "takes no options: remove task.digits"),
-        (f"{EXAMPLE}:Backward", {}, r"has no 'Backward': did you mean Backwards\?"),
+        (f"{EXAMPLE}:BeatTheSum", {"digits": 3}, "takes no options: remove task.digits"),
+        (f"{EXAMPLE}:BeatTheSun", {}, r"has no 'BeatTheSun': did you mean BeatTheSum\?"),
     ],
 )
 def test_what_is_no_task_is_answered_in_one_line(name: str, options: dict[str, Any], message: str) -> None:

@@ -201,6 +201,9 @@ def test_runs_go_into_runs_by_name(
     assert cli.main(["train", f"--model.name={base}", "--steps=1", "--seed=3", "--eval.every=0", *options]) == 0
     assert (tmp_path / "runs" / "laptop-grpo-3" / "config.toml").is_file()
     assert "runs/laptop-grpo-3" in capsys.readouterr().out
+    own = [f"--task={EXAMPLE}:BeatTheSum", "--steps=1", "--eval.every=0"]
+    assert cli.main(["train", f"--model.name={base}", *own, *options]) == 0
+    assert "runs/laptop-BeatTheSum-grpo-0" in capsys.readouterr().out
 
 
 def test_training_says_how_it_went(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,11 +304,11 @@ def test_data_writes_what_it_describes(suffix: str, tmp_path: Path, capsys: pyte
 
 
 def test_check_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["check-task", f"{EXAMPLE}:Backwards"]) == 0
+    assert cli.main(["check-task", f"{EXAMPLE}:BeatTheSum"]) == 0
     assert "every check passed" in capsys.readouterr().out
     wrong = tmp_path / "wrong.py"
     wrong.write_text(EXAMPLE.read_text().replace("return Reward(float(right)", "return Reward(1.0"))
-    assert cli.main(["check-task", f"{wrong}:Backwards"]) == 1
+    assert cli.main(["check-task", f"{wrong}:BeatTheSum"]) == 1
     assert "FAILED" in capsys.readouterr().out
 
 
@@ -318,12 +321,12 @@ def test_ones_own_task_is_trained_on(base: Path, tmp_path: Path, capsys: pytest.
         "--eval.test_problems=2",
         "--model.threads=1",
     ]
-    assert cli.main(["train", "--task", f"{EXAMPLE}:Backwards", *options]) == 0
+    assert cli.main(["train", "--task", f"{EXAMPLE}:BeatTheSum", *options]) == 0
     assert next(metrics.read(tmp_path / "run" / "metrics.jsonl"))["accuracy"] == 0
 
 
 def test_pretrain_makes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--pools=1", "--second_pools=0", "--pool_documents=8", "--model.layers=1", "--model.width=32"]
+    options = ["--pools=1", "--pool_documents=8", "--model.layers=1", "--model.width=32"]
     assert cli.main(["pretrain", "--out", str(tmp_path), "--threads", "1", *options]) == 0
     assert "pool 1/1" in capsys.readouterr().out
     models.load_model(str(tmp_path / "model"))

@@ -79,6 +79,11 @@ def test_any_text_and_number_is_read_again(name: str, rate: float, note: str) ->
     assert resolve(tomllib.loads(to_toml(config)), {}) == config
 
 
+def test_a_table_among_the_options_is_read_again() -> None:
+    config = resolved("--task.weights", '{a = 1, "b c" = [0.5, "x"]}')
+    assert resolve(tomllib.loads(to_toml(config)), {}).task.options == {"weights": {"a": 1, "b c": [0.5, "x"]}}
+
+
 def test_the_runs_folder_is_not_part_of_the_saved_config() -> None:
     assert "dir" not in to_toml(resolved("--run.dir", "somewhere"))
 
@@ -94,6 +99,7 @@ def test_overrides_win_over_the_recipe() -> None:
 def test_values_are_read_as_toml_where_they_are() -> None:
     found = parse_overrides(["--a.b=1", "--c", "-2.5", "--d=true", "--e=hello world", "--f=[1, 2]", "--g=2024-01-01"])
     assert found == {"a.b": 1, "c": -2.5, "d": True, "e": "hello world", "f": [1, 2], "g": "2024-01-01"}
+    assert parse_overrides(["--a.b=.5", "--c=2.", "--d=-.5e-3"]) == {"a.b": 0.5, "c": 2.0, "d": -0.0005}
     assert parse_overrides(["--seed=1", "--task", "x", "--algorithm=y", "--steps", "2"]) == {
         "seed": 1,
         "task.name": "x",

@@ -187,7 +187,8 @@ def test_plain_lines_elsewhere_than_on_a_terminal(clock: list[float]) -> None:
 
 def test_time_left_counts_only_the_steps_since_resuming(clock: list[float]) -> None:
     out = io.StringIO()
-    with Console(steps=200, done=100, file=out) as console:
+    with Console(steps=200, file=out) as console:
+        console.begin(100)
         clock[0] += 100
         console.show({"step": 100})
     assert out.getvalue() == "step 101/200  left 2:45:00\n"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyzero import models
-from tinyzero.models import SlotCache
+from tinyzero.models import KeyValueCache
 from tinyzero.types import UserError
 
 TEXT = "24 from 3 5 12\n<think>\n12-3=9,9*5=45 vs 24 no\n  5-3=2 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>"
@@ -74,16 +74,20 @@ def test_a_cached_step_equals_reading_everything(shape: str) -> None:
     model = tiny.model(shape)
     tokens = torch.randint(1, 105, (3, 9), generator=torch.Generator().manual_seed(1))
     full = model.hidden(tokens)
-    cache = SlotCache(model.config, 3, 9, model.dtype, model.device)
-    at = torch.arange(5).expand(3, -1)
-    first = model.step(tokens[:, :5], at, models.causal_mask(5), cache.at(at, 5))
-    torch.testing.assert_close(first, full[:, :5], atol=1e-5, rtol=1e-5)
+    pads = torch.tensor([0, 2, 4])
+    rows = torch.stack(
+        [torch.cat((tokens.new_zeros(int(p)), row[: 9 - p])) for p, row in zip(pads, tokens, strict=True)]
+    )
+    cache = KeyValueCache(model.config, pads, 9, model.dtype, model.device)
+    first = model.step(rows[:, :5], cache)
+    for row, pad in enumerate(pads):
+        torch.testing.assert_close(first[row, pad:], full[row, : 5 - pad], atol=1e-5, rtol=1e-5)
     order = torch.tensor([2, 0, 0])
     cache.select(order)
     for t in range(5, 9):
-        at = torch.full((3, 1), t)
-        step = model.step(tokens[order, t : t + 1], at, torch.zeros(3, 1, 1, t + 1), cache.at(at, t + 1))
-        torch.testing.assert_close(step, full[order, t : t + 1], atol=1e-5, rtol=1e-5)
+        step = model.step(rows[order, t : t + 1], cache)
+        wanted = torch.stack([full[row, t - pads[row]] for row in order])
+        torch.testing.assert_close(step[:, 0], wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", tiny.SHAPES)

@@ -96,7 +96,13 @@ def test_the_fused_step_draws_what_the_models_own_draws(shape: str, monkeypatch:
 
 
 def test_the_fused_step_is_for_what_it_knows() -> None:
-    for change in ({"hidden_act": "gelu"}, {"model_type": "mistral"}, {"use_sliding_window": True}, {"mlp_bias": True}):
+    for change in (
+        {"hidden_act": "gelu"},
+        {"model_type": "mistral"},
+        {"use_sliding_window": True},
+        {"mlp_bias": True},
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+    ):
         model = tiny.model(layers=1)
         for name, value in change.items():
             setattr(model.config, name, value)

@@ -18,7 +18,7 @@ from toy_task import Early
 
 from tinyzero import checkpoint, cli, learner, metrics, models, train
 from tinyzero.config import Config, resolve, to_toml
-from tinyzero.types import Problem, Reward
+from tinyzero.types import Problem, Reward, Split
 
 STEPS = 5
 TOYS = Path(__file__).with_name("toy_task.py")
@@ -124,7 +124,7 @@ def test_a_run_writes_what_it_should(whole: dict[str, Path]) -> None:
             "step_000005",
         ]
         assert {(r["step"], r["split"]) for r in written["rollouts"]} >= {(0, "train"), (2, "train"), (5, "test")}
-        assert written["metrics"][-1]["version"] == STEPS
+        assert [r["version"] for r in written["metrics"]] == list(range(STEPS))
         assert written["metrics"][-1]["samples"] == STEPS * 16
         loaded = models.load_model(str(folder / "checkpoints" / "step_000005" / "model"))
         weights = state(folder)["learners"]["policy"]["model"]
@@ -137,10 +137,10 @@ def test_a_run_writes_what_it_should(whole: dict[str, Path]) -> None:
 
 def test_every_key_written_is_in_the_glossary(whole: dict[str, Path]) -> None:
     for folder in whole.values():
-        for name in ("metrics", "eval"):
+        for name in ("metrics", "eval", "rollouts"):
             keys = {key for record in metrics.read(folder / f"{name}.jsonl") for key in record}
             assert {key for key in keys if metrics.define(key) is None} == set()
-    assert {"step", "reward", "accuracy", "response_length", "time/step"} <= keys | {"time/step"}
+        assert keys >= {"prompt", "text", "finish_reason", "parts", "version"}
     first = next(metrics.read(whole["ppo"] / "metrics.jsonl"))
     assert {
         "step",
@@ -375,6 +375,57 @@ def test_gradients_that_are_not_finite_stop_the_run_with_the_batch(
     assert [r["skipped"] for r in records(run)["metrics"]] == [0, 0, 2]
     for record in (run / "metrics.jsonl").read_text().splitlines():
         json.loads(record, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_logits_that_are_not_finite_stop_the_run(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--optimizer.learning_rate", "1e30", "--optimizer.warmup", "0", "--eval.every", "0"]
+    assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path / "run"), *options]) == 1
+    assert "logits are not finite" in error_line(capsys)
+
+
+def test_a_resumed_run_may_go_further_and_nothing_else(
+    whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole["picky"], run)
+    for option in ("--algorithm=ppo", "--task=countdown", "--model.name=tiny", "--seed=3", "--run.dir=elsewhere"):
+        assert cli.main(["train", "--resume", str(run), option]) == 2
+        assert "cannot change when a run is resumed" in error_line(capsys)
+    assert cli.main(["train", "--resume", str(run), "--steps", str(STEPS + 1)]) == 0
+    assert f"steps = {STEPS + 1}" in (run / "config.toml").read_text()
+    assert len(records(run)["metrics"]) == STEPS + 1
+
+
+class Lengthening(Early):
+    """Its third problem is the longest."""
+
+    def prompt(self, problem: Problem, template: str) -> str:
+        return super().prompt(problem, template) * (3 if problem.id.endswith(":2") else 1)
+
+
+class Raising(Early):
+    def problem(self, split: Split, index: int) -> Problem:
+        raise ValueError("no such luck")
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "says"),
+    [
+        ("Lengthening", ["--rollout.max_tokens=126"], "a prompt of 6 tokens exceed"),
+        ("Raising", [], "cannot pose its problems: ValueError: no such luck"),
+        ("Early", ["--task.data=nosuch"], "takes no options"),
+    ],
+)
+def test_what_cannot_start_leaves_no_folder(
+    task: str, options: list[str], says: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["train", str(recipe), "--run.dir", str(run), "--task", f"{__file__}:{task}", *options]
+    assert cli.main(command) == 2
+    assert says in error_line(capsys)
+    assert not run.exists()
 
 
 class Faulty(Early):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
@@ -86,6 +87,9 @@ def _draw(task: Task, problems: int) -> tuple[Drawn, list[str]]:
             problem = _attempt(task.problem, split, index)
             if not (isinstance(problem, Problem) and isinstance(problem.id, str) and isinstance(problem.key, str)):
                 failures.append(f"problem({split!r}, {index}) {_said(problem)} instead of a Problem with id and key")
+                break
+            if isinstance(error := _attempt(json.dumps, dict(problem.fields)), Exception):
+                failures.append(f"fields of problem({split!r}, {index}) cannot be written as JSON: {error}")
                 break
             if problem.split != split:
                 failures.append(f"problem({split!r}, {index}) says that its split is {problem.split!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tinyzero import config as configs
+from tinyzero.evaluate import EVAL_SEED, answered
 from tinyzero.plugins import suggest
-from tinyzero.types import SPLITS, Prompt, SamplingParams, Task, UserError
+from tinyzero.types import SPLITS, NonFiniteError, Prompt, SamplingParams, Task, UserError
 
 if TYPE_CHECKING:
     from tinyzero.samplers.torch_sampler import TorchSampler
+
+
+RESUMABLE = ("steps", "eval.", "checkpoint.", "run.rollouts", "model.threads")
+"""What may change when a run is resumed."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"tinyzero: error: {error}", file=sys.stderr)
         return 2
+    except NonFiniteError as error:
+        print(f"tinyzero: stopped: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output went away
@@ -91,7 +100,7 @@ def _parser() -> Parser:
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
 
     evaluate = verb("eval", _eval, "score a model: pass@1, pass@k and greedy, with 95 %% intervals")
-    _model_arguments(evaluate)
+    _model_arguments(evaluate, seed=EVAL_SEED)
     evaluate.add_argument("--n", type=_positive, default=256, help="distinct problems (default: 256)")
     evaluate.add_argument("--k", type=_positive, default=1, help="completions a problem (default: 1)")
     evaluate.add_argument("--split", choices=SPLITS, default="test", help="(default: test)")
@@ -129,7 +138,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _model_arguments(parser: argparse.ArgumentParser) -> None:
+def _model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     parser.add_argument(
         "model", help='a run, a folder with a Hugging Face model, a hub id, or "tiny", the bundled base'
     )
@@ -139,7 +148,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=_share, default=1.0, help="(default: 1)")
     parser.add_argument("--top-k", type=_natural, default=0, help="0 for all (default: 0)")
     parser.add_argument("--max-tokens", type=_positive, help="limit on new tokens (default: the recipe's)")
-    parser.add_argument("--seed", type=_natural, default=0, help="(default: 0)")
+    parser.add_argument("--seed", type=_natural, default=seed, help=f"(default: {seed})")
 
 
 def _checked(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
@@ -189,26 +198,29 @@ def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
             raise UserError(f"--resume {folder} has its own recipe: leave out {given.recipe!r}")
         if not (folder / "config.toml").is_file():
             raise UserError(f"no run at {folder}: it has no config.toml")
+        for key in overrides:
+            if not key.startswith(RESUMABLE):
+                raise UserError(f"{key} cannot change when a run is resumed: start another run with it")
         config = configs.resolve(configs.read_recipe(str(folder / "config.toml")), overrides)
     else:
         name = given.recipe or configs.DEFAULT_RECIPE
         config = configs.resolve(configs.read_recipe(name), overrides)
-        algorithm = config.algorithm.name.replace("/", "-").replace(":", "-")
-        folder = Path(config.run.dir or f"runs/{Path(name).stem}-{algorithm}-{config.seed}")
+        folder = Path(config.run.dir or f"runs/{_run_name(name, config, given.task)}")
     _check_plugins(config)
     if given.dry_run:
         print(configs.to_toml(config), end="")
         return 0
-    from tinyzero.learner import NonFiniteError
     from tinyzero.train import train
 
-    try:
-        train(config, folder, resume=bool(given.resume), started=started)
-    except NonFiniteError as error:
-        print(f"tinyzero: training stopped: {error}", file=sys.stderr)
-        return 1
+    train(config, folder, resume=bool(given.resume), started=started)
     _summary(folder, started)
     return 0
+
+
+def _run_name(recipe: str, config: configs.Config, task: str | None) -> str:
+    """RECIPE-ALGORITHM-SEED, with the task after the recipe where it is another than the recipe's."""
+    names = [Path(recipe).stem, *([task] if task else []), config.algorithm.name]
+    return "-".join([*(re.split("[/:]", name)[-1] for name in names), str(config.seed)])
 
 
 def _check_plugins(config: configs.Config) -> None:
@@ -303,7 +315,15 @@ def _eval(given: argparse.Namespace, rest: list[str], started: float) -> int:
     params = replace(params, n=given.k)
     greedy = params.temperature > 0
     result = evaluate(
-        task, sampler, encode, template=template, split=given.split, problems=given.n, params=params, greedy=greedy
+        task,
+        sampler,
+        encode,
+        template=template,
+        split=given.split,
+        problems=given.n,
+        params=params,
+        greedy=greedy,
+        seed=given.seed,
     )
     figures = {"model": given.model, **result.metrics}
     print(
@@ -352,7 +372,12 @@ def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
         except UserError as error:
             print(error)
             continue
-        print(f"\n[{'right' if task.reward(problem, text).value >= 1 else 'wrong'}]")
+        try:
+            reward = task.reward(problem, text)
+        except Exception as error:  # whatever a user's reward raises
+            print(f"\n[the reward function raised {type(error).__name__}: {error}]")
+        else:
+            print(f"\n[{'right' if answered(reward) else 'wrong'}]")
 
 
 def _sample(given: argparse.Namespace, rest: list[str], started: float) -> int:
@@ -364,11 +389,16 @@ def _sample(given: argparse.Namespace, rest: list[str], started: float) -> int:
     out = Path(given.out)
     if out.exists():
         raise UserError(f"{out} exists: name another file with --out")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is no folder: make it, or name another file with --out")
     problems = [task.problem(given.split, i) for i in range(given.n)]
-    for group in roll_out(task, sampler, problems, encode, template, params, 0, Collected()):
-        for rollout in group:
-            metrics.append(out, rollout_record(0, given.split, rollout))
-    print(f"wrote {given.n} completions to {out}")
+    report = Collected()
+    rollouts = [r for group in roll_out(task, sampler, problems, encode, template, params, 0, report) for r in group]
+    if report.reward_errors:
+        print(f"the reward function raised on {report.reward_errors} completions, first: {report.first_error}")
+    for rollout in rollouts:
+        metrics.append(out, rollout_record(0, given.split, rollout, task.prompt(rollout.problem, template)))
+    print(f"wrote {len(rollouts)} completions to {out}")
     return 0
 
 
@@ -382,6 +412,8 @@ def _data(given: argparse.Namespace, rest: list[str], started: float) -> int:
         raise UserError(f"the public layout holds countdown problems only, not {given.task}")
     if not given.out:
         raise UserError("nothing to do: give --out FILE to write problems, or --stats FILE to describe a file")
+    if Path(given.out).exists():
+        raise UserError(f"{given.out} exists: name another file with --out")
     from tinyzero.evaluate import distinct_problems
 
     config = configs.resolve({}, configs.parse_overrides(rest))
@@ -413,6 +445,8 @@ def _pretrain(given: argparse.Namespace, rest: list[str], started: float) -> int
         table = values
         for section in sections:
             table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise UserError(f"unknown key {key}: {section} is a value, not a section")
         table[last] = value
     import torch
 

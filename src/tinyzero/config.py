@@ -8,6 +8,7 @@ another task or algorithm by name replaces the recipe's whole table for it, then
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ class CheckpointSection(Section):
 
 
 class RunSection(Section):
-    dir: str = Field("", description="the run's folder; empty for runs/RECIPE-SEED")
+    dir: str = Field("", description="the run's folder; empty for runs/RECIPE-ALGORITHM-SEED")
     rollouts_every: int = Field(10, ge=0, description="steps between rollouts written to rollouts.jsonl; 0 for none")
     rollouts: int = Field(8, ge=1, description="rollouts written then")
 
@@ -173,7 +174,7 @@ def _literal(text: str) -> Any:
     try:
         value = tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
-        return text
+        return float(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) else text  # .5 and 1.
     return value if isinstance(value, bool | int | float | str | list | dict) else text  # a date is a folder's name
 
 
@@ -236,5 +237,9 @@ def to_toml(config: Config) -> str:
 
 
 def _toml(value: Any) -> str:
-    """A scalar as TOML; JSON's text is TOML's too, but for None, which is left out before."""
+    """A value as TOML; JSON's text of a scalar is TOML's too, but for None, which is left out before."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

@@ -10,7 +10,19 @@ from typing import Any
 
 from tinyzero import behaviours
 from tinyzero.rollouts import Collected, roll_out
-from tinyzero.types import EvalResult, Group, Problem, Prompt, Sampler, SamplingParams, Split, Task, UserError
+from tinyzero.types import (
+    EvalResult,
+    Group,
+    Problem,
+    Prompt,
+    Reward,
+    Rollout,
+    Sampler,
+    SamplingParams,
+    Split,
+    Task,
+    UserError,
+)
 
 EVAL_SEED = 20_250_124  # evaluations of one model agree, whatever run made it
 
@@ -65,16 +77,18 @@ def evaluate(
     problems: int,
     params: SamplingParams,
     greedy: bool = False,
+    seed: int = EVAL_SEED,
 ) -> EvalResult:
     """Score `problems` distinct problems of `split` with `params.n` completions each, and greedily if asked.
 
-    Metrics: n, k, temperature, pass@1 ... pass@k and greedy, each with /low and /high and, for each group label of
-    the task's `describe`, by label; response_length, truncated, malformed, reward parts, behaviour/*.
+    `seed` takes the place of `params.seed`. Metrics: n, k, temperature, pass@1 ... pass@k and greedy, each with /low
+    and /high and, for each group label of the task's `describe`, by label; response_length, truncated, malformed,
+    reward parts, behaviour/*.
     """
     chosen = distinct_problems(task, split, problems)
     labels = _labels(task, chosen)
     report = Collected()
-    groups = roll_out(task, sampler, chosen, encode, template, replace(params, seed=EVAL_SEED), 0, report)
+    groups = roll_out(task, sampler, chosen, encode, template, replace(params, seed=seed), 0, report)
     report.require(groups)
     metrics: dict[str, Any] = {"split": split, "n": problems, "k": params.n, "temperature": params.temperature}
     for k in ks(params.n):
@@ -90,9 +104,14 @@ def evaluate(
     return EvalResult(metrics, groups)
 
 
-def right(rollout: Any) -> bool:
-    """Whether the answer is right: its reward's part `answer`, or a full reward where there is no such part."""
-    return rollout.reward.parts.get("answer", rollout.reward.value) >= 1.0
+def right(rollout: Rollout) -> bool:
+    """Whether its answer is right."""
+    return answered(rollout.reward)
+
+
+def answered(reward: Reward) -> bool:
+    """Whether the answer was right: the reward's part `answer`, or a full reward where there is no such part."""
+    return reward.parts.get("answer", reward.value) >= 1.0
 
 
 def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:

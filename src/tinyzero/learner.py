@@ -17,13 +17,9 @@ from tinyzero import losses
 from tinyzero.batching import Batch
 from tinyzero.config import OptimizerOptions
 from tinyzero.models import Backbone, ValueModel
-from tinyzero.types import LossFunction
+from tinyzero.types import LossFunction, NonFiniteError
 
 Outputs = dict[str, Tensor]
-
-
-class NonFiniteError(Exception):
-    """Several updates in a row had a gradient that is not finite."""
 
 
 def policy_outputs(model: nn.Module, batch: Batch) -> Outputs:

@@ -21,7 +21,7 @@ from tinyzero.types import UserError
 
 GLOSSARY: dict[str, str] = {
     # Where a record stands
-    "step": "Optimizer step: counted from 0 in metrics and rollouts; in evaluations, the steps taken before it.",
+    "step": "Batch trained on, counted from 0; of evaluations and of dev and test rollouts, the batches before it.",
     "split": "Split the problems come from: train, dev or test.",
     "version": "Policy version that made the completions: the number of times the weights were published.",
     "samples": "Completions trained on since the run began.",
@@ -41,16 +41,13 @@ GLOSSARY: dict[str, str] = {
     "dropped_groups": "Groups sampled for this step and not kept by the algorithm.",
     # What the update did
     "loss": "The scalar that the policy minimised, averaged over the step's updates.",
-    "loss/*": "The named term of a loss, averaged over the step's updates.",
-    "entropy": "Mean entropy of the policy's next-token distribution over trained tokens, in nats.",
-    "kl": "Mean estimated KL divergence from the reference model over trained tokens, in nats.",
-    "clip_fraction": "Share of trained tokens whose probability ratio was clipped.",
+    "entropy": "Mean entropy in nats of the next-token distribution, over tokens with a gradient: no flat groups.",
+    "kl": "Mean estimated KL divergence from the reference model in nats, over tokens with a gradient.",
+    "clip_fraction": "Share of the tokens with a gradient whose probability ratio was clipped.",
     "grad_norm": "L2 norm of the policy's gradient before clipping.",
     "learning_rate": "The policy's learning rate in this step.",
     "skipped": "Updates of this step that were left out because the gradient was not finite.",
-    "mismatch/*": "Difference of the learner's logprobs from the sampler's on the same tokens, in nats.",
     "value/*": "The named figure of the critic, averaged over the step's updates.",
-    "explained_variance": "Share of the returns' variance that the critic's values explain; 1 is perfect.",
     # What it cost
     "tokens/generated": "Completion tokens sampled in this step, dropped groups included.",
     "tokens/trained": "Completion tokens that carried loss in this step.",
@@ -74,6 +71,14 @@ GLOSSARY: dict[str, str] = {
     "behaviour/gave_up": "Share of completions that search, never say yes, and answer.",
     "behaviour/direct": "Share of completions that answer without a line of search.",
     "behaviour/faithful": "Share of the answers after a yes that are an attempt marked yes.",
+    # Rollouts
+    "problem": "The problem's name.",
+    "prompt": "The text, or the chat messages, that posed it.",
+    "fields": "What the problem is made of.",
+    "group": "Number of the draw: the rollouts of one draw of a problem share it.",
+    "text": "The completion, up to and including its stop string.",
+    "finish_reason": "How it ended: stop, length (cut at the token limit) or abort.",
+    "parts": "The parts of its reward by name.",
     # Evaluations
     "n": "Problems evaluated.",
     "k": "Completions sampled for each problem.",
@@ -181,10 +186,10 @@ class Console:
 
     ROWS = 10
 
-    def __init__(self, steps: int, done: int = 0, file: TextIO | None = None) -> None:
-        """`steps` is the run's length, `done` the steps it had behind it when it was resumed."""
-        self.steps, self.done = steps, done
-        self.started = time.monotonic()
+    def __init__(self, steps: int, file: TextIO | None = None) -> None:
+        """`steps` is the run's length."""
+        self.steps = steps
+        self.begin(0)
         self.rows: deque[dict[str, str]] = deque(maxlen=self.ROWS)
         self.console = rich.console.Console(file=file or sys.stdout, highlight=False, markup=False)
         redraws = self.console.is_terminal and not self.console.is_dumb_terminal
@@ -199,6 +204,10 @@ class Console:
     def __exit__(self, *exception: object) -> None:
         if self.live:
             self.live.stop()
+
+    def begin(self, done: int) -> None:
+        """Start the clock: `done` steps lie behind, of this run or the one it resumes."""
+        self.done, self.started = done, time.monotonic()
 
     def show(self, record: Mapping[str, Any]) -> None:
         """Show the metrics of one step."""

@@ -90,42 +90,39 @@ def causal_mask(length: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)[None, None]
 
 
-class SlotCache:
-    """Keys and values of `rows` sequences of up to `length` tokens, written in place.
+class KeyValueCache:
+    """Keys and values of sequences that are read in lock-step, allocated once and written in place.
 
-    Every row stands at its own position, so prompts of different lengths decode in lock-step. Only
-    the first `window` columns are handed to attention; the sampler masks what a row has not reached.
+    Prompts are padded on the left: every row writes the same column, and its position in its own
+    sequence is that column less its padding.
     """
 
-    def __init__(self, config: Any, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, config: Any, pads: Tensor, length: int, dtype: torch.dtype, device: torch.device) -> None:
+        """`pads` (B,): columns before each row's first token; `length`: columns in all."""
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, rows, heads, length, head_dim)
+        shape = (config.num_hidden_layers, len(pads), heads, length, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.rows = torch.arange(rows, device=device)
-        self.columns = torch.zeros(rows, 1, dtype=torch.long, device=device)
-        self.window = 0
-
-    def at(self, columns: Tensor, window: int) -> SlotCache:
-        """Write the next tokens at `columns` (rows, Q); let attention see the first `window` columns."""
-        self.columns, self.window = columns, window
-        return self
+        self.pads = pads.to(device)
+        lowest = torch.finfo(dtype).min
+        self.mask = (torch.arange(length, device=device) < self.pads[:, None]).to(dtype) * lowest  # (B, length)
+        self.column = 0  # the next to be written
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """transformers' cache call: store (B, G, Q, D), return everything in the window."""
-        index = (self.rows[:, None], slice(None), self.columns)
-        self.keys[layer][index] = key.transpose(1, 2)
-        self.values[layer][index] = value.transpose(1, 2)
-        return self.keys[layer, :, :, : self.window], self.values[layer, :, :, : self.window]
+        """transformers' cache call: store (B, G, Q, D) from `column` on, return everything up to its end."""
+        end = self.column + key.shape[2]
+        self.keys[layer, :, :, self.column : end] = key
+        self.values[layer, :, :, self.column : end] = value
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def select(self, rows: Tensor) -> None:
         """Keep (or repeat) these rows, in this order."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        self.rows = torch.arange(len(rows), device=rows.device)
+        self.pads, self.mask = self.pads[rows], self.mask[rows]
 
     def get_seq_length(self, *_: Any) -> int:
-        return self.window
+        return self.column
 
 
 class Backbone(nn.Module):
@@ -163,11 +160,21 @@ class Backbone(nn.Module):
         """fp32 logits (B, T, V) of right-padded tokens (B, T); column t predicts token t+1."""
         return self.lm.lm_head(self.hidden(tokens)).float()
 
-    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache) -> Tensor:
-        """Hidden states (B, Q, D) of the next tokens (B, Q) at `positions` (B, Q), extending `cache`."""
-        return self.lm.model(
-            input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+    def step(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+        """Hidden states (B, Q, D) of the next tokens (B, Q), which extend `cache`."""
+        end = cache.column + tokens.shape[1]
+        columns = torch.arange(cache.column, end, device=tokens.device)
+        ahead = torch.arange(end, device=tokens.device) > columns[:, None]  # (Q, end)
+        mask = cache.mask[:, None, None, :end].masked_fill(ahead, torch.finfo(cache.mask.dtype).min)
+        hidden = self.lm.model(
+            input_ids=tokens,
+            position_ids=(columns - cache.pads[:, None]).clamp(min=0),
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
+        cache.column = end
+        return hidden
 
 
 class ValueModel(nn.Module):
@@ -204,7 +211,8 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> Backbone:
             ignore_mismatched_sizes=True,  # so that they are named below
         )
     except Exception as error:  # transformers and safetensors raise many kinds for a damaged folder
-        raise UserError(f"cannot load a model from {name!r}: {_first_line(error)}") from error
+        why = "" if Path(path).exists() else "there is no such folder, and no model of that name could be fetched: "
+        raise UserError(f"cannot load a model from {name!r}: {why}{_first_line(error)}") from error
     lm, info = loaded
     # transformers fills in what is missing at random, which would train as noise
     strange = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
@@ -289,7 +297,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
     """
     if not isinstance(prompt, str):
         if not tokenizer.chat_template:
-            raise UserError("this model has no chat template: use --prompt base instead of instruct")
+            raise UserError("this model has no chat template: use --model.prompt base instead of instruct")
         ids = tokenizer.apply_chat_template(
             [dict(m) for m in prompt], tokenize=True, continue_final_message=True, return_dict=False
         )

@@ -1,6 +1,6 @@
 """Anything nameable is nameable as `package.module:Name` or `path/file.py:Name`, with checked options.
 
-Tasks, algorithms and samplers of a user's own come in through here, so nobody needs a fork.
+Tasks and algorithms of a user's own come in through here, so nobody needs a fork.
 """
 
 from __future__ import annotations

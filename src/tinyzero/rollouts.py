@@ -63,9 +63,12 @@ class Collected:
     first_error: str = ""
 
     def require(self, groups: Sequence[Group]) -> None:
-        """Raise UserError where the reward function raised on everything."""
+        """Raise UserError where the reward function raised so often that no group is left."""
         if self.reward_errors and not any(groups):
-            raise UserError(f"the reward function raised on every completion, first: {self.first_error}")
+            raise UserError(
+                f"the reward function raised on {self.reward_errors} completions and no whole group is left, "
+                f"first: {self.first_error}"
+            )
 
 
 def collect(
@@ -84,7 +87,7 @@ def collect(
 
     Groups that `keep` drops are replaced by drawing on, at most `refills` times; then the batch stays
     short. Surplus groups wait in the cursor for the next step. Raises UserError where the reward
-    function raised on every completion.
+    function raised and no group is left.
     """
     kept, position, report = list(cursor.surplus), cursor.next, Collected()
     rounds = 0

@@ -19,12 +19,24 @@ from tinyzero import checkpoint, metrics, models
 from tinyzero.algorithms import load_algorithm
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Config, to_toml
-from tinyzero.evaluate import completion_metrics, evaluate
-from tinyzero.learner import NonFiniteError, TorchLearner, policy_outputs, value_outputs
+from tinyzero.evaluate import completion_metrics, distinct_problems, evaluate
+from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.rollouts import Collected, Cursor, collect
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.tasks import load_task
-from tinyzero.types import Algorithm, Group, Prompt, Rollout, Sampler, SamplingParams, Split, Task, UserError
+from tinyzero.types import (
+    Algorithm,
+    Group,
+    NonFiniteError,
+    Problem,
+    Prompt,
+    Rollout,
+    Sampler,
+    SamplingParams,
+    Split,
+    Task,
+    UserError,
+)
 
 
 @dataclass
@@ -58,6 +70,7 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
         if run.step == 0:
             score(run, "test", config.eval.test_problems)
             score(run, "dev", config.eval.problems if config.eval.every else 0)
+        run.console.begin(run.step)
         for step in range(run.step, config.steps):
             clock = Clock()
             groups, run.cursor, collected = gather(run)
@@ -133,19 +146,41 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         console=console,
         started=started,
     )
-    prompt = len(run.encode(task.prompt(task.problem("train", 0), config.model.prompt)))
-    if prompt + config.rollout.max_tokens > policy.context:
-        raise UserError(
-            f"rollout.max_tokens {config.rollout.max_tokens} and a prompt of {prompt} tokens exceed the model's "
-            f"context of {policy.context}: lower it to {policy.context - prompt} or less"
-        )
+    check_problems(run, policy.context)
     if found is not None:
         restore(run, found[1])
     if resume:
         forget_after(run)
+        write_config(run)
     else:
         start_folder(run)
     return run
+
+
+def check_problems(run: Run, context: int) -> None:
+    """Draw what will be asked before anything is written. Raises UserError where the task cannot draw it, or a
+    prompt and its answer do not fit the model's context."""
+    config, problems = run.config, list[Problem]()
+    wanted: dict[str, tuple[Split, int]] = {"eval.test_problems": ("test", config.eval.test_problems)}
+    if config.eval.every:
+        wanted["eval.problems"] = ("dev", config.eval.problems)
+    try:
+        problems += [run.task.problem("train", i) for i in range(2 * config.rollout.prompts)]
+        for option, (split, count) in wanted.items():
+            try:
+                problems += distinct_problems(run.task, split, count) if count else []
+            except UserError as error:
+                raise UserError(f"{option} is {count}: {error}") from None
+        longest = max(len(run.encode(run.task.prompt(p, config.model.prompt))) for p in problems)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's own task raises
+        raise UserError(f"task {config.task.name} cannot pose its problems: {type(error).__name__}: {error}") from error
+    if longest + config.rollout.max_tokens > context:
+        raise UserError(
+            f"rollout.max_tokens {config.rollout.max_tokens} and a prompt of {longest} tokens exceed the model's "
+            f"context of {context}: lower it to {context - longest} or less"
+        )
 
 
 def gather(run: Run) -> tuple[list[Group], Cursor, Collected]:
@@ -208,7 +243,7 @@ def record(
         "tokens": run.tokens,
         "tokens/generated": collected.generated_tokens,
         "tokens/trained": trained,
-        "version": run.sampler.version,
+        "version": max(r.completion.last_version for r in rollouts),
         "memory/peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "time/elapsed": time.perf_counter() - run.started,
         **clock.laps,
@@ -221,7 +256,7 @@ def record(
     every = run.config.run.rollouts_every
     if every and (run.step - 1) % every == 0:
         for rollout in rollouts[:: max(1, len(rollouts) // run.config.run.rollouts)]:
-            metrics.append(run.folder / "rollouts.jsonl", rollout_record(run.step - 1, "train", rollout))
+            keep_rollout(run, run.step - 1, "train", rollout)
     run.console.show(entry)
 
 
@@ -248,7 +283,7 @@ def score(run: Run, split: Split, problems: int) -> None:
     entry = {"step": run.step, **result.metrics, "time/evaluate": time.perf_counter() - started}
     for group in result.groups[: run.config.run.rollouts]:
         for rollout in group[:1]:
-            metrics.append(run.folder / "rollouts.jsonl", rollout_record(run.step, split, rollout))
+            keep_rollout(run, run.step, split, rollout)
     metrics.append(run.folder / "eval.jsonl", entry)  # last: with it the evaluation is done
     run.console.note(
         f"{split} after {run.step} steps: pass@1 {entry['pass@1']:.3f} "
@@ -258,12 +293,19 @@ def score(run: Run, split: Split, problems: int) -> None:
     )
 
 
-def rollout_record(step: int, split: Split, rollout: Rollout) -> dict[str, Any]:
+def keep_rollout(run: Run, step: int, split: Split, rollout: Rollout) -> None:
+    """Write one to rollouts.jsonl."""
+    prompt = run.task.prompt(rollout.problem, run.config.model.prompt)
+    metrics.append(run.folder / "rollouts.jsonl", rollout_record(step, split, rollout, prompt))
+
+
+def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) -> dict[str, Any]:
     """A rollout as rollouts.jsonl holds it: readable, without token ids."""
     return {
         "step": step,
         "split": split,
         "problem": rollout.problem.id,
+        "prompt": prompt,
         "fields": dict(rollout.problem.fields),
         "group": rollout.group,
         "text": rollout.completion.text,
@@ -297,7 +339,6 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
         run.learners[role].load_state_dict(saved)
     if run.step:
         publish(run, run.step)
-    run.console.done = run.step
 
 
 def forget_after(run: Run) -> None:
@@ -320,9 +361,19 @@ def start_folder(run: Run) -> None:
                 "or name another with --run.dir"
             )
         run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "config.toml").write_text(to_toml(run.config), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; name another folder with --run.dir") from None
+    write_config(run)
+
+
+def write_config(run: Run) -> None:
+    """The resolved configuration, whole or not at all: a resumed run may have been given more steps."""
+    path, partial = run.folder / "config.toml", run.folder / ".config.toml.partial"
+    try:
+        partial.write_text(to_toml(run.config), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another folder with --run.dir") from None
 
 
 def updates(config: Config) -> int:

@@ -22,6 +22,10 @@ Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
 
 
+class NonFiniteError(Exception):
+    """Training broke down: logits, or several gradients in a row, are not finite."""
+
+
 class UserError(Exception):
     """A mistake the user can mend. The command line prints it as one line and exits with 2."""
 
@@ -30,8 +34,8 @@ class UserError(Exception):
 class Problem:
     """One problem: a pure function of (data seed, split, index).
 
-    `key` names what must not cross splits (for Countdown the sorted numbers); problems that share
-    a key are one cluster when an interval is computed.
+    `fields` are what JSON can hold. `key` names what must not cross splits (for Countdown the sorted numbers);
+    problems that share a key are one cluster when an interval is computed.
     Example: `Problem("3,5,12=24", {"numbers": [12, 3, 5], "target": 24}, "train", "3,5,12")`.
     """
 
@@ -55,7 +59,7 @@ class SamplingParams:
     n: int = 1
     """Completions a prompt."""
     seed: int = 0
-    """Keys the randomness; the training loop passes a different one each step."""
+    """Keys the randomness, together with the group and the sample."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ class LossFunction(Protocol):
 class Algorithm(Protocol):
     """How rewards become gradients. Holds no state: what is learned lives in learners.
 
-    `roles` names the models it needs besides the policy: any of "reference", "critic", "prm".
+    `roles` names the models it needs besides the policy: any of "reference" and "critic".
     """
 
     roles: tuple[str, ...]

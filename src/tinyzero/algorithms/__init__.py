@@ -28,4 +28,6 @@ def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> Algor
             f"algorithm {name} lacks {', '.join(missing)}: it needs Options, min_samples, keep, annotate and loss"
         )
     algorithm: Algorithm = kind(validate(kind.Options, options or {}, "algorithm"))
+    if not hasattr(algorithm, "roles"):
+        raise UserError(f"algorithm {name} lacks roles: the names of the models it needs besides the policy, or ()")
     return algorithm

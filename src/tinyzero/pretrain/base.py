@@ -46,18 +46,13 @@ class PretrainOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     seed: int = Field(0, description="fixes the corpus and the initial weights")
-    pools: int = Field(220, ge=1, description="pools of documents to train on")
+    pools: int = Field(300, ge=1, description="pools of documents to train on")
     pool_documents: int = Field(1024, ge=1, description="documents a pool")
     batch_tokens: int = Field(2048, ge=64, description="tokens of a batch, padding included")
     longest: int = Field(640, ge=64, description="documents longer than this many tokens are dropped")
     muon_lr: float = Field(0.01, gt=0, description="learning rate of the matrices")
     adam_lr: float = Field(0.003, gt=0, description="learning rate of embeddings, norms and biases")
     decay_from: float = Field(0.3, ge=0, le=1, description="share of the run after which the rates fall to zero")
-    second_pools: int = Field(default=70, ge=0, description="pools of a second course, after the first")
-    second_rate: float = Field(default=0.5, gt=0, le=1, description="share of the rates it starts at, falling to zero")
-    second_ordered: float = Field(
-        default=0.95, ge=0, le=1, description="its `corpus.ordered`: plain enumeration sinks in late"
-    )
     save_every: int = Field(10, ge=1, description="pools between checkpoints")
     model: ModelOptions = Field(default_factory=ModelOptions)
     corpus: CorpusOptions = Field(default_factory=CorpusOptions)
@@ -75,8 +70,7 @@ def encode(prompt: str, text: str, vocabulary: dict[str, int]) -> tuple[list[int
 def batches(o: PretrainOptions, pool: int, vocabulary: dict[str, int]) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one pool: tokens (B, T) and where there is loss (B, T), documents of like length together."""
     rng = random.Random(f"corpus:{o.seed}:{pool}")
-    settings = o.corpus if pool < o.pools else o.corpus.model_copy(update={"ordered": o.second_ordered})
-    documents = [encode(*corpus.document(rng, settings), vocabulary) for _ in range(o.pool_documents)]
+    documents = [encode(*corpus.document(rng, o.corpus), vocabulary) for _ in range(o.pool_documents)]
     documents = sorted((d for d in documents if len(d[0]) <= o.longest), key=lambda d: len(d[0]))
     cuts: list[list[tuple[list[int], int]]] = [[]]
     for d in documents:
@@ -94,8 +88,6 @@ def batches(o: PretrainOptions, pool: int, vocabulary: dict[str, int]) -> Iterat
 
 def rate(o: PretrainOptions, pool: float) -> float:
     """Share of the full learning rates after `pool` pools."""
-    if pool >= o.pools:
-        return o.second_rate * (1 - (pool - o.pools) / o.second_pools)
     progress = pool / o.pools
     return 1.0 if progress < o.decay_from else (1 - progress) / (1 - o.decay_from)
 
@@ -124,7 +116,7 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first, seconds, tokens = state["pool"], state["seconds"], state["tokens"]
-        report(f"resuming at pool {first} of {o.pools + o.second_pools}")
+        report(f"resuming at pool {first} of {o.pools}")
 
     def save(done: int) -> None:
         state = {
@@ -138,8 +130,7 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
         checkpoint.save(folder, done, lambda path: models.save_model(model, tokenizer, path), state, keep=2)
 
     model.train()
-    total = o.pools + o.second_pools
-    for pool in range(first, total):
+    for pool in range(first, o.pools):
         started, losses = time.perf_counter(), []
         drawn = list(batches(o, pool, words))
         for i, (ids, mask) in enumerate(drawn):
@@ -150,14 +141,15 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
             losses.append(_train_step(model, ids, mask, optimizers))
             tokens += int((ids != 0).sum())
         seconds += time.perf_counter() - started
-        loss, left = sum(losses) / len(losses), seconds / (pool + 1) * (total - pool - 1) / 60
-        report(f"pool {pool + 1}/{total}  loss {loss:.4f}  {tokens / seconds:,.0f} tokens/s  {left:.0f} min left")
-        if (pool + 1) % o.save_every == 0 or pool + 1 == total:
+        loss, left = sum(losses) / len(losses), seconds / (pool + 1) * (o.pools - pool - 1) / 60
+        report(f"pool {pool + 1}/{o.pools}  loss {loss:.4f}  {tokens / seconds:,.0f} tokens/s  {left:.0f} min left")
+        if (pool + 1) % o.save_every == 0 or pool + 1 == o.pools:
             save(pool + 1)
     final = folder / "model"
     try:
         models.save_model(model, tokenizer, final, torch.bfloat16)
-        (final / "README.md").write_text(model_card(o, sum(p.numel() for p in model.parameters()), tokens, seconds))
+        parameters = sum(p.numel() for p in model.parameters())
+        (final / "README.md").write_text(model_card(o, parameters, tokens, seconds, torch.get_num_threads()))
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {final}: {error}; make room or make it writable, then resume") from error
     return final
@@ -195,7 +187,7 @@ def model_config(o: ModelOptions, vocabulary: int) -> dict[str, Any]:
     }
 
 
-def model_card(o: PretrainOptions, parameters: int, tokens: int, seconds: float) -> str:
+def model_card(o: PretrainOptions, parameters: int, tokens: int, seconds: float, threads: int) -> str:
     """What the model is, what made it, and what it is not."""
     shape = (
         f"{o.model.layers} layers, {o.model.width} wide, {o.model.heads} query heads, {o.model.kv_heads} key-value head"
@@ -207,10 +199,10 @@ trained from scratch on synthetic text to stand in for a pretrained base model, 
 reinforcement learning adds can be watched in minutes on a laptop. It is nothing more than that: it
 knows two-digit arithmetic and the look of a search for Countdown, and no language.
 
-Made by `tinyzero pretrain --seed {o.seed}`: {tokens:,} tokens in {seconds / 3600:.2f} hours on one CPU thread,
-stored in bf16. The corpus (`tinyzero/pretrain/corpus.py`) holds arithmetic drills, blind guesses, tries
-without a verdict, short searches that mostly give up, and now and then a long one, in random order
-or in plain enumeration. No document shows how to solve a problem well, and all its problems have
+Made by `tinyzero pretrain --seed {o.seed}`: {tokens:,} tokens in {seconds / 3600:.2f} hours on {threads} CPU
+threads, stored in bf16. The corpus (`tinyzero/pretrain/corpus.py`) holds arithmetic drills, blind guesses, tries
+without a verdict, short searches that mostly give up, and now and then a long one, in plain order
+from a random one on, with a jump now and then. No document shows how to solve a problem well, and all its problems have
 numbers of the train split.
 
 What it can do before any reinforcement learning is measured by `python benchmarks/base.py`.

@@ -3,8 +3,8 @@
 A real base model has read people who compute, compare, guess, try and mostly give up; this corpus
 gives a tiny one the same: arithmetic drills, direct guesses (mostly wrong), tries without a
 verdict, short searches that mostly give up, and now and then a long one. No document shows how to
-solve a problem well: tries come in random order or in plain enumeration, never by merit. Problems are drawn
-from the train split only.
+solve a problem well: tries come in plain order from a random one on, with a jump now and then, never
+by merit. Problems are drawn from the train split only.
 
 The grammar, one try a line:
 
@@ -20,8 +20,9 @@ The grammar, one try a line:
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,14 +46,12 @@ class CorpusOptions(BaseModel):
         0.25, ge=0, le=1, description="share of puzzles with two numbers, where a try often hits"
     )
     four_numbers: float = Field(0.04, ge=0, le=1, description="share of puzzles with four numbers")
-    guesses: float = Field(0.35, ge=0, le=1, description="share of puzzles answered by a blind guess")
-    unjudged: float = Field(0.25, ge=0, le=1, description="share of puzzles with tries but no verdicts")
+    guesses: float = Field(0.4, ge=0, le=1, description="share of puzzles answered by a blind guess")
+    unjudged: float = Field(0.15, ge=0, le=1, description="share of puzzles with tries but no verdicts")
     go_on: float = Field(0.4, ge=0, lt=1, description="chance that a short search goes on after a wrong try")
-    long: float = Field(0.15, ge=0, le=1, description="share of the searches that are long")
+    long: float = Field(0.2, ge=0, le=1, description="share of the searches that are long")
     longest: int = Field(30, ge=2, description="most tries of a long search")
-    ordered: float = Field(
-        0.5, ge=0, le=1, description="share of the searches that enumerate instead of trying at random"
-    )
+    jumps: float = Field(0.03, ge=0, le=1, description="chance that the next try is any, not the next in order")
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,12 @@ def steps_of(a: int, b: int, limit: int) -> list[tuple[str, int]]:
 
 
 def tries(numbers: list[int], limit: int) -> list[Try]:
-    """Every legal try, in plain order (pairs as given, then + - * /), without repeats.
+    """Every legal try, in plain order (pairs from the largest down, then + - * /), without repeats.
 
     Sums and products of the same terms in another order count as repeats.
     """
     found: dict[tuple[object, ...], Try] = {}
-    _extend([(n, str(n), "") for n in numbers], "", (), limit, found)
+    _extend([(n, str(n), "") for n in sorted(numbers, reverse=True)], "", (), limit, found)
     return list(found.values())
 
 
@@ -164,13 +163,8 @@ def _puzzle(rng: random.Random, o: CorpusOptions) -> tuple[str, str]:
     if style < o.guesses:
         return prompt, _answer(rng.choice(ways))
     if style < o.guesses + o.unjudged:
-        return prompt, _unjudged(rng, ways)
-    if rng.random() < o.ordered:
-        start = rng.randrange(len(ways))  # enumeration begins anywhere and goes round
-        ways = ways[start:] + ways[:start]
-    else:
-        rng.shuffle(ways)
-    return prompt, _search(rng, o, ways, target)
+        return prompt, _unjudged(_walk(rng, ways, o.jumps), min(len(ways), 1 + _geometric(rng, 0.5)))
+    return prompt, _search(rng, o, _walk(rng, ways, o.jumps), target)
 
 
 def _draw(rng: random.Random, o: CorpusOptions) -> tuple[list[int], int, list[Try]]:
@@ -187,17 +181,25 @@ def _draw(rng: random.Random, o: CorpusOptions) -> tuple[list[int], int, list[Tr
             return numbers, rng.choice(targets), ways
 
 
-def _unjudged(rng: random.Random, ways: list[Try]) -> str:
+def _walk(rng: random.Random, ways: list[Try], jumps: float) -> Iterator[Try]:
+    """Tries in order, round and round, from a random one on; with chance `jumps` from another on."""
+    at = rng.randrange(len(ways))
+    while True:
+        yield ways[at]
+        at = rng.randrange(len(ways)) if rng.random() < jumps else (at + 1) % len(ways)
+
+
+def _unjudged(walk: Iterator[Try], count: int) -> str:
     """A few tries, never compared with the target, and the last one as the answer."""
-    chosen = rng.sample(ways, min(len(ways), 1 + _geometric(rng, 0.5)))
+    chosen = list(islice(walk, count))
     return "".join(f"{way.steps}\n" for way in chosen) + _answer(chosen[-1])
 
 
-def _search(rng: random.Random, o: CorpusOptions, ways: list[Try], target: int) -> str:
+def _search(rng: random.Random, o: CorpusOptions, walk: Iterator[Try], target: int) -> str:
     """Tries with verdicts until one hits or patience ends; the last try is the answer."""
     patience = rng.randint(4, o.longest) if rng.random() < o.long else 1 + _geometric(rng, o.go_on)
     lines: list[str] = []
-    for way in ways[:patience]:
+    for way in islice(walk, patience):
         lines.append(f"{way.steps} vs {target} {'yes' if way.value == target else 'no'}\n")
         if way.value == target:
             break

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinyzero.models import Backbone, SlotCache
+from tinyzero.models import Backbone, KeyValueCache
 
 KINDS = ("qwen2", "llama")
 
@@ -27,41 +27,50 @@ class Layer(NamedTuple):
     out: Tensor
     out_bias: Tensor | None
     mlp_norm: Tensor
-    gate_up: Tensor
+    gate: Tensor
+    up: Tensor
     down: Tensor
 
 
 class FusedStep:
-    """The weights joined once, and the step that uses them. Made anew whenever the weights change."""
+    """The weights as the step reads them. Made anew whenever the weights change."""
 
     def __init__(self, model: Backbone) -> None:
         self.core: Any = model.lm.model
         self.eps = float(model.config.rms_norm_eps)
         self.layers = [_layer(block) for block in self.core.layers]
+        positions = torch.arange(model.context)[None]
+        cos, sin = self.core.rotary_emb(self.layers[0].norm, positions)  # (1, context, head)
+        half = cos.shape[-1] // 2
+        # sin with the sign of rotate_half, so that a roll takes the place of a negation and a concatenation
+        self.cos, self.sin = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
 
-    def __call__(self, token: Tensor, positions: Tensor, window: int, cache: SlotCache) -> Tensor:
-        """Hidden states (B, D) of tokens (B,) at `positions` (B,), which extend `cache`; attention sees the first
-        `window` columns, each row those up to its own position."""
+    def __call__(self, token: Tensor, cache: KeyValueCache) -> Tensor:
+        """Hidden states (B, D) of tokens (B,), which extend `cache`."""
         x = F.embedding(token, self.core.embed_tokens.weight)
-        cos, sin = self.core.rotary_emb(x, positions[:, None])  # (B, 1, head)
+        positions = cache.column - cache.pads
+        cos, sin = self.cos[positions, None], self.sin[positions, None]  # (B, 1, head)
+        column, end = cache.column, cache.column + 1
         groups, head = cache.keys.shape[2], cache.keys.shape[-1]
-        unseen = (torch.arange(window) > positions[:, None])[:, None, None]  # (B, 1, 1, window)
-        some_unseen = bool(unseen.any())
+        mask = cache.mask[:, None, :end].repeat_interleave(groups, 0)  # (B * G, 1, end)
         for i, layer in enumerate(self.layers):
             joined = F.linear(self._norm(x, layer.norm), layer.qkv, layer.qkv_bias).unflatten(-1, (-1, head))
             turned, value = joined[:, :-groups], joined[:, -groups:]
-            half = head // 2
-            turned = turned * cos + torch.cat((-turned[..., half:], turned[..., :half]), -1) * sin
+            turned = torch.addcmul(turned * cos, turned.roll(head // 2, -1), sin)
             query, key = turned[:, :-groups], turned[:, -groups:]
-            cache.keys[i][cache.rows, :, positions] = key
-            cache.values[i][cache.rows, :, positions] = value
-            scores = query.unflatten(1, (groups, -1)) * head**-0.5 @ cache.keys[i, :, :, :window].transpose(-1, -2)
-            if some_unseen:
-                scores.masked_fill_(unseen, torch.finfo(scores.dtype).min)
-            mixed = (scores.softmax(-1) @ cache.values[i, :, :, :window]).flatten(1)
-            x = x + F.linear(mixed, layer.out, layer.out_bias)
-            gate, up = F.linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, layer.down)
+            cache.keys[i, :, :, column] = key
+            cache.values[i, :, :, column] = value
+            keys, values = cache.keys[i].flatten(0, 1)[:, :end], cache.values[i].flatten(0, 1)[:, :end]
+            query = query.reshape(len(mask), -1, head)
+            scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=head**-0.5)  # (B * G, H / G, end)
+            mixed = torch.bmm(scores.softmax(-1), values).view(len(x), -1)
+            x = torch.addmm(x, mixed, layer.out.T)
+            if layer.out_bias is not None:
+                x += layer.out_bias
+            normed = self._norm(x, layer.mlp_norm)
+            inner = F.silu(F.linear(normed, layer.gate), inplace=True).mul_(F.linear(normed, layer.up))
+            x = torch.addmm(x, inner, layer.down.T)
+        cache.column = end
         return self._norm(x, self.core.norm.weight)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -73,7 +82,8 @@ def fused_step(model: Backbone) -> FusedStep | None:
     config = model.config
     plain = config.model_type in KINDS and config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
     windowed = getattr(config, "use_sliding_window", False)
-    if not plain or windowed or model.device.type != "cpu" or model.dtype != torch.float32:
+    growing = config.rope_parameters["rope_type"] in ("dynamic", "longrope")  # its frequencies depend on the length
+    if not plain or windowed or growing or model.device.type != "cpu" or model.dtype != torch.float32:
         return None
     return FusedStep(model)
 
@@ -88,6 +98,7 @@ def _layer(block: Any) -> Layer:
         out=a.o_proj.weight,
         out_bias=a.o_proj.bias,
         mlp_norm=block.post_attention_layernorm.weight,
-        gate_up=torch.cat((m.gate_proj.weight, m.up_proj.weight)),
+        gate=m.gate_proj.weight,
+        up=m.up_proj.weight,
         down=m.down_proj.weight,
     )

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from tinyzero.models import Backbone, SlotCache
+from tinyzero.models import Backbone, KeyValueCache
 from tinyzero.samplers.fused import FusedStep, fused_step
-from tinyzero.types import Completion, FinishReason, SamplingParams, UserError
+from tinyzero.types import Completion, FinishReason, NonFiniteError, SamplingParams, UserError
 
 DROP_BELOW = 0.8  # rows are dropped from the cache when fewer than this share of them is live
 
@@ -62,7 +62,10 @@ def distribution(logits: Tensor, params: SamplingParams) -> Tensor:
 
 
 def choose(logits: Tensor, keys: Tensor, position: int, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """The next token of each row and its log-probability; temperature 0 is the most likely one, at 0."""
+    """The next token of each row and its log-probability; temperature 0 is the most likely one, at 0.
+
+    Raises NonFiniteError where the logits are not.
+    """
     if params.banned:
         logits = logits.index_fill(-1, torch.tensor(params.banned, device=logits.device), -torch.inf)
     if params.temperature == 0:
@@ -72,6 +75,10 @@ def choose(logits: Tensor, keys: Tensor, position: int, params: SamplingParams) 
     cumulative = logprobs.double().exp().cumsum(-1)
     threshold = uniforms(keys, position).to(logits.device)[:, None] * cumulative[:, -1:]
     token = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    if bool((token == logits.shape[-1]).any()):  # the threshold was rounded up to the total, or there is no total
+        if not bool(cumulative.isfinite().all()):
+            raise NonFiniteError("the model's logits are not finite")
+        token = token.clamp(max=logits.shape[-1] - 1)
     return token, logprobs.gather(-1, token[:, None]).squeeze(-1)
 
 
@@ -122,7 +129,7 @@ class TorchSampler:
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
         """The completion that `generate` makes of one prompt, as text that grows: what is new after each token."""
         self._check_length([prompt], params)
-        logits, cache, positions = self._prefill([prompt], params.max_tokens)
+        logits, cache = self._prefill([prompt], params.max_tokens)
         fused = fused_step(self.model)
         keys = row_keys(params.seed, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
         ids: tuple[int, ...] = ()
@@ -137,8 +144,7 @@ class TorchSampler:
             shown = len(text)
             if ended:
                 return
-            logits = self._next(token, positions, cache, fused)
-            positions = positions + 1
+            logits = self._next(token, cache, fused)
 
     def _check_length(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
         longest = max(map(len, prompts), default=0)
@@ -153,11 +159,11 @@ class TorchSampler:
     ) -> list[list[Completion]]:
         """All samples of some prompts, in lock-step."""
         count, n, device = len(prompts), params.n, self.model.device
-        logits, cache, lengths = self._prefill(prompts, params.max_tokens)
+        logits, cache = self._prefill(prompts, params.max_tokens)
         fused = fused_step(self.model)  # the weights may have changed since the last call
         rows = torch.arange(count).repeat_interleave(n)
         cache.select(rows.to(device))
-        logits, positions = logits[rows], lengths[rows]
+        logits = logits[rows]
         keys = row_keys(params.seed, rows + first_group, torch.arange(n).repeat(count))
         live = torch.arange(count * n)
         tokens = torch.zeros(count * n, params.max_tokens, dtype=torch.long)
@@ -173,39 +179,27 @@ class TorchSampler:
                 break
             if running.float().mean() < DROP_BELOW:
                 kept = running.nonzero().squeeze(1)
-                live, token, positions = live[kept], token[kept.to(device)], positions[kept]
+                live, token = live[kept], token[kept.to(device)]
                 cache.select(kept.to(device))
-            logits = self._next(token, positions, cache, fused)
-            positions = positions + 1
+            logits = self._next(token, cache, fused)
         return [
             [self._completion(tokens[r, : ends[r]], logprobs[r, : ends[r]], params) for r in range(p * n, (p + 1) * n)]
             for p in range(count)
         ]
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tensor, SlotCache, Tensor]:
-        """Read each prompt once: logits (P, V) of the first new token, the cache, prompt lengths (P,)."""
+    def _prefill(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tensor, KeyValueCache]:
+        """Read each prompt once: logits (P, V) of the first new token, and the cache."""
         model, device = self.model, self.model.device
-        lengths = torch.tensor([len(p) for p in prompts])
-        width = int(lengths.max())
-        ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=device)
-        cache = SlotCache(model.config, len(prompts), width + max_tokens, model.dtype, device)
-        columns = torch.arange(width, device=device).expand(len(prompts), -1)
-        mask = torch.full((width, width), torch.finfo(model.dtype).min, dtype=model.dtype, device=device).triu(1)
-        hidden = model.step(ids, columns, mask[None, None], cache.at(columns, width))
-        last = hidden[torch.arange(len(prompts), device=device), (lengths - 1).to(device)]
-        return model.lm.lm_head(last).float(), cache, lengths
+        width = max(map(len, prompts))
+        ids = torch.tensor([[*[0] * (width - len(p)), *p] for p in prompts], device=device)
+        pads = torch.tensor([width - len(p) for p in prompts])
+        cache = KeyValueCache(model.config, pads, width + max_tokens, model.dtype, device)
+        return model.lm.lm_head(model.step(ids, cache)[:, -1]).float(), cache
 
-    def _next(self, token: Tensor, positions: Tensor, cache: SlotCache, fused: FusedStep | None) -> Tensor:
-        """Read one token a row at its position; logits (B, V) of the one after."""
-        model, window = self.model, int(positions.max()) + 1
-        if fused is not None:
-            return model.lm.lm_head(fused(token, positions, window, cache))
-        columns = positions.to(model.device)[:, None]
-        unseen = torch.arange(window, device=model.device)[None] > columns
-        mask = torch.zeros(unseen.shape, dtype=model.dtype, device=model.device)
-        mask.masked_fill_(unseen, torch.finfo(model.dtype).min)
-        hidden = model.step(token[:, None], columns, mask[:, None, None], cache.at(columns, window))
-        return model.lm.lm_head(hidden[:, -1]).float()
+    def _next(self, token: Tensor, cache: KeyValueCache, fused: FusedStep | None) -> Tensor:
+        """Read one token a row; logits (B, V) of the one after."""
+        hidden = fused(token, cache) if fused is not None else self.model.step(token[:, None], cache)[:, -1]
+        return self.model.lm.lm_head(hidden).float()
 
     def _finished(self, token: Tensor, tokens: Tensor, live: Tensor, t: int, stop: tuple[str, ...]) -> Tensor:
         """Which live rows ended with this token: an end token, or one that completes a stop string."""

@@ -49,7 +49,7 @@ class CountdownOptions(BaseModel):
     data_split: Literal["keys", "tinyzero"] = Field(
         default="keys",
         description="how rows of `data` are split: by hashed numbers (nothing leaks), or TinyZero's "
-        "own first 327,680 rows train, next 1,024 test (leaks permutations)",
+        "own first 327,680 rows train, next 1,024 test (leaks permutations, and dev is test)",
     )
 
     @model_validator(mode="after")
@@ -160,13 +160,15 @@ class Countdown:
     def pose(self, line: str) -> Problem:
         """A typed problem such as `24 from 3 5 12`. Raises UserError where it is none, or has no solution."""
         words = line.replace(",", " ").replace(" from ", " ").split()
-        if not 3 <= len(words) <= 7 or not all(w.isascii() and w.isdigit() and 0 < int(w) <= 9999 for w in words):
+        if not 3 <= len(words) <= 6 or not all(w.isascii() and w.isdigit() and 0 < int(w) <= 9999 for w in words):
             raise UserError(
-                f"{line!r} is no Countdown problem: write the target, then 2 to 6 numbers, as in 24 from 3 5 12"
+                f"{line!r} is no Countdown problem: write the target, then 2 to 5 numbers, as in 24 from 3 5 12"
             )
         target, *numbers = map(int, words)
-        if countdown_solver.solve(numbers, target) is None:
-            raise UserError(f"{target} cannot be made from {', '.join(map(str, numbers))}: try another target")
+        operators = self.options.operators
+        if countdown_solver.solve(numbers, target, operators) is None:
+            given = ", ".join(map(str, numbers))
+            raise UserError(f"{target} cannot be made from {given} with {operators}: try another target")
         return make_problem(numbers, target, split_of(numbers))
 
     def reward(self, problem: Problem, text: str) -> Reward:
