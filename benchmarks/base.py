@@ -11,11 +11,10 @@ equal to the target is recognised, and how often one that differs is claimed.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from functools import partial
-from pathlib import Path
 
+import common
 import torch
 
 from tinyzero import behaviours, config, models
@@ -24,8 +23,6 @@ from tinyzero.pretrain import corpus
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.tasks import load_task
 from tinyzero.types import SamplingParams
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -63,16 +60,9 @@ def main() -> None:
     summary = behaviours.summarise(counts)
     figures["arithmetic after eleven wrong tries"] = summary["behaviour/arithmetic_accuracy"]
     figures["continuations"] = len(prompts)
-    lines = [
-        f"`python benchmarks/base.py {given.model}`: {given.n} distinct dev problems, {given.k} completions each.",
-        "",
-    ]
-    lines += ["| | |", "|---|---|", *(f"| {key} | {value:.4g} |" for key, value in figures.items())]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "base.md").write_text(text)
-    (RESULTS / "base.json").write_text(json.dumps(figures, indent=1) + "\n")
+    text = f"{given.n} distinct dev problems, {given.k} completions each.\n\n"
+    text += common.table(["figure", "value"], [[key, f"{value:.4g}"] for key, value in figures.items()])
+    common.write("base", common.describe([given.threads], "torch", "transformers"), figures, text)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Beside them: pass@1, pass@k and greedy of both models, and how they search.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import common
 import torch
 
 from tinyzero import behaviours, checkpoint, config, models
@@ -30,7 +30,6 @@ from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.tasks import load_task
 from tinyzero.types import Completion, Problem, SamplingParams
 
-RESULTS = Path(__file__).parent / "results"
 SHOWN = ("attempts", "distinct_attempts", "early_hit_rate", "arithmetic_accuracy", "verification_precision")
 
 
@@ -75,27 +74,26 @@ def tokens_of(bench: Bench, text: str) -> int:
 def blind_search(bench: Bench, budget: float) -> tuple[list[float], float]:
     """1 for each problem whose hit comes within the cap, and the mean tokens spent; the cap makes that `budget`."""
     rng, limit = random.Random(0), int(bench.recipe.task.options["max_intermediate"])
-    costs: list[list[int]] = []
+    costs: list[int] = []
     for problem in bench.problems:
         numbers, target = problem.fields["numbers"], problem.fields["target"]
         ways = corpus.tries(numbers, limit)
         rng.shuffle(ways)
-        used, spent = [], 0
+        spent = 0
         for way in ways:
             hit = way.value == target
             spent += tokens_of(bench, f"{way.steps} vs {target} {'yes' if hit else 'no'}\n")
-            used.append(spent)
             if hit:
                 break
-        costs.append(used)
+        costs.append(spent)
     answer = 12  # </think>, <answer>, the expression, </answer>
     low, high = 0, 2000
     while low < high:  # the smallest cap whose mean cost reaches the budget
         cap = (low + high) // 2
-        mean = sum(min(c[-1], cap) + answer for c in costs) / len(costs)
+        mean = sum(min(c, cap) + answer for c in costs) / len(costs)
         low, high = (cap + 1, high) if mean < budget else (low, cap)
-    spent_mean = sum(min(c[-1], low) + answer for c in costs) / len(costs)
-    return [float(c[-1] <= low) for c in costs], spent_mean
+    spent_mean = sum(min(c, low) + answer for c in costs) / len(costs)
+    return [float(c <= low) for c in costs], spent_mean
 
 
 def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
@@ -155,22 +153,17 @@ def main() -> None:
     trained = Bench(str(found[0] / "model"), recipe, problems)
     figures = {"base": base.evaluate(given.k), "trained": trained.evaluate(given.k)}
     budget = figures["trained"]["response_length"]
-    lines = [
-        f"`python benchmarks/what_training_added.py {given.run} --n {given.n} --k {given.k}`: "
-        f"{given.n} distinct test problems; 95 % intervals cluster the problems of one number set.",
-        "",
-        "| | solved | tokens a problem |",
-        "|---|---|---|",
-    ]
+    rows: list[list[str]] = []
 
-    def row(name: str, value: float, low: float, high: float, tokens: float) -> None:
-        lines.append(f"| {name} | {value:.3f} [{low:.3f}, {high:.3f}] | {tokens:.0f} |")
+    def row(name: str, value: float, low: float, high: float, tokens: float | None) -> None:
+        spent = "" if tokens is None else f"{tokens:.0f}"
+        rows.append([name, f"{value:.3f} [{low:.3f}, {high:.3f}]", spent])
 
     for name in ("base", "trained"):
         f = figures[name]
-        for key in ("pass@1", "greedy", "pass@8", f"pass@{given.k}"):
-            tokens = f["response_length"] * (int(key[5:]) if key.startswith("pass@") else 1)
-            row(f"{name}, {key}", f[key], f[f"{key}/low"], f[f"{key}/high"], tokens)
+        for k in sorted({1, min(8, given.k), given.k}):
+            row(f"{name}, pass@{k}", *(f[f"pass@{k}{end}"] for end in ("", "/low", "/high")), k * f["response_length"])
+        row(f"{name}, greedy", *(f[f"greedy{end}"] for end in ("", "/low", "/high")), None)
     k = max(1, round(budget / figures["base"]["response_length"]))
     while best_of(base, k)[1] < budget:  # reading stops at the first yes, so more fit in the budget
         k += 1
@@ -182,15 +175,17 @@ def main() -> None:
     }
     for name, (scores, tokens) in baselines.items():
         row(name, sum(scores) / len(scores), *interval(scores, clusters), tokens)
-    lines += ["", "| | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
-    for name in ("base", "trained"):
-        lines.append(f"| {name} | " + " | ".join(f"{figures[name][f'behaviour/{b}']:.3f}" for b in SHOWN) + " |")
-    text = "\n".join(lines) + "\n"
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "what_training_added.md").write_text(text)
+    text = (
+        f"{given.n} distinct test problems; 95 % intervals cluster the problems of one number set.\n\n"
+        + common.table(["", "solved", "tokens a problem"], rows)
+        + "\n\n"
+        + common.table(
+            ["", *SHOWN], [[n, *(f"{figures[n][f'behaviour/{b}']:.3f}" for b in SHOWN)] for n in ("base", "trained")]
+        )
+    )
     summary = {name: {"solved": sum(s) / len(s), "tokens": t} for name, (s, t) in baselines.items()}
-    (RESULTS / "what_training_added.json").write_text(json.dumps({**figures, "baselines": summary}, indent=1) + "\n")
+    about = common.describe([given.threads], "torch", "transformers")
+    common.write("what_training_added", about, {**figures, "baselines": summary}, text)
 
 
 if __name__ == "__main__":
