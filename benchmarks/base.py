@@ -38,7 +38,7 @@ def main() -> None:
     model, tokenizer = models.load_model(given.model), models.load_tokenizer(given.model)
     sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
     encode = partial(models.encode_prompt, tokenizer)
-    params = SamplingParams(max_tokens=recipe.rollout.max_tokens, n=given.k)
+    params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
     found = evaluate(task, sampler, encode, template="compact", split="dev", problems=given.n, params=params).metrics
     figures = {key: found[key] for key in ("pass@1", "pass@1/low", "pass@1/high", f"pass@{given.k}", "response_length")}
     names = ("arithmetic_accuracy", "recognition_recall", "false_claim_rate", "attempts", "legal_rate", "repeat_rate")

@@ -88,7 +88,7 @@ class Referee:
         from tinyzero.types import SamplingParams
 
         self.sampler.load_weights(weights, self.sampler.version + 1)
-        params = SamplingParams(max_tokens=self.config.rollout.max_tokens)
+        params = SamplingParams(max_tokens=self.config.eval_tokens)
         template, n = self.config.model.prompt, self.problems
         found = evaluate(
             self.task, self.sampler, self.encode, template=template, split="dev", problems=n, params=params

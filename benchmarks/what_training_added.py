@@ -43,7 +43,7 @@ class Bench:
         )
         self.task = load_task(recipe.task.name, recipe.task.options)
         self.recipe, self.problems = recipe, problems
-        self.params = SamplingParams(max_tokens=recipe.rollout.max_tokens)
+        self.params = SamplingParams(max_tokens=recipe.eval_tokens)
         self.prompts = [self.encode(self.task.prompt(p, recipe.model.prompt)) for p in problems]
 
     def encode(self, prompt: Any) -> tuple[int, ...]:

@@ -43,6 +43,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rollout.samples": 2,
         "eval.every": 0,
         "eval.test_problems": 3,
+        "eval.max_tokens": 0,
         "task.max_number": 20,
         "model.threads": 1,
     }
@@ -319,6 +320,7 @@ def test_ones_own_task_is_trained_on(base: Path, tmp_path: Path, capsys: pytest.
         "--rollout.samples=2",
         "--eval.every=0",
         "--eval.test_problems=2",
+        "--eval.max_tokens=0",
         "--model.threads=1",
     ]
     assert cli.main(["train", "--task", f"{EXAMPLE}:BeatTheSum", *options]) == 0

@@ -454,7 +454,8 @@ def test_rewards_that_raise_are_said(base: Path, tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--rollout.max_tokens", "127"], "lower it to 126 or less"),
+        (["--rollout.max_tokens", "127"], "rollout.max_tokens 127 and a prompt of 2 tokens"),
+        (["--eval.max_tokens", "127"], "lower it to 126 or less"),
         (["--rollout.samples", "1"], "at least 2"),
         (["--task", "countdown", "--model.prompt", "instruct"], "chat template"),
         (["--task", "countdown", "--model.prompt", "nonsense"], "nonsense"),

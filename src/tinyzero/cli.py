@@ -282,7 +282,7 @@ def _open(
         temperature=given.temperature,
         top_p=given.top_p,
         top_k=given.top_k,
-        max_tokens=given.max_tokens or config.rollout.max_tokens,
+        max_tokens=given.max_tokens or config.eval_tokens,
         seed=given.seed,
     )
     return task, sampler, lambda prompt: models.encode_prompt(tokenizer, prompt), config.model.prompt, params

@@ -90,6 +90,7 @@ class EvalSection(Section):
         1024, ge=0, description="distinct test problems, scored at the first and the last step only; 0 for none"
     )
     samples: int = Field(1, ge=1, description="completions a problem at temperature 1")
+    max_tokens: int = Field(0, ge=0, description="limit on new tokens when evaluated; 0 for that of the rollouts")
     greedy: bool = Field(False, description="score the most likely completion too")
 
 
@@ -121,6 +122,11 @@ class Config(Section):
     eval: EvalSection = Field(default_factory=EvalSection)
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
     run: RunSection = Field(default_factory=RunSection)
+
+    @property
+    def eval_tokens(self) -> int:
+        """Limit on new tokens in evaluations, and wherever a trained model is used."""
+        return self.eval.max_tokens or self.rollout.max_tokens
 
     @model_validator(mode="after")
     def _minibatches_fit(self) -> Config:

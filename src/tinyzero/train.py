@@ -176,11 +176,15 @@ def check_problems(run: Run, context: int) -> None:
         raise
     except Exception as error:  # whatever a user's own task raises
         raise UserError(f"task {config.task.name} cannot pose its problems: {type(error).__name__}: {error}") from error
-    if longest + config.rollout.max_tokens > context:
-        raise UserError(
-            f"rollout.max_tokens {config.rollout.max_tokens} and a prompt of {longest} tokens exceed the model's "
-            f"context of {context}: lower it to {context - longest} or less"
-        )
+    limits = {"rollout": config.rollout.max_tokens}
+    if any(count for _, count in wanted.values()):
+        limits["eval"] = config.eval_tokens
+    for option, limit in limits.items():
+        if longest + limit > context:
+            raise UserError(
+                f"{option}.max_tokens {limit} and a prompt of {longest} tokens exceed the model's "
+                f"context of {context}: lower it to {context - longest} or less"
+            )
 
 
 def gather(run: Run) -> tuple[list[Group], Cursor, Collected]:
@@ -269,7 +273,7 @@ def score(run: Run, split: Split, problems: int) -> None:
     if not problems or (run.step, split) in done:
         return
     e, started = run.config.eval, time.perf_counter()
-    params = SamplingParams(max_tokens=run.config.rollout.max_tokens, n=e.samples)
+    params = SamplingParams(max_tokens=run.config.eval_tokens, n=e.samples)
     result = evaluate(
         run.task,
         run.sampler,
