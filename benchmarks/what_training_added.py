@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--n", type=int, default=1024, help="distinct test problems")
-    parser.add_argument("--k", type=int, default=32, help="completions a problem for pass@k")
+    parser.add_argument("--k", type=int, default=8, help="completions a problem for pass@k")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
