@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 
 from tinyzero import cli, metrics, models
@@ -25,13 +24,6 @@ def one_thread() -> Iterator[None]:
     """Whatever a recipe asks for."""
     yield
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    models.save_model(tiny.model(layers=1), tiny.tokenizer(), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

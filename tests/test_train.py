@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from toy_task import Early
 
@@ -46,13 +45,6 @@ def config(base: Path, algorithm: str = "picky", task: str = f"{TOYS}:Early") ->
         },
         {},
     )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    models.save_model(tiny.model(layers=1), tiny.tokenizer(), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
