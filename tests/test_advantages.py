@@ -3,6 +3,7 @@
 import math
 import random
 import statistics
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tinyzero.advantages import Center, Scale, broadcast, gae, group_advantages, return_to_go, whiten
+from tinyzero.advantages import (
+    Center,
+    Scale,
+    at_end,
+    broadcast,
+    gae,
+    group_advantages,
+    overlong_penalty,
+    process_advantages,
+    return_to_go,
+    whiten,
+)
 
 quick = settings(deadline=None, max_examples=50)
 scores = st.floats(-10, 10, width=32)
@@ -226,3 +238,42 @@ def test_whiten_equal_or_too_few_tokens_gives_zeros(value: float, count: int) ->
 def test_broadcast() -> None:
     mask = torch.tensor([[True, False, True], [False, False, False]])
     close(broadcast(torch.tensor([2.0, torch.nan]), mask), [[2.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
+
+
+def test_overlong_penalty_by_hand() -> None:
+    lengths = torch.tensor([16384, 18432, 20480, 30000, 1])
+    assert overlong_penalty(lengths, 20480, 4096).tolist() == [0.0, -0.5, -1.0, -1.0, 0.0]
+
+
+def test_scores_stand_at_the_end() -> None:
+    mask = torch.tensor([[False, True, True, False], [True, False, True, True]])
+    assert at_end(torch.tensor([2.0, 3.0]), mask).tolist() == [[0, 0, 2, 0], [0, 0, 0, 3]]
+
+
+Q = torch.tensor([[1 / 3, 2 / 3, 9.0], [-1 / 6, 1 / 6, -0.5]])
+Q_MASK = torch.tensor([[True, True, False], [True, True, True]])
+
+
+@pytest.mark.parametrize(
+    ("baseline", "expected"),
+    [
+        ("paper", [[2.3333, 1.8333, 0], [-3, -2.3333, -2.0]]),
+        ("code", [[2.3333, 2.0, 0], [-3, -2.3333, -2.3333]]),
+    ],
+)
+def test_process_advantages_by_hand(baseline: Any, expected: list[list[float]]) -> None:
+    process = process_advantages(Q, Q_MASK, torch.tensor([5, 5]), baseline)
+    outcome = broadcast(torch.tensor([1.0, -1.0]), Q_MASK)
+    torch.testing.assert_close(process + outcome, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+def test_process_rewards_are_compared_within_their_group() -> None:
+    rewards = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(4) < torch.tensor([[4], [2], [3], [1], [4], [2]])
+    groups = torch.tensor([7, 3, 7, 3, 7, 3])
+    found = process_advantages(rewards, mask, groups)
+    for i in range(6):
+        means = [float(rewards[j][mask[j]].mean()) for j in range(6) if j != i and groups[j] == groups[i]]
+        for t in range(4):
+            wanted = sum(float(rewards[i, s]) - sum(means) / len(means) for s in range(t, 4) if mask[i, s])
+            assert float(found[i, t]) == pytest.approx(wanted if mask[i, t] else 0, abs=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tinyzero.batching import Batch, Totals, collate
-from tinyzero.types import Completion, Group, Problem, Reward, Rollout, UserError
+from tinyzero.types import Completion, Group, Problem, Reward, Rollout
 
 PROBLEM = Problem("p", {}, "train", "p")
 
@@ -25,7 +25,7 @@ def by_hand() -> list[Group]:
 
 
 def test_columns_belong_to_the_token_they_predict() -> None:
-    batch = collate(by_hand(), temperature=0.7, max_length=16, updates=3)
+    batch = collate(by_hand(), temperature=0.7, max_length=16, minibatches=3)
     assert batch.tokens.tolist() == [[8, 9, 1, 2], [8, 9, 3, 0], [7, 4, 5, 6], [7, 2, 0, 0]]
     yes, no = True, False
     assert batch.mask.tolist() == [[no, yes, yes], [no, yes, no], [yes, no, yes], [yes, no, no]]
@@ -98,7 +98,16 @@ def test_rewards_may_be_whole_numbers() -> None:
     assert collate([[replace(one, reward=Reward(1))]], 1.0, 8).rewards.dtype == torch.float32
 
 
-def test_nothing_to_train_on_is_said() -> None:
-    for groups in ([], [[]], [[], []]):
-        with pytest.raises(UserError, match="no rollouts to train on"):
-            collate(groups, 1.0, 8)
+def test_rows_of_an_earlier_policy_are_stale_even_when_all_are() -> None:
+    one = rollout([1], [2], [True])
+    old = replace(one, completion=replace(one.completion, last_version=3))
+    assert not collate([[old, old]], 1.0, 8, version=3).stale
+    assert collate([[old, old]], 1.0, 8, version=4).stale
+    assert collate([[old], [replace(one, completion=replace(one.completion, last_version=4))]], 1.0, 8, version=4).stale
+
+
+def test_what_is_right_is_the_answer_whatever_the_reward() -> None:
+    one = rollout([1], [2], [True])
+    rewards = [Reward(1.0), Reward(0.9), Reward(0.6, {"answer": 1.0}), Reward(1.0, {"answer": 0.0})]
+    batch = collate([[replace(one, reward=reward) for reward in rewards]], 1.0, 8)
+    assert batch.right.tolist() == [True, False, True, False]

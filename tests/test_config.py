@@ -126,7 +126,7 @@ def test_another_name_replaces_the_whole_table(section: str) -> None:
         ("--rolout.prompts=1", "did you mean rollout.prompts"),
         ("--rollout.promts=1", "did you mean prompts"),
         ("--promts=1", "did you mean rollout.prompts"),
-        ("--learning_rate=1", "did you mean critic.learning_rate"),
+        ("--learning_rate=1", "did you mean optimizer.learning_rate or critic.learning_rate or prm.learning_rate"),
         ("--optimizer.lerning_rate=1", "did you mean learning_rate"),
         ("--rollout.prompts.x=1", "rollout.prompts"),
         ("--zzz=1", "use one of"),

@@ -12,12 +12,13 @@ import tiny
 import torch
 from torch import Tensor, nn
 
+from tinyzero.algorithms import load_algorithm
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
 from tinyzero.algorithms.ppo import PPO, PPOOptions
-from tinyzero.algorithms.surrogate import Aggregation
 from tinyzero.batching import Batch, Totals, collate
 from tinyzero.config import OptimizerOptions
 from tinyzero.learner import NonFiniteError, TorchLearner, policy_outputs, rate, value_outputs
+from tinyzero.losses import Aggregation
 from tinyzero.models import ValueModel
 from tinyzero.types import Algorithm, Completion, Learner, Problem, Reward, Rollout
 
@@ -56,7 +57,12 @@ def critic(options: OptimizerOptions | None = NO_CLIP, seed: int = 2, **more: An
 
 def annotated(algorithm: Algorithm, groups: list[list[Rollout]], updates: int = 2) -> Batch:
     """With old logprobs, reference and values of models other than those that are trained."""
-    others: Mapping[str, Learner] = {"policy": policy(None, 5), "reference": policy(None, 6), "critic": critic(None, 7)}
+    others: Mapping[str, Learner] = {
+        "policy": policy(None, 5),
+        "reference": policy(None, 6),
+        "critic": critic(None, 7),
+        "prm": policy(None, 8),
+    }
     return algorithm.annotate(collate(groups, 0.9, 16, updates), others)
 
 
@@ -82,6 +88,9 @@ def algorithms() -> list[Algorithm]:
         *(GRPO(GRPOOptions(aggregate=how, **common)) for how in get_args(Aggregation)),
         *(PPO(PPOOptions(aggregate=how, lam=0.9, kl_in_reward=0.1, **common)) for how in get_args(Aggregation)),
         GRPO(GRPOOptions(scale="none")),
+        *(load_algorithm(preset, common | {"filter": "none"}) for preset in ("rloo", "gspo", "cispo", "reinforce++")),
+        load_algorithm("dapo", {"filter": "none", "overlong": 4, "correction": "truncate", "correction_cap": 1.1}),
+        load_algorithm("prime", {"filter": "none"}),
     ]
 
 
@@ -89,12 +98,12 @@ def name(algorithm: Algorithm) -> str:
     return f"{type(algorithm).__name__}-{algorithm.options.aggregate}-{algorithm.options.kl}"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("role", ["policy", "critic"])
+@pytest.mark.parametrize("role", ["policy", "critic", "prm"])
 @pytest.mark.parametrize("algorithm", algorithms(), ids=name)
 def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(algorithm: Algorithm, role: str) -> None:
     if role not in ("policy", *algorithm.roles):
         return
-    build: Callable[..., TorchLearner] = policy if role == "policy" else critic
+    build: Callable[..., TorchLearner] = critic if role == "critic" else policy
     batch = annotated(algorithm, rollouts())
     loss = partial(algorithm.loss, role)
     expected, metrics = gradient(build(micro_tokens=10_000), loss, batch)
@@ -151,6 +160,31 @@ def test_flat_groups_have_exactly_no_gradient(scale: Any) -> None:
         assert metrics["grad_norm"] == 0
         assert metrics["skipped"] == 0
         assert all(torch.equal(p, q) for p, q in zip(learner.trained, before, strict=True))
+
+
+@pytest.mark.parametrize("preset", ["grpo", "dr_grpo", "rloo", "dapo", "gspo", "cispo"])
+def test_flat_groups_have_exactly_no_gradient_in_any_preset(preset: str) -> None:
+    algorithm = load_algorithm(preset, {"filter": "none", "overlong": 0})
+    batch = replace(annotated(algorithm, rollouts(flat=frozenset(range(4)))), idle=None)
+    found, _ = gradient(policy(), partial(algorithm.loss, "policy"), batch)
+    assert not any(g.any() for g in found)
+
+
+def test_another_learners_weights_are_taken_over() -> None:
+    one, other = policy(seed=1), policy(None, seed=2)
+    batch = collate(rollouts(), 1.0, 16)
+    assert not torch.equal(one.score(batch), other.score(batch))
+    other.load_weights(one.named_weights())
+    assert torch.equal(one.score(batch), other.score(batch))
+    one.update(batch, scaled(1e-3))
+    assert not torch.equal(one.score(batch), other.score(batch)), "they share no memory"
+
+
+def test_updates_not_taken_count_for_the_schedule() -> None:
+    options = OptimizerOptions(learning_rate=1.0, schedule="linear", final_share=0.0)
+    learner = policy(options, total_updates=4)
+    learner.skip(3)
+    assert learner.update(collate(rollouts(), 1.0, 16), scaled(1e-3))["learning_rate"] == 0.25
 
 
 def test_kl_and_entropy_pull_on_flat_groups_too() -> None:

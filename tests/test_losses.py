@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tinyzero import losses
 from tinyzero.advantages import group_advantages
 from tinyzero.losses import Aggregation, Estimator, aggregate, clipped_surrogate, clipped_value_loss, entropy, kl
 
@@ -367,3 +368,58 @@ def test_loss_and_gradient_against_formulas_in_plain_python(how: Aggregation) ->
     plain = (sampled.tolist(), old.tolist(), ref.tolist(), advantages.tolist(), lengths, how)
     assert math.isclose(loss.item(), slow_loss(numbers, *plain), abs_tol=1e-12)
     close(gradient_of(loss, logits), slow_gradient(lambda: slow_loss(numbers, *plain), numbers), 1e-7)
+
+
+def test_cispo_by_hand() -> None:
+    ratios, advantages = torch.tensor([[1.5, 0.5, 1.5, 0.5]]), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    logprobs = (ratios.log() - 1.0).requires_grad_()
+    loss, clipped = losses.cispo(logprobs, torch.full((1, 4), -1.0), advantages, clip_low=10.0, clip_high=0.2)
+    loss.sum().backward()
+    assert logprobs.grad is not None
+    close(logprobs.grad, [[-1.2, -0.5, 1.2, 0.5]])  # the weights, on all four
+    assert clipped.tolist() == [[True, False, True, False]]
+
+
+def test_gspo_is_a_surrogate_in_the_ratio_of_the_sequence() -> None:
+    """Value and gradient of mean_i max(-A s, -A clip(s)) with s as the paper writes it."""
+    torch.manual_seed(0)
+    old = torch.randn(5, 6, dtype=torch.float64)
+    logprobs = (old + 0.3 * torch.randn(5, 6, dtype=torch.float64)).requires_grad_()
+    mask = torch.arange(6) < torch.tensor([[6], [3], [1], [4], [5]])
+    advantages = torch.tensor([1.0, -1.0, 0.5, -2.0, 0.1], dtype=torch.float64)
+    ratio = ((torch.where(mask, logprobs - old, 0.0)).sum(1) / mask.sum(1)).exp()
+    expected = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.9, 1.1)).mean()
+    per_token, _ = clipped_surrogate(
+        logprobs, losses.sequence_ratio(logprobs, old, mask), advantages[:, None].expand(5, 6), 0.1, 0.1
+    )
+    found = aggregate(per_token, mask, "seq-mean-token-mean", tokens=int(mask.sum()), sequences=5, max_length=6)
+    assert float(found.detach()) == pytest.approx(float(expected.detach()))
+    torch.testing.assert_close(gradient_of(found, logprobs), gradient_of(expected, logprobs))
+    gaps = torch.tensor([[0.3, -0.1, 0.1]])
+    whole = torch.ones(1, 3, dtype=torch.bool)
+    s = (gaps - losses.sequence_ratio(gaps, torch.zeros(1, 3), whole)).exp()
+    close(s, [[1.105171] * 3])
+
+
+def test_importance_weights_by_hand() -> None:
+    gaps, zero = torch.tensor([[0.5, -0.5, 1.0, 9.0]]), torch.zeros(1, 4)
+    mask = torch.tensor([[True, True, True, False]])
+    close(losses.importance_weights(gaps, zero, mask, "truncate", "token", 2.0), [[1.648721, 0.606531, 2, 0]])
+    close(losses.importance_weights(gaps, zero, mask, "mask", "token", 2.0), [[1.648721, 0.606531, 0, 0]])
+    close(losses.importance_weights(gaps, zero, mask, "truncate", "sequence", 3.0), [[math.e, math.e, math.e, 0]])
+    close(losses.importance_weights(gaps, zero, mask, "mask", "sequence", 2.0), [[0, 0, 0, 0]])
+
+
+def test_implicit_reward_loss_by_hand() -> None:
+    ratios = torch.tensor([[0.2, 0.4, 7.0], [-0.1, 0.1, -0.3]], requires_grad=True)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    right = torch.tensor([1.0, 0.0])
+    loss = losses.implicit_reward_loss(ratios, mask, right, beta=0.05, sequences=2)
+    assert float(loss.detach()) == pytest.approx(0.681967, abs=1e-6)
+    half = losses.implicit_reward_loss(ratios[:1], mask[:1], right[:1], beta=0.05, sequences=2)
+    rest = losses.implicit_reward_loss(ratios[1:], mask[1:], right[1:], beta=0.05, sequences=2)
+    assert float((half + rest - loss).detach()) == pytest.approx(0, abs=1e-7)
+    gradient = gradient_of(loss, ratios)
+    assert (gradient[0, :2] < 0).all()
+    assert gradient[0, 2] == 0
+    assert (gradient[1] > 0).all(), "a wrong answer's tokens become less likely under the reward model"

@@ -15,15 +15,16 @@ import pytest
 import torch
 from toy_task import Early
 
-from tinyzero import checkpoint, cli, learner, metrics, models, train
+from tinyzero import checkpoint, cli, learner, losses, metrics, models, train
 from tinyzero.config import Config, resolve, to_toml
-from tinyzero.types import Problem, Reward, Split
+from tinyzero.types import NonFiniteError, Problem, Reward, Split
 
 STEPS = 5
 TOYS = Path(__file__).with_name("toy_task.py")
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {"name": "ppo", "kl_in_reward": 0.001, "lam": 0.9},
-    "picky": {"name": f"{TOYS}:Picky", "kl": 0.01},
+    "picky": {"name": f"{TOYS}:Picky", "kl": 0.01, "refresh": 2},
+    "prime": {"name": "prime", "filter": "none", "kl": 0.01, "update": "before"},
 }
 
 
@@ -38,6 +39,7 @@ def config(base: Path, algorithm: str = "picky", task: str = f"{TOYS}:Early") ->
             "rollout": {"prompts": 4, "samples": 4, "max_tokens": 5},
             "optimizer": optimizer,
             "critic": optimizer,
+            "prm": optimizer,
             "update": {"minibatches": 2, "micro_tokens": 64},
             "eval": {"every": 2, "problems": 4, "test_problems": 5, "samples": 2, "greedy": True},
             "checkpoint": {"every": 2, "keep": 9},
@@ -77,7 +79,7 @@ def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def state(folder: Path) -> dict[str, Any]:
     found = checkpoint.load_latest(folder, lambda text: pytest.fail(text))
     assert found is not None
-    return {key: value for key, value in found[1].items() if key != "seconds"}
+    return {key: value for key, value in found[1].items() if key not in ("seconds", "cpu")}
 
 
 def same(a: Any, b: Any) -> bool:
@@ -125,6 +127,46 @@ def test_a_run_writes_what_it_should(whole: dict[str, Path]) -> None:
     picky = records(whole["picky"])["metrics"]
     assert sum(r["refill_rounds"] for r in picky) > 0
     assert sum(r["dropped_groups"] for r in picky) > 0
+
+
+def weights(folder: Path, step: int, role: str) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(
+        folder / "checkpoints" / f"step_{step:06d}" / "trainer.pt", weights_only=True
+    )["learners"][role]["model"]
+    return found
+
+
+def test_the_policy_becomes_the_reference_now_and_then(whole: dict[str, Path]) -> None:
+    assert same(weights(whole["picky"], 4, "reference"), weights(whole["picky"], 4, "policy"))
+    assert same(weights(whole["picky"], 5, "reference"), weights(whole["picky"], 4, "policy"))
+    assert not same(weights(whole["picky"], 5, "policy"), weights(whole["picky"], 4, "policy"))
+
+
+def test_the_policy_stays_while_the_critic_warms_up(base: Path, tmp_path: Path) -> None:
+    settings = resolve(config(base, "ppo").model_dump(), {"algorithm.value_warmup": 2})
+    train.train(settings, tmp_path / "run")
+    assert same(weights(tmp_path / "run", 2, "policy"), dict(models.load_model(str(base)).state_dict()))
+    assert not same(weights(tmp_path / "run", 4, "policy"), weights(tmp_path / "run", 2, "policy"))
+    assert not same(weights(tmp_path / "run", 4, "critic"), weights(tmp_path / "run", 2, "critic"))
+    rates = [r.get("learning_rate") for r in records(tmp_path / "run")["metrics"]]
+    ordinary = [r["learning_rate"] for r in records_of_ordinary(base, tmp_path)]
+    assert rates == [None, None, *ordinary[2:]], "the schedule is the run's"
+
+
+def records_of_ordinary(base: Path, tmp_path: Path) -> list[dict[str, Any]]:
+    train.train(config(base, "ppo"), tmp_path / "ordinary")
+    return records(tmp_path / "ordinary")["metrics"]
+
+
+def test_a_batch_that_is_refused_teaches_nothing(base: Path, tmp_path: Path) -> None:
+    settings = resolve(config(base).model_dump(), {"algorithm.name": f"{TOYS}:Never", "steps": 2})
+    train.train(settings, tmp_path / "run")
+    assert same(weights(tmp_path / "run", 2, "policy"), dict(models.load_model(str(base)).state_dict()))
+    for record in records(tmp_path / "run")["metrics"]:
+        assert (record["refused"], record["samples"], record["tokens/trained"]) == (1, 0, 0)
+        assert (record["refill_rounds"], record["dropped_groups"]) == (4, 20)
+        assert record["samples/generated"] == 80 * (record["step"] + 1)
+        assert "loss" not in record
 
 
 def test_every_key_written_is_in_the_glossary(whole: dict[str, Path]) -> None:
@@ -343,6 +385,25 @@ def test_a_disk_that_refuses_loses_nothing_saved(
     if refusal == errno.ENOSPC:
         assert cli.main(["train", "--resume", str(run)]) == 0
         assert_same(run, whole["picky"])
+
+
+def test_one_process_at_a_time_trains_in_a_folder(
+    whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(whole["ppo"], tmp_path / "run"))
+    with train.locked(run):
+        assert cli.main(["train", "--resume", str(run), "--steps", "6"]) == 2
+        assert "another process is training in" in error_line(capsys)
+    assert records(run) == records(whole["ppo"])
+
+
+def test_a_reward_model_that_breaks_down_before_it_is_asked_leaves_the_batch(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "implicit_reward_loss", lambda ratios, *more: ratios.sum() * float("nan"))
+    with pytest.raises(NonFiniteError, match=r"3 updates in a row.*broken_batch.pt"):
+        train.train(config(base, "prime"), tmp_path / "run")
+    assert (tmp_path / "run" / "broken_batch.pt").is_file()
 
 
 def test_gradients_that_are_not_finite_stop_the_run_with_the_batch(

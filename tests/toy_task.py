@@ -32,6 +32,13 @@ class Early(Repeat):
         return Reward(share, {"answer": float(share > 0.6)})
 
 
+class Never(GRPO):
+    """Keeps nothing."""
+
+    def keep(self, groups: list[Group]) -> list[Group]:
+        return []
+
+
 class Picky(GRPO):
     """Drops every third group, so that batches are refilled and leave a surplus."""
 

@@ -94,6 +94,44 @@ def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     return centred * torch.rsqrt(centred.square().sum() / max(count - 1, 1) + eps)
 
 
+def overlong_penalty(lengths: Tensor, limit: int, cushion: int) -> Tensor:
+    """DAPO's soft punishment (arXiv:2503.14476, eq. 13) of responses of `lengths` (B,) tokens -> (B,), in [-1, 0].
+
+    Nothing up to `limit` - `cushion` tokens, then falling linearly to -1 at the limit.
+    """
+    return ((limit - cushion - lengths) / cushion).clamp(-1, 0)
+
+
+def at_end(scores: Tensor, mask: Tensor) -> Tensor:
+    """Each rollout's score on its last masked token, 0 elsewhere: (B,), (B, T) -> (B, T)."""
+    last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
+    return torch.where(mask, torch.zeros_like(mask, dtype=scores.dtype).scatter(1, last[:, None], scores[:, None]), 0.0)
+
+
+def process_advantages(
+    rewards: Tensor, mask: Tensor, groups: Tensor, baseline: Literal["paper", "code"] = "paper", gamma: float = 1.0
+) -> Tensor:
+    """PRIME's part of the advantage from token rewards r (B, T): discounted returns-to-go against leave-one-out.
+
+    With m_i the mean of r over response i and K the size of its group (arXiv:2502.01456, eq. 6):
+
+    - paper: sum over s >= t of  gamma^(s - t) (r_s - mean over the others of m_j)
+    - code (the released one): sum over s >= t of  gamma^(s - t) (r_s K/(K - 1) - sum over all of m_j / (K - 1))
+
+    What is summed has the same mean over a response in both; the code stretches deviations from it by K/(K - 1).
+    """
+    lengths = mask.sum(dim=1).clamp(min=1)
+    means = torch.where(mask, rewards, 0.0).sum(dim=1) / lengths
+    _, index, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
+    totals = means.new_zeros(len(sizes)).index_add(0, index, means)[index]
+    others = (sizes[index] - 1).clamp(min=1)
+    if baseline == "paper":
+        centred = rewards - ((totals - means) / others)[:, None]
+    else:
+        centred = rewards * (sizes[index] / others)[:, None] - (totals / others)[:, None]
+    return return_to_go(torch.where(mask, centred, 0.0), mask, gamma)
+
+
 def broadcast(advantages: Tensor, mask: Tensor) -> Tensor:
     """Each rollout's advantage on each of its masked tokens: (B,), (B, T) -> (B, T)."""
     return torch.where(mask, advantages[:, None], 0.0)

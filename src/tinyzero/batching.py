@@ -7,13 +7,13 @@ before that token), masks and advantages line up without further shifting.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
-from tinyzero.types import Group, UserError
+from tinyzero.types import Group
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,25 @@ class Batch:
     lengths: Tensor  # (B,) prompt + completion
     temperature: float
     max_length: int
-    updates: int = 1
-    """Optimizer steps taken on this batch; above 1 the ratio to `old_logprobs` matters."""
+    right: Tensor  # (B,) bool: the answer is right, whatever the reward
+    minibatches: int = 1
+    epochs: int = 1
     old_logprobs: Tensor | None = None  # (B, T)
     ref_logprobs: Tensor | None = None  # (B, T)
     values: Tensor | None = None  # (B, T) the critic's, before the update
     returns: Tensor | None = None  # (B, T)
     advantages: Tensor | None = None  # (B, T)
+    stale: bool = False
+    """Some rows are of an earlier policy: they waited for a later batch, and are not on-policy."""
+    weights: Tensor | None = None  # (B, T) corrects for a sampler that differs from the learner
     idle: Tensor | None = None  # (B,) bool: rows known to have no gradient; counted in totals, not computed
+    updated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Models that `annotate` has seen to itself, with their metrics: they are not updated again on this batch."""
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps taken on this batch; above 1 the ratio to `old_logprobs` matters."""
+        return self.minibatches * self.epochs
 
     @property
     def size(self) -> int:
@@ -92,13 +103,16 @@ class Batch:
             start += count
 
 
-def collate(groups: Sequence[Group], temperature: float, max_length: int, updates: int = 1) -> Batch:
-    """Pad rollouts into a Batch. Raises UserError where there is nothing to train on."""
+def collate(
+    groups: Sequence[Group],
+    temperature: float,
+    max_length: int,
+    minibatches: int = 1,
+    epochs: int = 1,
+    version: int = 0,
+) -> Batch:
+    """Pad rollouts into a Batch, on which the policy of `version` is to take `minibatches` times `epochs` updates."""
     rollouts = [r for group in groups for r in group]
-    if not rollouts:
-        raise UserError(
-            "no rollouts to train on: every group was dropped; loosen the algorithm's filter or raise rollout.refills"
-        )
     lengths = torch.tensor([len(r.prompt_ids) + len(r.completion.token_ids) for r in rollouts])
     width = int(lengths.max())
     tokens = torch.zeros(len(rollouts), width, dtype=torch.long)
@@ -116,7 +130,10 @@ def collate(groups: Sequence[Group], temperature: float, max_length: int, update
         rewards=torch.tensor([r.reward.value for r in rollouts], dtype=torch.float32),
         groups=torch.tensor([r.group for r in rollouts]),
         lengths=lengths,
+        right=torch.tensor([r.reward.right for r in rollouts]),
         temperature=temperature,
         max_length=max_length,
-        updates=updates,
+        minibatches=minibatches,
+        epochs=epochs,
+        stale=any(r.completion.last_version < version for r in rollouts),
     )

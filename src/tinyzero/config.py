@@ -43,9 +43,10 @@ class Named(BaseModel):
 
 
 class ModelSection(Section):
-    name: str = Field("tiny", description='"tiny" (bundled), a folder, or a hub id')
+    name: str = Field("tiny", description="tiny or tiny-multiplication (bundled), a folder, or a hub id")
     prompt: str = Field(
-        "compact", description="template: compact (the bundled base), base (R1-Zero text), instruct (chat)"
+        "compact",
+        description="template: compact (bundled bases), chat (compact in messages), base (R1-Zero text), or instruct",
     )
     threads: int = Field(0, ge=0, description="CPU threads for torch; 0 leaves torch's choice")
 
@@ -117,6 +118,9 @@ class Config(Section):
     optimizer: OptimizerOptions = Field(default_factory=OptimizerOptions)
     critic: OptimizerOptions = Field(
         default_factory=OptimizerOptions, description="optimizer of the value model, where there is one"
+    )
+    prm: OptimizerOptions = Field(
+        default_factory=OptimizerOptions, description="optimizer of the process reward model, where there is one"
     )
     update: UpdateSection = Field(default_factory=UpdateSection)
     eval: EvalSection = Field(default_factory=EvalSection)

@@ -15,8 +15,6 @@ from tinyzero.types import (
     Group,
     Problem,
     Prompt,
-    Reward,
-    Rollout,
     Sampler,
     SamplingParams,
     Split,
@@ -92,33 +90,23 @@ def evaluate(
     report.require(groups)
     metrics: dict[str, Any] = {"split": split, "n": problems, "k": params.n, "temperature": params.temperature}
     for k in ks(params.n):
-        scores = [pass_at_k(sum(right(r) for r in g), len(g), k) if len(g) >= k else 0.0 for g in groups]
+        scores = [pass_at_k(sum(r.reward.right for r in g), len(g), k) if len(g) >= k else 0.0 for g in groups]
         metrics |= _with_intervals(f"pass@{k}", scores, chosen, labels)
     if greedy:
         once = replace(params, temperature=0.0, n=1, top_p=1.0, top_k=0)
         best = roll_out(task, sampler, chosen, encode, template, once, 0, report)
-        metrics |= _with_intervals("greedy", [float(bool(g) and right(g[0])) for g in best], chosen, labels)
+        metrics |= _with_intervals("greedy", [float(bool(g) and g[0].reward.right) for g in best], chosen, labels)
     metrics |= completion_metrics(groups)
     metrics["reward_errors"] = report.reward_errors
     metrics["version"] = sampler.version
     return EvalResult(metrics, groups)
 
 
-def right(rollout: Rollout) -> bool:
-    """Whether its answer is right."""
-    return answered(rollout.reward)
-
-
-def answered(reward: Reward) -> bool:
-    """Whether the answer was right: the reward's part `answer`, or a full reward where there is no such part."""
-    return reward.parts.get("answer", reward.value) >= 1.0
-
-
 def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """What the completions are like: lengths, how they end, reward parts, behaviours."""
     rollouts = [r for g in groups for r in g]
     lengths = [len(r.completion.token_ids) for r in rollouts]
-    correct = [right(r) for r in rollouts]
+    correct = [r.reward.right for r in rollouts]
     found = {
         "reward": _mean([r.reward.value for r in rollouts]),
         "accuracy": _mean(correct),

@@ -7,7 +7,7 @@ gradient are not computed at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -64,6 +64,7 @@ class TorchLearner:
         self.options, self.total_updates = options, total_updates
         self.trained = [p for p in model.parameters() if options is not None]
         model.requires_grad_(options is not None)
+        self.optimizer: torch.optim.Optimizer | None = None
         if options is not None:
             betas = (options.beta1, options.beta2)
             self.optimizer = torch.optim.AdamW(
@@ -104,6 +105,7 @@ class TorchLearner:
     ) -> float | None:
         """One optimizer step; the gradient's norm, or None where it was not finite and was skipped."""
         assert self.options is not None
+        assert self.optimizer is not None
         totals = batch.totals()
         self.optimizer.zero_grad(set_to_none=True)
         for _, part in batch.micro_batches(self.micro_tokens):
@@ -131,16 +133,27 @@ class TorchLearner:
         assert self.options is not None, "a frozen model cannot be updated"
         return self.options.learning_rate * rate(self.options, self.steps, self.total_updates)
 
+    def skip(self, updates: int) -> None:
+        """Count `updates` that were not taken, so that a schedule goes on with the run."""
+        self.steps += updates
+
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Weights under their Hugging Face names."""
         model = self.model.lm if isinstance(self.model, Backbone) else self.model
         yield from model.state_dict().items()
 
+    @torch.no_grad()
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over another learner's `named_weights`."""
+        own = dict(self.named_weights())
+        for name, tensor in weights:
+            own[name].copy_(tensor)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything `update` depends on."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "steps": self.steps,
             "bad_in_a_row": self.bad_in_a_row,
         }
@@ -148,7 +161,8 @@ class TorchLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.optimizer:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.bad_in_a_row = state["steps"], state["bad_in_a_row"]
 
 

@@ -9,8 +9,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 Estimator = Literal["k1", "k2", "k3", "k3+"]
+Correction = Literal["truncate", "mask"]
+Level = Literal["token", "sequence"]
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant-length"]
 
 # exp(20) is 5e8: a probability ratio beyond it is a fault, not a policy, and exp(89) overflows float32. The clamp's
@@ -41,6 +44,68 @@ def clipped_surrogate(
         return loss, active
     too_far = (advantages < 0) & (ratio > dual_clip)
     return torch.where(too_far, -advantages * dual_clip, loss), active | too_far
+
+
+def importance_sampled(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    """The policy loss without a clip, -A exp(logprobs - old_logprobs) -> loss (B, T), and False (B, T).
+
+    On-policy its gradient is REINFORCE's, -A grad logprobs (Williams, 1992).
+    """
+    ratio = (logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    return -advantages * ratio, torch.zeros_like(ratio, dtype=torch.bool)
+
+
+def cispo(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """CISPO's policy loss (arXiv:2506.13585, eq. 4) -> loss (B, T), and where the weight is clipped (B, T) bool.
+
+    -sg(clip(r, 1 - clip_low, 1 + clip_high)) A logprobs, with sg the stop of the gradient: the ratio is a weight that
+    is held within bounds, so no token is cut out of the gradient, as PPO's clip does. The value is no objective.
+    """
+    ratio = (logprobs.detach() - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    weight = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return -weight * advantages * logprobs, weight != ratio
+
+
+def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Old logprobs (B, T) that make every token's ratio the sequence's: GSPO, arXiv:2507.18071, eq. 7 and 13.
+
+    With s_i = exp(1/L_i sum_t (logprobs - old_logprobs)), the returned `old` is such that logprobs - old has the value
+    log s_i at every token of the mask and the gradient of its own logprob. Under seq-mean-token-mean and one advantage
+    a sequence, that is the gradient of a surrogate in s_i.
+    """
+    gaps = torch.where(mask, logprobs - old_logprobs, 0.0).detach()
+    mean = gaps.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return logprobs.detach() - mean
+
+
+def importance_weights(
+    old_logprobs: Tensor, sampled_logprobs: Tensor, mask: Tensor, how: Correction, level: Level, cap: float
+) -> Tensor:
+    """Weights (B, T) for a sampler whose probabilities differ from the learner's: w = exp(old - sampled).
+
+    A token's own ratio, or with level "sequence" the product of all of a response's. "truncate": min(w, cap)
+    (truncated importance sampling, Yao et al., 2025); "mask": w where 1/cap <= w <= cap, else 0 (IcePop).
+    Detached; multiply the token loss by them. 0 outside the mask.
+    """
+    gaps = torch.where(mask, old_logprobs - sampled_logprobs, 0.0).detach()
+    if level == "sequence":
+        gaps = gaps.sum(dim=1, keepdim=True).expand_as(gaps)
+    weights = gaps.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    if how == "truncate":
+        return torch.where(mask, weights.clamp(max=cap), 0.0)
+    return torch.where(mask & (weights <= cap) & (weights >= 1 / cap), weights, 0.0)
+
+
+def implicit_reward_loss(log_ratios: Tensor, mask: Tensor, right: Tensor, beta: float, sequences: int) -> Tensor:
+    """PRIME's reward model against the outcome (arXiv:2502.01456, eq. 5): this micro-batch's share, a scalar.
+
+    log_ratios (B, T) are log(PRM / reference); the chance of a right answer is sigmoid(beta sum_t log_ratios). `right`
+    (B,) bool. The mean is over all `sequences` of the optimizer step.
+    """
+    scores = beta * torch.where(mask, log_ratios, 0.0).sum(dim=1)
+    return binary_cross_entropy_with_logits(scores, right.to(scores.dtype), reduction="sum") / max(sequences, 1)
 
 
 def kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:

@@ -25,6 +25,7 @@ GLOSSARY: dict[str, str] = {
     "split": "Split the problems come from: train, dev or test.",
     "version": "Policy version that made the completions: the number of times the weights were published.",
     "samples": "Completions trained on since the run began.",
+    "samples/generated": "Completions sampled for training since the run began, dropped groups included.",
     "tokens": "Completion tokens trained on since the run began.",
     # What the policy earned
     "reward": "Mean reward of the step's completions.",
@@ -39,6 +40,7 @@ GLOSSARY: dict[str, str] = {
     "flat_groups": "Share of groups whose completions all earned the same: no lesson under a group baseline.",
     "refill_rounds": "Extra rounds of sampling it took to fill the batch.",
     "dropped_groups": "Groups sampled for this step and not kept by the algorithm.",
+    "refused": "One where the algorithm kept no group at all, so that nothing was learned in this step, else zero.",
     # What the update did
     "loss": "The scalar that the policy minimised, averaged over the step's updates.",
     "entropy": "Mean entropy in nats of the next-token distribution, over tokens with a gradient: no flat groups.",
@@ -47,11 +49,16 @@ GLOSSARY: dict[str, str] = {
     "grad_norm": "L2 norm of the policy's gradient before clipping.",
     "learning_rate": "The policy's learning rate in this step.",
     "skipped": "Updates of this step that were left out because the gradient was not finite.",
+    "correction": "Mean weight of trained tokens for a sampler that differs from the learner.",
+    "prm/*": "The named figure of the process reward model, averaged over the step's updates.",
+    "prm/accuracy": "Share of trained responses whose summed process reward has the sign of right or wrong.",
     "value/*": "The named figure of the critic, averaged over the step's updates.",
     # What it cost
     "tokens/generated": "Completion tokens sampled in this step, dropped groups included.",
     "tokens/trained": "Completion tokens that carried loss in this step.",
     "time/step": "Seconds of wall time of the whole step, without evaluating and saving.",
+    "time/elapsed": "Seconds of wall time since the run began, evaluations included, pauses not.",
+    "time/cpu": "Seconds of CPU time of all threads since the run began.",
     "time/*": "Seconds of wall time spent in the named part.",
     "memory/*": "Memory held by the named part at its peak, in bytes.",
     # How it searched (behaviours.py says exactly what is counted)
@@ -71,6 +78,9 @@ GLOSSARY: dict[str, str] = {
     "behaviour/gave_up": "Share of completions that search, never say yes, and answer.",
     "behaviour/direct": "Share of completions that answer without a line of search.",
     "behaviour/faithful": "Share of the answers after a yes that are an attempt marked yes.",
+    "behaviour/decomposed": "Share of products of more than one pair of digits that are broken down by the "
+    "distributive rule: products of parts are stated for every pair.",
+    "behaviour/decomposed_partly": "Share of those products of which some pairs of digits are multiplied, not all.",
     # Rollouts
     "problem": "The problem's name.",
     "prompt": "The text, or the chat messages, that posed it.",

@@ -48,15 +48,23 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, else all of them."""
-    names = sorted(known)
-    by_last_part = {n.rpartition(".")[2]: n for n in names}
-    near = difflib.get_close_matches(name, names, n=1) or [
-        by_last_part[n] for n in difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
-    ]
+    """The end of a message about an unknown name: the nearest known ones, else all of them."""
+    names = list(dict.fromkeys(known))
+    last = name.rpartition(".")[2]
+    by_last: dict[str, list[str]] = {}
+    for n in names:
+        by_last.setdefault(n.rpartition(".")[2], []).append(n)
+    near = by_last.get(last) or _nearest(name, names) or [n for part in _nearest(last, by_last) for n in by_last[part]]
     if near:
-        return f": did you mean {near[0]}?"
-    return f": use one of {', '.join(names)}" if names else ""
+        return f": did you mean {' or '.join(near)}?"
+    return f": use one of {', '.join(sorted(names))}" if names else ""
+
+
+def _nearest(name: str, names: Iterable[str]) -> list[str]:
+    """The most similar of the names, all of them where several are alike, or none."""
+    close = difflib.get_close_matches(name, names, n=5)
+    best = [difflib.SequenceMatcher(None, n, name).ratio() for n in close]
+    return [n for n, ratio in zip(close, best, strict=True) if ratio == best[0]]
 
 
 def _load_module(name: str) -> ModuleType:

@@ -59,6 +59,8 @@ class Collected:
     generated_tokens: int = 0
     refill_rounds: int = 0
     dropped_groups: int = 0
+    refused: bool = False
+    """The algorithm kept no group at all: those it was given are returned, to be looked at and not trained on."""
     reward_errors: int = 0
     first_error: str = ""
 
@@ -86,11 +88,11 @@ def collect(
     """`prompts` groups of `params.n` rollouts each, from the train split at `cursor`.
 
     Groups that `keep` drops are replaced by drawing on, at most `refills` times; then the batch stays
-    short. Surplus groups wait in the cursor for the next step. Raises UserError where the reward
-    function raised and no group is left.
+    short, and where none at all was kept it holds the last ones drawn, `refused`. Surplus groups wait in
+    the cursor for the next step. Raises UserError where the reward function raised and no group is left.
     """
     kept, position, report = list(cursor.surplus), cursor.next, Collected()
-    rounds = 0
+    rounds, groups = 0, list[Group]()
     while len(kept) < prompts and rounds <= refills:
         problems = [task.problem("train", position + i) for i in range(prompts)]
         groups = roll_out(task, sampler, problems, encode, template, params, position, report)
@@ -100,6 +102,8 @@ def collect(
         kept += chosen
         rounds += 1
     report.refill_rounds = max(0, rounds - 1)
+    if not kept:  # a solved task has no group worth keeping, and must not stop the run
+        kept, report.refused = [g for g in groups if len(g) == params.n], True
     report.require(kept)
     return kept[:prompts], Cursor(position, kept[prompts:]), report
 

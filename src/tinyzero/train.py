@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import resource
 import signal
 import sys
@@ -38,6 +39,8 @@ from tinyzero.types import (
     UserError,
 )
 
+PREFIXES = {"policy": "", "critic": "value/", "prm": "prm/"}
+
 
 @dataclass
 class Run:
@@ -56,6 +59,7 @@ class Run:
     cursor: Cursor = field(default_factory=Cursor)
     samples: int = 0
     tokens: int = 0
+    cpu: float = 0.0  # seconds of the processes before this one
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -65,8 +69,8 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
     `started` is when the command began (time.perf_counter), for the clock. Raises UserError on what the
     user can mend, NonFiniteError where training broke down, KeyboardInterrupt after a clean stop.
     """
-    run = build(config, folder, resume, started or time.perf_counter())
-    with run.console, stop_requested() as stopping:
+    started = started or time.perf_counter()
+    with opened(config, folder, resume, started) as run, run.console, stop_requested() as stopping:
         if run.step == 0:
             score(run, "test", config.eval.test_problems)
             score(run, "dev", config.eval.problems if config.eval.every else 0)
@@ -75,10 +79,19 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
             clock = Clock()
             groups, run.cursor, collected = gather(run)
             clock.lap("sample")
-            batch = collate(groups, config.rollout.temperature, config.rollout.max_tokens, updates(config))
-            batch = run.algorithm.annotate(batch, run.learners)
+            batch = collate(
+                groups,
+                config.rollout.temperature,
+                config.rollout.max_tokens,
+                config.update.minibatches,
+                config.update.epochs,
+                run.sampler.version,
+            )
+            if not collected.refused:
+                with saved_if_broken(run, batch):
+                    batch = run.algorithm.annotate(batch, run.learners)
             clock.lap("annotate")
-            learned = update(run, batch)
+            learned = update(run, batch, collected.refused)
             clock.lap("update")
             publish(run, version=step + 1)
             run.step = step + 1
@@ -95,6 +108,33 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
         return save(run)
 
 
+@contextmanager
+def opened(config: Config, folder: Path, resume: bool, started: float) -> Iterator[Run]:
+    """`build`, and nobody else trains in the folder meanwhile."""
+    if resume:
+        with locked(folder):
+            yield build(config, folder, resume, started)
+    else:
+        run = build(config, folder, resume, started)  # a run that cannot start leaves no folder
+        with locked(folder):
+            yield run
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with the process. Raises UserError where another process holds it."""
+    try:
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; make it writable, then resume") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {folder}: wait for it, or stop it first") from None
+        yield
+
+
 def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     """Load or make everything a run needs; with `resume`, as it was after the newest whole checkpoint."""
     if config.model.threads:
@@ -107,6 +147,12 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         raise UserError(
             f"rollout.samples is {config.rollout.samples}: "
             f"{config.algorithm.name} needs at least {algorithm.min_samples}"
+        )
+    overlong = getattr(getattr(algorithm, "options", None), "overlong", 0)
+    if overlong > config.rollout.max_tokens:
+        raise UserError(
+            f"algorithm.overlong is {overlong}, more than rollout.max_tokens {config.rollout.max_tokens}: "
+            "the penalty would begin before the answer"
         )
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = models.load_model(config.model.name)
@@ -128,11 +174,13 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         model = models.load_model(config.model.name)
         if role == "critic":
             learners[role] = learner(models.ValueModel(model), value_outputs, config.critic)
+        elif role == "prm":
+            learners[role] = learner(model, policy_outputs, config.prm)
         elif role == "reference":
             learners[role] = learner(model, policy_outputs, None)
         else:
             raise UserError(
-                f"algorithm {config.algorithm.name} asks for a model {role!r}: known are critic and reference"
+                f"algorithm {config.algorithm.name} asks for a model {role!r}: known are critic, prm and reference"
             )
     run = Run(
         config=config,
@@ -205,27 +253,46 @@ def gather(run: Run) -> tuple[list[Group], Cursor, Collected]:
     )
 
 
-def update(run: Run, batch: Batch) -> dict[str, float]:
-    """Train every trained model on the batch; the critic's metrics are prefixed `value/`."""
+def update(run: Run, batch: Batch, refused: bool = False) -> dict[str, float]:
+    """Train every trained model on the batch, unless `annotate` did, or none should be; metrics but the policy's are
+    prefixed."""
     found: dict[str, float] = {}
     for role, learner in run.learners.items():
         if learner.options is None:
             continue
-        try:
-            result = learner.update(
-                batch, partial(run.algorithm.loss, role), run.config.update.minibatches, run.config.update.epochs
-            )
-        except NonFiniteError as error:
-            path = run.folder / "broken_batch.pt"
-            torch.save(asdict(batch), path)
-            raise NonFiniteError(f"{error} (the {role}'s): the batch is in {path}; lower the learning rate") from None
-        found |= result if role == "policy" else {f"value/{name}": value for name, value in result.items()}
+        if role in batch.updated or refused:
+            result = batch.updated.get(role, {})
+            if not result:
+                learner.skip(updates(run.config))  # its schedule goes on all the same
+        else:
+            loss, u = partial(run.algorithm.loss, role), run.config.update
+            with saved_if_broken(run, batch, f" (the {role}'s)"):
+                result = learner.update(batch, loss, u.minibatches, u.epochs)
+        found |= {PREFIXES[role] + name: value for name, value in result.items()}
     return found
 
 
+@contextmanager
+def saved_if_broken(run: Run, batch: Batch, whose: str = "") -> Iterator[None]:
+    """Where training breaks down inside, the batch is kept for whoever wants to know why."""
+    try:
+        yield
+    except NonFiniteError as error:
+        path = run.folder / "broken_batch.pt"
+        torch.save(asdict(batch), path)
+        raise NonFiniteError(f"{error}{whose}: the batch is in {path}; lower the learning rate") from None
+
+
 def publish(run: Run, version: int) -> None:
-    """The sampler shares the policy's weights: only the version is told."""
+    """The sampler shares the policy's weights: only the version is told. Now and then the reference gets them too."""
     run.sampler.load_weights((), version)
+    if (every := refresh(run)) and version % every == 0:
+        run.learners["reference"].load_weights(run.learners["policy"].named_weights())
+
+
+def refresh(run: Run) -> int:
+    """Steps after which the policy becomes the reference; 0 for never."""
+    return int(getattr(getattr(run.algorithm, "options", None), "refresh", 0))
 
 
 def record(
@@ -233,8 +300,8 @@ def record(
 ) -> None:
     """Write the step's metrics and, now and then, some rollouts; show them."""
     rollouts = [r for g in groups for r in g]
-    trained = int(batch.mask.sum())
-    run.samples += len(rollouts)
+    trained = 0 if collected.refused else int(batch.mask.sum())
+    run.samples += 0 if collected.refused else len(rollouts)
     run.tokens += trained
     flat = [len({r.reward.value for r in g}) <= 1 for g in groups]
     entry: dict[str, Any] = {"step": run.step - 1, **completion_metrics(groups), **learned}
@@ -242,14 +309,17 @@ def record(
         "flat_groups": sum(flat) / len(flat),
         "refill_rounds": collected.refill_rounds,
         "dropped_groups": collected.dropped_groups,
+        "refused": float(collected.refused),
         "reward_errors": collected.reward_errors,
         "samples": run.samples,
+        "samples/generated": run.cursor.next * run.config.rollout.samples,
         "tokens": run.tokens,
         "tokens/generated": collected.generated_tokens,
         "tokens/trained": trained,
         "version": max(r.completion.last_version for r in rollouts),
         "memory/peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "time/elapsed": time.perf_counter() - run.started,
+        "time/cpu": time.process_time() + run.cpu,
         **clock.laps,
     }
     metrics.append(run.folder / "metrics.jsonl", entry)
@@ -329,7 +399,8 @@ def save(run: Run) -> Path:
         "samples": run.samples,
         "tokens": run.tokens,
         "seconds": time.perf_counter() - run.started,
-        "learners": {role: x.state_dict() for role, x in run.learners.items() if x.options is not None},
+        "cpu": time.process_time() + run.cpu,
+        "learners": {role: x.state_dict() for role, x in run.learners.items() if x.options is not None or refresh(run)},
     }
     return checkpoint.save(run.folder, run.step, run.save_model, state, run.config.checkpoint.keep)
 
@@ -339,6 +410,7 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     run.step, run.samples, run.tokens = state["step"], state["samples"], state["tokens"]
     run.cursor = Cursor.from_state(state["cursor"])
     run.started -= state["seconds"]
+    run.cpu = state.get("cpu", 0.0)
     for role, saved in state["learners"].items():
         run.learners[role].load_state_dict(saved)
     if run.step:

@@ -86,6 +86,11 @@ class Reward:
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def right(self) -> bool:
+        """Whether the answer was right: the part `answer`, or the whole reward where there is no such part."""
+        return self.parts.get("answer", self.value) >= 1.0
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -150,6 +155,9 @@ class Sampler(Protocol):
 class Learner(Protocol):
     """One trained (or frozen) model: the policy, the critic, the reference or a reward model."""
 
+    steps: int
+    """Optimizer steps taken."""
+
     def score(self, batch: Batch) -> torch.Tensor:
         """Logprobs or values (B, T) of the response tokens, without gradient."""
         ...
@@ -158,8 +166,16 @@ class Learner(Protocol):
         """Take `minibatches * epochs` optimizer steps on `batch`; returns averaged metrics."""
         ...
 
+    def skip(self, updates: int) -> None:
+        """Count `updates` that were not taken, so that a schedule goes on with the run."""
+        ...
+
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Weights under their Hugging Face names."""
+        ...
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Take over another learner's `named_weights`."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -178,7 +194,7 @@ class LossFunction(Protocol):
 class Algorithm(Protocol):
     """How rewards become gradients. Holds no state: what is learned lives in learners.
 
-    `roles` names the models it needs besides the policy: any of "reference" and "critic".
+    `roles` names the models it needs besides the policy: any of "reference", "critic" and "prm".
     """
 
     roles: tuple[str, ...]

@@ -1,33 +1,84 @@
-"""Algorithms by name. Each is one short file beside this one; a user's own is `path/file.py:Name`."""
+"""Algorithms by name: the files beside this one. A user's own is `path/file.py:Name`.
+
+A name is its file's, with `++` for `_pp`: `reinforce++-baseline` is reinforce_pp_baseline.py, `dr-grpo` dr_grpo.py.
+Each file ends with `ALGORITHM = ...`, so a new one is one new file.
+"""
 
 from __future__ import annotations
 
+import pkgutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from tinyzero.plugins import load_object, suggest, validate
 from tinyzero.types import Algorithm, UserError
 
-ALGORITHMS = {
-    "grpo": "tinyzero.algorithms.grpo:GRPO",
-    "ppo": "tinyzero.algorithms.ppo:PPO",
-}
+NAMES = sorted(
+    module.name.replace("_pp_", "_pp-").replace("_pp", "++")
+    for module in pkgutil.iter_modules(__path__)
+    if not module.name.startswith("_")
+)
 
 
 def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> Algorithm:
-    """The algorithm called `name` (a key of ALGORITHMS, `package.module:Name` or `path/file.py:Name`).
+    """The algorithm called `name` (one of NAMES, `package.module:Name` or `path/file.py:Name`).
 
     Raises UserError on an unknown name, a class that is no algorithm, or a wrong option.
     """
-    if name not in ALGORITHMS and ":" not in name:
-        raise UserError(f"unknown algorithm {name!r}{suggest(name, ALGORITHMS)}")
-    kind = load_object(ALGORITHMS.get(name, name))
-    missing = [m for m in ("Options", "min_samples", "keep", "annotate", "loss") if not hasattr(kind, m)]
-    if missing:
-        raise UserError(
-            f"algorithm {name} lacks {', '.join(missing)}: it needs Options, min_samples, keep, annotate and loss"
-        )
+    kind = find(name)
     algorithm: Algorithm = kind(validate(kind.Options, options or {}, "algorithm"))
-    if not hasattr(algorithm, "roles"):
-        raise UserError(f"algorithm {name} lacks roles: the names of the models it needs besides the policy, or ()")
+    for attribute, meaning in {
+        "roles": "the names of the models it needs besides the policy, or ()",
+        "min_samples": "the fewest completions a prompt",
+    }.items():
+        if not hasattr(algorithm, attribute):
+            raise UserError(f"algorithm {name} lacks {attribute}: {meaning}")
     return algorithm
+
+
+def find(name: str) -> Any:
+    """The class behind a name. Raises UserError where there is none, or it lacks what an algorithm needs."""
+    module = name.replace("++", "_pp").replace("-", "_")
+    if ":" not in name and module not in {n.replace("++", "_pp").replace("-", "_") for n in NAMES}:
+        raise UserError(f"unknown algorithm {name!r}{suggest(name, NAMES)}")
+    kind = load_object(name if ":" in name else f"{__name__}.{module}:ALGORITHM")
+    missing = [m for m in ("Options", "keep", "annotate", "loss") if not hasattr(kind, m)]
+    if missing:
+        raise UserError(f"algorithm {name} lacks {', '.join(missing)}: it needs Options, keep, annotate and loss")
+    return kind
+
+
+STAGES = {  # in the order in which they act; the first option of a stage switches it on
+    "filter": ("filter", "band_low", "band_high"),
+    "length": ("overlong", "overlong_penalty"),
+    "KL in the reward": ("kl_in_reward",),
+    "reward model": ("beta", "norm", "update"),
+    "weight": ("correction", "correction_level", "correction_cap"),
+    "loss": ("objective", "ratio", "clip_low", "clip_high", "dual_clip", "aggregate"),
+    "KL loss": ("kl", "kl_estimator"),
+    "reference": ("refresh",),
+    "entropy": ("entropy",),
+    "critic": ("value_clip", "value_warmup"),
+}
+
+
+def composition(name: str) -> tuple[str, str, dict[str, str]]:
+    """An algorithm's title with its source, its formulas, and what it does at each stage: options with their defaults.
+
+    Stages that are off and options without effect are left out; options of no stage are the advantage's.
+    """
+    kind = find(name)
+    algorithm: Any = kind(kind.Options())
+    values = {k: v for k, v in algorithm.options.model_dump().items() if k not in algorithm.options.without_effect}
+    placed = {option for options in STAGES.values() for option in options}
+    stages = {
+        "models": ["policy", *algorithm.roles],
+        "advantage": [f"{option} {value}" for option, value in values.items() if option not in placed],
+    }
+    for stage, options in STAGES.items():
+        if values.get(options[0]) not in (None, 0, "none"):
+            stages[stage] = [f"{option} {values[option]}" for option in options if option in values]
+    title, *rest = (sys.modules[kind.__module__].__doc__ or name).splitlines()
+    formulas = "\n".join(line.strip() for line in rest if line.startswith("    "))
+    return title, formulas, {stage: ", ".join(choices) for stage, choices in stages.items()}

@@ -4,58 +4,74 @@
     minimise  mean_i 1/L_i sum_t max(-A r, -A clip(r, 1 - e, 1 + e))  +  beta KL(policy || reference)
 
 Assumes several rollouts a prompt. Degenerate case: a group whose rewards are all equal has advantage
-zero and, without KL and entropy, exactly no gradient; it still counts in the denominators.
+zero and, without KL and entropy, exactly no gradient; it still counts in the denominators. A KL inside the reward
+(`kl_in_reward`) is divided by the standard deviation with the rest of it: as a loss (`kl`) it keeps its weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from tinyzero import advantages
-from tinyzero.algorithms.surrogate import Metrics, SurrogateOptions, policy_loss, rows_without_gradient
+from tinyzero import advantages, losses
+from tinyzero.algorithms import _policy
+from tinyzero.algorithms._options import PolicyOptions
 from tinyzero.batching import Batch, Totals
 from tinyzero.types import Group, Learner
 
 
-class GRPOOptions(SurrogateOptions):
-    """GRPO's own choices; those of the policy loss are inherited."""
+class GRPOOptions(PolicyOptions):
+    """The baseline; the other stages are inherited."""
 
-    scale: Literal["group", "batch", "none"] = Field(
+    center: advantages.Center = Field("mean", description="what is taken from a reward: the group's mean, or others'")
+    scale: advantages.Scale = Field(
         "group", description="divide advantages by the standard deviation of the group, of the batch, or not"
     )
+    whiten: bool = Field(False, description="normalise advantages over all tokens of the batch")
+    aggregate: losses.Aggregation = Field("seq-mean-token-mean", description="how token losses become one number")
+
+    @model_validator(mode="after")
+    def _centred(self) -> GRPOOptions:
+        if self.center == "none" and self.scale != "none":
+            raise ValueError(f'scale "{self.scale}" divides what was not centred: make scale "none" too')
+        return self
 
 
 class GRPO:
-    """Group-relative policy optimisation."""
+    """Group-relative policy optimisation, and whatever else compares the rollouts of one prompt."""
 
-    Options = GRPOOptions
+    Options: type[GRPOOptions] = GRPOOptions
     min_samples = 2  # a group of one has no baseline
 
     def __init__(self, options: GRPOOptions | None = None) -> None:
-        self.options = options or GRPOOptions()
-        self.roles: tuple[str, ...] = ("reference",) if self.options.kl else ()
+        self.options = options or self.Options()
+        self.roles: tuple[str, ...] = ("reference",) if self.options.needs_reference else ()
 
     def keep(self, groups: list[Group]) -> list[Group]:
-        """All that are groups still, should rewards have raised: flat ones cost nothing in the update."""
-        return [g for g in groups if len(g) >= self.min_samples]
+        """The filter's, of those that are groups still, should rewards have raised."""
+        return _policy.keep_groups(groups, self.options, self.min_samples)
 
     def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
-        """Advantages from the group; old logprobs where several updates follow; reference logprobs for the KL."""
-        scores = advantages.group_advantages(batch.rewards, batch.groups, center="mean", scale=self.options.scale)
-        per_token = advantages.broadcast(scores, batch.mask)
-        return replace(
-            batch,
-            advantages=per_token,
-            old_logprobs=models["policy"].score(batch) if batch.updates > 1 else None,
-            ref_logprobs=models["reference"].score(batch) if self.options.kl else None,
-            idle=rows_without_gradient(per_token, self.options),
-        )
+        """Advantages from the group; a KL inside the reward counts as the response's own, before the baseline."""
+        o = self.options
+        batch = _policy.prepare(batch, models, o)
+        rewards, penalties = _policy.shaped_rewards(batch, o), _policy.kl_penalties(batch, o)
+        if penalties is not None:
+            rewards = rewards - penalties.sum(dim=1)
+        scores = advantages.group_advantages(rewards, batch.groups, o.center, o.scale)
+        found = advantages.broadcast(scores, batch.mask)
+        if o.whiten:
+            found = advantages.whiten(found, batch.mask)
+        return replace(batch, advantages=found, idle=_policy.rows_without_gradient(found, o))
 
-    def loss(self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
+    ) -> tuple[Tensor, _policy.Metrics]:
         """The policy's; no other model is trained."""
-        return policy_loss(outputs, batch, totals, self.options)
+        return _policy.policy_loss(outputs, batch, totals, self.options)
+
+
+ALGORITHM = GRPO

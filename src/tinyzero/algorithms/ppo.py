@@ -12,26 +12,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from tinyzero import advantages, losses
-from tinyzero.algorithms.surrogate import Aggregation, Metrics, SurrogateOptions, policy_loss
+from tinyzero.algorithms import _policy
+from tinyzero.algorithms._options import PolicyOptions
 from tinyzero.batching import Batch, Totals
 from tinyzero.types import Group, Learner
 
 
-class PPOOptions(SurrogateOptions):
-    """PPO's own choices; those of the policy loss are inherited."""
+class PPOOptions(PolicyOptions):
+    """PPO's own choices; the other stages are inherited."""
 
-    aggregate: Aggregation = Field("token-mean", description="how token losses become one number")
     gamma: float = Field(1.0, gt=0, le=1, description="discount of later rewards")
     lam: float = Field(1.0, ge=0, le=1, description="GAE's lambda; 1 trusts the rewards, less trusts the critic")
     value_clip: float = Field(
         0.5, gt=0, description="the critic's values move at most this far from the old ones a batch"
     )
-    kl_in_reward: float = Field(0.0, ge=0, description="weight of the per-token KL penalty (k1) inside the reward")
+    value_warmup: int = Field(0, ge=0, description="first batches on which the critic alone is trained")
     whiten: bool = Field(True, description="normalise advantages over all tokens of the batch")
 
 
@@ -39,41 +38,36 @@ class PPO:
     """Proximal policy optimisation with a critic."""
 
     Options = PPOOptions
-    min_samples = 1
 
     def __init__(self, options: PPOOptions | None = None) -> None:
         self.options = options or PPOOptions()
-        needs_reference = self.options.kl or self.options.kl_in_reward
-        self.roles: tuple[str, ...] = ("critic", "reference") if needs_reference else ("critic",)
+        self.min_samples = _policy.fewest_samples(self.options)
+        self.roles: tuple[str, ...] = ("critic", "reference") if self.options.needs_reference else ("critic",)
 
     def keep(self, groups: list[Group]) -> list[Group]:
-        """All of them: the baseline is the critic's, not the group's."""
-        return groups
+        """The filter's: the baseline is the critic's, not the group's."""
+        return _policy.keep_groups(groups, self.options, self.min_samples)
 
     def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
         """Values, advantages and returns; old and reference logprobs where they are needed."""
         o = self.options
-        old = models["policy"].score(batch) if batch.updates > 1 or o.kl_in_reward else None
-        reference = models["reference"].score(batch) if "reference" in self.roles else None
+        batch = _policy.prepare(batch, models, o)
         values = models["critic"].score(batch)
-        rewards = torch.zeros_like(values)
-        last = (batch.mask * torch.arange(batch.mask.shape[1])).argmax(1)  # the last trained token's column
-        rewards[torch.arange(batch.size), last] = batch.rewards
-        if o.kl_in_reward:
-            assert old is not None
-            assert reference is not None
-            rewards = rewards - o.kl_in_reward * losses.kl(old, reference, "k1") * batch.mask
-        found, returns = advantages.gae(rewards, values, batch.mask, o.gamma, o.lam)
+        found, returns = advantages.gae(_policy.token_rewards(batch, o), values, batch.mask, o.gamma, o.lam)
         if o.whiten:
             found = advantages.whiten(found, batch.mask)
+        # a critic that knows nothing yet would lead the policy astray (VC-PPO, arXiv:2503.01491)
+        waiting = models["critic"].steps < o.value_warmup * batch.updates
         return replace(
-            batch, advantages=found, returns=returns, values=values, old_logprobs=old, ref_logprobs=reference
+            batch, advantages=found, returns=returns, values=values, updated={"policy": {}} if waiting else {}
         )
 
-    def loss(self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
+    ) -> tuple[Tensor, _policy.Metrics]:
         """The policy's surrogate, or the critic's clipped squared error."""
         if role == "policy":
-            return policy_loss(outputs, batch, totals, self.options)
+            return _policy.policy_loss(outputs, batch, totals, self.options)
         assert batch.values is not None
         assert batch.returns is not None
         values = outputs["values"]
@@ -91,3 +85,6 @@ class PPO:
             "mean": ((values.detach() * batch.mask).sum(), count),
             "error": (((values.detach() - batch.returns).square() * batch.mask).sum(), count),
         }
+
+
+ALGORITHM = PPO

@@ -1,0 +1,54 @@
+"""Your own algorithm in one file. Here RAFT (arXiv:2304.06767): imitate the right answers, ignore the wrong ones.
+
+tinyzero train --algorithm examples/my_algorithm.py:RAFT --algorithm.at_most 4
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from tinyzero import advantages, losses
+from tinyzero.batching import Batch, Totals
+from tinyzero.types import Group, Learner
+
+
+class RAFTOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at_most: int = Field(16, ge=1, description="right answers of a group that are imitated")
+
+
+class RAFT:
+    Options = RAFTOptions
+    min_samples = 1
+    roles: tuple[str, ...] = ()  # needs no model besides the policy
+
+    def __init__(self, options: RAFTOptions) -> None:
+        self.options = options
+
+    def keep(self, groups: list[Group]) -> list[Group]:
+        return [g for g in groups if any(r.reward.right for r in g)]  # others are drawn anew
+
+    def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
+        right = batch.right
+        earlier = torch.tensor([int(right[:i][batch.groups[:i] == g].sum()) for i, g in enumerate(batch.groups)])
+        chosen = (right & (earlier < self.options.at_most)).float()
+        return replace(batch, advantages=advantages.broadcast(chosen, batch.mask), idle=chosen == 0)
+
+    def loss(
+        self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        assert batch.advantages is not None
+        likelihood = -batch.advantages * outputs["logprobs"]
+        mean = losses.aggregate(
+            likelihood,
+            batch.mask,
+            "token-mean",
+            tokens=totals.tokens,
+            sequences=totals.sequences,
+            max_length=totals.max_length,
+        )
+        return mean, {"imitated": ((batch.advantages > 0).sum(), batch.mask.sum())}

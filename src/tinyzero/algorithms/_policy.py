@@ -1,0 +1,129 @@
+"""What the algorithms share: the stages between rewards and the policy's gradient, each an option.
+
+    filter     which groups are trained on                          `keep_groups`
+    shape      rewards before they are compared                     `shaped_rewards`
+    advantage  how much better than expected                        the algorithm's own
+    weight     a sampler that differs from the learner              `prepare`
+    loss       PPO's clip, CISPO or REINFORCE; a token's or a sequence's ratio; KL; entropy; aggregation   `policy_loss`
+
+An algorithm is a choice at each stage, and a file beside this one. With one update a batch the ratio is 1 (but for
+rows that waited, under a filter), every clip is inert, and all of them are policy gradient with another baseline and
+another mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from tinyzero import advantages, losses
+from tinyzero.algorithms._options import PolicyOptions
+from tinyzero.batching import Batch, Totals
+from tinyzero.types import Group, Learner
+
+Metrics = dict[str, tuple[Tensor, Tensor]]
+
+
+def keep_groups(groups: list[Group], o: PolicyOptions, min_samples: int) -> list[Group]:
+    """The filter: by the share of right answers, whatever the rewards."""
+    groups = [g for g in groups if len(g) >= min_samples]
+    if o.filter == "none":
+        return groups
+    low, high = (o.band_low, o.band_high) if o.filter == "band" else (1e-9, 1 - 1e-9)
+    return [g for g in groups if low <= sum(r.reward.right for r in g) / len(g) <= high]
+
+
+def fewest_samples(o: PolicyOptions) -> int:
+    """Completions a prompt that an algorithm without a group baseline needs: a filter compares them."""
+    return 1 if o.filter == "none" else 2
+
+
+def prepare(batch: Batch, models: Mapping[str, Learner], o: PolicyOptions) -> Batch:
+    """Old and reference logprobs, and the sampler's correction, where the options ask for them."""
+    if batch.stale and o.correction == "none":  # rows that waited come from an older policy: their ratio is not 1
+        batch = replace(batch, old_logprobs=batch.sampled_logprobs)
+    elif batch.updates > 1 or o.kl_in_reward or o.correction != "none":
+        batch = replace(batch, old_logprobs=models["policy"].score(batch))
+    if o.needs_reference and batch.ref_logprobs is None:
+        batch = replace(batch, ref_logprobs=models["reference"].score(batch))
+    if o.correction != "none":
+        assert batch.old_logprobs is not None
+        weights = losses.importance_weights(
+            batch.old_logprobs, batch.sampled_logprobs, batch.mask, o.correction, o.correction_level, o.correction_cap
+        )
+        batch = replace(batch, weights=weights)
+    return batch
+
+
+def shaped_rewards(batch: Batch, o: PolicyOptions) -> Tensor:
+    """(B,) rewards with the penalty on length; the KL's is `kl_penalties`, since algorithms place it differently."""
+    if not o.overlong:
+        return batch.rewards
+    lengths = batch.mask.sum(dim=1)
+    return batch.rewards + o.overlong_penalty * advantages.overlong_penalty(lengths, batch.max_length, o.overlong)
+
+
+def token_rewards(batch: Batch, o: PolicyOptions) -> Tensor:
+    """(B, T) the shaped reward on the last token, less each token's KL penalty."""
+    rewards, penalties = advantages.at_end(shaped_rewards(batch, o), batch.mask), kl_penalties(batch, o)
+    return rewards if penalties is None else rewards - penalties
+
+
+def kl_penalties(batch: Batch, o: PolicyOptions) -> Tensor | None:
+    """(B, T) what each token's reward loses for leaving the reference, or None where nothing."""
+    if not o.kl_in_reward:
+        return None
+    assert batch.old_logprobs is not None
+    assert batch.ref_logprobs is not None
+    return o.kl_in_reward * losses.kl(batch.old_logprobs, batch.ref_logprobs, "k1") * batch.mask
+
+
+def policy_loss(
+    outputs: Mapping[str, Tensor], batch: Batch, totals: Totals, o: PolicyOptions
+) -> tuple[Tensor, Metrics]:
+    """(scalar, metrics) of the policy on one micro-batch. `batch` must hold advantages (B, T)."""
+    assert batch.advantages is not None
+    logprobs, mask = outputs["logprobs"], batch.mask
+    old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+    if o.ratio == "sequence":
+        old = losses.sequence_ratio(logprobs, old, mask)
+    if o.objective == "clip":
+        surrogate, clipped = losses.clipped_surrogate(
+            logprobs, old, batch.advantages, o.clip_low, o.clip_high, o.dual_clip or None
+        )
+    elif o.objective == "cispo":
+        surrogate, clipped = losses.cispo(logprobs, old, batch.advantages, o.clip_low, o.clip_high)
+    else:  # REINFORCE, which the ratio makes right where the samples are an older policy's
+        surrogate, clipped = losses.importance_sampled(logprobs, old, batch.advantages)
+    if batch.weights is not None:
+        surrogate = surrogate * batch.weights
+
+    def mean(per_token: Tensor) -> Tensor:
+        return losses.aggregate(
+            per_token, mask, o.aggregate, tokens=totals.tokens, sequences=totals.sequences, max_length=totals.max_length
+        )
+
+    loss = mean(surrogate)
+    count = mask.sum()
+
+    def token_mean(per_token: Tensor) -> tuple[Tensor, Tensor]:
+        return (per_token.detach().float() * mask).sum(), count
+
+    metrics = {"entropy": token_mean(outputs["entropy"]), "clip_fraction": token_mean(clipped)}
+    if batch.weights is not None:
+        metrics["correction"] = token_mean(batch.weights)
+    if o.kl:
+        assert batch.ref_logprobs is not None
+        divergence = losses.kl(logprobs, batch.ref_logprobs, o.kl_estimator)
+        loss = loss + o.kl * mean(divergence)  # added: the divergence is to be small
+        metrics["kl"] = token_mean(divergence)
+    if o.entropy:
+        loss = loss - o.entropy * mean(outputs["entropy"])
+    return loss, metrics
+
+
+def rows_without_gradient(found: Tensor, o: PolicyOptions) -> Tensor | None:
+    """(B,) rows whose advantages are all zero, where nothing else (KL, entropy) pulls on them."""
+    return None if o.kl or o.entropy else (found == 0).all(1)

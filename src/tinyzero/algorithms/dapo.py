@@ -1,0 +1,34 @@
+"""DAPO: GRPO with four changes for long answers (Yu et al., arXiv:2503.14476, eq. 8-13).
+
+    minimise  1/sum_i L_i sum_it max(-A r, -A clip(r, 1 - 0.2, 1 + 0.28))     over groups with 0 < right answers < G
+
+Clip-higher leaves unlikely tokens room to grow; groups all right or all wrong are drawn anew (at most
+`rollout.refills` times, which the run reports, then the batch stays short); every token weighs alike; and, with
+`overlong`, length is penalised softly before the limit (the paper: the last 4,096 of 20,480 tokens). The filter
+looks at right and wrong, not at the penalised reward. `dual_clip` is the released script's, not the paper's.
+"""
+
+from pydantic import Field
+
+from tinyzero.algorithms._options import Filter
+from tinyzero.algorithms.grpo import GRPO, GRPOOptions
+from tinyzero.losses import Aggregation
+
+
+class DAPOOptions(GRPOOptions):
+    """DAPO's choices."""
+
+    filter: Filter = Field("flat", description="groups dropped and drawn anew")
+    overlong: int = Field(64, ge=0, description="tokens before the limit where a penalty on length begins; 0 for none")
+    clip_high: float = Field(0.28, gt=0, description="the ratio is clipped above at 1 + this")
+    dual_clip: float = Field(10.0, ge=0, description="where the advantage is negative the ratio counts up to this")
+    aggregate: Aggregation = Field("token-mean", description="how token losses become one number")
+
+
+class DAPO(GRPO):
+    """Decoupled clip and dynamic sampling."""
+
+    Options = DAPOOptions
+
+
+ALGORITHM = DAPO

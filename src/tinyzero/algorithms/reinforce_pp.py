@@ -1,0 +1,60 @@
+"""REINFORCE++: no critic, no group; the batch is the baseline (Hu et al., arXiv:2501.03262).
+
+    rho_t = -beta log(pi/ref),  rho_T += R;   G_t = sum_{s >= t} gamma^(s - t) rho_s;   A = whiten(G) over the batch
+
+One rollout a prompt suffices. beta is `kl_in_reward`: 0.01 in the paper, 0 here, as the rewards are exact. Whitening
+counts tokens, so long responses weigh more in the mean, and a batch whose answers are all right but of unequal
+penalties pushes some of them down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pydantic import Field
+from torch import Tensor
+
+from tinyzero import advantages
+from tinyzero.algorithms import _policy
+from tinyzero.algorithms._options import PolicyOptions
+from tinyzero.batching import Batch, Totals
+from tinyzero.types import Group, Learner
+
+
+class ReinforcePPOptions(PolicyOptions):
+    """REINFORCE++'s choices."""
+
+    gamma: float = Field(1.0, gt=0, le=1, description="discount of later rewards")
+
+
+class ReinforcePP:
+    """REINFORCE with PPO's clip and a whitened return."""
+
+    Options = ReinforcePPOptions
+
+    def __init__(self, options: ReinforcePPOptions | None = None) -> None:
+        self.options = options or ReinforcePPOptions()
+        self.min_samples = _policy.fewest_samples(self.options)
+        self.roles: tuple[str, ...] = ("reference",) if self.options.needs_reference else ()
+
+    def keep(self, groups: list[Group]) -> list[Group]:
+        """The filter's."""
+        return _policy.keep_groups(groups, self.options, self.min_samples)
+
+    def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
+        """Whitened returns-to-go of the rewards and the KL's penalties."""
+        o = self.options
+        batch = _policy.prepare(batch, models, o)
+        returns = advantages.return_to_go(_policy.token_rewards(batch, o), batch.mask, o.gamma)
+        found = advantages.whiten(returns, batch.mask)
+        return replace(batch, advantages=found, idle=_policy.rows_without_gradient(found, o))
+
+    def loss(
+        self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
+    ) -> tuple[Tensor, _policy.Metrics]:
+        """The policy's; no other model is trained."""
+        return _policy.policy_loss(outputs, batch, totals, self.options)
+
+
+ALGORITHM = ReinforcePP
