@@ -1,5 +1,6 @@
 """Hand-made completions, every number counted by hand."""
 
+import re
 from typing import Any
 
 import pytest
@@ -129,7 +130,9 @@ def test_the_glossary_defines_every_metric_and_no_other() -> None:
 
 
 def test_ratios_name_counts_that_exist() -> None:
-    assert {count for pair in behaviours.RATIOS.values() for count in pair} <= set(measure(PROBLEM, ""))
+    assert {count for pair in behaviours.RATIOS.values() for count in pair} <= set(measure(PROBLEM, "")) | set(
+        measure(Problem("7*8", {"a": 7, "b": 8}, "dev", "7*8"), "")
+    )
 
 
 def test_nothing_to_measure_is_left_out() -> None:
@@ -144,8 +147,8 @@ def test_nothing_to_measure_is_left_out() -> None:
     }
 
 
-def test_a_task_without_numbers_is_not_measured() -> None:
-    assert measure(Problem("7*8", {"a": 7, "b": 8}, "dev", "7,8"), "7*8=56\n") == {}
+def test_a_task_of_another_kind_is_not_measured() -> None:
+    assert measure(Problem("p", {"letter": "a"}, "dev", "p"), "7*8=56\n") == {}
 
 
 @pytest.mark.parametrize(
@@ -295,6 +298,59 @@ def test_what_is_said_after_the_thinking_is_no_attempt() -> None:
     assert trace(NUMBERS, TARGET, "</think>\n5-3=2,12*2=24 vs 24 yes\n") == []
 
 
+LONG = "40*6=240,7*6=42,240+42=282\n40*3=120,7*3=21,120+21=141\n1410+282=1692\n</think>\n<answer>1692</answer>"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "text", "found"),
+    [
+        (47, 36, LONG, (4, 4, 4)),
+        (36, 47, LONG, (4, 4, 4)),
+        (47, 36, "47*30=1,47*6=2", (4, 4, 2)),  # whatever comes out
+        (47, 36, "30*47=1410\n6*47=282\n", (4, 4, 2)),
+        (47, 36, "47*36=1692", (0, 4, 0)),
+        (47, 36, "47*36=1692,47*6=282,47*3=141", (4, 4, 2)),
+        (47, 36, "4*3=12\n7*6=42\n12+42=54", (2, 4, 2)),
+        (47, 36, "4*3=12,4*3=12", (1, 4, 1)),  # said twice, needed once
+        (44, 30, "40*3=120,4*3=12", (2, 2, 2)),
+        (47, 36, "5*3=15,40+30=70", (0, 4, 0)),
+        (7, 8, "7*8=56", (1, 1, 1)),
+        (0, 36, "0*36=0", (0, 0, 0)),
+        (123, 45, "123*5=615,123*4=492", (6, 6, 2)),
+    ],
+)
+def test_a_product_broken_down(a: int, b: int, text: str, found: tuple[int, int, int]) -> None:
+    steps = [Step(int(x), op, int(y), int(z)) for x, op, y, z in re.findall(r"(\d+)(.)(\d+)=(\d+)", text)]
+    assert behaviours.decomposition(a, b, steps) == found
+
+
+def test_the_share_of_products_broken_down() -> None:
+    posed = Problem("p", {"a": 47, "b": 36}, "train", "p")
+    texts = [
+        LONG,
+        LONG.replace("120+21=141", "120+21=131"),
+        "4*3=12,7*6=42,1200+42=1242\n</think>",
+        "</think>\n<answer>9</answer>",
+        "47*6=282,47*3=141",  # cut before the thinking ended
+    ]
+    found = behaviours.summarise([measure(posed, text) for text in texts])
+    assert found == {
+        "behaviour/arithmetic_accuracy": 16 / 17,
+        "behaviour/decomposed": 2 / 5,
+        "behaviour/decomposed_partly": 1 / 5,
+    }
+    assert behaviours.summarise([measure(Problem("p", {"a": 7, "b": 8}, "train", "p"), "7*8=56</think>")]) == {
+        "behaviour/arithmetic_accuracy": 1.0
+    }
+
+
+@given(st.integers(0, 999), st.integers(0, 999))
+def test_long_multiplication_covers_every_pair(a: int, b: int) -> None:
+    rows = [Step(10**i * int(x), "*", int(y), 0) for i, x in enumerate(reversed(str(a))) for y in str(b)]
+    covered, pairs, _ = behaviours.decomposition(a, b, rows)
+    assert covered == pairs == sum(x != "0" for x in str(a)) * sum(y != "0" for y in str(b))
+
+
 PIECES = [
     *("12", "3", "5", "9", "0", "-", "+", "*", "/", "=", ",", "(", ")", "\n", " ", "x", "\0", "٣"),
     *(" vs 24 yes", " vs 24 no", "12-3=9", "9*5=45", "5-3=2,12*2=24 vs 24 yes\n"),
@@ -306,7 +362,7 @@ def check_counts(counts: dict[str, Any]) -> None:
     """What holds of every completion, whatever its text."""
     assert all(value >= 0 for value in counts.values())
     for above, below in behaviours.RATIOS.values():
-        if below != "completions" and above != "first_hit":
+        if below != "completions" and above != "first_hit" and above in counts:
             assert counts[above] <= counts[below]
     assert counts["equal"] + counts["unequal"] == counts["judged"] <= counts["lines"]
     assert counts["equal_claimed"] + counts["unequal_claimed"] == counts["claims"]

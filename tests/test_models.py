@@ -224,10 +224,11 @@ def test_a_sliding_window_is_refused_where_it_would_matter(tmp_path: Path) -> No
     error_of(lambda: model.logits(torch.zeros(1, 17, dtype=torch.long)))
 
 
-def test_the_bundled_base_is_small_whole_and_bf16() -> None:
-    folder = Path(models.locate(models.BUNDLED))
+@pytest.mark.parametrize("name", models.BUNDLED)
+def test_a_bundled_base_is_small_whole_and_bf16(name: str) -> None:
+    folder = Path(models.locate(name))
     assert folder.is_dir(), "the bundled base is missing: make it with `tinyzero pretrain`"
-    model, tokenizer = models.load_model(models.BUNDLED), models.load_tokenizer(models.BUNDLED)
+    model, tokenizer = models.load_model(name), models.load_tokenizer(name)
     assert sum(p.numel() for p in model.parameters()) <= 4_000_000
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 10_000_000
     assert {t.dtype for t in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations
@@ -11,15 +12,20 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tinyzero import checkpoint, models
-from tinyzero.pretrain import base, corpus
+from tinyzero import behaviours, checkpoint, models, prompts
+from tinyzero.plugins import validate
+from tinyzero.pretrain import base, corpus, products
 from tinyzero.pretrain.base import PretrainOptions, pretrain
 from tinyzero.pretrain.corpus import CorpusOptions, tries
 from tinyzero.pretrain.muon import Muon, orthogonalise
+from tinyzero.pretrain.products import ProductsOptions
 from tinyzero.rewards import evaluate_expression, extract_answer
+from tinyzero.tasks import multiplication
 from tinyzero.tasks.countdown import split_of
-from tinyzero.types import UserError
+from tinyzero.types import Problem, UserError
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 OPTIONS = [CorpusOptions(), CorpusOptions(four_numbers=0.5, long=0.5, guesses=0.1), CorpusOptions(jumps=0, drills=0)]
@@ -256,3 +262,101 @@ def test_other_options_are_not_continued(tmp_path: Path) -> None:
     pretrain(TINY.model_copy(update={"pools": 1}), tmp_path, lambda line: None)
     with pytest.raises(UserError, match="other options"):
         pretrain(TINY.model_copy(update={"pools": 2, "adam_lr": 0.1}), tmp_path, lambda line: None)
+
+
+def test_a_chat_is_written_as_the_tokenizer_writes_it() -> None:
+    tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END, corpus.CHAT_TEMPLATE)
+    for asked in ("chat", "compact"):
+        ids = models.encode_prompt(tokenizer, prompts.countdown([3, 5, 12], 24, asked))
+        prompt, text = "24 from 3 5 12\n<think>\n", "12*(5-3)"
+        if asked == "chat":
+            prompt, text = corpus.as_chat(prompt, text)
+        assert tokenizer.decode(ids) == prompt
+        assert (prompt + text).endswith("<think>\n12*(5-3)")
+    assert corpus.as_chat("", "3+4=7\n") == ("", "3+4=7\n")
+    said = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "24 from 3 5 12"}], tokenize=False, add_generation_prompt=True
+    )
+    assert said == "user: 24 from 3 5 12\nassistant: "
+
+
+def test_pretraining_goes_on_from_a_model_with_chats(tmp_path: Path) -> None:
+    start = pretrain(TINY, tmp_path / "start", lambda line: None)
+    more = PretrainOptions(
+        start=str(start), chat=True, pools=1, pool_documents=8, longest=300, muon_lr=1e-6, adam_lr=1e-6
+    )
+    model = models.load_model(str(pretrain(more, tmp_path / "more", lambda line: None)))
+    for old, new in zip(models.load_model(str(start)).parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(old, new, atol=1e-3, rtol=1e-2)
+    assert models.load_tokenizer(str(tmp_path / "more" / "model")).chat_template == corpus.CHAT_TEMPLATE
+    assert (
+        f"tinyzero pretrain --start {start} --chat true --pools 1 "
+        in (tmp_path / "more" / "model" / "README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"start": "tiny", "model": {"layers": 2}}, "has a shape of its own"),
+        ({"task": "multiplication", "corpus": {"jumps": 0.1}}, "unknown key pretrain.corpus.jumps"),
+        ({"task": "multiplication", "corpus": {"whole": 2}}, "pretrain.corpus.whole is 2"),
+        ({"corpus": {"whole": 0.1}}, "unknown key pretrain.corpus.whole"),
+    ],
+)
+def test_options_that_do_not_go_together(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        validate(PretrainOptions, values, "pretrain")
+
+
+def test_a_corpus_of_nothing_but_hits() -> None:
+    for prompt, text in documents(CorpusOptions(only_hits=1, drills=0), 200):
+        target, numbers = question(prompt)
+        lines = text.partition("</think>")[0].splitlines()
+        assert len(lines) == 1
+        assert lines[0].endswith(f"={target} vs {target} yes")
+        answer = evaluate_expression(extract_answer(text) or "")
+        assert answer is not None
+        assert (answer[0], sorted(answer[1])) == (target, sorted(numbers))
+
+
+def products_of(count: int, o: ProductsOptions | None = None) -> Iterator[tuple[str, str]]:
+    rng = random.Random("products")
+    for _ in range(count):
+        prompt, text = products.document(rng, o or ProductsOptions())
+        assert text.endswith(corpus.END)
+        yield prompt, text.removesuffix(corpus.END)
+
+
+def test_a_corpus_of_products_is_true_and_tells_no_posed_one() -> None:
+    styles: Counter[str] = Counter()
+    for prompt, text in products_of(2000):
+        for a, operator, b, result in STEP.findall(text):
+            assert int(result) == (int(a) * int(b) if operator == "*" else int(a) + int(b))
+            assert operator == "+" or min(int(a), int(b)) < 10
+        if not prompt:
+            styles["drill"] += 1
+            continue
+        a, b = map(int, prompt.removesuffix("\n<think>\n").split("*"))
+        assert multiplication.split_of(a, b) == "train"
+        counts = behaviours.measure(Problem("p", {"a": a, "b": b}, "train", "p"), text)
+        right = extract_answer(text) == str(a * b)
+        style = "guess" if not counts["steps"] else "whole" if counts["decomposed"] or not counts["posed"] else "partly"
+        styles[style] += 1
+        styles[f"{style} right"] += right
+        assert right or not (style == "whole" and text.endswith(products.work(a, b)))
+    assert styles["drill"] == pytest.approx(600, abs=70)
+    assert styles["guess"] == pytest.approx(840, abs=80)
+    assert styles["guess right"] < 0.02 * styles["guess"]
+    assert styles["partly right"] == 0
+    assert styles["whole right"] > 0.1 * (2000 - styles["drill"])
+
+
+@given(st.integers(2, 999), st.integers(2, 999))
+def test_whole_work_is_right_and_breaks_the_product_down(a: int, b: int) -> None:
+    text = products.work(a, b)
+    assert extract_answer(text) == str(a * b)
+    steps = [behaviours.Step(int(x), op, int(y), int(z)) for x, op, y, z in STEP.findall(text)]
+    assert all(step.is_true for step in steps)
+    covered, pairs, _ = behaviours.decomposition(a, b, steps)
+    assert covered == pairs

@@ -1,4 +1,4 @@
-"""How a completion searches, measured by rule: attempts, arithmetic, verdicts. Compact grammar only, and exact.
+"""How a completion thinks, measured by rule: attempts, arithmetic, verdicts. Compact grammar only, and exact.
 
 The compact grammar has one attempt a line: steps `A op B=C` joined by commas, each on given numbers or
 results of earlier steps, then perhaps the verdict ` vs TARGET no|yes`:
@@ -7,6 +7,8 @@ results of earlier steps, then perhaps the verdict ` vs TARGET no|yes`:
     5-3=2,12*2=24 vs 24 yes
     </think>
     <answer>12*(5-3)</answer>
+
+Of a multiplication the steps are read wherever they stand, and asked whether they break the product down.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from typing import NamedTuple, TypeVar
 
 from tinyzero.rewards import extract_answer
@@ -81,10 +84,14 @@ def trace(numbers: Sequence[int], target: int, text: str) -> list[Attempt]:
 
 
 def measure(problem: Problem, text: str) -> dict[str, int]:
-    """Counts of one completion, which `summarise` turns into metrics. Empty where the problem is not Countdown's."""
-    numbers, target = problem.fields.get("numbers"), problem.fields.get("target")
-    if not isinstance(target, int) or not isinstance(numbers, Sequence):
-        return {}
+    """Counts of one completion, which `summarise` turns into metrics. Empty where the problem is of another kind."""
+    numbers, target, a, b = map(problem.fields.get, ("numbers", "target", "a", "b"))
+    if isinstance(target, int) and isinstance(numbers, Sequence):
+        return _measure_search(numbers, target, text)
+    return _measure_product(a, b, text) if isinstance(a, int) and isinstance(b, int) else {}
+
+
+def _measure_search(numbers: Sequence[int], target: int, text: str) -> dict[str, int]:
     lines = trace(numbers, target, text)
     steps = [step for line in lines for step in line.steps]
     attempts = [line for line in lines if line.legal]
@@ -120,6 +127,45 @@ def measure(problem: Problem, text: str) -> dict[str, int]:
     }
 
 
+def _measure_product(a: int, b: int, text: str) -> dict[str, int]:
+    thinking = text[:MAX_CHARACTERS].rpartition("</think>")[0]
+    steps = [Step(int(x), operator, int(y), int(z)) for x, operator, y, z in _STEP.findall(thinking)]
+    covered, pairs, parts = decomposition(a, b, steps)
+    return {
+        "steps": len(steps),
+        "steps_right": sum(step.is_true for step in steps),
+        "posed": pairs > 1,  # a digit times a digit cannot be broken down
+        "decomposed": pairs > 1 and covered == pairs and parts > 1,
+        "decomposed_partly": pairs > 1 and parts > 0 and covered < pairs,
+    }
+
+
+def decomposition(a: int, b: int, steps: Sequence[Step]) -> tuple[int, int, int]:
+    """How a*b is broken down by the distributive rule: (covered, pairs, parts).
+
+    `pairs` are those of a digit of a and a digit of b, zeros left out; `covered` those that a stated product stands
+    for, whatever its place: 40*3, 4*30 and 4*3 all stand for 4 and 3, and 47*3 for two pairs of 47*36, but 47*36
+    for none. `parts` are the products that cover what none before did. Results are not looked at.
+    """
+    whole = Counter(product(_digits(a), _digits(b)))
+    waiting, parts = Counter(whole), 0
+    for step in steps:
+        if step.operator != "*" or not waiting:
+            continue
+        for left, right in ((step.left, step.right), (step.right, step.left)):
+            meant = Counter(product(_digits(left), _digits(right)))
+            if meant and meant <= waiting and (meant != whole or whole.total() == 1):
+                waiting -= meant
+                parts += 1
+                break
+    return whole.total() - waiting.total(), whole.total(), parts
+
+
+def _digits(number: int) -> str:
+    """The digits that are not 0."""
+    return str(abs(number)).replace("0", "")
+
+
 RATIOS: dict[str, tuple[str, str]] = {
     "behaviour/attempts": ("attempts", "completions"),
     "behaviour/distinct_attempts": ("distinct_attempts", "completions"),
@@ -137,6 +183,8 @@ RATIOS: dict[str, tuple[str, str]] = {
     "behaviour/gave_up": ("gave_up", "completions"),
     "behaviour/direct": ("direct", "completions"),
     "behaviour/faithful": ("faithful", "claimed_answers"),
+    "behaviour/decomposed": ("decomposed", "posed"),
+    "behaviour/decomposed_partly": ("decomposed_partly", "posed"),
 }
 """Each metric as one count of `measure` over another, both summed over completions."""
 

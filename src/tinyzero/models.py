@@ -29,7 +29,7 @@ from transformers.masking_utils import eager_mask
 
 from tinyzero.types import Prompt, UserError
 
-BUNDLED = "tiny"
+BUNDLED = ("tiny", "tiny-multiplication")
 ASSETS = Path(__file__).parent / "assets"
 QUERY_BLOCK = 128
 
@@ -194,8 +194,8 @@ class ValueModel(nn.Module):
 
 
 def locate(name: str) -> str:
-    """The folder of `name`: the bundled base, or what the user gave (a folder, or a hub id)."""
-    return str(ASSETS / BUNDLED) if name == BUNDLED else name
+    """The folder of `name`: a bundled base, or what the user gave (a folder, or a hub id)."""
+    return str(ASSETS / name) if name in BUNDLED else name
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32) -> Backbone:
@@ -272,7 +272,9 @@ def build_model(config: dict[str, Any], seed: int) -> Backbone:
     return Backbone(AutoModelForCausalLM.from_config(settings, attn_implementation="tinyzero"))
 
 
-def build_tokenizer(characters: str, words: Sequence[str], end: str = "<|endoftext|>") -> PreTrainedTokenizerBase:
+def build_tokenizer(
+    characters: str, words: Sequence[str], end: str = "<|endoftext|>", chat_template: str | None = None
+) -> PreTrainedTokenizerBase:
     """One token for each ASCII character and each word, and `end` (id 0).
 
     It is byte-level BPE without merges, the form `AutoTokenizer` rebuilds for a qwen2 model, so spaces
@@ -282,6 +284,7 @@ def build_tokenizer(characters: str, words: Sequence[str], end: str = "<|endofte
     byte_level = {c: chr(ord(c) + 256) if c in "\n " else c for c in characters}  # how that form writes them
     tokenizer = Qwen2Tokenizer(vocab={end: 0} | {b: i for i, b in enumerate(byte_level.values(), 1)}, merges=[])
     tokenizer.add_tokens([AddedToken(word, normalized=False, special=False) for word in words])
+    tokenizer.chat_template = chat_template
     return tokenizer
 
 
@@ -297,7 +300,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
     """
     if not isinstance(prompt, str):
         if not tokenizer.chat_template:
-            raise UserError("this model has no chat template: use --model.prompt base instead of instruct")
+            raise UserError("this model has no chat template: use --model.prompt base, or compact for a bundled one")
         ids = tokenizer.apply_chat_template(
             [dict(m) for m in prompt], tokenize=True, continue_final_message=True, return_dict=False
         )
@@ -329,7 +332,8 @@ def _checked(path: str) -> str:
         return path  # a hub id such as Qwen/Qwen2.5-3B
     if not local.is_dir():
         raise UserError(
-            f"no model folder at {path!r}: give {BUNDLED!r} (bundled), a folder, or a hub id such as Qwen/Qwen2.5-3B"
+            f"no model folder at {path!r}: give {' or '.join(BUNDLED)} (bundled), a folder, or a hub id "
+            "such as Qwen/Qwen2.5-3B"
         )
     if (local / "model").is_dir() and not (local / "config.json").exists():
         return str(local / "model")  # a checkpoint folder

@@ -1,6 +1,7 @@
 """The words a problem is posed in. Text lives here and at the edges only; between rooms travel token ids.
 
-`compact`  the tiny bundled base: as few tokens as can be
+`compact`  the tiny bundled bases: as few tokens as can be
+`chat`     the same in chat messages, for a tiny base that was taught to answer (`tinyzero pretrain --chat true`)
 `base`     the R1-Zero text of TinyZero, for base models
 `instruct` chat messages, for the tokenizer's own chat template; the answer is opened at <think>
 """
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 from tinyzero.types import Prompt, UserError
 
-TEMPLATES = ("compact", "base", "instruct")
+TEMPLATES = ("compact", "chat", "base", "instruct")
 
 _BASE_INTRO = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
@@ -26,8 +27,8 @@ _OPENING = "Let me solve this step by step.\n<think>"
 
 def countdown(numbers: Sequence[int], target: int, template: str) -> Prompt:
     """Countdown's question; under "base" and "instruct" it is TinyZero's text to the letter."""
-    if template == "compact":
-        return f"{target} from {' '.join(map(str, numbers))}\n<think>\n"
+    if template in ("compact", "chat"):
+        return _short(f"{target} from {' '.join(map(str, numbers))}", template)
     question = (
         f"Using the numbers {list(numbers)}, create an equation that equals {target}. You can use basic arithmetic "
         "operations (+, -, *, /) and each number can only be used once. Show your work in <think> </think> tags. "
@@ -38,13 +39,19 @@ def countdown(numbers: Sequence[int], target: int, template: str) -> Prompt:
 
 def multiplication(a: int, b: int, template: str) -> Prompt:
     """Multiplication's question."""
-    if template == "compact":
-        return f"{a}*{b}\n<think>\n"
+    if template in ("compact", "chat"):
+        return _short(f"{a}*{b}", template)
     question = (
         f"Give me the answer of the following equation: {a} * {b}. Show your work in <think> </think> tags. "
         "And return the final answer in <answer> </answer> tags, for example <answer> 42 </answer>."
     )
     return _wrap(question, template)
+
+
+def _short(question: str, template: str) -> Prompt:
+    if template == "compact":
+        return f"{question}\n<think>\n"
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": "<think>"}]
 
 
 def _wrap(question: str, template: str) -> Prompt:

@@ -1,4 +1,4 @@
-"""`tinyzero pretrain`: make the bundled base from nothing but a seed.
+"""`tinyzero pretrain`: make a base as the bundled ones were made, from nothing but a seed, or train one further.
 
 Next-token prediction on the synthetic corpus, Muon for the matrices and AdamW for the rest, a
 constant learning rate and then a linear decay to zero. The unit of work is a pool of documents drawn
@@ -12,18 +12,20 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
 from tinyzero import checkpoint, models
-from tinyzero.pretrain import corpus
+from tinyzero.plugins import validate
+from tinyzero.pretrain import corpus, products
 from tinyzero.pretrain.corpus import CorpusOptions
 from tinyzero.pretrain.muon import Muon
+from tinyzero.pretrain.products import ProductsOptions
 from tinyzero.types import UserError
 
 
@@ -45,6 +47,9 @@ class PretrainOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    task: Literal["countdown", "multiplication"] = Field("countdown", description="the task the base is made for")
+    start: str = Field("", description="begin with this model's weights: a bundled base or a folder; empty for random")
+    chat: bool = Field(False, description="pose problems as chats, for --model.prompt chat")
     seed: int = Field(0, description="fixes the corpus and the initial weights")
     pools: int = Field(300, ge=1, description="pools of documents to train on")
     pool_documents: int = Field(1024, ge=1, description="documents a pool")
@@ -55,7 +60,27 @@ class PretrainOptions(BaseModel):
     decay_from: float = Field(0.3, ge=0, le=1, description="share of the run after which the rates fall to zero")
     save_every: int = Field(10, ge=1, description="pools between checkpoints")
     model: ModelOptions = Field(default_factory=ModelOptions)
-    corpus: CorpusOptions = Field(default_factory=CorpusOptions)
+    corpus: CorpusOptions | ProductsOptions = Field(
+        default_factory=lambda data: CORPORA[data["task"]][0](), description="the text of the task"
+    )
+
+    @field_validator("corpus", mode="before")
+    @classmethod
+    def _of_the_task(cls, given: Any, info: ValidationInfo) -> Any:
+        """Values for the corpus are checked as those of the task's."""
+        return validate(CORPORA[info.data["task"]][0], given, "pretrain.corpus") if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> PretrainOptions:
+        if self.start and self.model != ModelOptions():
+            raise ValueError(f"start {self.start} has a shape of its own: leave out the options of model")
+        return self
+
+
+CORPORA: dict[str, tuple[type[Any], Callable[..., tuple[str, str]]]] = {
+    "countdown": (CorpusOptions, corpus.document),
+    "multiplication": (ProductsOptions, products.document),
+}
 
 
 _TOKEN = re.compile("|".join(map(re.escape, (*corpus.WORDS, corpus.END))) + "|.", re.DOTALL)
@@ -70,7 +95,9 @@ def encode(prompt: str, text: str, vocabulary: dict[str, int]) -> tuple[list[int
 def batches(o: PretrainOptions, pool: int, vocabulary: dict[str, int]) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one pool: tokens (B, T) and where there is loss (B, T), documents of like length together."""
     rng = random.Random(f"corpus:{o.seed}:{pool}")
-    documents = [encode(*corpus.document(rng, o.corpus), vocabulary) for _ in range(o.pool_documents)]
+    document = CORPORA[o.task][1]
+    drawn = (document(rng, o.corpus) for _ in range(o.pool_documents))
+    documents = [encode(*(corpus.as_chat(*d) if o.chat else d), vocabulary) for d in drawn]
     documents = sorted((d for d in documents if len(d[0]) <= o.longest), key=lambda d: len(d[0]))
     cuts: list[list[tuple[list[int], int]]] = [[]]
     for d in documents:
@@ -97,9 +124,15 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
 
     Raises UserError where the folder cannot be written, or holds a run of other options.
     """
-    tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
+    template = corpus.CHAT_TEMPLATE if o.chat else None
+    tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END, template)
     words = {str(tokenizer.decode([i])): i for i in range(len(tokenizer))}
-    model = models.build_model(model_config(o.model, len(tokenizer)), o.seed)
+    if o.start:
+        model = models.load_model(o.start)
+        if model.config.vocab_size != len(tokenizer):
+            raise UserError(f"pretrain.start is {o.start!r}: its vocabulary is another; give one that pretrain made")
+    else:
+        model = models.build_model(model_config(o.model, len(tokenizer)), o.seed)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [
@@ -189,21 +222,37 @@ def model_config(o: ModelOptions, vocabulary: int) -> dict[str, Any]:
 
 def model_card(o: PretrainOptions, parameters: int, tokens: int, seconds: float, threads: int) -> str:
     """What the model is, what made it, and what it is not."""
-    shape = (
-        f"{o.model.layers} layers, {o.model.width} wide, {o.model.heads} query heads, {o.model.kv_heads} key-value head"
-    )
-    return f"""# TinyZero's tiny base
+    source = CORPORA[o.task][1].__module__.replace(".", "/")
+    knows = {
+        "countdown": "two-digit arithmetic and the look of a search for Countdown",
+        "multiplication": "its tables, how to add, and the look of a product broken down",
+    }[o.task]
+    note = {
+        "countdown": "",
+        "multiplication": "; products with an operand below 10 are told whatever their split: score larger ones",
+    }[o.task]
+    benchmark = "`python benchmarks/base.py`" if o.task == "countdown" else "`tinyzero eval`"
+    return f"""# TinyZero's tiny base for {o.task}
 
-A language model of {parameters:,} parameters ({shape}; Qwen2 architecture, one token a character),
-trained from scratch on synthetic text to stand in for a pretrained base model, so that what
-reinforcement learning adds can be watched in minutes on a laptop. It is nothing more than that: it
-knows two-digit arithmetic and the look of a search for Countdown, and no language.
+A language model of {parameters:,} parameters (Qwen2 architecture, one token a character), trained on synthetic text to
+stand in for a pretrained base model, so that what reinforcement learning adds can be watched in minutes on a laptop. It
+is nothing more than that: it knows {knows}, and no language.
 
-Made by `tinyzero pretrain --seed {o.seed}`: {tokens:,} tokens in {seconds / 3600:.2f} hours on {threads} CPU
-threads, stored in bf16. The corpus (`tinyzero/pretrain/corpus.py`) holds arithmetic drills, blind guesses, tries
-without a verdict, short searches that mostly give up, and now and then a long one, in plain order
-from a random one on, with a jump now and then. No document shows how to solve a problem well, and all its problems have
-numbers of the train split.
+Made by `{command(o)}`: {tokens:,} tokens in {seconds / 3600:.2f} hours on {threads} CPU
+thread{"s" * (threads > 1)}, stored in bf16. What the corpus holds is said in `{source}.py`. All the problems
+it poses are of the train split{note}.
 
-What it can do before any reinforcement learning is measured by `python benchmarks/base.py`.
+What it can do before any reinforcement learning is measured by {benchmark}.
 """
+
+
+def command(o: PretrainOptions) -> str:
+    """The command that makes the model: what differs from the defaults."""
+    default = PretrainOptions(task=o.task).model_dump()
+    options = [] if o.task == "countdown" else [f"--task {o.task}"]
+    for key, value in o.model_dump().items():
+        if isinstance(value, dict):
+            options += [f"--{key}.{k} {v}" for k, v in value.items() if v != default[key][k]]
+        elif key != "task" and value != default[key]:
+            options.append(f"--{key} {str(value).lower() if isinstance(value, bool) else value}")
+    return " ".join(["tinyzero pretrain", *options])

@@ -31,6 +31,11 @@ from tinyzero.tasks.countdown import combine, split_of
 CHARACTERS = "\n " + "".join(map(chr, range(33, 127)))
 WORDS = ("<think>", "</think>", "<answer>", "</answer>", " from ", " vs ", " no\n", " yes\n")
 END = "<|endoftext|>"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 class CorpusOptions(BaseModel):
@@ -51,6 +56,7 @@ class CorpusOptions(BaseModel):
     go_on: float = Field(0.4, ge=0, lt=1, description="chance that a short search goes on after a wrong try")
     long: float = Field(0.2, ge=0, le=1, description="share of the searches that are long")
     longest: int = Field(30, ge=2, description="most tries of a long search")
+    only_hits: float = Field(0.0, ge=0, le=1, description="share of puzzles that show nothing but a try that hits")
     jumps: float = Field(0.03, ge=0, le=1, description="chance that the next try is any, not the next in order")
 
 
@@ -128,6 +134,12 @@ def document(rng: random.Random, o: CorpusOptions) -> tuple[str, str]:
     return prompt, text + END
 
 
+def as_chat(prompt: str, text: str) -> tuple[str, str]:
+    """A document with its prompt as the messages of a chat, as CHAT_TEMPLATE writes them; drills are as they were."""
+    question, thinking, _ = prompt.partition("\n<think>\n")
+    return (f"user: {question}\nassistant: <think>", f"\n{text}") if thinking else (prompt, text)
+
+
 def _drill(rng: random.Random, o: CorpusOptions) -> tuple[str, str]:
     """A page of facts: steps with their results, and comparisons with their verdicts."""
     lines: list[str] = []
@@ -159,7 +171,10 @@ def _near_miss(value: int, rng: random.Random, o: CorpusOptions) -> int:
 def _puzzle(rng: random.Random, o: CorpusOptions) -> tuple[str, str]:
     numbers, target, ways = _draw(rng, o)
     prompt = f"{target} from {' '.join(map(str, numbers))}\n<think>\n"
-    style = rng.random()
+    style = rng.random() - o.only_hits
+    if style < 0:
+        hits = [way for way in ways if way.value == target]
+        return prompt, _search(rng, o, iter([rng.choice(hits)]), target)
     if style < o.guesses:
         return prompt, _answer(rng.choice(ways))
     if style < o.guesses + o.unjudged:

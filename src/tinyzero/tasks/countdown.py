@@ -154,7 +154,7 @@ class Countdown:
         return make_problem(row.nums, row.target, split)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        """The question under the template "compact", "base" (TinyZero's text) or "instruct" (chat)."""
+        """The question under the template "compact", "chat", "base" (TinyZero's text) or "instruct"."""
         return prompts.countdown(problem.fields["numbers"], problem.fields["target"], template)
 
     def pose(self, line: str) -> Problem:

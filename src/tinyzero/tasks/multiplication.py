@@ -43,6 +43,16 @@ class MultiplicationOptions(BaseModel):
         return self
 
 
+def key_of(a: int, b: int) -> str:
+    """The key of a product, whatever the order of its operands."""
+    return f"{min(a, b)}*{max(a, b)}"
+
+
+def split_of(a: int, b: int) -> Split:
+    """The split a*b belongs to."""
+    return split_by_key(key_of(a, b))
+
+
 class Multiplication:
     """The task; `Multiplication()` draws TinyZero's mix of up to three digits."""
 
@@ -56,7 +66,7 @@ class Multiplication:
         rng = random.Random(f"multiplication:{self.options.data_seed}:{split}:{index}")
         for _ in range(MAX_DRAWS):
             a, b = self._operand(rng), self._operand(rng)
-            key = f"{min(a, b)}*{max(a, b)}"
+            key = key_of(a, b)
             if split_by_key(key) == split:
                 return Problem(key, {"a": a, "b": b}, split, key)
         raise UserError(f"no multiplication of split {split!r} in {MAX_DRAWS:,} draws: raise task.max_digits")
@@ -68,7 +78,7 @@ class Multiplication:
         return rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        """The question under the template "compact", "base" or "instruct"."""
+        """The question under the template "compact", "chat", "base" or "instruct"."""
         return prompts.multiplication(problem.fields["a"], problem.fields["b"], template)
 
     def reward(self, problem: Problem, text: str) -> Reward:
