@@ -76,7 +76,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("train --task nosuch.py:Task", "nosuch.py"),
         ("train --task.max_nmber 3", "did you mean max_number"),
         ("train --task.max_number three", "task.max_number"),
-        ("train --algorithm gpro", "did you mean grpo"),
+        ("train --algorithm gpro", "did you mean gspo or grpo"),
         ("train --algorithm.kl -1", "algorithm.kl"),
         ("train --algorithm ppo --algorithm.scale none", "algorithm.scale"),
         ("train --resume nosuch", "no run at nosuch"),

@@ -1,4 +1,4 @@
-"""`tinyzero VERB ...`: train, eval, play, sample, data, check-task, pretrain.
+"""`tinyzero VERB ...`: train, eval, play, sample, data, algorithms, check-task, pretrain.
 
 Heavy imports wait until the command line is understood, so help and mistakes answer at once. A user's
 mistake is one line and exit code 2, never a traceback.
@@ -10,13 +10,14 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tinyzero import config as configs
-from tinyzero.evaluate import EVAL_SEED, answered
+from tinyzero.evaluate import EVAL_SEED
 from tinyzero.plugins import suggest
 from tinyzero.types import SPLITS, NonFiniteError, Prompt, SamplingParams, Task, UserError
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 RESUMABLE = ("steps", "eval.", "checkpoint.", "run.rollouts", "model.threads")
 """What may change when a run is resumed."""
+
+BASES = {"tiny": "laptop", "tiny-multiplication": "multiplication"}
+"""The recipe that each bundled base is made for."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -122,17 +126,27 @@ def _parser() -> Parser:
     data.add_argument("--out", metavar="FILE", help="a .parquet or .jsonl file to write")
     data.add_argument("--stats", metavar="FILE", help="describe this file (or hub dataset id) instead")
 
+    ablate = verb("ablate", _ablate, "run a grid of trainings over seeds and compare them")
+    ablate.add_argument("grid", help="a TOML file: recipe, seeds, common, axes")
+    ablate.add_argument("--out", metavar="DIR", help="folder of the runs (default: runs/NAME of the grid's file)")
+    ablate.add_argument("--jobs", type=_positive, default=1, help="runs at a time (default: 1)")
+
+    verb("algorithms", _algorithms, "print what each algorithm is made of: its stages, constants and source")
+
     check = verb(
         "check-task", _check_task, "prove that a task grades its own solutions, garbage and nonsense as it should"
     )
     check.add_argument("task", help="countdown, multiplication, package.module:Name or path/file.py:Name")
 
-    pretrain = verb("pretrain", _pretrain, "make the bundled base model from nothing but a seed")
+    pretrain = verb("pretrain", _pretrain, "make a base model such as the bundled ones, from a seed or from another")
     pretrain.add_argument(
         "--out",
         default="runs/base",
         metavar="DIR",
         help="folder to work in; resumes what is there (default: runs/base)",
+    )
+    pretrain.add_argument(
+        "--task", default="countdown", choices=["countdown", "multiplication"], help="the task the base is made for"
     )
     pretrain.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
     return parser
@@ -140,7 +154,8 @@ def _parser() -> Parser:
 
 def _model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     parser.add_argument(
-        "model", help='a run, a folder with a Hugging Face model, a hub id, or "tiny", the bundled base'
+        "model",
+        help="a run, a folder with a Hugging Face model, a hub id, or a bundled base, tiny or tiny-multiplication",
     )
     parser.add_argument("--task", help="the task (default: the run's own)")
     parser.add_argument("--recipe", help="take task, options and prompt from this recipe (default: the run's own)")
@@ -292,8 +307,8 @@ def _locate(model: str) -> tuple[str | None, str]:
     """(the recipe that made `model`, the folder to load): a run means its newest whole checkpoint."""
     from tinyzero import checkpoint, models
 
-    if model == models.BUNDLED:
-        return configs.DEFAULT_RECIPE, model
+    if model in models.BUNDLED:
+        return BASES[model], model
     folder = Path(model)
     if (folder / "config.toml").is_file():
         found = checkpoint.load_latest(folder, lambda text: print(text, file=sys.stderr))
@@ -377,7 +392,7 @@ def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
         except Exception as error:  # whatever a user's reward raises
             print(f"\n[the reward function raised {type(error).__name__}: {error}]")
         else:
-            print(f"\n[{'right' if answered(reward) else 'wrong'}]")
+            print(f"\n[{'right' if reward.right else 'wrong'}]")
 
 
 def _sample(given: argparse.Namespace, rest: list[str], started: float) -> int:
@@ -425,6 +440,30 @@ def _data(given: argparse.Namespace, rest: list[str], started: float) -> int:
     return 0
 
 
+def _ablate(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    from tinyzero.ablate import run_grid
+
+    if rest:
+        raise UserError(f"unknown argument {rest[0]}: what cells have in common stands in the grid, under [common]")
+    path = Path(given.grid)
+    run_grid(path, Path(given.out or f"runs/{path.stem}"), given.jobs, lambda text: print(text, flush=True))
+    return 0
+
+
+def _algorithms(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    from tinyzero.algorithms import NAMES, composition
+
+    if rest:
+        raise UserError(f"unknown argument {rest[0]} (see tinyzero algorithms --help)")
+    for name in NAMES:
+        title, formulas, stages = composition(name)
+        print(f"{name}: {title}\n\n{textwrap.indent(formulas, '    ')}\n")
+        for stage, choices in stages.items():
+            print(f"    {stage:<16} {choices}")
+        print()
+    return 0
+
+
 def _check_task(given: argparse.Namespace, rest: list[str], started: float) -> int:
     from tinyzero.check_task import check_task
     from tinyzero.tasks import load_task
@@ -439,7 +478,7 @@ def _check_task(given: argparse.Namespace, rest: list[str], started: float) -> i
 
 
 def _pretrain(given: argparse.Namespace, rest: list[str], started: float) -> int:
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"task": given.task}
     for key, value in configs.parse_overrides(rest).items():
         *sections, last = key.split(".")
         table = values

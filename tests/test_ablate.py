@@ -1,0 +1,163 @@
+"""Grids: runs in processes of their own, stopped and gone on with, and what is written of them."""
+
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from tinyzero import ablate, cli, metrics, models
+from tinyzero.types import UserError
+
+pytest.importorskip("matplotlib")
+
+GRID = """
+seeds = [3, 4]
+
+[common]
+"model.name" = "BASE"
+"model.threads" = 1
+steps = 2
+task = "TOYS:Early"
+"rollout.prompts" = 2
+"rollout.samples" = 4
+"rollout.max_tokens" = 5
+"eval.every" = 1
+"eval.problems" = 4
+"eval.test_problems" = 5
+"eval.max_tokens" = 5
+
+[axes.algorithm]
+grpo = { "algorithm.name" = "grpo" }
+ppo = { "algorithm.name" = "ppo", "algorithm.lam" = 0.9 }
+
+[axes.rate]
+slow = { "optimizer.learning_rate" = 1e-4 }
+fast = { "optimizer.learning_rate" = 1e-2 }
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    models.save_model(tiny.model(layers=1), tiny.tokenizer(), tmp_path / "base")
+    path = tmp_path / "rates.toml"
+    toys = Path(__file__).with_name("toy_task.py")
+    text = GRID.replace("BASE", str(tmp_path / "base")).replace("TOYS", str(toys))
+    path.write_text(text.replace("task =", '"task.name" ='))
+    return path
+
+
+def test_cells_are_every_choice_on_every_seed(grid: Path) -> None:
+    _, cells = ablate.read_grid(grid)
+    assert [cell.name for cell in cells] == [
+        f"{algorithm}-{rate}-{seed}" for algorithm in ("grpo", "ppo") for rate in ("slow", "fast") for seed in (3, 4)
+    ]
+    last = cells[-1].config
+    assert (last.optimizer.learning_rate, last.algorithm.options, last.steps) == (1e-2, {"lam": 0.9}, 2)
+    assert (last.seed, last.model.threads, last.rollout.prompts) == (4, 1, 2)
+
+
+def test_dotted_keys_are_the_same_with_and_without_quotes(grid: Path) -> None:
+    quoted = [cell.config for cell in ablate.read_grid(grid)[1]]
+    text = grid.read_text().replace('"eval.every"', "eval.every").replace('"algorithm.lam"', "algorithm.lam")
+    grid.write_text(text)
+    assert "\neval.every = 1" in grid.read_text()
+    assert [cell.config for cell in ablate.read_grid(grid)[1]] == quoted
+
+
+def test_interval_by_hand() -> None:
+    low, high = ablate.interval([0.7, 0.8, 0.9])
+    assert (low, high) == pytest.approx((0.8 - 4.303 * 0.1 / 3**0.5, 0.8 + 4.303 * 0.1 / 3**0.5))
+    assert ablate.interval([0.7]) == (0.7, 0.7)
+    many = [0.0, 1.0] * 6  # 11 degrees of freedom: 2.201
+    assert ablate.interval(many)[1] - 0.5 == pytest.approx(2.201 * statistics.stdev(many) / 12**0.5, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("seeds = [3, 4]", "seeds = []", "seeds"),
+        ('"eval.every" = 1', '"eval.every" = 0', "nothing to compare"),
+        ("steps = 2", "stepps = 2", "unknown key stepps"),
+        ("steps = 2", "seed = 2", "use seeds"),
+        ("[axes.rate]", "[axis.rate]", "axis"),
+        ("seeds = [3, 4]", "seeds = [3, 3]", "names a run 'grpo-slow-3' twice"),
+        ("slow = {", '"slow/er" = {', "with a slash"),
+        ('"algorithm.lam" = 0.9', '"algorithm.lamm" = 0.9', "did you mean lam"),
+        ('"ppo", "alg', '"pppo", "alg', "unknown algorithm 'pppo'"),
+        ("toy_task.py:Early", "toy_task.py:Late", "Late"),
+        ("slow = {", "slow = (", "not valid TOML"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(grid: Path, before: str, after: str, says: str) -> None:
+    grid.write_text(grid.read_text().replace(before, after))
+    with pytest.raises(UserError, match=says):
+        ablate.read_grid(grid)
+
+
+def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    grid.write_text(grid.read_text().partition("[axes.rate]")[0])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "tinyzero.cli", "ablate", str(grid), "--out", str(out), "--jobs", "2"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while not any(out.glob("*/checkpoints/*")):
+            time.sleep(0.1)
+            assert process.poll() is None
+        process.send_signal(random.choice([signal.SIGINT, signal.SIGTERM]))
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said.decode()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoints/step_000002/manifest.json")}
+    assert len(kept) < 4
+    begun = [path.parent.name for path in out.glob("*/config.toml")]
+    assert begun
+    assert cli.main(["ablate", str(grid), "--out", str(out), "--jobs", "2"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was finished is left alone"
+    for name in begun:  # gone on with where it was, not begun anew
+        assert [e["step"] for e in metrics.read(out / name / "metrics.jsonl")] == [0, 1]
+        assert "exists" not in (out / f"{name}.log").read_text()
+    found = json.loads((out / "ablation.json").read_text())["results"]
+    assert set(found) == {"grpo", "ppo"}
+    for name, cell in found.items():
+        afters = [run["after"] for run in cell["seeds"].values()]
+        assert cell["mean"]["after"] == pytest.approx(sum(afters) / 2)
+        low, high = ablate.interval(afters)
+        assert (cell["mean"]["after/low"], cell["mean"]["after/high"]) == (low, high)
+        assert cell["mean"]["CPU minutes"] > 0
+        assert cell["mean"]["samples"] == 16
+        assert f"| {name} |" in (out / "ablation.md").read_text()
+    assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    assert_an_unscored_run_is_not_finished(grid, out)
+    grid.write_text(grid.read_text().replace("steps = 2", "steps = 3"))
+    with pytest.raises(UserError, match="was run with other settings than the grid's"):
+        ablate.run_grid(grid, out, 1)
+
+
+def assert_an_unscored_run_is_not_finished(grid: Path, out: Path) -> None:
+    """A run that died between its last checkpoint and its last score is not done: its first score is not its last."""
+    cell = ablate.read_grid(grid)[1][0]
+    assert ablate.finished(cell, out / cell.name)
+    path = out / cell.name / "eval.jsonl"
+    whole = path.read_text()
+    path.write_text("".join(line + "\n" for line in whole.splitlines() if '"step": 2' not in line))
+    assert len(path.read_text()) < len(whole)
+    assert not ablate.finished(cell, out / cell.name)
+    path.write_text(whole)
+
+
+def test_a_run_that_fails_is_named(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = grid.read_text().replace("seeds = [3, 4]", "seeds = [3]").replace("1e-2 }", "1e30 }")
+    grid.write_text("\n".join(line for line in text.splitlines() if not line.startswith("ppo")))
+    assert cli.main(["ablate", str(grid), "--out", str(tmp_path / "out"), "--jobs", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "1 run failed" in said
+    assert "grpo-fast-3.log" in said
+    out = tmp_path / "out"
+    assert set(json.loads((out / "ablation.json").read_text())["results"]) == {"grpo-slow"}, "what finished is compared"
