@@ -27,7 +27,7 @@ from tinyzero.types import SamplingParams
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default=models.BUNDLED)
+    parser.add_argument("model", nargs="?", default="tiny")
     parser.add_argument("--n", type=int, default=1024)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,0 +1,93 @@
+"""Once it has gone wrong, does it still recover? Solved problems after k supplied wrong attempts.
+
+    python benchmarks/stuck_chains.py runs/laptop-grpo-0
+
+The model is given the problem and k attempts that are legal, judged rightly and wrong, drawn at random, and goes on
+from there. The same test problems for every k and both models: those with enough wrong attempts to supply.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+import common
+import torch
+
+from tinyzero import behaviours, checkpoint, config, models
+from tinyzero.evaluate import distinct_problems, interval
+from tinyzero.pretrain import corpus
+from tinyzero.rollouts import Collected, judge
+from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.tasks import load_task
+from tinyzero.types import SamplingParams
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument(
+        "--n", type=int, default=1024, help="distinct test problems, those without enough ways left out"
+    )
+    parser.add_argument("--k", type=int, nargs="+", default=[0, 2, 4, 8], help="supplied wrong attempts")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    recipe = config.resolve(config.read_recipe(f"{given.run}/config.toml"), {})
+    found = checkpoint.load_latest(Path(given.run), print)
+    if found is None:
+        sys.exit(f"{given.run} has no checkpoint")
+    task, rng = load_task(recipe.task.name, recipe.task.options), random.Random(0)
+    limit, most = int(recipe.task.options["max_intermediate"]), max(given.k)
+    posed = []  # (problem, wrong attempts to supply)
+    for problem in distinct_problems(task, "test", given.n):
+        numbers, target = problem.fields["numbers"], problem.fields["target"]
+        wrong = [f"{way.steps} vs {target} no\n" for way in corpus.tries(numbers, limit) if way.value != target]
+        if len(wrong) >= most:
+            posed.append((problem, rng.sample(wrong, most)))
+
+    figures, rows = [], []
+    for name, folder in {"base": recipe.model.name, "trained": str(found[0] / "model")}.items():
+        model, tokenizer = models.load_model(folder), models.load_tokenizer(folder)
+        sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
+        problems = [problem for problem, _ in posed]
+        prompts = {
+            k: [
+                models.encode_prompt(tokenizer, f"{task.prompt(p, 'compact')}{''.join(wrong[:k])}")
+                for p, wrong in posed
+            ]
+            for k in given.k
+        }
+        longest = max(len(prompt) for row in prompts.values() for prompt in row)
+        params = SamplingParams(max_tokens=min(recipe.eval_tokens, model.context - longest))  # the same for every k
+        for k in given.k:
+            went_on = [c[0] for c in sampler.generate(prompts[k], params)]
+            rewards = judge(task, problems, went_on, Collected())
+            right = [float(r is not None and r.parts["answer"] >= 1) for r in rewards]
+            searched = [bool(behaviours.measure(p, c.text)["lines"]) for p, c in zip(problems, went_on, strict=True)]
+            mean, (low, high) = sum(right) / len(right), interval(right, [p.key for p in problems])
+            entry = {"model": name, "k": k, "solved": mean, "low": low, "high": high}
+            entry |= {
+                "searched on": sum(searched) / len(right),
+                "tokens": sum(len(c.token_ids) for c in went_on) / len(right),
+            }
+            figures.append(entry)
+            row = [
+                name,
+                k,
+                f"{mean:.3f} [{low:.3f}, {high:.3f}]",
+                f"{entry['searched on']:.3f}",
+                f"{entry['tokens']:.0f}",
+            ]
+            rows.append(row)
+    text = f"{len(posed)} distinct test problems, the same for every row.\n\n"
+    text += common.table(
+        ["model", "wrong attempts supplied", "solved", "made another attempt", "tokens after them"], rows
+    )
+    common.write("stuck_chains", common.describe([given.threads], "torch", "transformers"), figures, text)
+
+
+if __name__ == "__main__":
+    main()
