@@ -152,6 +152,13 @@ def assert_an_unscored_run_is_not_finished(grid: Path, out: Path) -> None:
     path.write_text(whole)
 
 
+def test_a_missing_extra_is_named_first(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablate, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"tinyzero\[report\]"):
+        ablate.run_grid(grid, tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_fails_is_named(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = grid.read_text().replace("seeds = [3, 4]", "seeds = [3]").replace("1e-2 }", "1e30 }")
     grid.write_text("\n".join(line for line in text.splitlines() if not line.startswith("ppo")))

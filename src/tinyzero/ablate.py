@@ -24,6 +24,7 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import product
 from math import sqrt
 from pathlib import Path
@@ -122,6 +123,8 @@ def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = p
     Raises UserError where a run failed (the others are finished first), KeyboardInterrupt after a clean stop, which
     Ctrl-C and SIGTERM ask for.
     """
+    if find_spec("matplotlib") is None:  # said now, and not after hours
+        raise UserError("the comparison's picture needs matplotlib: pip install 'tinyzero[report]'")
     grid, cells = read_grid(path)
     waiting = [cell for cell in cells if not finished(cell, out / cell.name)]
     report(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished")
@@ -255,10 +258,8 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path) -> None:
 
 def draw(by_choice: Mapping[str, Sequence[Cell]], out: Path, picture: Path) -> None:
     """Dev curves of every choice: the mean over seeds, and its 95 % interval as a band."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("the picture needs matplotlib: pip install 'tinyzero[report]'") from None
+    from matplotlib.figure import Figure
+
     runs = {name: [dev_scores(out / cell.name) for cell in members] for name, members in by_choice.items()}
     drawn = [key for key in CURVES if all(key in e for found in runs.values() for run in found for e in run[1:])]
     figure = Figure(figsize=(3.4 * len(drawn), 3.2), layout="constrained")
