@@ -11,9 +11,22 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinyzero.config import Config
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def open_run(folder: str) -> tuple[Config, str]:
+    """A run's recipe, and the folder of its newest whole model. Ends the program where it has none."""
+    from tinyzero import checkpoint, config
+
+    found = checkpoint.load_latest(Path(folder), print)
+    if found is None:
+        sys.exit(f"{folder} has no checkpoint")
+    return config.resolve(config.read_recipe(f"{folder}/config.toml"), {}), str(found[0] / "model")
 
 
 def describe(threads: Sequence[int], *packages: str) -> dict[str, Any]:

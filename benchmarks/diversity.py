@@ -15,7 +15,7 @@ from pathlib import Path
 import common
 import torch
 
-from tinyzero import checkpoint, config, models
+from tinyzero import config, models
 from tinyzero.evaluate import evaluate
 from tinyzero.rewards import extract_answer
 from tinyzero.samplers.torch_sampler import TorchSampler
@@ -25,8 +25,7 @@ from tinyzero.types import Group, SamplingParams
 
 def locate(model: str) -> str:
     """A run's newest checkpoint, or the model as it is named."""
-    found = checkpoint.load_latest(Path(model), print) if (Path(model) / "config.toml").is_file() else None
-    return str(found[0] / "model") if found else model
+    return common.open_run(model)[1] if (Path(model) / "config.toml").is_file() else model
 
 
 def distinct(group: Group, only_right: bool) -> int:

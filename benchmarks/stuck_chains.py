@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
-from pathlib import Path
 
 import common
 import torch
 
-from tinyzero import behaviours, checkpoint, config, models
+from tinyzero import behaviours, models
 from tinyzero.evaluate import distinct_problems, interval
 from tinyzero.pretrain import corpus
 from tinyzero.rollouts import Collected, judge
@@ -35,10 +33,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    recipe = config.resolve(config.read_recipe(f"{given.run}/config.toml"), {})
-    found = checkpoint.load_latest(Path(given.run), print)
-    if found is None:
-        sys.exit(f"{given.run} has no checkpoint")
+    recipe, trained = common.open_run(given.run)
     task, rng = load_task(recipe.task.name, recipe.task.options), random.Random(0)
     limit, most = int(recipe.task.options["max_intermediate"]), max(given.k)
     posed = []  # (problem, wrong attempts to supply)
@@ -49,7 +44,7 @@ def main() -> None:
             posed.append((problem, rng.sample(wrong, most)))
 
     figures, rows = [], []
-    for name, folder in {"base": recipe.model.name, "trained": str(found[0] / "model")}.items():
+    for name, folder in {"base": recipe.model.name, "trained": trained}.items():
         model, tokenizer = models.load_model(folder), models.load_tokenizer(folder)
         sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
         problems = [problem for problem, _ in posed]

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import common
 import torch
 
-from tinyzero import behaviours, checkpoint, config, models
+from tinyzero import behaviours, config, models
 from tinyzero.evaluate import distinct_problems, evaluate, interval
 from tinyzero.pretrain import corpus
 from tinyzero.rollouts import Collected, judge
@@ -144,13 +142,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    recipe = config.resolve(config.read_recipe(f"{given.run}/config.toml"), {})
-    found = checkpoint.load_latest(Path(given.run), print)
-    if found is None:
-        sys.exit(f"{given.run} has no checkpoint")
+    recipe, folder = common.open_run(given.run)
     problems = distinct_problems(load_task(recipe.task.name, recipe.task.options), "test", given.n)
     base = Bench(recipe.model.name, recipe, problems)
-    trained = Bench(str(found[0] / "model"), recipe, problems)
+    trained = Bench(folder, recipe, problems)
     figures = {"base": base.evaluate(given.k), "trained": trained.evaluate(given.k)}
     budget = figures["trained"]["response_length"]
     rows: list[list[str]] = []

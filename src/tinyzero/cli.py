@@ -1,4 +1,4 @@
-"""`tinyzero VERB ...`: train, eval, play, sample, data, algorithms, check-task, pretrain.
+"""`tinyzero VERB ...`: train, eval, play, sample, data, algorithms, ablate, check-task, pretrain.
 
 Heavy imports wait until the command line is understood, so help and mistakes answer at once. A user's
 mistake is one line and exit code 2, never a traceback.

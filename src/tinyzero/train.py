@@ -148,7 +148,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
             f"rollout.samples is {config.rollout.samples}: "
             f"{config.algorithm.name} needs at least {algorithm.min_samples}"
         )
-    overlong = getattr(getattr(algorithm, "options", None), "overlong", 0)
+    overlong = option(algorithm, "overlong")
     if overlong > config.rollout.max_tokens:
         raise UserError(
             f"algorithm.overlong is {overlong}, more than rollout.max_tokens {config.rollout.max_tokens}: "
@@ -292,7 +292,12 @@ def publish(run: Run, version: int) -> None:
 
 def refresh(run: Run) -> int:
     """Steps after which the policy becomes the reference; 0 for never."""
-    return int(getattr(getattr(run.algorithm, "options", None), "refresh", 0))
+    return option(run.algorithm, "refresh")
+
+
+def option(algorithm: Algorithm, name: str) -> int:
+    """A shared option of the algorithm; 0 where one of the user's own has none of that name."""
+    return int(getattr(getattr(algorithm, "options", None), name, 0))
 
 
 def record(

@@ -65,6 +65,12 @@ def shaped_rewards(batch: Batch, o: PolicyOptions) -> Tensor:
     return batch.rewards + o.overlong_penalty * advantages.overlong_penalty(lengths, batch.max_length, o.overlong)
 
 
+def response_rewards(batch: Batch, o: PolicyOptions) -> Tensor:
+    """(B,) the shaped reward, less the KL penalties of all its tokens."""
+    rewards, penalties = shaped_rewards(batch, o), kl_penalties(batch, o)
+    return rewards if penalties is None else rewards - penalties.sum(dim=1)
+
+
 def token_rewards(batch: Batch, o: PolicyOptions) -> Tensor:
     """(B, T) the shaped reward on the last token, less each token's KL penalty."""
     rewards, penalties = advantages.at_end(shaped_rewards(batch, o), batch.mask), kl_penalties(batch, o)
@@ -78,6 +84,18 @@ def kl_penalties(batch: Batch, o: PolicyOptions) -> Tensor | None:
     assert batch.old_logprobs is not None
     assert batch.ref_logprobs is not None
     return o.kl_in_reward * losses.kl(batch.old_logprobs, batch.ref_logprobs, "k1") * batch.mask
+
+
+def step_mean(per_token: Tensor, batch: Batch, how: losses.Aggregation, totals: Totals) -> Tensor:
+    """This micro-batch's share of the mean of (B, T) losses over the whole optimizer step."""
+    return losses.aggregate(
+        per_token,
+        batch.mask,
+        how,
+        tokens=totals.tokens,
+        sequences=totals.sequences,
+        max_length=totals.max_length,
+    )
 
 
 def policy_loss(
@@ -100,12 +118,7 @@ def policy_loss(
     if batch.weights is not None:
         surrogate = surrogate * batch.weights
 
-    def mean(per_token: Tensor) -> Tensor:
-        return losses.aggregate(
-            per_token, mask, o.aggregate, tokens=totals.tokens, sequences=totals.sequences, max_length=totals.max_length
-        )
-
-    loss = mean(surrogate)
+    loss = step_mean(surrogate, batch, o.aggregate, totals)
     count = mask.sum()
 
     def token_mean(per_token: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,10 +130,10 @@ def policy_loss(
     if o.kl:
         assert batch.ref_logprobs is not None
         divergence = losses.kl(logprobs, batch.ref_logprobs, o.kl_estimator)
-        loss = loss + o.kl * mean(divergence)  # added: the divergence is to be small
+        loss = loss + o.kl * step_mean(divergence, batch, o.aggregate, totals)  # added: the divergence is to be small
         metrics["kl"] = token_mean(divergence)
     if o.entropy:
-        loss = loss - o.entropy * mean(outputs["entropy"])
+        loss = loss - o.entropy * step_mean(outputs["entropy"], batch, o.aggregate, totals)
     return loss, metrics
 
 

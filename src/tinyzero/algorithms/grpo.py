@@ -58,10 +58,7 @@ class GRPO:
         """Advantages from the group; a KL inside the reward counts as the response's own, before the baseline."""
         o = self.options
         batch = _policy.prepare(batch, models, o)
-        rewards, penalties = _policy.shaped_rewards(batch, o), _policy.kl_penalties(batch, o)
-        if penalties is not None:
-            rewards = rewards - penalties.sum(dim=1)
-        scores = advantages.group_advantages(rewards, batch.groups, o.center, o.scale)
+        scores = advantages.group_advantages(_policy.response_rewards(batch, o), batch.groups, o.center, o.scale)
         found = advantages.broadcast(scores, batch.mask)
         if o.whiten:
             found = advantages.whiten(found, batch.mask)

@@ -72,14 +72,7 @@ class PPO:
         assert batch.returns is not None
         values = outputs["values"]
         errors = losses.clipped_value_loss(values, batch.values, batch.returns, self.options.value_clip)
-        loss = losses.aggregate(
-            errors,
-            batch.mask,
-            "token-mean",
-            tokens=totals.tokens,
-            sequences=totals.sequences,
-            max_length=totals.max_length,
-        )
+        loss = _policy.step_mean(errors, batch, "token-mean", totals)
         count = batch.mask.sum()
         return loss, {
             "mean": ((values.detach() * batch.mask).sum(), count),

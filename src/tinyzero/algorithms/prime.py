@@ -83,10 +83,7 @@ class PRIME:
         if o.norm == "batch":
             rewards = rewards / (advantages.return_to_go(rewards, batch.mask).abs().max() + 1e-6)
         batch = _policy.prepare(batch, models, o)
-        outcomes, penalties = _policy.shaped_rewards(batch, o), _policy.kl_penalties(batch, o)
-        if penalties is not None:
-            outcomes = outcomes - penalties.sum(dim=1)
-        outcome = advantages.group_advantages(outcomes, batch.groups, "leave_one_out", "none")
+        outcome = advantages.group_advantages(_policy.response_rewards(batch, o), batch.groups, "leave_one_out", "none")
         process = advantages.process_advantages(rewards, batch.mask, batch.groups, o.baseline, o.gamma)
         found = o.outcome * advantages.broadcast(outcome, batch.mask) + o.process * process
         if o.whiten:
