@@ -483,7 +483,7 @@ def test_compositions_name_every_option_that_acts() -> None:
         assert not any(f"{option} " in shown for option in options.without_effect), name
     assert composition("dapo")[2]["filter"] == "filter flat"
     assert composition("prime")[2]["models"] == "policy, prm, reference"
-    assert composition("prime")[2]["filter"] == "filter band, band_low 0.2, band_high 0.8"
+    assert composition("prime")[2]["filter"] == "filter band, band_low 0.05, band_high 0.95"
     assert "filter" not in composition("grpo")[2]
     assert "value_clip" in composition("ppo")[2]["critic"]
     assert composition("rloo")[2]["loss"] == "objective reinforce, ratio token, aggregate seq-mean-token-sum"

@@ -35,6 +35,8 @@ class PRIMEOptions(PolicyOptions):
     """PRIME's own choices; the other stages are inherited."""
 
     filter: Filter = Field("band", description="groups dropped and drawn anew")
+    band_low: float = Field(0.05, ge=0, le=1, description="lowest share of right answers that the band keeps")
+    band_high: float = Field(0.95, ge=0, le=1, description="highest share of right answers that the band keeps")
     beta: float = Field(0.05, gt=0, description="token rewards are this times log(PRM/reference)")
     outcome: float = Field(1.0, ge=0, description="weight of the outcome's advantage")
     process: float = Field(1.0, ge=0, description="weight of the process rewards' advantage")
