@@ -48,6 +48,7 @@ ONLY_IMPORTER = {
     "tinyzero.train": "tinyzero.cli",
     "ray": "tinyzero.cluster",
     "vllm": "tinyzero.samplers.vllm_sampler",
+    "peft": "tinyzero.lora",
 }
 ONE_IMPORTER = ["wandb", "tensorboard", "torch.utils.tensorboard", "trackio"]
 

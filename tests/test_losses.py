@@ -3,10 +3,12 @@
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tinyzero import losses
 from tinyzero.advantages import group_advantages
@@ -423,3 +425,58 @@ def test_implicit_reward_loss_by_hand() -> None:
     assert (gradient[0, :2] < 0).all()
     assert gradient[0, 2] == 0
     assert (gradient[1] > 0).all(), "a wrong answer's tokens become less likely under the reward model"
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_chosen_logprobs_and_their_gradients(rows: int, bias: bool) -> None:
+    """Against autograd through every logit at once, whatever the chunk."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 6, generator=generator).requires_grad_() for n in (8, 11))
+    shift = torch.randn(11, generator=generator).requires_grad_() if bias else None
+    targets = torch.randint(0, 11, (8,), generator=generator)
+    pull = torch.randn(2, 8, generator=generator)
+    inputs = [x for x in (hidden, weight, shift) if x is not None]
+    logprobs, entropy = losses.chosen_logprobs(hidden, weight, shift, targets, 0.7, rows)
+    found = torch.autograd.grad((torch.stack((logprobs, entropy)) * pull).sum(), inputs)
+    logits = hidden @ weight.T / 0.7 if shift is None else (hidden @ weight.T + shift) / 0.7
+    slow = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0], losses.entropy(logits)
+    expected = torch.autograd.grad((torch.stack(slow) * pull).sum(), inputs)
+    torch.testing.assert_close((logprobs, entropy), slow, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_chosen_logprobs_hold_few_logits_at_a_time() -> None:
+    class Largest(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = function(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else (out,):
+                self.seen = max(self.seen, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+            return out
+
+    hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(500, 4, requires_grad=True)
+    targets = torch.zeros(64, dtype=torch.long)
+    with Largest() as largest:
+        losses.chosen_logprobs(hidden, weight, None, targets, 1.0, 8)[0].sum().backward()
+    assert largest.seen == 8 * 500
+
+
+def test_chosen_logprobs_of_bf16_are_not_rounded() -> None:
+    """The head's gradient is summed in fp32: 1,000 rows of the same small pull would stop growing in bf16."""
+    hidden = torch.full((1000, 1), 1.0, dtype=torch.bfloat16)
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    logprobs, entropy = losses.chosen_logprobs(hidden, weight, None, torch.zeros(1000, dtype=torch.long), 1.0, 1)
+    logprobs.sum().backward()
+    assert logprobs.dtype == entropy.dtype == torch.float32
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad.float(), torch.tensor([[500.0], [-500.0]]))
+
+
+def test_chosen_logprobs_where_a_token_is_forbidden() -> None:
+    hidden, weight = torch.tensor([[1.0]], requires_grad=True), torch.tensor([[0.0], [1.0], [-torch.inf]])
+    logprobs, entropy = losses.chosen_logprobs(hidden, weight, None, torch.tensor([1]), 1.0, 4)
+    p = 1 / (1 + math.exp(-1))
+    assert logprobs.item() == pytest.approx(math.log(p))
+    assert entropy.item() == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p))

@@ -201,13 +201,13 @@ def test_a_damaged_or_missing_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64},
+        {"model_type": "bloom", "hidden_size": 32, "n_layer": 1, "n_head": 2},
         {"model_type": "gemma2", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
         | {"num_key_value_heads": 1, "intermediate_size": 32},
         {"model_type": "cohere", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         | {"num_key_value_heads": 1, "intermediate_size": 32, "logit_scale": 0.0625},
     ],
-    ids=["parts of other names", "capped", "scaled"],
+    ids=["positions in the attention", "capped", "scaled"],
 )
 def test_a_model_that_would_be_computed_wrongly_is_refused(config: dict[str, object], tmp_path: Path) -> None:
     ids = {"vocab_size": 105, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}

@@ -122,7 +122,7 @@ def test_a_run_writes_what_it_should(whole: dict[str, Path]) -> None:
         assert written["metrics"][-1]["samples"] == STEPS * 16
         loaded = models.load_model(str(folder / "checkpoints" / "step_000005" / "model"))
         weights = state(folder)["learners"]["policy"]["model"]
-        assert same(dict(loaded.state_dict()), dict(weights))
+        assert same(dict(loaded.named_parameters()), dict(weights))
         assert all(r["grad_norm"] > 0.01 for r in written["metrics"]), "nothing was learned, so nothing was tried"
     picky = records(whole["picky"])["metrics"]
     assert sum(r["refill_rounds"] for r in picky) > 0
@@ -145,7 +145,7 @@ def test_the_policy_becomes_the_reference_now_and_then(whole: dict[str, Path]) -
 def test_the_policy_stays_while_the_critic_warms_up(base: Path, tmp_path: Path) -> None:
     settings = resolve(config(base, "ppo").model_dump(), {"algorithm.value_warmup": 2})
     train.train(settings, tmp_path / "run")
-    assert same(weights(tmp_path / "run", 2, "policy"), dict(models.load_model(str(base)).state_dict()))
+    assert same(weights(tmp_path / "run", 2, "policy"), dict(models.load_model(str(base)).named_parameters()))
     assert not same(weights(tmp_path / "run", 4, "policy"), weights(tmp_path / "run", 2, "policy"))
     assert not same(weights(tmp_path / "run", 4, "critic"), weights(tmp_path / "run", 2, "critic"))
     rates = [r.get("learning_rate") for r in records(tmp_path / "run")["metrics"]]
@@ -161,7 +161,7 @@ def records_of_ordinary(base: Path, tmp_path: Path) -> list[dict[str, Any]]:
 def test_a_batch_that_is_refused_teaches_nothing(base: Path, tmp_path: Path) -> None:
     settings = resolve(config(base).model_dump(), {"algorithm.name": f"{TOYS}:Never", "steps": 2})
     train.train(settings, tmp_path / "run")
-    assert same(weights(tmp_path / "run", 2, "policy"), dict(models.load_model(str(base)).state_dict()))
+    assert same(weights(tmp_path / "run", 2, "policy"), dict(models.load_model(str(base)).named_parameters()))
     for record in records(tmp_path / "run")["metrics"]:
         assert (record["refused"], record["samples"], record["tokens/trained"]) == (1, 0, 0)
         assert (record["refill_rounds"], record["dropped_groups"]) == (4, 20)
@@ -411,9 +411,9 @@ def test_gradients_that_are_not_finite_stop_the_run_with_the_batch(
 ) -> None:
     outputs, calls = learner.policy_outputs, [0]
 
-    def spoilt(model: Any, batch: Any) -> Any:
+    def spoilt(model: Any, batch: Any, **more: Any) -> Any:
         calls[0] += torch.is_grad_enabled()
-        found = outputs(model, batch)
+        found = outputs(model, batch, **more)
         return {k: v * float("nan") if calls[0] > 4 else v for k, v in found.items()}
 
     monkeypatch.setattr(train, "policy_outputs", spoilt)

@@ -82,6 +82,13 @@ class Batch:
                 cut[f.name] = value
         return replace(self, **cut)  # type: ignore[arg-type]
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        if device == self.tokens.device:
+            return self
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
     def totals(self) -> Totals:
         """Of all rows here, idle ones included."""
         return Totals(int(self.mask.sum()), self.size, self.max_length)

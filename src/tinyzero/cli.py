@@ -291,7 +291,8 @@ def _open(
     task = load_task(config.task.name, config.task.options)
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
-    lm, tokenizer = models.load_model(model), models.load_tokenizer(model)
+    device = models.pick_device(config.model.device)
+    lm, tokenizer = models.load_model(model, getattr(torch, config.model.dtype), device), models.load_tokenizer(model)
     sampler = TorchSampler(lm, models.decoder(tokenizer), models.end_ids(tokenizer, lm))
     params = SamplingParams(
         temperature=given.temperature,

@@ -48,6 +48,17 @@ class ModelSection(Section):
         "compact",
         description="template: compact (bundled bases), chat (compact in messages), base (R1-Zero text), or instruct",
     )
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (CUDA where there is one), cpu, cuda or cuda:N"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision of the weights; under bfloat16 the optimizer keeps fp32 masters"
+    )
+    checkpointing: bool = Field(
+        False,
+        description="keep each layer's input only and compute the rest again backward: less memory, a third slower",
+    )
+    park: bool = Field(False, description="critic, PRM and reference wait in CPU memory while they are not used")
     threads: int = Field(0, ge=0, description="CPU threads for torch; 0 leaves torch's choice")
 
 
@@ -73,6 +84,17 @@ class OptimizerOptions(Section):
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's second moment decay")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     grad_clip: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
+    offload: bool = Field(False, description="fp32 masters and moments live in CPU memory, and the step is taken there")
+
+
+class LoraSection(Section):
+    """Low-rank adapters (arXiv:2106.09685): the weights stay, and small products beside them are trained."""
+
+    rank: int = Field(0, ge=0, description="of the adapters of policy, critic and PRM; 0 trains every weight")
+    alpha: float = Field(32.0, gt=0, description="the adapters' product is scaled by this over the rank")
+    targets: list[str] = Field(
+        [], description="names of the layers that get one; empty for every linear layer but the head"
+    )
 
 
 class UpdateSection(Section):
@@ -80,6 +102,10 @@ class UpdateSection(Section):
     epochs: int = Field(1, ge=1, description="passes over the batch")
     micro_tokens: int = Field(
         8192, ge=1, description="padded tokens computed at once; changes memory and speed, never the result"
+    )
+    pack: bool = Field(False, description="compute sequences end to end without padding")
+    logit_rows: int = Field(
+        2048, ge=1, description="tokens whose logits exist at once; changes memory and speed, never the result"
     )
     patience: int = Field(3, ge=1, description="updates in a row whose gradient is not finite before the run stops")
 
@@ -123,6 +149,7 @@ class Config(Section):
         default_factory=OptimizerOptions, description="optimizer of the process reward model, where there is one"
     )
     update: UpdateSection = Field(default_factory=UpdateSection)
+    lora: LoraSection = Field(default_factory=LoraSection)
     eval: EvalSection = Field(default_factory=EvalSection)
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
     run: RunSection = Field(default_factory=RunSection)

@@ -8,12 +8,13 @@ gradient are not computed at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tinyzero import losses
+from tinyzero import losses, models
 from tinyzero.batching import Batch
 from tinyzero.config import OptimizerOptions
 from tinyzero.models import Backbone, ValueModel
@@ -22,27 +23,35 @@ from tinyzero.types import LossFunction, NonFiniteError
 Outputs = dict[str, Tensor]
 
 
-def policy_outputs(model: nn.Module, batch: Batch) -> Outputs:
+def policy_outputs(model: nn.Module, batch: Batch, logit_rows: int = 2048) -> Outputs:
     """Logprobs and entropy (B, T) of the tokens in the mask, under the batch's temperature; 0 elsewhere.
 
-    Logits exist only for masked columns, in fp32.
+    Logits exist only for masked columns, in fp32, and at most `logit_rows` of them at a time.
     """
     assert isinstance(model, Backbone)
-    hidden = model.hidden(batch.tokens)[:, :-1][batch.mask]  # (N, D)
-    logits = model.lm.lm_head(hidden).float() / batch.temperature
-    logprobs = logits.log_softmax(-1).gather(-1, batch.tokens[:, 1:][batch.mask][:, None]).squeeze(-1)
-    return {"logprobs": _scatter(logprobs, batch.mask), "entropy": _scatter(losses.entropy(logits), batch.mask)}
+    hidden = model.hidden(batch.tokens, batch.lengths)[:, :-1][batch.mask]  # (N, D)
+    targets = batch.tokens[:, 1:][batch.mask]
+    if len(hidden) <= logit_rows and hidden.dtype == torch.float32:
+        logits = model.logits_of(hidden) / batch.temperature
+        logprobs = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
+        entropy = losses.entropy(logits)
+    else:
+        head = model.head
+        logprobs, entropy = losses.chosen_logprobs(
+            hidden, head.weight, head.bias, targets, batch.temperature, logit_rows
+        )
+    return {"logprobs": _scatter(logprobs, batch.mask), "entropy": _scatter(entropy, batch.mask)}
 
 
 def value_outputs(model: nn.Module, batch: Batch) -> Outputs:
     """Values (B, T): what the critic expects before each token is chosen."""
     assert isinstance(model, ValueModel)
-    return {"values": model.values(batch.tokens)[:, :-1]}
+    return {"values": model.values(batch.tokens, batch.lengths)[:, :-1]}
 
 
 def _scatter(found: Tensor, mask: Tensor) -> Tensor:
     """(N,) values of the masked places back into (B, T)."""
-    return torch.zeros(mask.shape, dtype=found.dtype).masked_scatter(mask, found)
+    return torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(mask, found)
 
 
 class TorchLearner:
@@ -56,29 +65,52 @@ class TorchLearner:
         total_updates: int = 1,
         micro_tokens: int = 8192,
         patience: int = 3,
+        park: bool = False,
     ) -> None:
-        """`options` None freezes the model. `total_updates` ends a linear schedule. `patience` is how many
-        updates in a row may have a gradient that is not finite before NonFiniteError is raised."""
+        """`options` None freezes the model; else its parameters that require a gradient are trained. `total_updates`
+        ends a linear schedule. `patience` is how many updates in a row may have a gradient that is not finite before
+        NonFiniteError is raised. With `park` the model is in CPU memory while it is not used."""
         self.model, self.outputs, self.micro_tokens, self.patience = model, outputs, micro_tokens, patience
         self.bad_in_a_row = self.steps = 0  # steps: of the optimizer, those skipped included
         self.options, self.total_updates = options, total_updates
-        self.trained = [p for p in model.parameters() if options is not None]
-        model.requires_grad_(options is not None)
+        self.device = next(model.parameters()).device
+        self.park = park
+        if options is None:
+            model.requires_grad_(False)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.names, self.trained = list(trained), list(trained.values())
+        self.masters: list[Tensor] = []
         self.optimizer: torch.optim.Optimizer | None = None
         if options is not None:
+            self.masters = [master_of(p, options.offload) for p in self.trained]
             betas = (options.beta1, options.beta2)
             self.optimizer = torch.optim.AdamW(
-                self.trained, lr=options.learning_rate, betas=betas, weight_decay=options.weight_decay, fused=True
+                self.masters, lr=options.learning_rate, betas=betas, weight_decay=options.weight_decay, fused=True
             )
+        if park:
+            self.model.to("cpu")
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:
         """Logprobs or values (B, T) of every row, without gradient."""
         found = torch.zeros(batch.mask.shape)
-        for rows, part in batch.micro_batches(self.micro_tokens, skip_idle=False):
-            out = self.outputs(self.model, part)
-            found[rows, : part.mask.shape[1]] = out["logprobs"] if "logprobs" in out else out["values"]
+        with self._in_place():
+            for rows, part in batch.micro_batches(self.micro_tokens, skip_idle=False):
+                out = self.outputs(self.model, part.to(self.device))
+                found[rows, : part.mask.shape[1]] = (out["logprobs"] if "logprobs" in out else out["values"]).cpu()
         return found
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """The model where it computes; a parked one goes back to CPU memory afterwards."""
+        if not self.park:
+            yield
+            return
+        self.model.to(self.device)
+        try:
+            yield
+        finally:
+            self.model.to("cpu")
 
     def update(self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1) -> dict[str, float]:
         """Optimizer steps on `batch`, split in order into `minibatches`, `epochs` times over.
@@ -90,11 +122,12 @@ class TorchLearner:
         norms: list[float] = []
         shares: list[float] = []  # each micro-batch's share of its step's loss
         skipped, before, learning_rate = 0, self.steps, self._learning_rate()
-        for _ in range(epochs):
-            for rows in torch.arange(batch.size).tensor_split(min(minibatches, batch.size)):
-                norm = self._step(batch.select(rows) if minibatches > 1 else batch, loss, sums, shares)
-                skipped += norm is None
-                norms += [norm] if norm is not None else []
+        with self._in_place():
+            for _ in range(epochs):
+                for rows in torch.arange(batch.size).tensor_split(min(minibatches, batch.size)):
+                    norm = self._step(batch.select(rows) if minibatches > 1 else batch, loss, sums, shares)
+                    skipped += norm is None
+                    norms += [norm] if norm is not None else []
         metrics = {name: total / count if count else 0.0 for name, (total, count) in sums.items()}
         metrics["loss"] = sum(shares) / (self.steps - before)
         metrics["grad_norm"] = sum(norms) / len(norms) if norms else float("nan")
@@ -109,6 +142,7 @@ class TorchLearner:
         totals = batch.totals()
         self.optimizer.zero_grad(set_to_none=True)
         for _, part in batch.micro_batches(self.micro_tokens):
+            part = part.to(self.device)
             scalar, metrics = loss(self.outputs(self.model, part), part, totals)
             scalar.backward()
             shares.append(scalar.item())
@@ -116,12 +150,13 @@ class TorchLearner:
                 entry = sums.setdefault(name, [0.0, 0.0])
                 entry[0] += float(total)
                 entry[1] += float(count)
-        norm = float(nn.utils.clip_grad_norm_(self.trained, self.options.grad_clip))
+        norm = float(nn.utils.clip_grad_norm_(self.masters, self.options.grad_clip))
         finite = norm == norm and abs(norm) != float("inf")
         if finite:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate()
             self.optimizer.step()
+            self._take_masters()
         self.steps += 1
         self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
         if self.bad_in_a_row >= self.patience:
@@ -137,10 +172,19 @@ class TorchLearner:
         """Count `updates` that were not taken, so that a schedule goes on with the run."""
         self.steps += updates
 
+    @torch.no_grad()
+    def _take_masters(self) -> None:
+        """Low-precision or distant weights become the rounded masters; elsewhere the two are one."""
+        for parameter, master in zip(self.trained, self.masters, strict=True):
+            if master is not parameter:
+                parameter.copy_(master)
+
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights under their Hugging Face names."""
-        model = self.model.lm if isinstance(self.model, Backbone) else self.model
-        yield from model.state_dict().items()
+        """Weights under their Hugging Face names, adapters merged."""
+        if isinstance(self.model, Backbone):
+            yield from models.named_weights(self.model)
+        else:
+            yield from self.model.state_dict().items()
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -150,20 +194,47 @@ class TorchLearner:
             own[name].copy_(tensor)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything `update` depends on."""
+        """Everything `update` depends on that it changes; the weights of a frozen model."""
         return {
-            "model": self.model.state_dict(),
+            "model": {name: weight.detach() for name, weight in self._kept().items()},
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "steps": self.steps,
             "bad_in_a_row": self.bad_in_a_row,
         }
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.model.load_state_dict(state["model"])
+        for name, weight in self._kept().items():
+            weight.copy_(state["model"][name])
         if self.optimizer:
+            self._take_masters()
             self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.bad_in_a_row = state["steps"], state["bad_in_a_row"]
+
+    def _kept(self) -> dict[str, Tensor]:
+        """What a checkpoint needs: the masters of what is trained, or a frozen model's weights."""
+        return dict(zip(self.names, self.masters, strict=True)) or dict(self.model.named_parameters())
+
+
+def master_of(parameter: nn.Parameter, offload: bool) -> Tensor:
+    """What the optimizer moves: the parameter itself where it is fp32 and stays where it is, else an fp32 copy.
+
+    A copy's gradient is the sum, in fp32, of what each backward pass hands over; the parameter keeps none.
+    """
+    device = torch.device("cpu") if offload else parameter.device
+    if parameter.dtype == torch.float32 and parameter.device == device:
+        return parameter
+    master = parameter.detach().to(device, torch.float32, copy=True).requires_grad_()
+
+    def hand_over(p: Tensor) -> None:
+        assert p.grad is not None
+        gradient = p.grad.to(device, torch.float32)
+        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        p.grad = None
+
+    parameter.register_post_accumulate_grad_hook(hand_over)
+    return master
 
 
 def rate(options: OptimizerOptions, step: int, total: int) -> float:

@@ -5,7 +5,7 @@ Pure functions on tensors. Shapes: B sequences, T tokens, V vocabulary. The per-
 square at infinity, times the zero that `aggregate` sends back, is NaN.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -189,3 +189,81 @@ def entropy(logits: Tensor) -> Tensor:
     """
     logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(dim=-1)
+
+
+def chosen_logprobs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, rows: int
+) -> tuple[Tensor, Tensor]:
+    """Logprob of each target under softmax((hidden weightᵀ + bias) / temperature), and that softmax's entropy.
+
+    hidden (N, D), weight (V, D), bias (V,) or None, targets (N,) -> (N,), (N,), both fp32, with gradients to hidden,
+    weight and bias. At most `rows` rows of logits exist at a time, forward and backward: with a vocabulary of 151,936
+    they would otherwise be most of the memory. They are made in fp32 whatever the precision of the inputs, and
+    computed once more backward; the weight's gradient is summed in fp32.
+    """
+    logprobs, entropy = _ChosenLogprobs.apply(hidden, weight, bias, targets, temperature, rows)
+    return logprobs, entropy
+
+
+class _ChosenLogprobs(torch.autograd.Function):
+    """d logprob / d logits = onehot - p and d entropy / d logits = -p (log p + entropy), a chunk of rows at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, rows: int
+    ) -> tuple[Tensor, Tensor]:
+        logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
+        entropy = torch.empty_like(logprobs)
+        for part in _parts(len(hidden), rows):
+            found = fp32_logits(hidden[part], weight, bias).div_(temperature).log_softmax(-1)
+            logprobs[part] = found.gather(-1, targets[part, None]).squeeze(-1)
+            entropy[part] = -torch.linalg.vecdot(found.exp(), found.clamp(min=torch.finfo(found.dtype).min))
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy)
+        ctx.temperature, ctx.rows = temperature, rows
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, entropy = ctx.saved_tensors
+        to_logprobs, to_entropy = grads
+        to_hidden = torch.empty_like(hidden)
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        to_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        for part in _parts(len(hidden), ctx.rows):
+            logp = fp32_logits(hidden[part], weight, bias).div_(ctx.temperature).log_softmax(-1)
+            p = logp.exp()
+            logp = logp.clamp_(min=torch.finfo(logp.dtype).min).add_(entropy[part, None])
+            d = p.mul_(logp.mul_(-to_entropy[part, None]).sub_(to_logprobs[part, None]))
+            d.scatter_add_(-1, targets[part, None], to_logprobs[part, None])
+            d.div_(ctx.temperature)
+            low = d.to(weight.dtype)
+            to_hidden[part] = low @ weight
+            if to_weight is not None:
+                to_weight += fp32_product(low.T, hidden[part])
+            if to_bias is not None:
+                to_bias += d.sum(0)
+        return (
+            to_hidden,
+            None if to_weight is None else to_weight.to(weight.dtype),
+            None if to_bias is None else to_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def fp32_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(N, D), (V, D), (V,) or None -> (N, V) in fp32: products of low-precision numbers, never rounded to it again."""
+    logits = fp32_product(hidden, weight.T)
+    return logits if bias is None else logits + bias
+
+
+def fp32_product(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product in fp32, whatever the precision of (N, K) and (K, M)."""
+    if a.dtype == torch.float32:
+        return a @ b
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+
+
+def _parts(length: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, length, size)]

@@ -8,13 +8,18 @@ a CPU than the fused kernel's) and the sampler's cache (pre-allocated, written i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AddedToken,
     AttentionInterface,
@@ -25,8 +30,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     Qwen2Tokenizer,
 )
-from transformers.masking_utils import eager_mask
 
+from tinyzero.losses import fp32_logits
 from tinyzero.types import Prompt, UserError
 
 BUNDLED = ("tiny", "tiny-multiplication")
@@ -55,11 +60,66 @@ def grouped_attention(
     _refuse_other_attention(key.shape[2], more)
     B, H, Q, D = query.shape
     G, K = key.shape[1], key.shape[2]
+    if packing := more.get("packing"):
+        return packed_attention(query, key, value, packing, scaling), None
+    if query.is_cuda:
+        return fused_attention(query, key, value, attention_mask, scaling), None
+    if attention_mask is None and Q > 1:
+        attention_mask = causal_mask(Q, query.dtype)
     query = (query * scaling).view(B, G, H // G, Q, D)
     # a block of queries needs the keys up to its end only: half of a causal square is never computed
     blocks = [slice(i, min(i + QUERY_BLOCK, Q)) for i in range(0, Q, QUERY_BLOCK)]
     out = [_attend(query[..., b, :], key, value, attention_mask, b, K - Q + b.stop) for b in blocks]
     return torch.cat(out, dim=3).view(B, H, Q, D).transpose(1, 2), None
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """The same by PyTorch's fused kernels, which are the fastest on CUDA; without a mask it is causal."""
+    grouped, causal = query.shape[1] != key.shape[1], mask is None and query.shape[2] > 1
+    found = scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scaling, enable_gqa=grouped)
+    return found.transpose(1, 2)
+
+
+class Packing(NamedTuple):
+    """Sequences end to end in one row, none of which sees another."""
+
+    lengths: list[int]
+    blocks: BlockMask | None
+    """On CUDA: which of the row's blocks see which, for flex attention."""
+
+
+def packing_of(lengths: list[int], device: torch.device) -> Packing:
+    """For sequences of these lengths."""
+    return Packing(lengths, blocks_of(lengths, device) if device.type == "cuda" else None)
+
+
+def blocks_of(lengths: list[int], device: torch.device) -> BlockMask:
+    """Causal within each sequence and nothing across."""
+    document = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(lengths, device=device))
+
+    def seen(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (document[q] == document[k]) & (q >= k)
+
+    return create_block_mask(seen, None, None, len(document), len(document), device=device)
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
+    """Causal attention within each sequence: (1, H, L, D), (1, G, L, D) twice -> (1, L, H, D).
+
+    On a CPU each sequence by itself, so nothing is computed that is masked; on CUDA flex attention's blocks.
+    """
+    if packing.blocks is not None:
+        grouped = query.shape[1] != key.shape[1]
+        flex = compiled_flex() if query.is_cuda else flex_attention
+        return flex(query, key, value, block_mask=packing.blocks, scale=scaling, enable_gqa=grouped).transpose(1, 2)
+    runs = zip(*(x.split(packing.lengths, dim=2) for x in (query, key, value)), strict=True)
+    found = [grouped_attention(nn.Identity(), q, k, v, None, scaling)[0] for q, k, v in runs]
+    return torch.cat(found, dim=1)
+
+
+@cache
+def compiled_flex() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=True)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rows: slice, seen: int) -> Tensor:
@@ -79,7 +139,7 @@ def _refuse_other_attention(length: int, options: dict[str, Any]) -> None:
 
 
 AttentionInterface.register("tinyzero", grouped_attention)
-AttentionMaskInterface.register("tinyzero", eager_mask)  # where a model makes its own mask, it is additive and causal
+AttentionMaskInterface.register("tinyzero", lambda **_: None)  # where a model would make its own mask: causal
 
 
 def causal_mask(length: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -130,9 +190,20 @@ class Backbone(nn.Module):
 
     lm: Any  # transformers gives its models no common type that has their parts
 
-    def __init__(self, lm: nn.Module) -> None:
+    def __init__(self, lm: nn.Module, pack: bool = False) -> None:
+        """With `pack`, `hidden` computes rows end to end where it is told their lengths."""
         super().__init__()
-        self.lm = lm
+        self.lm, self.pack = lm, pack
+
+    @property
+    def core(self) -> Any:
+        """The model without its head."""
+        return self.lm.base_model
+
+    @property
+    def head(self) -> Any:
+        """The linear layer from hidden states to logits."""
+        return self.lm.get_output_embeddings()
 
     @property
     def config(self) -> Any:
@@ -151,14 +222,30 @@ class Backbone(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """Last hidden states (B, T, D) of right-padded tokens (B, T)."""
-        mask = causal_mask(tokens.shape[1], self.dtype).to(tokens.device)
-        return self.lm.model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+    def hidden(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Last hidden states (B, T, D) of right-padded tokens (B, T), of which the first `lengths` (B,) are real."""
+        if self.pack and lengths is not None:
+            return self._packed(tokens, lengths.tolist())
+        mask = None if tokens.is_cuda else causal_mask(tokens.shape[1], self.dtype)
+        return self.core(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def _packed(self, tokens: Tensor, lengths: list[int]) -> Tensor:
+        """`hidden` of the real tokens only, in one row; zeros in the padding."""
+        row = torch.cat([tokens[i, :n] for i, n in enumerate(lengths)])[None]
+        positions = torch.cat([torch.arange(n, device=tokens.device) for n in lengths])[None]
+        found = self.core(
+            input_ids=row, position_ids=positions, use_cache=False, packing=packing_of(lengths, tokens.device)
+        ).last_hidden_state[0]
+        rows = pad_sequence(found.split(lengths), batch_first=True)
+        return nn.functional.pad(rows, (0, 0, 0, tokens.shape[1] - rows.shape[1]))
+
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """fp32 logits (..., V) of hidden states (..., D), without gradient to low-precision weights."""
+        return fp32_logits(hidden.flatten(0, -2), self.head.weight, self.head.bias).unflatten(0, hidden.shape[:-1])
 
     def logits(self, tokens: Tensor) -> Tensor:
         """fp32 logits (B, T, V) of right-padded tokens (B, T); column t predicts token t+1."""
-        return self.lm.lm_head(self.hidden(tokens)).float()
+        return self.logits_of(self.hidden(tokens))
 
     def step(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         """Hidden states (B, Q, D) of the next tokens (B, Q), which extend `cache`."""
@@ -166,7 +253,7 @@ class Backbone(nn.Module):
         columns = torch.arange(cache.column, end, device=tokens.device)
         ahead = torch.arange(end, device=tokens.device) > columns[:, None]  # (Q, end)
         mask = cache.mask[:, None, None, :end].masked_fill(ahead, torch.finfo(cache.mask.dtype).min)
-        hidden = self.lm.model(
+        hidden = self.core(
             input_ids=tokens,
             position_ids=(columns - cache.pads[:, None]).clamp(min=0),
             attention_mask=mask,
@@ -187,10 +274,11 @@ class ValueModel(nn.Module):
         self.head = nn.Linear(backbone.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.head.to(backbone.device)  # in fp32 whatever the backbone's precision
 
-    def values(self, tokens: Tensor) -> Tensor:
+    def values(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, T): column t is the value of the state after reading token t."""
-        return self.head(self.backbone.hidden(tokens)).squeeze(-1).float()
+        return self.head(self.backbone.hidden(tokens, lengths).float()).squeeze(-1)
 
 
 def locate(name: str) -> str:
@@ -198,9 +286,14 @@ def locate(name: str) -> str:
     return str(ASSETS / name) if name in BUNDLED else name
 
 
-def load_model(name: str, dtype: torch.dtype = torch.float32) -> Backbone:
+def load_model(
+    name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", pack: bool = False, recompute: bool = False
+) -> Backbone:
     """Load a model from a folder or the hub. Raises UserError where it is missing, empty, corrupt or of a kind
-    that cannot be run here."""
+    that cannot be run here.
+
+    `pack` computes rows end to end; `recompute` keeps each layer's input for the backward pass and nothing else.
+    """
     path = _checked(locate(name))
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -220,20 +313,64 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> Backbone:
         raise UserError(
             f"{name!r} is not whole: {len(strange)} weights are missing or of another shape, first {strange[0]}"
         )
-    model = Backbone(lm.eval())
+    model = Backbone(lm.eval().to(device), pack)
     if not _runs_right(model):
         raise UserError(f"cannot run {name!r}: models of type {lm.config.model_type} are not supported")
+    if pack and not _packs_right(model):
+        raise UserError(f"models of type {lm.config.model_type} cannot be packed: set update.pack to false")
+    if recompute:
+        recompute_layers(model)
     return model
 
 
 @torch.no_grad()
 def _runs_right(model: Backbone) -> bool:
     """Whether `logits` is what the model itself computes: some scale or cap them, or name their parts otherwise."""
-    tokens = torch.arange(4)[None] % model.config.vocab_size
+    tokens = torch.arange(4, device=model.device)[None] % model.config.vocab_size
     try:
-        return torch.allclose(model.logits(tokens), model.lm(tokens).logits.float(), rtol=1e-2, atol=1e-2)
-    except (AttributeError, UserError):
+        ours = model.logits(tokens)
+        model.lm.set_attn_implementation("eager")
+        theirs = model.lm(tokens).logits.float()
+        model.lm.set_attn_implementation("tinyzero")
+    except (AttributeError, TypeError, ValueError, LookupError, UserError):
         return False
+    return bool((ours - theirs).norm() < 0.05 * theirs.norm())  # bf16 rounds by a hundredth
+
+
+@torch.no_grad()
+def _packs_right(model: Backbone) -> bool:
+    """Whether sequences end to end do not see each other: a model that drops what it is told of them would let them."""
+    tokens = torch.arange(8, device=model.device).view(2, 4) % model.config.vocab_size
+    try:
+        packed = model.hidden(tokens, torch.tensor([4, 3]))
+    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError, UserError):
+        return False
+    alone = model.hidden(tokens)[1, :3]
+    return bool((packed[1, :3] - alone).norm() < 0.05 * alone.norm())
+
+
+def recompute_layers(model: Backbone) -> None:
+    """Activation checkpointing (arXiv:1604.06174): a layer's inside is computed again in the backward pass."""
+    count = model.config.num_hidden_layers
+    layers = next(m for m in model.core.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
+    for layer in layers:
+        layer.forward = partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    if not torch.is_grad_enabled():  # sampling and scoring keep nothing anyway
+        return forward(*given, **named)
+    return checkpoint(forward, *given, use_reentrant=False, **named)
+
+
+def pick_device(name: str) -> str:
+    """The device that `model.device` means on this machine. Raises UserError where it is not there."""
+    count = torch.cuda.device_count()
+    if name == "auto":
+        return "cuda" if count else "cpu"
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= count:
+        raise UserError(f"model.device is {name}, but torch sees {count} CUDA devices: use cpu or auto")
+    return name
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -255,7 +392,7 @@ def save_model(
     cast: dict[Any, Tensor] = {}  # tied weights stay one tensor, which is stored once
     state = {
         name: cast.setdefault((t.data_ptr(), t.shape), t.to(dtype or t.dtype).contiguous())
-        for name, t in model.lm.state_dict().items()
+        for name, t in named_weights(model)
     }
     model.lm.save_pretrained(folder, state_dict=state)
     if dtype is not None:
@@ -263,6 +400,26 @@ def save_model(
         config["dtype"] = str(dtype).removeprefix("torch.")
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(folder)
+
+
+def named_weights(model: Backbone) -> Iterator[tuple[str, Tensor]]:
+    """Weights under their Hugging Face names, with adapters merged into the layers that they belong to."""
+    layers = dict(model.lm.named_modules())
+    for name, tensor in model.lm.state_dict().items():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        if plain != name and plain.endswith(".weight"):
+            tensor = merged_weight(layers[plain.removesuffix(".weight")])
+        yield plain, tensor
+
+
+def merged_weight(layer: Any) -> Tensor:
+    """A linear layer's weight, with its adapter's product where it has one."""
+    if not hasattr(layer, "base_layer"):
+        return layer.weight
+    delta = layer.get_delta_weight("default")
+    return (layer.base_layer.weight.detach().float() + delta.detach().float()).to(layer.base_layer.weight.dtype)
 
 
 def build_model(config: dict[str, Any], seed: int) -> Backbone:

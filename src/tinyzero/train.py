@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tinyzero import checkpoint, metrics, models
+from tinyzero import checkpoint, lora, metrics, models
 from tinyzero.algorithms import load_algorithm
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Config, to_toml
@@ -40,6 +40,7 @@ from tinyzero.types import (
 )
 
 PREFIXES = {"policy": "", "critic": "value/", "prm": "prm/"}
+ROLES = ("policy", "critic", "prm", "reference")
 
 
 @dataclass
@@ -154,8 +155,9 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
             f"algorithm.overlong is {overlong}, more than rollout.max_tokens {config.rollout.max_tokens}: "
             "the penalty would begin before the answer"
         )
+    check_memory(config)
     found = checkpoint.load_latest(folder, console.note) if resume else None
-    policy = models.load_model(config.model.name)
+    policy = load(config, "policy")
     tokenizer = models.load_tokenizer(config.model.name)
     sampler = TorchSampler(
         policy,
@@ -169,19 +171,17 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         micro_tokens=config.update.micro_tokens,
         patience=config.update.patience,
     )
-    learners = {"policy": learner(policy, policy_outputs, config.optimizer)}
+    outputs = partial(policy_outputs, logit_rows=config.update.logit_rows)
+    learners = {"policy": learner(policy, outputs, config.optimizer)}
+    beside = partial(learner, park=config.model.park)
     for role in algorithm.roles:
-        model = models.load_model(config.model.name)
+        model = load(config, role, None if role == "reference" and option(algorithm, "refresh") else policy)
         if role == "critic":
-            learners[role] = learner(models.ValueModel(model), value_outputs, config.critic)
+            learners[role] = beside(models.ValueModel(model), value_outputs, config.critic)
         elif role == "prm":
-            learners[role] = learner(model, policy_outputs, config.prm)
-        elif role == "reference":
-            learners[role] = learner(model, policy_outputs, None)
+            learners[role] = beside(model, outputs, config.prm)
         else:
-            raise UserError(
-                f"algorithm {config.algorithm.name} asks for a model {role!r}: known are critic, prm and reference"
-            )
+            learners[role] = beside(model, outputs, None)
     run = Run(
         config=config,
         folder=folder,
@@ -190,7 +190,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         learners=learners,
         sampler=sampler,
         encode=lambda prompt: models.encode_prompt(tokenizer, prompt),
-        save_model=lambda path: models.save_model(policy, tokenizer, path),
+        save_model=lambda path: save_policy(config, policy, tokenizer, path),
         console=console,
         started=started,
     )
@@ -203,6 +203,42 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     else:
         start_folder(run)
     return run
+
+
+def load(config: Config, role: str, owner: models.Backbone | None = None) -> models.Backbone:
+    """The model that plays a role, on its device; with adapters it shares the frozen weights of `owner`, if any."""
+    if role not in ROLES:
+        raise UserError(f"algorithm {config.algorithm.name} asks for a model {role!r}: known are {', '.join(ROLES)}")
+    m = config.model
+    model = models.load_model(
+        m.name, getattr(torch, m.dtype), models.pick_device(m.device), config.update.pack, m.checkpointing
+    )
+    if config.lora.rank:
+        if role == "reference":
+            model.requires_grad_(False)
+        else:
+            lora.add_adapter(model, config.lora)
+        if owner is not None:
+            lora.share_frozen(model, owner)
+    return model
+
+
+def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: Path) -> None:
+    """The model as anybody loads it; with adapters these too, apart."""
+    models.save_model(policy, tokenizer, path)
+    if config.lora.rank:
+        lora.save_adapter(policy, config.lora, path / lora.FOLDER, config.model.name)
+
+
+def check_memory(config: Config) -> None:
+    """Raise UserError where an option that saves memory would do nothing, or undo another."""
+    trained = {"optimizer": config.optimizer, "critic": config.critic, "prm": config.prm}
+    moved = [f"{name}.offload" for name, section in trained.items() if section.offload]
+    moved += ["model.park"] if config.model.park else []
+    if moved and models.pick_device(config.model.device) == "cpu":
+        raise UserError(f"{moved[0]} moves things to CPU memory, where a run on a CPU has them: leave it out")
+    if config.model.park and config.lora.rank:
+        raise UserError("model.park moves weights that lora.rank lets all models share: leave one of them out")
 
 
 def check_problems(run: Run, context: int) -> None:

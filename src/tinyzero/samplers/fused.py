@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinyzero.models import Backbone, KeyValueCache
+from tinyzero.models import Backbone, KeyValueCache, merged_weight
 
 KINDS = ("qwen2", "llama")
 
@@ -80,7 +80,9 @@ class FusedStep:
 def fused_step(model: Backbone) -> FusedStep | None:
     """The step for `model`, or None where it would not be the model's own: by its kind, device or precision."""
     config = model.config
-    plain = config.model_type in KINDS and config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
+    if config.model_type not in KINDS:
+        return None
+    plain = config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
     windowed = getattr(config, "use_sliding_window", False)
     growing = config.rope_parameters["rope_type"] in ("dynamic", "longrope")  # its frequencies depend on the length
     if not plain or windowed or growing or model.device.type != "cpu" or model.dtype != torch.float32:
@@ -93,12 +95,12 @@ def _layer(block: Any) -> Layer:
     projections = (a.q_proj, a.k_proj, a.v_proj)
     return Layer(
         norm=block.input_layernorm.weight,
-        qkv=torch.cat([p.weight for p in projections]),
+        qkv=torch.cat([merged_weight(p) for p in projections]),
         qkv_bias=torch.cat([p.bias for p in projections]) if a.q_proj.bias is not None else None,
-        out=a.o_proj.weight,
+        out=merged_weight(a.o_proj),
         out_bias=a.o_proj.bias,
         mlp_norm=block.post_attention_layernorm.weight,
-        gate=m.gate_proj.weight,
-        up=m.up_proj.weight,
-        down=m.down_proj.weight,
+        gate=merged_weight(m.gate_proj),
+        up=merged_weight(m.up_proj),
+        down=merged_weight(m.down_proj),
     )

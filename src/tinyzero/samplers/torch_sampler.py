@@ -194,12 +194,12 @@ class TorchSampler:
         ids = torch.tensor([[*[0] * (width - len(p)), *p] for p in prompts], device=device)
         pads = torch.tensor([width - len(p) for p in prompts])
         cache = KeyValueCache(model.config, pads, width + max_tokens, model.dtype, device)
-        return model.lm.lm_head(model.step(ids, cache)[:, -1]).float(), cache
+        return model.logits_of(model.step(ids, cache)[:, -1]), cache
 
     def _next(self, token: Tensor, cache: KeyValueCache, fused: FusedStep | None) -> Tensor:
         """Read one token a row; logits (B, V) of the one after."""
         hidden = fused(token, cache) if fused is not None else self.model.step(token[:, None], cache)[:, -1]
-        return self.model.lm.lm_head(hidden).float()
+        return self.model.logits_of(hidden)
 
     def _finished(self, token: Tensor, tokens: Tensor, live: Tensor, t: int, stop: tuple[str, ...]) -> Tensor:
         """Which live rows ended with this token: an end token, or one that completes a stop string."""

@@ -1,0 +1,330 @@
+"""Any causal LM from a folder: families, precisions, shards; packing, recomputing, adapters; and training on them."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import folders
+import pytest
+import torch
+from folders import FAMILIES
+from test_learner import NO_CLIP, rollouts
+from torch.nn.attention.flex_attention import flex_attention
+from transformers import AutoModelForCausalLM
+
+from tinyzero import config, lora, models, train
+from tinyzero.algorithms._options import PolicyOptions
+from tinyzero.algorithms._policy import policy_loss
+from tinyzero.batching import Batch, collate
+from tinyzero.config import LoraSection, OptimizerOptions
+from tinyzero.learner import TorchLearner, policy_outputs
+from tinyzero.models import Backbone
+from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.types import SamplingParams, UserError
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("families")
+    return {name: str(folders.write(root / name, name)) for name in FAMILIES}
+
+
+def padded(lengths: tuple[int, ...] = (9, 140, 3), vocabulary: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(1, vocabulary, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0))
+    for i, n in enumerate(lengths):
+        tokens[i, n:] = 0
+    return tokens, torch.tensor(lengths)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_computes_what_transformers_does(family: str, written: dict[str, str]) -> None:
+    model, reference = models.load_model(written[family]), AutoModelForCausalLM.from_pretrained(written[family])
+    tokens, lengths = padded()
+    logits = model.logits(tokens)
+    for i, n in enumerate(lengths.tolist()):
+        expected = reference(tokens[i : i + 1, :n]).logits[0]
+        torch.testing.assert_close(logits[i, :n], expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_equals_padded_in_value_and_gradient(family: str, written: dict[str, str]) -> None:
+    tokens, lengths = padded()
+    real = torch.arange(tokens.shape[1]) < lengths[:, None]
+    found = []
+    for pack in (False, True):
+        model = models.load_model(written[family], pack=pack)
+        hidden = model.hidden(tokens, lengths)
+        weight = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
+        (hidden * weight)[real].sum().backward()
+        found.append((hidden.detach()[real], [p.grad for p in model.core.parameters()]))
+    torch.testing.assert_close(found[1][0], found[0][0], atol=2e-5, rtol=1e-5)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_a_packed_token_sees_its_own_sequence_only(written: dict[str, str]) -> None:
+    model = models.load_model(written["qwen2"], pack=True)
+    tokens, lengths = padded((5, 6))
+    before = model.hidden(tokens, lengths)
+    changed = tokens.clone()
+    changed[0] = (changed[0] + 7) % 400
+    after = model.hidden(changed, lengths)
+    assert torch.equal(before[1], after[1])
+    assert not torch.allclose(before[0], after[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*flex_attention.*")
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
+def test_the_ways_to_attend_agree(heads: tuple[int, int]) -> None:
+    """What a GPU uses (fused kernels, flex attention's blocks) against what a CPU does."""
+    lengths, generator = [5, 40, 1, 90], torch.Generator().manual_seed(0)
+    total, (H, G) = sum(lengths), heads
+    query, key, value = (torch.randn(1, n, total, 16, generator=generator) for n in (H, G, G))
+    ours, _ = models.grouped_attention(torch.nn.Identity(), query, key, value, None, 0.3)
+    torch.testing.assert_close(models.fused_attention(query, key, value, None, 0.3), ours, atol=1e-5, rtol=1e-5)
+    each = models.packed_attention(query, key, value, models.packing_of(lengths, torch.device("cpu")), 0.3)
+    blocks = models.blocks_of(lengths, torch.device("cpu"))
+    flex = flex_attention(query, key, value, block_mask=blocks, scale=0.3, enable_gqa=H != G)
+    torch.testing.assert_close(flex.transpose(1, 2), each, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(each, ours, atol=1e-2)
+
+
+def test_a_model_that_drops_what_it_is_told_of_packing_is_refused(
+    written: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = models.grouped_attention
+
+    def forgetful(*given: Any, packing: Any = None, **more: Any) -> Any:
+        return forward(*given, **more)
+
+    monkeypatch.setitem(models.AttentionInterface._global_mapping, "tinyzero", forgetful)
+    models.load_model(written["qwen2"])
+    with pytest.raises(UserError, match="cannot be packed"):
+        models.load_model(written["qwen2"], pack=True)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_recomputing_layers_saves_memory_and_changes_nothing(family: str, written: dict[str, str]) -> None:
+    tokens, lengths = padded()
+    gradients, kept = [], []
+    for recompute in (False, True):
+        model = models.load_model(written[family], pack=True, recompute=recompute)
+        sizes: list[int] = []
+
+        def note(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            hidden = model.hidden(tokens, lengths)
+        kept.append(sum(sizes))
+        hidden.square().sum().backward()
+        gradients.append([p.grad for p in model.core.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < 0.3 * kept[0], "of each layer only its input is kept"
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_bf16_in_shards_is_loaded_and_trained(family: str, tmp_path: Path) -> None:
+    folder = folders.write(tmp_path / "model", family, torch.bfloat16, shards=True)
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    model = models.load_model(str(folder), torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert model.logits(torch.arange(5)[None]).dtype == torch.float32
+    batch = advantaged()
+    learner = TorchLearner(model, policy_outputs, OptimizerOptions(learning_rate=1e-3))
+    learned = learner.update(batch, loss)
+    assert learned["grad_norm"] > 0
+    for parameter, master in zip(learner.trained, learner.masters, strict=True):
+        assert (parameter.dtype, master.dtype) == (torch.bfloat16, torch.float32)
+        assert torch.equal(parameter, master.to(torch.bfloat16)), "the weights are the rounded masters"
+
+
+def advantaged(temperature: float = 1.0) -> Batch:
+    batch = collate(rollouts(), temperature, 16)
+    generator = torch.Generator().manual_seed(5)
+    return copy.copy(batch).__class__(
+        **{**batch.__dict__, "advantages": torch.randn(batch.mask.shape, generator=generator) * batch.mask}
+    )
+
+
+def loss(outputs: Any, batch: Batch, totals: Any) -> Any:
+    return policy_loss(outputs, batch, totals, PolicyOptions(entropy=0.01))
+
+
+def test_steps_too_small_for_bf16_are_kept_in_the_masters(tmp_path: Path) -> None:
+    """A weight near 1 moves in bf16 by 0.0078 at least: a step of 1e-4 would be lost each time."""
+    folder = str(folders.write(tmp_path / "model", "llama"))
+    whole = TorchLearner(models.load_model(folder), policy_outputs, OptimizerOptions(learning_rate=1e-4))
+    low = TorchLearner(models.load_model(folder, torch.bfloat16), policy_outputs, OptimizerOptions(learning_rate=1e-4))
+    before = [m.detach().clone() for m in low.masters]
+    batch = advantaged()
+    for _ in range(30):
+        whole.update(batch, loss)
+        low.update(batch, loss)
+    moved = torch.cat([(m - b).flatten() for m, b in zip(low.masters, before, strict=True)])
+    expected = torch.cat([(m - b).flatten() for m, b in zip(whole.masters, before, strict=True)])
+    assert torch.cosine_similarity(moved, expected, dim=0) > 0.9
+    norms = [p for n, p in low.model.named_parameters() if "layernorm" in n]
+    assert all(((p.float() - 1).abs() < 0.6).all() for p in norms)
+
+
+def test_a_low_precision_learner_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    folder = str(folders.write(tmp_path / "model", "qwen2"))
+
+    def fresh() -> TorchLearner:
+        model = models.load_model(folder, torch.bfloat16)
+        return TorchLearner(model, policy_outputs, OptimizerOptions(learning_rate=1e-3))
+
+    one, other, batch = fresh(), fresh(), advantaged()
+    one.update(batch, loss)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for learner in (one, other):
+        learner.update(batch, loss)
+    for a, b in zip([*one.masters, *one.trained], [*other.masters, *other.trained], strict=True):
+        assert torch.equal(a, b)
+
+
+class TestAdapters:
+    options = LoraSection(rank=4, alpha=8.0)
+
+    def adapted(self, folder: str, seed: int | None = 1) -> Backbone:
+        model = models.load_model(folder)
+        lora.add_adapter(model, self.options)
+        if seed is not None:  # products other than zero
+            generator = torch.Generator().manual_seed(seed)
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+        return model
+
+    @pytest.mark.parametrize("family", ["qwen2", "llama", "gpt2"])
+    def test_they_start_as_nothing_and_are_all_that_is_trained(self, family: str, written: dict[str, str]) -> None:
+        model, tokens = self.adapted(written[family], None), padded()[0]
+        assert torch.equal(model.logits(tokens), models.load_model(written[family]).logits(tokens))
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        assert trained
+        assert all("lora_" in name for name in trained)
+        learner = TorchLearner(model, policy_outputs, NO_CLIP.model_copy(update={"learning_rate": 1e-2}))
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        learner.update(advantaged(), loss)
+        learner.update(advantaged(), loss)
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, before[name]) == (name not in trained), name
+
+    @pytest.mark.parametrize("family", ["qwen2", "llama"])
+    def test_merged_weights_are_the_adapted_model(self, family: str, written: dict[str, str], tmp_path: Path) -> None:
+        model, tokens = self.adapted(written[family]), padded()[0]
+        models.save_model(model, folders.bpe(), tmp_path)
+        saved = models.load_model(str(tmp_path))
+        assert {n for n, _ in saved.lm.named_parameters()} == {
+            n for n, _ in models.load_model(written[family]).lm.named_parameters()
+        }
+        torch.testing.assert_close(saved.logits(tokens), model.logits(tokens), atol=1e-4, rtol=1e-4)
+
+    def test_the_adapter_alone_loads_with_peft(self, written: dict[str, str], tmp_path: Path) -> None:
+        from peft import PeftModel
+
+        model, tokens = self.adapted(written["qwen2"]), padded()[0]
+        lora.save_adapter(model, self.options, tmp_path, written["qwen2"])
+        theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(written["qwen2"]), str(tmp_path))
+        torch.testing.assert_close(theirs(tokens[1:2]).logits[0], model.logits(tokens)[1], atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("family", ["qwen2", "gpt2"])  # the first has a decode step of its own
+    def test_the_sampler_samples_from_the_adapted_model(self, family: str, written: dict[str, str]) -> None:
+        model, tokenizer = self.adapted(written[family]), folders.bpe()
+        sampler = TorchSampler(model, models.decoder(tokenizer), frozenset())
+        [[completion]] = sampler.generate([[5, 6, 7]], SamplingParams(max_tokens=12))
+        tokens = torch.tensor([[5, 6, 7, *completion.token_ids]])
+        logprobs = model.logits(tokens)[0, 2:-1].log_softmax(-1)
+        expected = logprobs.gather(-1, tokens[0, 3:, None]).squeeze(-1)
+        torch.testing.assert_close(torch.tensor(completion.sampled_logprobs), expected, atol=2e-5, rtol=1e-5)
+
+    def test_frozen_weights_are_held_once(self, written: dict[str, str]) -> None:
+        policy, critic = self.adapted(written["llama"]), models.ValueModel(self.adapted(written["llama"]))
+        reference = models.load_model(written["llama"]).requires_grad_(False)
+        before = reference.logits(padded()[0])
+        lora.share_frozen(reference, policy)
+        lora.share_frozen(critic.backbone, policy)
+        owned = {p.data_ptr() for p in policy.parameters()}
+        assert {p.data_ptr() for p in reference.parameters()} <= owned
+        apart = [n for n, p in critic.named_parameters() if p.data_ptr() not in owned]
+        assert apart
+        assert all("lora_" in n or n.startswith("head.") for n in apart)
+        assert torch.equal(reference.logits(padded()[0]), before), "the adapter is the policy's alone"
+
+    def test_a_name_that_no_layer_has(self, written: dict[str, str]) -> None:
+        with pytest.raises(UserError, match=r"lora.targets \['nowhere'\]"):
+            lora.add_adapter(models.load_model(written["qwen2"]), LoraSection(rank=2, targets=["nowhere"]))
+
+
+RUN = {
+    "steps": 3,
+    "rollout.prompts": 2,
+    "rollout.samples": 3,
+    "rollout.max_tokens": 24,
+    "optimizer.learning_rate": 1e-3,
+}
+RUN |= {"eval.every": 0, "eval.test_problems": 0, "checkpoint.every": 1, "update.micro_tokens": 512}
+RUN |= {"critic.learning_rate": 1e-3, "prm.learning_rate": 1e-3, "model.prompt": "base"}
+
+
+def trained(
+    folder: str, out: Path, steps: int | None = None, resume: bool = False, **more: Any
+) -> list[dict[str, Any]]:
+    overrides = RUN | {"model.name": folder, "model.device": "cpu"} | {k.replace("__", "."): v for k, v in more.items()}
+    overrides |= {"steps": steps} if steps else {}
+    train.train(config.resolve({}, overrides), out, resume)
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_clock(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in e.items() if not k.startswith(("time/", "memory/"))} for e in entries]
+
+
+@pytest.mark.parametrize(("algorithm", "rank"), [("grpo", 0), ("grpo", 4), ("ppo", 0), ("ppo", 4), ("prime", 4)])
+def test_a_run_on_a_folder_resumes_bit_for_bit(
+    algorithm: str, rank: int, written: dict[str, str], tmp_path: Path
+) -> None:
+    more = {"algorithm__name": algorithm, "lora__rank": rank, "update__pack": True, "model__dtype": "bfloat16"}
+    more |= {"algorithm__filter": "none"} if algorithm == "prime" else {}
+    whole = trained(written["qwen2"], tmp_path / "whole", **more)
+    trained(written["qwen2"], tmp_path / "halves", steps=2, **more)
+    halves = trained(written["qwen2"], tmp_path / "halves", resume=True, **more)
+    assert without_clock(whole) == without_clock(halves)
+    assert all(e["tokens/trained"] > 0 for e in whole)
+    final = tmp_path / "whole/checkpoints/step_000003/model"
+    assert (final / "adapter/adapter_model.safetensors").exists() == bool(rank)
+    models.load_model(str(final), torch.bfloat16)
+
+
+def test_packing_trains_the_same(written: dict[str, str], tmp_path: Path) -> None:
+    plain, packed = (
+        trained(written["llama3"], tmp_path / str(pack), steps=2, update__pack=pack) for pack in (False, True)
+    )
+    for a, b in zip(plain, packed, strict=True):
+        assert a["tokens/trained"] == b["tokens/trained"]
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"optimizer.offload": True}, "optimizer.offload moves things to CPU memory"),
+        ({"critic.offload": True}, "critic.offload moves things"),
+        ({"model.park": True}, "model.park moves things"),
+        ({"model.device": "cuda"}, "torch sees 0 CUDA devices: use cpu or auto"),
+        ({"model.device": "gpu"}, "model.device"),
+        ({"lora.rank": 2, "lora.targets": ["nowhere"]}, "lora.targets"),
+    ],
+)
+def test_an_option_that_cannot_be_is_a_line(
+    overrides: dict[str, Any], message: str, written: dict[str, str], tmp_path: Path
+) -> None:
+    if torch.cuda.is_available() and "cuda" in str(overrides):
+        pytest.skip("there is a GPU")
+    everything = RUN | {"model.name": written["qwen2"], "model.device": "cpu"} | overrides
+    with pytest.raises(UserError, match=message):
+        train.train(config.resolve({}, everything), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
