@@ -1,7 +1,7 @@
 """Recipes: TOML and command-line overrides become one typed, validated configuration. No torch.
 
 A recipe is a TOML file whose tables are the sections below. `--section.option value` overrides one
-entry, and `--seed --steps --task --algorithm` are short for the entries everybody changes. Choosing
+entry, and `--seed --steps --task --algorithm --sampler` are short for the entries everybody changes. Choosing
 another task or algorithm by name replaces the recipe's whole table for it, then overrides apply.
 """
 
@@ -60,6 +60,15 @@ class RolloutSection(Section):
     rows: int = Field(512, ge=1, description="completions decoded at once")
 
 
+class SamplerSection(Section):
+    name: Literal["auto", "torch", "vllm"] = Field(
+        "auto", description="torch (the learner's own weights), vllm (a copy in vLLM), or auto, which says why"
+    )
+    cache_gb: float = Field(
+        0.0, ge=0, description="vLLM's key-value cache; 0 for what rollout.rows completions of full length take"
+    )
+
+
 class OptimizerOptions(Section):
     """AdamW and its learning rate over the run."""
 
@@ -115,6 +124,7 @@ class Config(Section):
     algorithm: Named = Field(default_factory=lambda: Named(name="grpo"))
     model: ModelSection = Field(default_factory=ModelSection)
     rollout: RolloutSection = Field(default_factory=RolloutSection)
+    sampler: SamplerSection = Field(default_factory=SamplerSection)
     optimizer: OptimizerOptions = Field(default_factory=OptimizerOptions)
     critic: OptimizerOptions = Field(
         default_factory=OptimizerOptions, description="optimizer of the value model, where there is one"
@@ -142,7 +152,7 @@ class Config(Section):
         return self
 
 
-SHORT = {"seed": "seed", "steps": "steps", "task": "task.name", "algorithm": "algorithm.name"}
+SHORT = {"seed": "seed", "steps": "steps"} | {key: f"{key}.name" for key in ("task", "algorithm", "sampler")}
 
 
 def recipes() -> list[str]:

@@ -90,6 +90,12 @@ def causal_mask(length: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)[None, None]
 
 
+def cache_shape(config: Any) -> tuple[int, int]:
+    """(key-value heads, numbers a head) of a model's attention."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(heads), int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 class KeyValueCache:
     """Keys and values of sequences that are read in lock-step, allocated once and written in place.
 
@@ -99,9 +105,8 @@ class KeyValueCache:
 
     def __init__(self, config: Any, pads: Tensor, length: int, dtype: torch.dtype, device: torch.device) -> None:
         """`pads` (B,): columns before each row's first token; `length`: columns in all."""
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, len(pads), heads, length, head_dim)
+        heads, width = cache_shape(config)
+        shape = (config.num_hidden_layers, len(pads), heads, length, width)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.pads = pads.to(device)
@@ -142,6 +147,12 @@ class Backbone(nn.Module):
     def context(self) -> int:
         """The longest sequence the model takes, in tokens."""
         return int(self.config.max_position_embeddings)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Key-value cache of one token."""
+        heads, width = cache_shape(self.config)
+        return 2 * int(self.config.num_hidden_layers) * heads * width * self.dtype.itemsize
 
     @property
     def device(self) -> torch.device:

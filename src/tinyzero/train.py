@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from tinyzero import checkpoint, metrics, models
+from tinyzero import checkpoint, metrics, models, samplers
 from tinyzero.algorithms import load_algorithm
 from tinyzero.batching import Batch, collate
-from tinyzero.config import Config, to_toml
+from tinyzero.config import Config, Named, to_toml
 from tinyzero.evaluate import completion_metrics, distinct_problems, evaluate
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.rollouts import Collected, Cursor, collect
@@ -62,6 +62,11 @@ class Run:
     cpu: float = 0.0  # seconds of the processes before this one
     started: float = field(default_factory=time.perf_counter)
 
+    @property
+    def shared(self) -> bool:
+        """The sampler runs the very weights that the policy's learner trains."""
+        return self.config.sampler.name != "vllm"
+
 
 def train(config: Config, folder: Path, resume: bool = False, started: float | None = None) -> Path:
     """Train as `config` says in `folder`; returns the final checkpoint.
@@ -90,8 +95,9 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
             if not collected.refused:
                 with saved_if_broken(run, batch):
                     batch = run.algorithm.annotate(batch, run.learners)
+            gap = {} if collected.refused else mismatch(run, batch)
             clock.lap("annotate")
-            learned = update(run, batch, collected.refused)
+            learned = gap | update(run, batch, collected.refused)
             clock.lap("update")
             publish(run, version=step + 1)
             run.step = step + 1
@@ -157,12 +163,9 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = models.load_model(config.model.name)
     tokenizer = models.load_tokenizer(config.model.name)
-    sampler = TorchSampler(
-        policy,
-        models.decoder(tokenizer),
-        models.end_ids(tokenizer, policy),
-        config.rollout.rows,
-    )
+    config = settle(config, algorithm, policy, console.note)
+    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    sampler = make_sampler(config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy))
     learner = partial(
         TorchLearner,
         total_updates=config.steps * updates(config),
@@ -203,6 +206,35 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     else:
         start_folder(run)
     return run
+
+
+def settle(config: Config, algorithm: Algorithm, policy: models.Backbone, note: Callable[[str], None]) -> Config:
+    """`config` with the sampler that was chosen and, where it is not the learner itself, a correction for that."""
+    name, why = samplers.choose(config.sampler.name, policy)
+    if config.sampler.name == "auto":
+        note(f"sampler {name}: {why}")
+    config = config.model_copy(update={"sampler": config.sampler.model_copy(update={"name": name})})
+    unsaid = getattr(getattr(algorithm, "options", None), "correction", "") == "none"
+    if name == "torch" or not unsaid or "correction" in config.algorithm.options:
+        return config
+    note("vLLM's probabilities are not quite the learner's: --algorithm.correction truncate (none switches it off)")
+    corrected = config.algorithm.options | {"correction": "truncate"}
+    return config.model_copy(update={"algorithm": Named(name=config.algorithm.name, **corrected)})
+
+
+def make_sampler(
+    config: Config, policy: models.Backbone, decode: Callable[[Sequence[int]], str], end_ids: frozenset[int]
+) -> Sampler:
+    """The sampler that a settled `config` names."""
+    rows = config.rollout.rows
+    if config.sampler.name == "torch":
+        return TorchSampler(policy, decode, end_ids, rows)
+    from tinyzero.samplers.vllm_sampler import VllmSampler
+
+    # completions of full length, and room for the prompts, which their groups share
+    tokens = rows * max(config.rollout.max_tokens, config.eval_tokens) + policy.context
+    cache = int(config.sampler.cache_gb * 1e9) or tokens * policy.cache_bytes
+    return VllmSampler(models.locate(config.model.name), policy, decode, end_ids, rows, cache)
 
 
 def check_problems(run: Run, context: int) -> None:
@@ -253,6 +285,17 @@ def gather(run: Run) -> tuple[list[Group], Cursor, Collected]:
     )
 
 
+def mismatch(run: Run, batch: Batch) -> dict[str, float]:
+    """How far the sampler's logprobs are from the learner's, where these are known or not the same by design."""
+    old = batch.old_logprobs
+    if old is None or old is batch.sampled_logprobs:  # which stand for them where rows waited
+        if run.shared:
+            return {}
+        old = run.learners["policy"].score(batch)
+    gaps = (old - batch.sampled_logprobs)[batch.mask].abs()
+    return {"mismatch": float(gaps.mean()), "mismatch/max": float(gaps.max())}
+
+
 def update(run: Run, batch: Batch, refused: bool = False) -> dict[str, float]:
     """Train every trained model on the batch, unless `annotate` did, or none should be; metrics but the policy's are
     prefixed."""
@@ -284,8 +327,9 @@ def saved_if_broken(run: Run, batch: Batch, whose: str = "") -> Iterator[None]:
 
 
 def publish(run: Run, version: int) -> None:
-    """The sampler shares the policy's weights: only the version is told. Now and then the reference gets them too."""
-    run.sampler.load_weights((), version)
+    """Tell the sampler the version and, where it does not share the policy's weights, those. Now and then the
+    reference gets them too."""
+    run.sampler.load_weights(() if run.shared else run.learners["policy"].named_weights(), version)
     if (every := refresh(run)) and version % every == 0:
         run.learners["reference"].load_weights(run.learners["policy"].named_weights())
 
