@@ -12,9 +12,9 @@ import torch
 from tinyzero import config as configs
 from tinyzero import samplers
 from tinyzero.algorithms import load_algorithm
+from tinyzero.batching import collate
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.samplers.vllm_sampler import VllmSampler, fingerprint, stale_layers
-from tinyzero.batching import collate
 from tinyzero.train import make_sampler, mismatch, settle
 from tinyzero.types import Completion, Problem, Reward, Rollout, UserError
 
