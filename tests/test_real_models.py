@@ -187,7 +187,7 @@ def test_a_low_precision_learner_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 class TestAdapters:
-    options = LoraSection(rank=4, alpha=8.0)
+    options = LoraSection(rank=4, alpha=8)
 
     def adapted(self, folder: str, seed: int | None = 1) -> Backbone:
         model = models.load_model(folder)

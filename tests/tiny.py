@@ -37,3 +37,9 @@ def model(shape: str = "qwen2", seed: int = 0, layers: int = 2, width: int = 32,
 def sampler(made: Backbone, max_rows: int = 512) -> TorchSampler:
     decode = partial(tokenizer().decode, skip_special_tokens=False)
     return TorchSampler(made, decode, models.end_ids(tokenizer(), made), max_rows)
+
+
+def sampler_for(name: str, made: Backbone) -> TorchSampler:
+    """A torch sampler of `made` with the tokenizer of a bundled base."""
+    of_base = models.load_tokenizer(name)
+    return TorchSampler(made, models.decoder(of_base), models.end_ids(of_base, made))

@@ -1,7 +1,7 @@
 """Recipes: TOML and command-line overrides become one typed, validated configuration. No torch.
 
 A recipe is a TOML file whose tables are the sections below. `--section.option value` overrides one
-entry, and `--seed --steps --task --algorithm` are short for the entries everybody changes. Choosing
+entry, and `--seed --steps --task --algorithm --sampler` are short for the entries everybody changes. Choosing
 another task or algorithm by name replaces the recipe's whole table for it, then overrides apply.
 """
 
@@ -71,6 +71,15 @@ class RolloutSection(Section):
     rows: int = Field(512, ge=1, description="completions decoded at once")
 
 
+class SamplerSection(Section):
+    name: Literal["auto", "torch", "vllm"] = Field(
+        "auto", description="torch (the learner's own weights), vllm (a copy in vLLM), or auto, which says why"
+    )
+    cache_gb: float = Field(
+        0.0, ge=0, description="vLLM's key-value cache; 0 for what rollout.rows completions of full length take"
+    )
+
+
 class OptimizerOptions(Section):
     """AdamW and its learning rate over the run."""
 
@@ -91,7 +100,7 @@ class LoraSection(Section):
     """Low-rank adapters (arXiv:2106.09685): the weights stay, and small products beside them are trained."""
 
     rank: int = Field(0, ge=0, description="of the adapters of policy, critic and PRM; 0 trains every weight")
-    alpha: float = Field(32.0, gt=0, description="the adapters' product is scaled by this over the rank")
+    alpha: int = Field(32, ge=1, description="the adapters' product is scaled by this over the rank")
     targets: list[str] = Field(
         [], description="names of the layers that get one; empty for every linear layer but the head"
     )
@@ -141,6 +150,7 @@ class Config(Section):
     algorithm: Named = Field(default_factory=lambda: Named(name="grpo"))
     model: ModelSection = Field(default_factory=ModelSection)
     rollout: RolloutSection = Field(default_factory=RolloutSection)
+    sampler: SamplerSection = Field(default_factory=SamplerSection)
     optimizer: OptimizerOptions = Field(default_factory=OptimizerOptions)
     critic: OptimizerOptions = Field(
         default_factory=OptimizerOptions, description="optimizer of the value model, where there is one"
@@ -169,7 +179,7 @@ class Config(Section):
         return self
 
 
-SHORT = {"seed": "seed", "steps": "steps", "task": "task.name", "algorithm": "algorithm.name"}
+SHORT = {"seed": "seed", "steps": "steps"} | {key: f"{key}.name" for key in ("task", "algorithm", "sampler")}
 
 
 def recipes() -> list[str]:

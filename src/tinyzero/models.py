@@ -110,7 +110,7 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing
     """
     if packing.blocks is not None:
         grouped = query.shape[1] != key.shape[1]
-        flex = compiled_flex() if query.is_cuda else flex_attention
+        flex: Any = compiled_flex() if query.is_cuda else flex_attention
         return flex(query, key, value, block_mask=packing.blocks, scale=scaling, enable_gqa=grouped).transpose(1, 2)
     runs = zip(*(x.split(packing.lengths, dim=2) for x in (query, key, value)), strict=True)
     found = [grouped_attention(nn.Identity(), q, k, v, None, scaling)[0] for q, k, v in runs]
@@ -150,6 +150,12 @@ def causal_mask(length: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)[None, None]
 
 
+def cache_shape(config: Any) -> tuple[int, int]:
+    """(key-value heads, numbers a head) of a model's attention."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(heads), int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 class KeyValueCache:
     """Keys and values of sequences that are read in lock-step, allocated once and written in place.
 
@@ -159,9 +165,8 @@ class KeyValueCache:
 
     def __init__(self, config: Any, pads: Tensor, length: int, dtype: torch.dtype, device: torch.device) -> None:
         """`pads` (B,): columns before each row's first token; `length`: columns in all."""
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, len(pads), heads, length, head_dim)
+        heads, width = cache_shape(config)
+        shape = (config.num_hidden_layers, len(pads), heads, length, width)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.pads = pads.to(device)
@@ -213,6 +218,12 @@ class Backbone(nn.Module):
     def context(self) -> int:
         """The longest sequence the model takes, in tokens."""
         return int(self.config.max_position_embeddings)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Key-value cache of one token."""
+        heads, width = cache_shape(self.config)
+        return 2 * int(self.config.num_hidden_layers) * heads * width * self.dtype.itemsize
 
     @property
     def device(self) -> torch.device:

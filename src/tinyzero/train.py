@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from tinyzero import checkpoint, lora, metrics, models
+from tinyzero import checkpoint, lora, metrics, models, samplers
 from tinyzero.algorithms import load_algorithm
 from tinyzero.batching import Batch, collate
-from tinyzero.config import Config, to_toml
+from tinyzero.config import Config, Named, to_toml
 from tinyzero.evaluate import completion_metrics, distinct_problems, evaluate
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.rollouts import Collected, Cursor, collect
@@ -62,6 +62,11 @@ class Run:
     tokens: int = 0
     cpu: float = 0.0  # seconds of the processes before this one
     started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def shared(self) -> bool:
+        """The sampler runs the very weights that the policy's learner trains."""
+        return self.config.sampler.name != "vllm"
 
 
 def train(config: Config, folder: Path, resume: bool = False, started: float | None = None) -> Path:
@@ -159,12 +164,9 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
     tokenizer = models.load_tokenizer(config.model.name)
-    sampler = TorchSampler(
-        policy,
-        models.decoder(tokenizer),
-        models.end_ids(tokenizer, policy),
-        config.rollout.rows,
-    )
+    config = settle(config, algorithm, policy, console.note)
+    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    sampler = make_sampler(config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy))
     learner = partial(
         TorchLearner,
         total_updates=config.steps * updates(config),
@@ -239,6 +241,35 @@ def check_memory(config: Config) -> None:
         raise UserError(f"{moved[0]} moves things to CPU memory, where a run on a CPU has them: leave it out")
     if config.model.park and config.lora.rank:
         raise UserError("model.park moves weights that lora.rank lets all models share: leave one of them out")
+
+
+def settle(config: Config, algorithm: Algorithm, policy: models.Backbone, note: Callable[[str], None]) -> Config:
+    """`config` with the sampler that was chosen and, where it is not the learner itself, a correction for that."""
+    name, why = samplers.choose(config.sampler.name, policy)
+    if config.sampler.name == "auto":
+        note(f"sampler {name}: {why}")
+    config = config.model_copy(update={"sampler": config.sampler.model_copy(update={"name": name})})
+    unsaid = getattr(getattr(algorithm, "options", None), "correction", "") == "none"
+    if name == "torch" or not unsaid or "correction" in config.algorithm.options:
+        return config
+    note("vLLM's probabilities are not quite the learner's: --algorithm.correction truncate (none switches it off)")
+    corrected = config.algorithm.options | {"correction": "truncate"}
+    return config.model_copy(update={"algorithm": Named(name=config.algorithm.name, **corrected)})
+
+
+def make_sampler(
+    config: Config, policy: models.Backbone, decode: Callable[[Sequence[int]], str], end_ids: frozenset[int]
+) -> Sampler:
+    """The sampler that a settled `config` names."""
+    rows = config.rollout.rows
+    if config.sampler.name == "torch":
+        return TorchSampler(policy, decode, end_ids, rows)
+    from tinyzero.samplers.vllm_sampler import VllmSampler
+
+    # completions of full length, and room for the prompts, which their groups share
+    tokens = rows * max(config.rollout.max_tokens, config.eval_tokens) + policy.context
+    cache = int(config.sampler.cache_gb * 1e9) or tokens * policy.cache_bytes
+    return VllmSampler(models.locate(config.model.name), policy, decode, end_ids, rows, cache)
 
 
 def check_problems(run: Run, context: int) -> None:
@@ -320,8 +351,9 @@ def saved_if_broken(run: Run, batch: Batch, whose: str = "") -> Iterator[None]:
 
 
 def publish(run: Run, version: int) -> None:
-    """The sampler shares the policy's weights: only the version is told. Now and then the reference gets them too."""
-    run.sampler.load_weights((), version)
+    """Tell the sampler the version and, where it does not share the policy's weights, those. Now and then the
+    reference gets them too."""
+    run.sampler.load_weights(() if run.shared else run.learners["policy"].named_weights(), version)
     if (every := refresh(run)) and version % every == 0:
         run.learners["reference"].load_weights(run.learners["policy"].named_weights())
 

@@ -125,6 +125,9 @@ def policy_loss(
         return (per_token.detach().float() * mask).sum(), count
 
     metrics = {"entropy": token_mean(outputs["entropy"]), "clip_fraction": token_mean(clipped)}
+    if not batch.stale:  # the learner's logprobs of before the update, against those of the same weights in the sampler
+        before = logprobs if batch.old_logprobs is None else batch.old_logprobs
+        metrics["mismatch"] = token_mean((before - batch.sampled_logprobs).abs())
     if batch.weights is not None:
         metrics["correction"] = token_mean(batch.weights)
     if o.kl:

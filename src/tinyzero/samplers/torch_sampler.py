@@ -8,7 +8,7 @@ so batch size, order and placement do not change what is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -80,6 +80,17 @@ def choose(logits: Tensor, keys: Tensor, position: int, params: SamplingParams) 
             raise NonFiniteError("the model's logits are not finite")
         token = token.clamp(max=logits.shape[-1] - 1)
     return token, logprobs.gather(-1, token[:, None]).squeeze(-1)
+
+
+def ending(
+    ids: tuple[int, ...], decode: Callable[[Sequence[int]], str], end_ids: Container[int], stop: tuple[str, ...]
+) -> tuple[str, FinishReason]:
+    """The text up to and including the first stop string, without an end token, and why it ended."""
+    if ids[-1] in end_ids:
+        return decode(ids[:-1]), "stop"
+    text = decode(ids)
+    cuts = [text.index(s) + len(s) for s in stop if s in text]
+    return (text[: min(cuts)], "stop") if cuts else (text, "length")
 
 
 class TorchSampler:
@@ -226,9 +237,4 @@ class TorchSampler:
         return Completion(ids, (True,) * len(ids), tuple(logprobs.tolist()), text, reason, self.version, self.version)
 
     def _text(self, ids: tuple[int, ...], stop: tuple[str, ...]) -> tuple[str, FinishReason]:
-        """The text up to and including the first stop string, without an end token, and why it ended."""
-        if ids[-1] in self.end_ids:
-            return self.decode(ids[:-1]), "stop"
-        text = self.decode(ids)
-        cuts = [text.index(s) + len(s) for s in stop if s in text]
-        return (text[: min(cuts)], "stop") if cuts else (text, "length")
+        return ending(ids, self.decode, self.end_ids, stop)

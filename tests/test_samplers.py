@@ -1,0 +1,160 @@
+"""Which sampler a run gets, what that changes in its configuration, and the fingerprint of pushed weights."""
+
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from tinyzero import config as configs
+from tinyzero import samplers
+from tinyzero.algorithms import load_algorithm
+from tinyzero.algorithms._options import PolicyOptions
+from tinyzero.algorithms._policy import policy_loss
+from tinyzero.batching import Batch
+from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.samplers.vllm_sampler import VllmSampler, fingerprint, stale_layers
+from tinyzero.train import make_sampler, settle
+from tinyzero.types import UserError
+
+
+def model_on(device: str, parameters: int) -> Any:
+    """Looks like a backbone, as far as choosing a sampler goes."""
+    return SimpleNamespace(
+        device=torch.device(device), parameters=lambda: [torch.empty(parameters, device="meta"), torch.empty(0)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "parameters", "installed", "expected", "why"),
+    [
+        ("auto", "cpu", 3_000_000_000, True, "torch", "the model is on the CPU"),
+        ("auto", "cuda", 25_200_000, True, "torch", "25.2 million parameters are few"),
+        ("auto", "cuda", 494_000_000, False, "torch", "vLLM is not installed"),
+        ("auto", "cuda", 494_000_000, True, "vllm", "the model is on a GPU"),
+        ("torch", "cuda", 494_000_000, True, "torch", "as asked for"),
+        ("vllm", "cpu", 1_000, False, "vllm", "as asked for"),
+    ],
+)
+def test_auto_says_why(
+    name: str,
+    device: str,
+    parameters: int,
+    installed: bool,
+    expected: str,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(samplers, "find_spec", lambda name: object() if installed else None)
+    found, said = samplers.choose(name, model_on(device, parameters))
+    assert found == expected
+    assert why in said
+
+
+@pytest.mark.parametrize(
+    ("given", "correction", "said"),
+    [
+        ({}, None, "sampler torch: the model is on the CPU"),
+        ({"sampler.name": "torch"}, None, ""),
+        ({"sampler.name": "vllm"}, "truncate", "--algorithm.correction truncate"),
+        ({"sampler.name": "vllm", "algorithm.name": "ppo"}, "truncate", "--algorithm.correction truncate"),
+        ({"sampler.name": "vllm", "algorithm.correction": "none"}, "none", ""),
+        ({"sampler.name": "vllm", "algorithm.correction": "mask"}, "mask", ""),
+    ],
+)
+def test_a_sampler_that_differs_is_corrected_for(given: dict[str, Any], correction: str | None, said: str) -> None:
+    notes: list[str] = []
+    config = configs.resolve({}, given)
+    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    found = settle(config, algorithm, tiny.model(layers=1), notes.append)
+    assert found.sampler.name == given.get("sampler.name", "torch"), "the saved configuration must say which it was"
+    assert found.algorithm.options.get("correction") == correction
+    assert load_algorithm(found.algorithm.name, found.algorithm.options)
+    assert len(notes) == bool(said)
+    assert said in "".join(notes)
+
+
+def test_the_torch_sampler_shares_the_weights() -> None:
+    policy = tiny.model()
+    config = configs.resolve({}, {"sampler.name": "torch", "rollout.rows": 7})
+    made = make_sampler(config, policy, str, frozenset())
+    assert isinstance(made, TorchSampler)
+    assert made.model is policy
+    assert made.max_rows == 7
+
+
+def test_the_mismatch_by_hand() -> None:
+    """Against the logprobs of before the update, whichever they are; nothing where rows waited."""
+    batch = Batch(
+        tokens=torch.zeros(1, 4, dtype=torch.long),
+        mask=torch.tensor([[False, True, True]]),
+        sampled_logprobs=torch.tensor([[9.0, -1.0, -2.0]]),
+        rewards=torch.zeros(1),
+        groups=torch.zeros(1, dtype=torch.long),
+        lengths=torch.tensor([4]),
+        temperature=1.0,
+        max_length=3,
+        right=torch.zeros(1, dtype=torch.bool),
+        advantages=torch.ones(1, 3),
+    )
+    learned = torch.tensor([[0.0, -1.25, -1.5]])
+
+    def found(batch: Batch, now: torch.Tensor) -> dict[str, Any]:
+        outputs = {"logprobs": now, "entropy": torch.zeros(1, 3)}
+        return policy_loss(outputs, batch, batch.totals(), PolicyOptions())[1]
+
+    assert [float(x) for x in found(batch, learned)["mismatch"]] == [0.75, 2]
+    moved = replace(batch, old_logprobs=learned)
+    assert [float(x) for x in found(moved, learned + 1)["mismatch"]] == [0.75, 2], "the learner's of before"
+    assert "mismatch" not in found(replace(batch, stale=True), learned)
+
+
+def test_without_vllm_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=r"pip install tinyzero\[vllm\], or --sampler.name torch"):
+        VllmSampler("tiny", tiny.model(layers=1), str, frozenset())
+
+
+def test_cache_bytes_by_hand() -> None:
+    model = tiny.model("llama", layers=3)  # 2 key-value heads, width 32 over 4 heads
+    assert model.cache_bytes == 2 * 3 * 2 * 8 * 4
+    assert model.to(torch.bfloat16).cache_bytes == 2 * 3 * 2 * 8 * 2
+
+
+def test_fingerprints_see_a_last_bit_and_no_layout() -> None:
+    a, b = torch.randn(7, 5), torch.randn(3, 5)
+    joined = torch.cat([b, torch.zeros(4, 5), a]).T
+    assert fingerprint([a, b]) == fingerprint([joined])
+    assert fingerprint([a]) != fingerprint([b]) != fingerprint([a, b])
+    nudged = a.clone()
+    nudged[3, 2] = torch.nextafter(nudged[3, 2], torch.tensor(9.0))
+    assert fingerprint([nudged, b]) != fingerprint([a, b])
+    assert fingerprint([a, a]) != fingerprint([]), "the same numbers twice must not cancel"
+    assert fingerprint([a.bfloat16()]) == fingerprint([a.bfloat16().float()])
+    assert fingerprint([torch.tensor([0.0, -0.0])]) == 0
+
+
+class Layer(torch.nn.Module):
+    """A linear layer as vLLM has them: a method computes with its weight, or with a copy of it."""
+
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(6, 20))
+        copy = self.weight.detach().clone() if packed else self.weight
+        self.quant_method = SimpleNamespace(apply=lambda layer, x, bias=None: x @ copy.T)
+
+
+def test_a_layer_that_computes_with_a_copy_is_found() -> None:
+    model = torch.nn.ModuleDict({"fresh": Layer(packed=False), "packed": Layer(packed=True)})
+    model["norm"] = torch.nn.LayerNorm(4)
+    assert stale_layers(model, 0) == []
+    with torch.no_grad():
+        for name in ("fresh", "packed"):
+            model[name].weight[:, 4] += 1e-6
+    found = [stale_layers(model, version) for version in range(20)]
+    assert all(f in ([], ["packed"]) for f in found)
+    assert [] in found, "a change in one column is seen when its turn comes"
+    assert ["packed"] in found
