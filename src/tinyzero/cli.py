@@ -1,4 +1,4 @@
-"""`tinyzero VERB ...`: train, eval, play, sample, export, data, algorithms, ablate, report, watch, check-task, pretrain.
+"""`tinyzero VERB ...`: what the command line offers, a verb each (`tinyzero --help` lists them).
 
 Heavy imports wait until the command line is understood, so help and mistakes answer at once. A user's
 mistake is one line and exit code 2, never a traceback.
