@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tinyzero.samplers.torch_sampler import TorchSampler
 
 
-RESUMABLE = ("steps", "eval.", "checkpoint.", "run.rollouts", "model.threads")
+RESUMABLE = ("steps", "eval.", "checkpoint.", "run.rollouts", "run.price", "model.threads")
 """What may change when a run is resumed."""
 
 BASES = {"tiny": "laptop", "tiny-multiplication": "multiplication"}
@@ -95,12 +95,8 @@ def _parser() -> Parser:
         return made
 
     train = verb("train", _train, "train a model by rewards alone", epilog=_options_help())
-    train.add_argument(
-        "recipe", nargs="?", help=f"{', '.join(configs.recipes())}, or a .toml file (default: {configs.DEFAULT_RECIPE})"
-    )
+    _recipe_arguments(train)
     train.add_argument("--resume", metavar="DIR", help="go on with this run from its newest whole checkpoint")
-    for short, full in configs.SHORT.items():
-        train.add_argument(f"--{short}", metavar="VALUE", help=f"short for --{full}" if short != full else "see below")
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
 
     evaluate = verb("eval", _eval, "score a model: pass@1, pass@k and greedy, with 95 %% intervals")
@@ -150,6 +146,18 @@ def _parser() -> Parser:
     )
     pretrain.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
     return parser
+
+
+def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    names = ", ".join(configs.recipes())
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        help=f"{names}, one of them with -TASK-ALGORITHM, or a .toml file (default: {configs.DEFAULT_RECIPE})",
+    )
+    parser.add_argument("--profile", metavar="NAME", help="one of the recipe's profiles, such as 24gb")
+    for short, full in configs.SHORT.items():
+        parser.add_argument(f"--{short}", metavar="VALUE", help=f"short for --{full}" if short != full else "see below")
 
 
 def _model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
@@ -204,13 +212,18 @@ def _options_help() -> str:
     )
 
 
-def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _overrides(given: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    """Of a recipe, short ones included."""
     short = [f"--{name}={value}" for name in configs.SHORT if (value := getattr(given, name)) is not None]
-    overrides = configs.parse_overrides([*short, *rest])
+    return configs.parse_overrides([*short, *rest])
+
+
+def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    overrides = _overrides(given, rest)
     if given.resume:
         folder = Path(given.resume)
-        if given.recipe:
-            raise UserError(f"--resume {folder} has its own recipe: leave out {given.recipe!r}")
+        if extra := given.recipe or given.profile:
+            raise UserError(f"--resume {folder} has its own recipe: leave out {extra!r}")
         if not (folder / "config.toml").is_file():
             raise UserError(f"no run at {folder}: it has no config.toml")
         for key in overrides:
@@ -219,8 +232,8 @@ def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
         config = configs.resolve(configs.read_recipe(str(folder / "config.toml")), overrides)
     else:
         name = given.recipe or configs.DEFAULT_RECIPE
-        config = configs.resolve(configs.read_recipe(name), overrides)
-        folder = Path(config.run.dir or f"runs/{_run_name(name, config, given.task)}")
+        config = configs.resolve(configs.read_recipe(name), overrides, given.profile)
+        folder = Path(config.run.dir or f"runs/{_run_name(name, config, given.task, given.profile)}")
     _check_plugins(config)
     if given.dry_run:
         print(configs.to_toml(config), end="")
@@ -232,10 +245,13 @@ def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
     return 0
 
 
-def _run_name(recipe: str, config: configs.Config, task: str | None) -> str:
-    """RECIPE-ALGORITHM-SEED, with the task after the recipe where it is another than the recipe's."""
-    names = [Path(recipe).stem, *([task] if task else []), config.algorithm.name]
-    return "-".join([*(re.split("[/:]", name)[-1] for name in names), str(config.seed)])
+def _run_name(name: str, config: configs.Config, task: str | None, profile: str | None) -> str:
+    """RECIPE-ALGORITHM-SEED; after the recipe the task and after the algorithm the profile, where one was chosen."""
+    recipe, named_task, _ = configs.split_name(name)
+    recipe = Path(recipe).stem if recipe.endswith(".toml") else recipe
+    task = task or named_task
+    names = [recipe, *([task] if task else []), config.algorithm.name, *([profile] if profile else [])]
+    return "-".join([*(re.split("[/:]", part)[-1] for part in names), str(config.seed)])
 
 
 def _check_plugins(config: configs.Config) -> None:
