@@ -1,4 +1,4 @@
-"""`tinyzero VERB ...`: train, eval, play, sample, data, algorithms, ablate, check-task, pretrain.
+"""`tinyzero VERB ...`: train, plan, eval, play, sample, data, algorithms, ablate, check-task, pretrain.
 
 Heavy imports wait until the command line is understood, so help and mistakes answer at once. A user's
 mistake is one line and exit code 2, never a traceback.
@@ -99,6 +99,15 @@ def _parser() -> Parser:
     train.add_argument("--resume", metavar="DIR", help="go on with this run from its newest whole checkpoint")
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
 
+    plan = verb("plan", _plan, "what a recipe needs and costs: memory, time, FLOPs and dollars, before it runs")
+    _recipe_arguments(plan)
+    plan.add_argument("--gpu", metavar="NAME", help="one of h100, h200, a100, l40s, 4090, t4 ... or cpu (default: all)")
+    plan.add_argument("--price", type=_price, metavar="DOLLARS", help="an hour of it (default: the recipe's run.price)")
+    plan.add_argument("--length", type=_positive, metavar="TOKENS", help="of an answer, on average (default: 0.4 of most)")
+    plan.add_argument("--calibrate", action="store_true", help="measure this machine's CPU first, for about 20 s")
+    plan.add_argument("--pretraining", nargs=2, type=_amount, metavar=("ACTIVE", "TOKENS"), help="instead of a recipe")
+    plan.add_argument("--hours", type=_amount, metavar="HOURS", help="of one --gpu, which the pretraining took")
+
     evaluate = verb("eval", _eval, "score a model: pass@1, pass@k and greedy, with 95 %% intervals")
     _model_arguments(evaluate, seed=EVAL_SEED)
     evaluate.add_argument("--n", type=_positive, default=256, help="distinct problems (default: 256)")
@@ -192,6 +201,8 @@ def _checked(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: st
 _positive = _checked(int, lambda value: value >= 1, "a whole number from 1 up")
 _natural = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 up")
 _temperature = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+_price = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+_amount = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
 _share = _checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
@@ -261,6 +272,51 @@ def _check_plugins(config: configs.Config) -> None:
 
     load_task(config.task.name, config.task.options)
     load_algorithm(config.algorithm.name, config.algorithm.options)
+
+
+def _plan(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    from tinyzero import plan
+
+    if given.gpu not in (None, "cpu", *plan.DEVICES):
+        raise UserError(f"unknown --gpu {given.gpu!r}{suggest(given.gpu, [*plan.DEVICES, 'cpu'])}")
+    if given.pretraining:
+        if given.recipe or rest or given.gpu in (None, "cpu"):
+            raise UserError("--pretraining takes no recipe but the --gpu, the --price and perhaps the --hours it took")
+        device = plan.DEVICES[given.gpu]
+        print(plan.pretraining(*given.pretraining, device, given.hours or 0.0, given.price or 0.0))
+        return 0
+    if given.hours:
+        raise UserError("--hours goes with --pretraining: a recipe's hours are what is planned")
+    if given.calibrate and given.gpu not in (None, "cpu"):
+        raise UserError(f"--calibrate measures this CPU, not --gpu {given.gpu}: leave one of the two out")
+    recipe, overrides = configs.read_recipe(given.recipe or configs.DEFAULT_RECIPE), _overrides(given, rest)
+    config = configs.resolve(recipe, overrides, given.profile)
+    _check_plugins(config)
+    from tinyzero.algorithms import load_algorithm
+
+    shape, prompt = plan.find_shape(config.model.name), plan.prompt_tokens(config)
+
+    def planned(config: configs.Config, device: plan.Device) -> plan.Plan:
+        algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+        return plan.make_plan(config, algorithm, shape, device, prompt, given.length)
+
+    price = config.run.price if given.price is None else given.price
+    if given.gpu is None and not given.calibrate:
+        profiles = configs.profiles(recipe) if given.profile is None else []
+        tried = {"": config} | {name: configs.resolve(recipe, overrides, name) for name in profiles}
+        print(plan.survey(tried, planned, price))
+        return 0
+    device = plan.DEVICES.get(given.gpu, plan.CPU)
+    if given.calibrate:
+        from tinyzero.calibrate import calibrate
+
+        device = calibrate(config.model.threads)
+    found = planned(config, device)
+    print(plan.describe(found, price))
+    if not found.fits:
+        changes = plan.remedies(config, lambda changed: planned(changed, device))
+        print("it fits with " + " ".join(changes) if changes else "nothing here makes it fit: take a smaller model")
+    return 0
 
 
 def _summary(folder: Path, started: float) -> None:

@@ -63,8 +63,10 @@ class ModelSection(Section):
     device: str = Field("auto", description="where it runs: auto (a GPU where there is one), cpu, cuda, or cuda:N")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights that sample and learn")
     checkpointing: bool = Field(
-        False, description="forget activations and compute them again on the way back: less memory, a third more time"
+        False,
+        description="keep each layer's input only and compute the rest again backward: less memory, a third slower",
     )
+    park: bool = Field(False, description="critic, PRM and reference wait in CPU memory while they are not used")
 
 
 class LoraSection(Section):
@@ -73,8 +75,7 @@ class LoraSection(Section):
     rank: int = Field(0, ge=0, description="of the adapters; 0 trains every weight")
     alpha: float = Field(32.0, gt=0, description="the adapters' output is scaled by this over the rank")
     targets: list[str] = Field(
-        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        description="the linear layers that get an adapter",
+        [], description="names of the layers that get one; empty for every linear layer but the head"
     )
 
 
@@ -113,7 +114,7 @@ class UpdateSection(Section):
     micro_tokens: int = Field(
         8192, ge=1, description="padded tokens computed at once; changes memory and speed, never the result"
     )
-    logit_rows: int = Field(1024, ge=1, description="tokens whose logits are computed at once; memory, never the result")
+    logit_rows: int = Field(2048, ge=1, description="tokens whose logits are computed at once; memory, never the result")
     pack: bool = Field(False, description="rows one after another without padding, instead of padded")
     patience: int = Field(3, ge=1, description="updates in a row whose gradient is not finite before the run stops")
 
@@ -317,6 +318,11 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: st
     return config
 
 
+def profiles(recipe: Mapping[str, Any]) -> list[str]:
+    """Names of a recipe's profiles, in the order in which they were first written."""
+    return list(_table(recipe.get("profiles", {}), "profiles"))
+
+
 def _chosen(recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: str | None) -> dict[str, Any]:
     """The recipe's own tables, with those for its task, its algorithm and the profile merged in."""
     values = dict(recipe)
@@ -326,13 +332,13 @@ def _chosen(recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: st
         table = values.get(section, {})
         name = table.get("name", getattr(Config(), section).name) if isinstance(table, dict) else None
         values = merge(values, _table(values.pop(variants, {}), variants).get(name, {}))
-    profiles = _table(values.pop("profiles", {}), "profiles")
+    known = _table(values.pop("profiles", {}), "profiles")
     if profile is None:
         return values
-    if profile not in profiles:
-        known = suggest(profile, profiles) or ": this recipe has none, leave it out"
-        raise UserError(f"unknown profile {profile!r}{known}")
-    return merge(values, profiles[profile])
+    if profile not in known:
+        named = suggest(profile, known) or ": this recipe has none, leave it out"
+        raise UserError(f"unknown profile {profile!r}{named}")
+    return merge(values, known[profile])
 
 
 def _table(found: Any, key: str) -> dict[str, dict[str, Any]]:
