@@ -2,10 +2,10 @@
 
     python benchmarks/plan_cpu.py [--out runs/plan_cpu.json]
 
-Calibrates on this machine, then trains a few steps of each case for real: a random model of that shape, with the task,
-the prompts and the grader of the laptop recipe. The clock is the process's CPU time with one thread, so that other
-work on the machine slows neither side; it calibrates anew beside each case. What is told to the plan of each case is the mean length of its answers. A KL
-loss keeps every row in the update, where groups without a lesson would otherwise be left out.
+Calibrates on this machine, anew beside each case, then trains a few steps of it for real: a random model of that shape,
+with the task, the prompts and the grader of the laptop recipe. The clock is the process's CPU time with one thread, so
+that other work on the machine slows neither side. What is told to the plan of each case is the mean length of its
+answers. A KL loss keeps every row in the update, where groups without a lesson would otherwise be left out.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ import torch
 
 from tinyzero import metrics, models, plan
 from tinyzero.algorithms import load_algorithm
-from tinyzero.calibrate import calibrate
 from tinyzero.config import Config, read_recipe, resolve
+from tinyzero.plan.calibrate import calibrate
+from tinyzero.plan.devices import Device
+from tinyzero.plan.shapes import find_shape
 from tinyzero.pretrain import base, corpus
 from tinyzero.train import train
 
@@ -62,7 +64,9 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="runs/plan_cpu.json", help="cases that are done, so that a stopped run goes on")
+    parser.add_argument(
+        "--out", default="runs/plan_cpu.json", help="cases that are done, so that a stopped run goes on"
+    )
     out = Path(parser.parse_args().out)
     out.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
@@ -91,7 +95,7 @@ def main() -> None:
     out.unlink()
 
 
-def measure(case: Case, device: plan.Device, folder: Path) -> dict[str, Any]:
+def measure(case: Case, device: Device, folder: Path) -> dict[str, Any]:
     """A case's mean CPU seconds a step, and what was planned for answers of that length."""
     make_model(case, folder / "model")
     config = recipe(case, folder / "model")
@@ -99,7 +103,7 @@ def measure(case: Case, device: plan.Device, folder: Path) -> dict[str, Any]:
     records = list(metrics.read(run / "metrics.jsonl"))
     cpu = [e["time/cpu"] for e in records]
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
-    shape, length = plan.find_shape(config.model.name), mean(e["response_length"] for e in records[1:])
+    shape, length = find_shape(config.model.name), mean(e["response_length"] for e in records[1:])
     planned = plan.make_plan(config, algorithm, shape, device, plan.prompt_tokens(config), length)
     return {
         "parameters": shape.parameters,
@@ -114,11 +118,9 @@ def measure(case: Case, device: plan.Device, folder: Path) -> dict[str, Any]:
 
 
 def make_model(case: Case, folder: Path) -> None:
-    """A random model that seldom ends: all its tokens but the end share a direction, towards which every state leans."""
+    """A random model that seldom ends: all tokens but the end share a direction, to which every state leans."""
     tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
-    shape = base.ModelOptions(
-        layers=case.layers, width=case.width, heads=case.heads, feed_forward=case.feed_forward
-    )
+    shape = base.ModelOptions(layers=case.layers, width=case.width, heads=case.heads, feed_forward=case.feed_forward)
     model = models.build_model(base.model_config(shape, len(tokenizer)), seed=0)
     with torch.no_grad():
         embedding = model.lm.get_input_embeddings().weight

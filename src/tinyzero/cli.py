@@ -103,7 +103,9 @@ def _parser() -> Parser:
     _recipe_arguments(plan)
     plan.add_argument("--gpu", metavar="NAME", help="one of h100, h200, a100, l40s, 4090, t4 ... or cpu (default: all)")
     plan.add_argument("--price", type=_price, metavar="DOLLARS", help="an hour of it (default: the recipe's run.price)")
-    plan.add_argument("--length", type=_positive, metavar="TOKENS", help="of an answer, on average (default: 0.4 of most)")
+    plan.add_argument(
+        "--length", type=_positive, metavar="TOKENS", help="of an answer, on average (default: 0.4 of the limit)"
+    )
     plan.add_argument("--calibrate", action="store_true", help="measure this machine's CPU first, for about 20 s")
     plan.add_argument("--pretraining", nargs=2, type=_amount, metavar=("ACTIVE", "TOKENS"), help="instead of a recipe")
     plan.add_argument("--hours", type=_amount, metavar="HOURS", help="of one --gpu, which the pretraining took")
@@ -276,46 +278,48 @@ def _check_plugins(config: configs.Config) -> None:
 
 def _plan(given: argparse.Namespace, rest: list[str], started: float) -> int:
     from tinyzero import plan
+    from tinyzero.plan import devices, page, shapes
 
-    if given.gpu not in (None, "cpu", *plan.DEVICES):
-        raise UserError(f"unknown --gpu {given.gpu!r}{suggest(given.gpu, [*plan.DEVICES, 'cpu'])}")
+    if given.gpu not in (None, "cpu", *devices.DEVICES):
+        raise UserError(f"unknown --gpu {given.gpu!r}{suggest(given.gpu, [*devices.DEVICES, 'cpu'])}")
+    device = devices.DEVICES.get(given.gpu, devices.CPU)
     if given.pretraining:
-        if given.recipe or rest or given.gpu in (None, "cpu"):
-            raise UserError("--pretraining takes no recipe but the --gpu, the --price and perhaps the --hours it took")
-        device = plan.DEVICES[given.gpu]
-        print(plan.pretraining(*given.pretraining, device, given.hours or 0.0, given.price or 0.0))
+        if given.recipe or rest or device.is_cpu:
+            raise UserError("--pretraining takes no recipe but a --gpu, its --price and perhaps the --hours it took")
+        active, tokens = given.pretraining
+        print(page.pretraining(active, tokens, device, given.hours or 0.0, given.price or 0.0))
         return 0
     if given.hours:
         raise UserError("--hours goes with --pretraining: a recipe's hours are what is planned")
-    if given.calibrate and given.gpu not in (None, "cpu"):
+    if given.calibrate and not device.is_cpu:
         raise UserError(f"--calibrate measures this CPU, not --gpu {given.gpu}: leave one of the two out")
     recipe, overrides = configs.read_recipe(given.recipe or configs.DEFAULT_RECIPE), _overrides(given, rest)
     config = configs.resolve(recipe, overrides, given.profile)
     _check_plugins(config)
     from tinyzero.algorithms import load_algorithm
 
-    shape, prompt = plan.find_shape(config.model.name), plan.prompt_tokens(config)
+    shape, prompt = shapes.find_shape(config.model.name), plan.prompt_tokens(config)
 
-    def planned(config: configs.Config, device: plan.Device) -> plan.Plan:
+    def planned(config: configs.Config, device: devices.Device) -> plan.Plan:
         algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
         return plan.make_plan(config, algorithm, shape, device, prompt, given.length)
 
     price = config.run.price if given.price is None else given.price
     if given.gpu is None and not given.calibrate:
-        profiles = configs.profiles(recipe) if given.profile is None else []
-        tried = {"": config} | {name: configs.resolve(recipe, overrides, name) for name in profiles}
-        print(plan.survey(tried, planned, price))
+        profiles = [] if given.profile else configs.profiles(recipe)
+        tried = {given.profile or "": config} | {name: configs.resolve(recipe, overrides, name) for name in profiles}
+        print(page.survey(tried, planned, price))
         return 0
-    device = plan.DEVICES.get(given.gpu, plan.CPU)
     if given.calibrate:
-        from tinyzero.calibrate import calibrate
+        from tinyzero.plan.calibrate import calibrate
 
         device = calibrate(config.model.threads)
     found = planned(config, device)
-    print(plan.describe(found, price))
+    print(page.describe(found, price))
     if not found.fits:
         changes = plan.remedies(config, lambda changed: planned(changed, device))
-        print("it fits with " + " ".join(changes) if changes else "nothing here makes it fit: take a smaller model")
+        said = " ".join(f"--{key} {str(value).lower()}" for key, value in changes.items())
+        print(f"it fits with {said}" if said else "no option makes it fit: take a smaller model or a larger device")
     return 0
 
 
@@ -339,8 +343,24 @@ def _summary(folder: Path, started: float) -> None:
                 f"{title:>7}: test pass@1 {e['pass@1']:.3f} [{e['pass@1/low']:.3f}, {e['pass@1/high']:.3f}], "
                 f"{e['n']} problems"
             )
+    if spent := _spent(list(metrics.read(folder / "metrics.jsonl"))):
+        print(spent)
     print(f"{time.perf_counter() - started:.0f} s in all; the run is in {folder}")
     print(f"next: tinyzero play {folder}   |   tinyzero eval {folder}")
+
+
+def _spent(records: list[dict[str, Any]]) -> str:
+    """FLOPs, utilisation, GPU-hours and dollars of a whole run, as far as they are known."""
+    last = records[-1] if records else {}
+    shares = [e["time/utilisation"] for e in records if "time/utilisation" in e]
+    return ", ".join(
+        [
+            *([f"{last['flops']:.2e} FLOP"] if "flops" in last else []),
+            *([f"{sum(shares) / len(shares):.0%} of the GPU's rate"] if shares else []),
+            *([f"{last['time/gpu_hours']:.2f} GPU-hours"] if "time/gpu_hours" in last else []),
+            *([f"${last['time/dollars']:.2f}"] if "time/dollars" in last else []),
+        ]
+    )
 
 
 def _open(

@@ -4,7 +4,7 @@ A recipe is a TOML file whose tables are the sections below. `--section.option v
 entry, and `--seed --steps --task --algorithm` are short for the entries everybody changes. Choosing
 another task or algorithm by name replaces the recipe's whole table for it, then overrides apply.
 
-    inherit = "laptop"           # everything of another recipe (bundled, or a .toml file beside this one) that is not said here
+    inherit = "laptop"           # whatever is not said here is another recipe's: a bundled one's or a .toml's beside it
     [algorithms.ppo.rollout]     # what else changes where that algorithm is chosen; [tasks.NAME] likewise
     [profiles.24gb.model]        # what changes with --profile 24gb
 
@@ -114,7 +114,7 @@ class UpdateSection(Section):
     micro_tokens: int = Field(
         8192, ge=1, description="padded tokens computed at once; changes memory and speed, never the result"
     )
-    logit_rows: int = Field(2048, ge=1, description="tokens whose logits are computed at once; memory, never the result")
+    logit_rows: int = Field(2048, ge=1, description="tokens whose logits exist at once; memory, never the result")
     pack: bool = Field(False, description="rows one after another without padding, instead of padded")
     patience: int = Field(3, ge=1, description="updates in a row whose gradient is not finite before the run stops")
 
@@ -203,7 +203,7 @@ def split_name(name: str) -> tuple[str, str | None, str | None]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """A bundled recipe by name, which may name its task and algorithm too, or a TOML file by path; with what it inherits.
+    """A bundled recipe by name (perhaps with a task and an algorithm) or a TOML file by path, with what it inherits.
 
     Raises UserError where there is none, it is no TOML, or it inherits itself.
     """
@@ -215,7 +215,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def _file(name: str, beside: Path = Path()) -> Path:
-    """Where a recipe lies: a .toml by its path from `beside`, else a bundled one. Raises UserError where there is none."""
+    """Where a recipe lies: a .toml by its path from `beside`, else a bundled one. Raises UserError if there is none."""
     if not name.endswith(".toml"):
         if name not in recipes():
             raise UserError(f"unknown recipe {name!r}{suggest(name, recipes())}")
@@ -330,7 +330,7 @@ def _chosen(recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: st
         if (name := overrides.get(f"{section}.name")) is not None:
             values = merge(values, {section: {"name": name}})
         table = values.get(section, {})
-        name = table.get("name", getattr(Config(), section).name) if isinstance(table, dict) else None
+        name = table.get("name", getattr(Config(), section).name) if isinstance(table, dict) else ""
         values = merge(values, _table(values.pop(variants, {}), variants).get(name, {}))
     known = _table(values.pop("profiles", {}), "profiles")
     if profile is None:

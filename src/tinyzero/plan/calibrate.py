@@ -14,10 +14,12 @@ from dataclasses import replace
 
 import torch
 
-from tinyzero import models, plan
+from tinyzero import models
 from tinyzero.batching import Batch
 from tinyzero.config import OptimizerOptions
 from tinyzero.learner import TorchLearner, policy_outputs
+from tinyzero.plan.devices import CPU, Device
+from tinyzero.plan.shapes import find_shape
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.types import SamplingParams
 
@@ -25,32 +27,33 @@ MODEL = "tiny"
 PROMPT, NEW = 14, 48  # tokens of what is decoded
 FEW, MANY = 16, 256  # rows decoded at once
 ROWS, COLUMNS = 48, 128  # of what is learned from
+PRODUCTS = 20  # matrix products timed together
 
 
-def calibrate(threads: int, clock: Callable[[], float] = time.perf_counter) -> plan.Device:
+def calibrate(threads: int, clock: Callable[[], float] = time.perf_counter) -> Device:
     """This machine's CPU with so many threads (0 for torch's choice), by `clock`'s seconds.
 
     Of several tries the fastest counts, which is the one that nothing else on the machine held up.
     """
     if threads:
         torch.set_num_threads(threads)
-    shape = plan.find_shape(MODEL)
+    shape = find_shape(MODEL)
     model, rate = models.load_model(MODEL), matrix_rate(clock)
     few, many = (fastest(decoding(model, rows), clock) / NEW for rows in (FEW, MANY))
     row = (many - few) / (MANY - FEW)
     context = PROMPT + NEW / 2
-    channels = plan.channels(shape, context)
+    channels = shape.channels(context)
     learning = fastest(updating(model), clock)
     tokens = ROWS * COLUMNS
     beyond = learning - 3 * shape.forward(tokens, COLUMNS) / rate
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return replace(
-        plan.CPU,
+        CPU,
         name=f"this CPU with {torch.get_num_threads()} threads, calibrated",
         memory=float(memory),
         rates={"float32": rate},
         launch=max(0.0, few - FEW * row) / shape.layers,
-        reading=max(0.0, beyond) / (3 * tokens * plan.channels(shape, COLUMNS / 2)),
+        reading=max(0.0, beyond) / (3 * tokens * shape.channels(COLUMNS / 2)),
         decoding=max(0.0, row - shape.forward(1, 2 * context) / rate) / channels,
     )
 
@@ -68,14 +71,14 @@ def fastest(work: Callable[[], object], clock: Callable[[], float], tries: int =
 
 def matrix_rate(clock: Callable[[], float]) -> float:
     """FLOPs a second of an fp32 product of the size that a small model's layers have at a few hundred rows."""
-    rows, width, inner, repeats = 512, 512, 1536, 20
+    rows, width, inner = 512, 512, 1536
     a, b = torch.randn(rows, width), torch.randn(width, inner)
 
     def work() -> None:
-        for _ in range(repeats):
+        for _ in range(PRODUCTS):
             a @ b
 
-    return repeats * 2 * rows * width * inner / fastest(work, clock)
+    return PRODUCTS * 2 * rows * width * inner / fastest(work, clock)
 
 
 def decoding(model: models.Backbone, rows: int) -> Callable[[], object]:
