@@ -18,8 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import tempfile
 import time
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from statistics import mean
 from typing import Any, NamedTuple
 
 import common
@@ -34,7 +35,7 @@ from tinyzero.plan.shapes import find_shape
 from tinyzero.pretrain import base, corpus
 from tinyzero.train import train
 
-STEPS = 4  # of each case; the first warms up and does not count
+STEPS = 4  # of each case: the first warms up, of the others the fastest counts, as in the calibration
 
 
 class Case(NamedTuple):
@@ -96,38 +97,36 @@ def main() -> None:
 
 
 def measure(case: Case, device: Device, folder: Path) -> dict[str, Any]:
-    """A case's mean CPU seconds a step, and what was planned for answers of that length."""
+    """A case's CPU seconds a step, and what is planned for answers of that length."""
     make_model(case, folder / "model")
     config = recipe(case, folder / "model")
     run = train(config, folder / "run").parent.parent
     records = list(metrics.read(run / "metrics.jsonl"))
-    cpu = [e["time/cpu"] for e in records]
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
-    shape, length = find_shape(config.model.name), mean(e["response_length"] for e in records[1:])
-    planned = plan.make_plan(config, algorithm, shape, device, plan.prompt_tokens(config), length)
-    return {
-        "parameters": shape.parameters,
-        "answers": planned.load.answers,
-        "length": length,
-        "measured": (cpu[-1] - cpu[0]) / (STEPS - 1),
-        "planned": planned.seconds,
-        "planned parts": {name: part.seconds for name, part in planned.step.items()},
-        "device": {"rate": device.rates["float32"], "launch": device.launch, "reading": device.reading}
-        | {"decoding": device.decoding},
-    }
+    shape, prompt = find_shape(config.model.name), plan.prompt_tokens(config)
+    found = []
+    for before, e in pairwise(records):
+        planned = plan.make_plan(config, algorithm, shape, device, prompt, e["response_length"])
+        cpu = e["time/cpu"] - before["time/cpu"]
+        found.append({"length": e["response_length"], "measured": cpu, "planned": planned.seconds})
+    best = min(found, key=lambda step: step["measured"] / step["planned"])
+    answers = case.prompts * config.rollout.samples
+    return {"parameters": shape.parameters, "answers": answers, **best, "steps": found, "device": asdict(device)}
 
 
 def make_model(case: Case, folder: Path) -> None:
-    """A random model that seldom ends: all tokens but the end share a direction, to which every state leans."""
+    """A random model that ends about once in `max_tokens`: all tokens but the ends share a direction, to which every
+    state leans."""
     tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
     shape = base.ModelOptions(layers=case.layers, width=case.width, heads=case.heads, feed_forward=case.feed_forward)
     model = models.build_model(base.model_config(shape, len(tokenizer)), seed=0)
+    ends = [tokenizer.convert_tokens_to_ids(word) for word in (corpus.END, "</answer>")]
+    others = torch.ones(len(tokenizer), dtype=torch.bool)
+    others[ends] = False
+    text = torch.randint(len(tokenizer), (4, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        embedding = model.lm.get_input_embeddings().weight
-        ends = [tokenizer.convert_tokens_to_ids(word) for word in (corpus.END, "</answer>")]
-        others = torch.ones(len(embedding), dtype=torch.bool)
-        others[ends] = False
-        embedding[others] += 2.5 / case.width
+        while model.logits(text).softmax(-1)[..., ends].sum(-1).mean() > 1 / case.max_tokens:
+            model.lm.get_input_embeddings().weight[others] += 0.1 / case.width**0.5
     models.save_model(model, tokenizer, folder)
 
 

@@ -38,6 +38,8 @@ HANDED_OVER, STEPPED = 14, 28
 """Bytes of that for each offloaded parameter: a micro-batch's gradient added to the sum; the optimizer's step."""
 OTHERWISE = 1.1
 """Everything in a step that is not computing, such as grading, collating and records."""
+PADDED = 1.2
+"""Tokens computed for each real one where rows are padded to the longest beside them, and not packed."""
 KEPT = 0.5
 """Share of groups that a filter is taken to keep."""
 LENGTH = 0.4
@@ -319,7 +321,7 @@ def _seconds(
     """Of reading `tokens`, or of learning from them where `ways` is more than one."""
     share = device.forward if ways == 1 else device.update
     other = ways * tokens * shape.channels(length / 2) * device.reading
-    return flops / (device.rate(config.model.dtype) * share) + other
+    return (flops / (device.rate(config.model.dtype) * share) + other) * (1.0 if config.update.pack else PADDED)
 
 
 def _evaluations(config: Config, shape: Shape, device: Device, load: Load) -> Part:
