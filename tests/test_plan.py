@@ -1,6 +1,7 @@
 """Plans against published parameter counts, cases worked by hand, transformers' own models, and real runs."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -560,3 +561,33 @@ def test_a_mistake_is_one_line(arguments: str, says: str, capsys: pytest.Capture
     assert error.startswith("tinyzero: error: ")
     assert error.count("\n") == 1
     assert says in error
+
+
+# docs/cost.md
+
+COST = Path(__file__).parent.parent / "docs" / "cost.md"
+
+
+def filled(page: str, run: Callable[[str], str]) -> str:
+    """The page with every block that starts with a command followed by what that prints."""
+    return re.sub(r"```\n\$ tinyzero (.+)\n[^`]*```", lambda m: f"```\n$ tinyzero {m[1]}\n{run(m[1])}```", page)
+
+
+def test_the_page_on_cost_prints_what_its_commands_print(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(command: str) -> str:
+        assert cli.main(command.split()) == 0
+        return capsys.readouterr().out
+
+    assert COST.read_text() == filled(COST.read_text(), run), "run python tests/test_plan.py"
+
+
+if __name__ == "__main__":
+    import contextlib
+    import io
+
+    def printed(command: str) -> str:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            cli.main(command.split())
+        return out.getvalue()
+
+    COST.write_text(filled(COST.read_text(), printed))
