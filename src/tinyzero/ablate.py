@@ -178,7 +178,7 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
 
 
 def unsettled(there: config.Config, asked: config.Config) -> config.Config:
-    """A run's settings as they were asked for: a run says what `sampler.name = "auto"` came to mean, and what followed."""
+    """A run's settings as they were asked for: it says what `sampler.name = "auto"` came to mean, and what followed."""
     if asked.sampler.name != "auto":
         return there
     options = {k: v for k, v in there.algorithm.options.items() if k != "correction" or k in asked.algorithm.options}
