@@ -9,6 +9,8 @@ import tiny
 import torch
 from torch.nn import functional as F
 
+from tinyzero import lora
+from tinyzero.config import LoraSection
 from tinyzero.models import Backbone
 from tinyzero.samplers import slots as slots_room
 from tinyzero.samplers.draw import invert, invert_large
@@ -143,6 +145,20 @@ def test_bf16_follows_the_learner() -> None:
             gaps.append((learned - torch.tensor(c.sampled_logprobs)).abs())
     assert float(torch.cat(gaps).mean()) < 0.02
     assert float(torch.cat(gaps).max()) < 0.3
+
+
+def test_adapters_are_read_too() -> None:
+    pytest.importorskip("peft")
+    model = tiny.model("llama")
+    plain = sampler_of(model, in_slots=True).generate(PROMPTS, PARAMS)
+    lora.add_adapter(model, LoraSection(rank=4, alpha=64))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if ".lora_B" in name:
+                p.add_(0.1 * torch.randn(p.shape))
+    found = sampler_of(model, in_slots=True).generate(PROMPTS, PARAMS)
+    same(found, sampler_of(model, in_slots=False).generate(PROMPTS, PARAMS))
+    assert [c.token_ids for c in flat(found)] != [c.token_ids for c in flat(plain)]
 
 
 def test_what_a_slot_does_not_use_does_not_matter() -> None:

@@ -38,7 +38,7 @@ class Slots:
     """`count` sequences of up to `length` tokens, and what the next step needs to know of each."""
 
     def __init__(self, model: Backbone, count: int, length: int) -> None:
-        self.model, self.core, device = model, model.lm.model, model.device
+        self.model, self.core, device = model, model.core, model.device
         self.count, self.length = count, -(-length // ALIGNMENT) * ALIGNMENT
         heads, width = cache_shape(model.config)
         shape = (model.config.num_hidden_layers, count, self.length, heads, width)
@@ -81,7 +81,7 @@ class Slots:
             ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in some], device=device)
             cache = KeyValueCache(self.model.config, torch.zeros(len(some)), width, self.model.dtype, device)
             hidden = self.model.step(ids, cache)[torch.arange(len(some), device=device), lengths - 1]
-            logits.append(self.model.lm.lm_head(hidden)[source])
+            logits.append(self.model.logits_of(hidden)[source])
             self.keys[:, into, :width] = cache.keys[:, source].transpose(2, 3)
             self.values[:, into, :width] = cache.values[:, source].transpose(2, 3)
             self.filled[into] = lengths[source]
@@ -114,7 +114,7 @@ class Slots:
             layer[: len(slots)] = layer[slots]
 
     def forward(self, count: int) -> Tensor:
-        """Logits (count, V) after the tokens of the first slots, whose keys and values are written."""
+        """fp32 logits (count, V) after the tokens of the first slots, whose keys and values are written."""
         core, at = self.core, self.filled[:count]
         cos, sin = self.cos[at, None], self.sin[at, None]  # (count, 1, width)
         rows = self.starts[:count] * self.length + at
@@ -134,7 +134,7 @@ class Slots:
             mixed = attend(turned[:, :heads], self.keys[i, :count], self.values[i, :count])
             x = x + a.o_proj(mixed.reshape(count, -1))
             x = x + block.mlp(norm(x, block.post_attention_layernorm))
-        return self.model.lm.lm_head(norm(x, core.norm))
+        return self.model.logits_of(norm(x, core.norm))
 
     def _replay(self, count: int) -> Tensor:
         """`forward` as a graph, captured at the first use; eager from then on where that fails."""
