@@ -13,8 +13,9 @@ from torch import Tensor
 from tinyzero.batching import collate
 from tinyzero.learner import policy_outputs
 from tinyzero.models import Backbone
-from tinyzero.samplers import torch_sampler
-from tinyzero.samplers.torch_sampler import TorchSampler, choose, distribution, row_keys, uniforms
+from tinyzero.samplers import draw, torch_sampler
+from tinyzero.samplers.draw import choose, distribution, row_keys, uniforms
+from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, UserError
 
 PROMPTS = [[5, 6, 7], [9] * 11, [30, 31, 32, 33, 34, 35], [8]]
@@ -52,7 +53,7 @@ def step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 @pytest.mark.parametrize("shape", tiny.SHAPES)
 def test_sampled_logprobs_are_the_learners(shape: str, temperature: float, step: str) -> None:
     model = tiny.model(shape)
-    assert (torch_sampler.fused_step(model) is not None) == (step == "fused")
+    assert (torch_sampler.fused_step(model) is not None) == (step == "fused" and shape != "qwen3")
     found = sampler_of(model).generate(PROMPTS, replace(PARAMS, temperature=temperature))
     lengths = sorted(len(c.token_ids) for c in flat(found))
     assert lengths[len(lengths) // 3] < 15, "some rows must end early, or dropping them is not tried"
@@ -182,7 +183,7 @@ def test_a_token_of_probability_zero_is_never_chosen(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(logprob, torch.full((5000,), 0.5).log())
     for extreme, expected in ((0.0, 1), (1 - 2.0**-53, 3)):
         drawn = torch.full((5000,), extreme, dtype=torch.double)
-        monkeypatch.setattr(torch_sampler, "uniforms", lambda keys, position, drawn=drawn: drawn)
+        monkeypatch.setattr(draw, "uniforms", lambda keys, position, drawn=drawn: drawn)
         assert set(choose(logits, keys, 0, SamplingParams())[0].tolist()) == {expected}
 
 

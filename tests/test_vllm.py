@@ -17,6 +17,7 @@ from tinyzero import metrics, models
 from tinyzero.batching import collate
 from tinyzero.learner import policy_outputs
 from tinyzero.models import Backbone
+from tinyzero.pretrain import base
 from tinyzero.samplers import vllm_sampler
 from tinyzero.samplers.vllm_sampler import VllmSampler
 from tinyzero.tasks.countdown import Countdown, CountdownOptions
@@ -206,6 +207,29 @@ def test_the_stock_cpu_build_is_caught(
         packed.load_weights(nudged(policy, 0.03).items(), 1)
     right = tiny.sampler_for("tiny", loaded(nudged(policy, 0.03)))
     assert draws(right.generate(prompts, GREEDY)) != draws(packed.generate(prompts, GREEDY))
+
+
+def test_another_family_in_bf16(tmp_path: Path) -> None:
+    """Llama with a head of its own, few key-value heads: loaded, pushed to, followed by the learner."""
+    options = base.ModelOptions(layers=2, width=128, heads=4, feed_forward=192, context=128)
+    shape = {"model_type": "llama", "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": False}
+    made = models.build_model(base.model_config(options, len(tiny.tokenizer())) | shape, 0)
+    models.save_model(made, tiny.tokenizer(), tmp_path, torch.bfloat16)
+    policy = models.load_model(str(tmp_path), torch.bfloat16)
+    decode, ends = models.decoder(tiny.tokenizer()), models.end_ids(tiny.tokenizer(), policy)
+    sampler = VllmSampler(str(tmp_path), policy, decode, ends, rows=16, cache_bytes=2**26)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.1 * torch.randn(p.shape))
+    before = draws(sampler.generate([(5, 6, 7)], PARAMS))
+    sampler.load_weights(models.named_weights(policy), 1)
+    (group,) = sampler.generate([(5, 6, 7)], PARAMS)
+    assert draws([group]) != before
+    rollouts = [Rollout(Problem("p", {}, "train", "p"), (5, 6, 7), c, Reward(0.0), 0) for c in group]
+    batch = collate([rollouts], 1.0, PARAMS.max_tokens)
+    gap = (policy_outputs(policy, batch)["logprobs"].detach() - batch.sampled_logprobs)[batch.mask].abs()
+    assert float(gap.mean()) < 0.03
+    assert float(gap.max()) < 0.5
 
 
 def test_a_run_with_it(tmp_path: Path) -> None:

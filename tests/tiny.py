@@ -15,6 +15,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 1},
     "llama": {"model_type": "llama", "num_key_value_heads": 2},
     "untied": {"model_type": "llama", "num_key_value_heads": 4, "tie_word_embeddings": False},
+    "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 16},
     "biased": {"model_type": "llama", "num_key_value_heads": 2, "attention_bias": True, "head_dim": 16},
 }
 

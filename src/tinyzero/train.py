@@ -104,6 +104,7 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
             learned = update(run, batch, collected.refused)
             clock.lap("update")
             publish(run, version=step + 1)
+            clock.lap("publish")
             run.step = step + 1
             record(run, groups, batch, collected, learned, clock)
             if config.eval.every and run.step % config.eval.every == 0 and run.step < config.steps:

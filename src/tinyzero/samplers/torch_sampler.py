@@ -1,96 +1,55 @@
 """The sampler that runs the learner's own weights: no copy, nothing to synchronise.
 
-A pre-allocated cache, the whole batch in lock-step, a group's prompt read once, finished rows
-dropped as they go. What a token becomes depends only on (seed, group, sample, position) and the
-weights: one counter-based uniform a token goes through the inverse of the cumulative distribution,
-so batch size, order and placement do not change what is drawn.
+On a CPU the whole batch goes in lock-step over a pre-allocated cache, a group's prompt is read once, finished
+rows are dropped as they go. On a GPU sequences decode in slots (slots.py) that are refilled as they become free.
+What a token becomes (draw.py) is the same either way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tinyzero.models import Backbone, KeyValueCache
+from tinyzero.samplers.draw import choose, ending, row_keys
 from tinyzero.samplers.fused import FusedStep, fused_step
+from tinyzero.samplers.slots import Slots, supports
 from tinyzero.types import Completion, FinishReason, NonFiniteError, SamplingParams, UserError
 
 DROP_BELOW = 0.8  # rows are dropped from the cache when fewer than this share of them is live
 
 HALF = "\ufffd"  # how a decoder writes the first bytes of a character whose others are still to come
-
-GOLDEN = -7046029254386353131  # 2**64 / the golden ratio, SplitMix64's increment, as int64
-
-
-def mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64 (wrapping): a good hash of a counter. Steele et al., 2014."""
-    x = (x ^ _shift(x, 30)) * -4658895280553007687
-    x = (x ^ _shift(x, 27)) * -7723592293110705685
-    return x ^ _shift(x, 31)
+REFILL = 8  # waiting sequences enter when one slot in so many is free: their prompts are read together
+NOT_FINITE = "the model's logits are not finite"
 
 
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+class Drawn:
+    """All that was drawn so far, on the host; row r is sample r % n of prompt r // n."""
+
+    def __init__(self, rows: int, max_tokens: int) -> None:
+        self.tokens = torch.zeros(rows, max_tokens, dtype=torch.long)
+        self.logprobs = torch.zeros(rows, max_tokens)
+        self.ends = torch.full((rows,), max_tokens)  # tokens of each row that no longer runs
+        self.running = torch.ones(rows, dtype=torch.bool)
 
 
-def row_keys(seed: int, groups: Tensor, samples: Tensor) -> Tensor:
-    """One int64 key for each (group, sample) under `seed`."""
-    base = mix(torch.tensor(seed) + GOLDEN)
-    return mix(mix(base ^ mix(groups + 1)) ^ mix(samples + 1))
+class Flight(NamedTuple):
+    """What a step drew, on its way to the host."""
 
+    rows: Tensor  # (count,) the row in each slot, -1 where there was none
+    at: Tensor  # (count,) which token of its row it is
+    token: Tensor  # (count,)
+    logprob: Tensor  # (count,)
+    arrived: torch.cuda.Event | None
 
-def uniforms(keys: Tensor, position: int) -> Tensor:
-    """A float64 in [0, 1) for each row's token at `position`."""
-    return _shift(mix(keys + torch.tensor(position + 1) * GOLDEN), 11).double() / 2**53
-
-
-def distribution(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Log-probabilities (B, V) actually sampled from: temperature, then top-k, then top-p, renormalised."""
-    logprobs = (logits.float() / params.temperature).log_softmax(-1)
-    if params.top_k:
-        kth = logprobs.topk(min(params.top_k, logprobs.shape[-1]), dim=-1).values[:, -1:]
-        logprobs = logprobs.masked_fill(logprobs < kth, -torch.inf).log_softmax(-1)
-    if params.top_p < 1:
-        ordered, index = logprobs.sort(-1, descending=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()
-        dropped = torch.zeros_like(logprobs, dtype=torch.bool).scatter(-1, index, before >= params.top_p)
-        logprobs = logprobs.masked_fill(dropped, -torch.inf).log_softmax(-1)
-    return logprobs
-
-
-def choose(logits: Tensor, keys: Tensor, position: int, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """The next token of each row and its log-probability; temperature 0 is the most likely one, at 0.
-
-    Raises NonFiniteError where the logits are not.
-    """
-    if params.banned:
-        logits = logits.index_fill(-1, torch.tensor(params.banned, device=logits.device), -torch.inf)
-    if params.temperature == 0:
-        token = logits.argmax(-1)
-        return token, torch.zeros(len(token), device=logits.device)
-    logprobs = distribution(logits, params)
-    cumulative = logprobs.double().exp().cumsum(-1)
-    threshold = uniforms(keys, position).to(logits.device)[:, None] * cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-    if bool((token == logits.shape[-1]).any()):  # the threshold was rounded up to the total, or there is no total
-        if not bool(cumulative.isfinite().all()):
-            raise NonFiniteError("the model's logits are not finite")
-        token = token.clamp(max=logits.shape[-1] - 1)
-    return token, logprobs.gather(-1, token[:, None]).squeeze(-1)
-
-
-def ending(
-    ids: tuple[int, ...], decode: Callable[[Sequence[int]], str], end_ids: Container[int], stop: tuple[str, ...]
-) -> tuple[str, FinishReason]:
-    """The text up to and including the first stop string, without an end token, and why it ended."""
-    if ids[-1] in end_ids:
-        return decode(ids[:-1]), "stop"
-    text = decode(ids)
-    cuts = [text.index(s) + len(s) for s in stop if s in text]
-    return (text[: min(cuts)], "stop") if cuts else (text, "length")
+    def land(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Wait for it."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.rows, self.at, self.token, self.logprob
 
 
 class TorchSampler:
@@ -102,13 +61,17 @@ class TorchSampler:
         decode: Callable[[Sequence[int]], str],
         end_ids: frozenset[int],
         max_rows: int = 512,
+        in_slots: bool | None = None,
     ) -> None:
-        """`decode` turns token ids to text, special tokens included; `max_rows` decode at once."""
+        """`decode` turns token ids to text, special tokens included; `max_rows` decode at once, in slots or in
+        lock-step (None: in slots on a GPU)."""
         self.model = model
         self.decode = decode
         self.end_ids = torch.tensor(sorted(end_ids), dtype=torch.long)
         self.max_rows = max_rows
         self.version = 0
+        self.in_slots = model.device.type == "cuda" and supports(model) if in_slots is None else in_slots
+        self._slots: Slots | None = None
         self._closers: dict[tuple[str, ...], Tensor] = {}
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -130,6 +93,8 @@ class TorchSampler:
         Raises UserError where a prompt and `max_tokens` do not fit the model's context.
         """
         self._check_length(prompts, params)
+        if self.in_slots:
+            return self._refilled(prompts, params, first_group)
         at_once = max(1, self.max_rows // params.n)
         completions: list[list[Completion]] = []
         for start in range(0, len(prompts), at_once):
@@ -146,7 +111,9 @@ class TorchSampler:
         ids: tuple[int, ...] = ()
         shown = 0
         for t in range(params.max_tokens):
-            token, _ = choose(logits, keys, t, params)
+            token, logprob = choose(logits, keys, t, params)
+            if logprob.isnan():
+                raise NonFiniteError(NOT_FINITE)
             ids += (int(token),)
             text, reason = self._text(ids, params.stop)
             ended = reason == "stop" or t + 1 == params.max_tokens
@@ -176,16 +143,11 @@ class TorchSampler:
         cache.select(rows.to(device))
         logits = logits[rows]
         keys = row_keys(params.seed, rows + first_group, torch.arange(n).repeat(count))
-        live = torch.arange(count * n)
-        tokens = torch.zeros(count * n, params.max_tokens, dtype=torch.long)
-        logprobs = torch.zeros(count * n, params.max_tokens)
-        ends = torch.full((count * n,), params.max_tokens)
+        drawn, live = Drawn(count * n, params.max_tokens), torch.arange(count * n)
         for t in range(params.max_tokens):
             token, logprob = choose(logits, keys[live], t, params)
-            tokens[live, t], logprobs[live, t] = token.cpu(), logprob.cpu()
-            done = self._finished(token.cpu(), tokens, live, t, params.stop)
-            ends[live[done & (ends[live] == params.max_tokens)]] = t + 1
-            running = ends[live] == params.max_tokens
+            self._note(drawn, live, torch.full_like(live, t), token.cpu(), logprob.cpu(), params.stop)
+            running = drawn.running[live]
             if not running.any():
                 break
             if running.float().mean() < DROP_BELOW:
@@ -193,10 +155,51 @@ class TorchSampler:
                 live, token = live[kept], token[kept.to(device)]
                 cache.select(kept.to(device))
             logits = self._next(token, cache, fused)
-        return [
-            [self._completion(tokens[r, : ends[r]], logprobs[r, : ends[r]], params) for r in range(p * n, (p + 1) * n)]
-            for p in range(count)
-        ]
+        return self._completions(drawn, params)
+
+    def _refilled(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, first_group: int
+    ) -> list[list[Completion]]:
+        """All samples of all prompts, in slots. The host looks at a step while the next one runs."""
+        n, rows, device = params.n, len(prompts) * params.n, self.model.device
+        slots = self._slots_for(min(rows, self.max_rows), max(map(len, prompts)) + params.max_tokens)
+        seeds = row_keys(params.seed, torch.arange(rows) // n + first_group, torch.arange(rows) % n)
+        drawn, waiting, flying = Drawn(rows, params.max_tokens), 0, None
+        size = slots.bucket(min(rows, slots.count))
+        owner = torch.full((size,), -1)  # the row in each slot
+        at = torch.zeros(size, dtype=torch.long)  # tokens drawn for it, one in flight included
+        while True:
+            owner[~drawn.running[owner]] = -1
+            free, live = (owner < 0).nonzero().squeeze(1), (owner >= 0).nonzero().squeeze(1)
+            if waiting < rows and len(free) * REFILL >= size:
+                new = torch.arange(waiting, min(rows, waiting + len(free)))
+                into, first, waiting = free[: len(new)], int(new[0]) // n, int(new[-1]) + 1
+                logits = slots.enter(into, prompts[first : int(new[-1]) // n + 1], new // n - first, seeds[new])
+                token, logprob = slots.draw(into.to(device), logits, params)
+                owner[into], at[into] = new, 1
+                self._note(drawn, new, torch.zeros_like(new), token.cpu(), logprob.cpu(), params.stop)
+                continue
+            if waiting == rows and len(live) and slots.bucket(len(live)) < size:
+                size = slots.bucket(len(live))
+                slots.gather(live)
+                owner = torch.cat((owner[live], torch.full((size - len(live),), -1)))
+                at = torch.cat((at[live], torch.zeros(size - len(live), dtype=torch.long)))
+            landing, flying = flying, None
+            if len(live):
+                flying = _take_off(owner.clone(), at.clone(), *slots.step(size, params))
+                at += 1
+            if landing is not None:
+                self._note(drawn, *landing.land(), params.stop)
+            elif flying is None:
+                return self._completions(drawn, params)
+
+    def _slots_for(self, count: int, length: int) -> Slots:
+        """Slots for so many sequences of that length: those of the last call where they do."""
+        if self._slots is None or not self._slots.fits(self.model, count, length):
+            longest = max(length, self._slots.length if self._slots else 0)
+            self._slots = None  # the old ones' memory is free before the new ones are made
+            self._slots = Slots(self.model, count, longest)
+        return self._slots
 
     def _prefill(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tensor, KeyValueCache]:
         """Read each prompt once: logits (P, V) of the first new token, and the cache."""
@@ -212,15 +215,28 @@ class TorchSampler:
         hidden = fused(token, cache) if fused is not None else self.model.step(token[:, None], cache)[:, -1]
         return self.model.logits_of(hidden)
 
-    def _finished(self, token: Tensor, tokens: Tensor, live: Tensor, t: int, stop: tuple[str, ...]) -> Tensor:
-        """Which live rows ended with this token: an end token, or one that completes a stop string."""
+    def _note(
+        self, drawn: Drawn, rows: Tensor, at: Tensor, token: Tensor, logprob: Tensor, stop: tuple[str, ...]
+    ) -> None:
+        """Write down the `at`-th tokens of `rows`, and which of these end with it; rows that do not run draw nothing.
+
+        Raises NonFiniteError where the logits were not finite.
+        """
+        kept = (rows >= 0) & drawn.running[rows]
+        if not kept.all():
+            rows, at, token, logprob = rows[kept], at[kept], token[kept], logprob[kept]
+        if logprob.isnan().any():
+            raise NonFiniteError(NOT_FINITE)
+        drawn.tokens[rows, at], drawn.logprobs[rows, at] = token, logprob
         done = torch.isin(token, self.end_ids)
         if stop:
             reach = max(map(len, stop))  # a token is at least a character or a byte of one
             for i in self._closes(stop)[token].nonzero().squeeze(1).tolist():
-                tail = self.decode(tokens[live[i], max(0, t + 1 - 4 * reach) : t + 1].tolist())
+                end = int(at[i]) + 1
+                tail = self.decode(drawn.tokens[rows[i], max(0, end - 4 * reach) : end].tolist())
                 done[i] |= any(s in tail for s in stop)
-        return done
+        drawn.ends[rows[done]] = at[done] + 1
+        drawn.running[rows[done | (at + 1 == drawn.tokens.shape[1])]] = False
 
     def _closes(self, stop: tuple[str, ...]) -> Tensor:
         """(V,) bool: tokens that hold the last character of a stop string, or a part of one; only these rows are
@@ -231,10 +247,27 @@ class TorchSampler:
             self._closers[stop] = torch.tensor([any(c in self.decode([i]) for c in last) for i in range(size)])
         return self._closers[stop]
 
-    def _completion(self, tokens: Tensor, logprobs: Tensor, params: SamplingParams) -> Completion:
-        ids = tuple(tokens.tolist())
-        text, reason = self._text(ids, params.stop)
-        return Completion(ids, (True,) * len(ids), tuple(logprobs.tolist()), text, reason, self.version, self.version)
+    def _completions(self, drawn: Drawn, params: SamplingParams) -> list[list[Completion]]:
+        """All rows by prompt."""
+        found = []
+        for tokens, logprobs, end in zip(drawn.tokens, drawn.logprobs, drawn.ends.tolist(), strict=True):
+            ids = tuple(tokens[:end].tolist())
+            text, reason = self._text(ids, params.stop)
+            said = tuple(logprobs[:end].tolist())
+            found.append(Completion(ids, (True,) * end, said, text, reason, self.version, self.version))
+        return [found[i : i + params.n] for i in range(0, len(found), params.n)]
 
     def _text(self, ids: tuple[int, ...], stop: tuple[str, ...]) -> tuple[str, FinishReason]:
         return ending(ids, self.decode, self.end_ids, stop)
+
+
+def _take_off(rows: Tensor, at: Tensor, token: Tensor, logprob: Tensor) -> Flight:
+    """Send what was drawn to the host without waiting for it."""
+    if not token.is_cuda:
+        return Flight(rows, at, token, logprob, None)
+    ids, said = (torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (token, logprob))
+    ids.copy_(token, non_blocking=True)
+    said.copy_(logprob, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return Flight(rows, at, ids, said, arrived)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyzero.models import Backbone
-from tinyzero.samplers.torch_sampler import ending, mix, row_keys
+from tinyzero.samplers.draw import ending, mix, row_keys
 from tinyzero.types import Completion, FinishReason, SamplingParams, UserError
 
 PROBES = 8  # columns of each layer that are looked at after a push

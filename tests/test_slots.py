@@ -1,0 +1,243 @@
+"""Decoding in slots against decoding in lock-step and against the learner: everything but the capture of graphs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import tiny
+import torch
+from torch.nn import functional as F
+
+from tinyzero import lora
+from tinyzero.config import LoraSection
+from tinyzero.models import Backbone
+from tinyzero.samplers import slots as slots_room
+from tinyzero.samplers.draw import invert, invert_large
+from tinyzero.samplers.slots import Slots, masked_attention, supports
+from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.types import Completion, NonFiniteError, SamplingParams
+
+PROMPTS = [[5, 6, 7], [9] * 11, [30, 31, 32, 33, 34, 35], [8], [40] * 5, [41, 42]]
+ENDS = frozenset(range(8))  # many, so that slots become free at different times
+PARAMS = SamplingParams(max_tokens=24, n=6, stop=())
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that few rows are enough for several buckets and several prefills."""
+    monkeypatch.setattr(slots_room, "SMALLEST", 2)
+    monkeypatch.setattr(slots_room, "PREFILL_TOKENS", 30)
+
+
+def sampler_of(model: Backbone, in_slots: bool, ends: frozenset[int] = ENDS, max_rows: int = 512) -> TorchSampler:
+    return TorchSampler(model, lambda ids: "".join(f" {i}" for i in ids), ends, max_rows, in_slots)
+
+
+def flat(found: list[list[Completion]]) -> list[Completion]:
+    return [c for group in found for c in group]
+
+
+def same(found: list[list[Completion]], expected: list[list[Completion]]) -> None:
+    """Tokens, texts and endings equal, log-probabilities to 1e-5."""
+    assert [len(group) for group in found] == [len(group) for group in expected]
+    for a, b in zip(flat(found), flat(expected), strict=True):
+        assert a.sampled_logprobs == pytest.approx(b.sampled_logprobs, abs=1e-5)
+        assert replace(a, sampled_logprobs=()) == replace(b, sampled_logprobs=())
+
+
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_slots_draw_what_lock_step_draws(shape: str) -> None:
+    model = tiny.model(shape)
+    assert supports(model)
+    for params in (PARAMS, replace(PARAMS, temperature=0.7, seed=3), replace(PARAMS, temperature=0.0, n=1)):
+        expected = sampler_of(model, in_slots=False).generate(PROMPTS, params, first_group=4)
+        same(sampler_of(model, in_slots=True).generate(PROMPTS, params, first_group=4), expected)
+    assert {c.finish_reason for c in flat(expected)} == {"stop", "length"}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 16, 35, 36, 100])
+def test_refilling_changes_nothing(rows: int) -> None:
+    model = tiny.model()
+    sampler = sampler_of(model, in_slots=True, max_rows=rows)
+    same(sampler.generate(PROMPTS, PARAMS), sampler_of(model, in_slots=False).generate(PROMPTS, PARAMS))
+    assert sampler._slots is not None
+    assert sampler._slots.count == min(rows, 36)
+
+
+def test_slots_are_refilled_before_all_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """36 rows through 8 slots take little more than their tokens over the slots."""
+    steps: list[int] = []
+    step = Slots.step
+    monkeypatch.setattr(Slots, "step", lambda self, count, params: (steps.append(count), step(self, count, params))[1])
+    found = flat(sampler_of(tiny.model(), in_slots=True, max_rows=8).generate(PROMPTS, PARAMS))
+    tokens = sum(len(c.token_ids) - 1 for c in found)  # the first comes from the prompt
+    longest = sum(max(len(c.token_ids) for c in found[i : i + 8]) for i in range(0, 36, 8))
+    assert set(steps) > {8}, "the last rows go on in fewer slots"
+    assert all(a >= b for a, b in pairwise(steps)), "which become no more"
+    assert len(steps) < 0.8 * longest, "in turns of 8 it would take as many steps as the longest of each"
+    assert sum(steps) < 1.6 * tokens
+
+
+def test_slots_serve_again_while_they_fit() -> None:
+    model = tiny.model()
+    sampler, reference = sampler_of(model, in_slots=True), sampler_of(model, in_slots=False)
+    expected = reference.generate(PROMPTS, PARAMS)
+    same(sampler.generate(PROMPTS, PARAMS), expected)
+    first = sampler._slots
+    same(
+        sampler.generate(PROMPTS[:2], replace(PARAMS, max_tokens=9, n=2)),
+        [[replace(c, **cut(c, 9)) for c in group[:2]] for group in expected[:2]],
+    )
+    assert sampler._slots is first
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.1)
+    sampler.load_weights((), 1)
+    reference.load_weights((), 1)
+    same(sampler.generate(PROMPTS, PARAMS), reference.generate(PROMPTS, PARAMS))
+    assert sampler._slots is first, "new values in the same place need no new slots"
+    sampler.generate(PROMPTS, replace(PARAMS, max_tokens=100))
+    assert sampler._slots is not first
+    again = sampler._slots
+    model.lm.model.norm.weight = torch.nn.Parameter(2 * model.lm.model.norm.weight.detach())
+    same(sampler.generate(PROMPTS, PARAMS), reference.generate(PROMPTS, PARAMS))
+    assert sampler._slots is not again, "a graph would read the old place"
+
+
+def cut(c: Completion, length: int) -> dict[str, object]:
+    """What is left of a completion under a lower limit."""
+    ids = c.token_ids[:length]
+    whole = len(c.token_ids) <= length
+    text = c.text if whole else "".join(f" {i}" for i in ids)
+    reason = c.finish_reason if whole else "length"
+    return {
+        "token_ids": ids,
+        "loss_mask": c.loss_mask[:length],
+        "sampled_logprobs": c.sampled_logprobs[:length],
+        "text": text,
+        "finish_reason": reason,
+    }
+
+
+def test_stop_strings_end_a_slot() -> None:
+    def words(ids: Sequence[int]) -> str:
+        return "".join("nd>x" if i % 2 else "<e" for i in ids)
+
+    model, params = tiny.model(), replace(PARAMS, stop=("<end>",))
+    found = [
+        TorchSampler(model, words, frozenset(), 9, in_slots).generate(PROMPTS, params) for in_slots in (True, False)
+    ]
+    same(*found)
+    assert any(c.finish_reason == "stop" for c in flat(found[0]))
+
+
+def test_bf16_follows_the_learner() -> None:
+    """Roundings differ from the lock-step's, so tokens may too; the log-probabilities are still the model's."""
+    model = tiny.model("llama").to(torch.bfloat16)
+    found = sampler_of(model, in_slots=True, ends=frozenset(), max_rows=10).generate(PROMPTS, PARAMS)
+    gaps = []
+    for prompt, group in zip(PROMPTS, found, strict=True):
+        for c in group:
+            tokens = torch.tensor([[*prompt, *c.token_ids]])
+            logprobs = model.logits(tokens)[0, len(prompt) - 1 : -1].log_softmax(-1)
+            learned = logprobs.gather(1, torch.tensor(c.token_ids)[:, None])[:, 0].detach()
+            gaps.append((learned - torch.tensor(c.sampled_logprobs)).abs())
+    assert float(torch.cat(gaps).mean()) < 0.02
+    assert float(torch.cat(gaps).max()) < 0.3
+
+
+def test_adapters_are_read_too() -> None:
+    pytest.importorskip("peft")
+    model = tiny.model("llama")
+    plain = sampler_of(model, in_slots=True).generate(PROMPTS, PARAMS)
+    lora.add_adapter(model, LoraSection(rank=4, alpha=64))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if ".lora_B" in name:
+                p.add_(0.1 * torch.randn(p.shape))
+    found = sampler_of(model, in_slots=True).generate(PROMPTS, PARAMS)
+    same(found, sampler_of(model, in_slots=False).generate(PROMPTS, PARAMS))
+    assert [c.token_ids for c in flat(found)] != [c.token_ids for c in flat(plain)]
+
+
+def test_what_a_slot_does_not_use_does_not_matter() -> None:
+    """Keys and values of the sequence before are still there; a NaN among them would show."""
+    model = tiny.model()
+    slots = Slots(model, 6, 40)
+    slots.keys.fill_(1e4)
+    slots.values.fill_(1e4)
+    with torch.no_grad():
+        slots.enter(torch.tensor([4, 1]), PROMPTS[:2], torch.tensor([1, 0]), torch.tensor([7, 8]))
+        slots.token[[4, 1]] = torch.tensor([50, 51])
+        logits = slots.forward(6)
+        for slot, prompt, token in ((4, PROMPTS[1], 50), (1, PROMPTS[0], 51)):
+            expected = model.logits(torch.tensor([[*prompt, token]]))[0, -1]
+            torch.testing.assert_close(logits[slot].float(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gathered_slots_go_on_as_they_were() -> None:
+    model = tiny.model()
+    slots = Slots(model, 5, 40)
+    with torch.no_grad():
+        slots.enter(torch.tensor([4, 1, 3]), PROMPTS[:3], torch.tensor([0, 1, 2]), torch.tensor([7, 8, 9]))
+        slots.token[[4, 1, 3]] = torch.tensor([50, 51, 52])
+        before = slots.forward(5)[[1, 3, 4]]
+        slots.gather(torch.tensor([1, 3, 4]))
+        torch.testing.assert_close(slots.forward(3), before)
+    assert slots.seeds[:3].tolist() == [8, 9, 7]
+
+
+def test_buckets_halve() -> None:
+    slots = Slots(tiny.model(layers=1), 13, 10)
+    assert slots.length == 64
+    assert {n: slots.bucket(n) for n in (13, 8, 7, 4, 3, 2, 1)} == {13: 13, 8: 13, 7: 7, 4: 4, 3: 4, 2: 2, 1: 2}
+
+
+def test_masked_attention_by_the_formula() -> None:
+    slots = Slots(tiny.model("llama"), 3, 64)
+    query, keys, values = torch.randn(3, 4, 8), torch.randn(3, 64, 2, 8), torch.randn(3, 64, 2, 8)
+    used = torch.tensor([1, 64, 17])
+    found = masked_attention(slots, 3, used)(query, keys, values)
+    for i, n in enumerate(used.tolist()):
+        for h in range(4):
+            weights = F.softmax(keys[i, :n, h // 2] @ query[i, h] / 8**0.5, -1)
+            torch.testing.assert_close(found[i, h], weights @ values[i, :n, h // 2], atol=1e-5, rtol=1e-5)
+
+
+def test_models_with_another_step_are_left_to_lock_step() -> None:
+    for change in (
+        {"model_type": "gemma3"},
+        {"use_sliding_window": True},
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+    ):
+        model = tiny.model(layers=1)
+        for name, value in change.items():
+            setattr(model.config, name, value)
+        assert not supports(model)
+    assert not sampler_of(tiny.model(layers=1), in_slots=False).in_slots
+    assert not TorchSampler(tiny.model(layers=1), str, ENDS).in_slots, "a CPU keeps its step"
+
+
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    model = tiny.model()
+    with torch.no_grad():
+        model.lm.model.norm.weight[0] = torch.inf
+    for in_slots in (True, False):
+        with pytest.raises(NonFiniteError):
+            sampler_of(model, in_slots).generate(PROMPTS, PARAMS)
+
+
+@pytest.mark.parametrize("size", [128, 151_936, 20_000, 50_257])
+def test_two_stages_choose_what_one_chooses(size: int) -> None:
+    logprobs = (3 * torch.randn(40, size)).log_softmax(-1)
+    logprobs[3] = -torch.inf
+    logprobs[3, [7, size - 1]] = torch.tensor([0.25, 0.75]).log()  # the rest has no probability
+    drawn = torch.rand(40, dtype=torch.double)
+    drawn[:3] = torch.tensor([0.0, 1 - 2.0**-53, 0.5])
+    one, two = invert(logprobs.double().exp(), drawn), invert_large(logprobs, drawn)
+    # sums in fp32 and fp64 part ways where a draw falls on an edge, to a neighbour
+    assert (one == two).float().mean() >= 0.95
+    assert ((one - two).abs() <= 1)[one != size - 1].all()
+    for extreme, token in ((0.0, 7), (0.24, 7), (0.26, size - 1), (1 - 2.0**-53, size - 1)):
+        assert invert_large(logprobs[3:4], torch.tensor([extreme], dtype=torch.double)).item() == token
