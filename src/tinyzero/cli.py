@@ -1,4 +1,4 @@
-"""`tinyzero VERB ...`: train, eval, play, sample, data, algorithms, ablate, check-task, pretrain.
+"""`tinyzero VERB ...`: train, eval, play, sample, data, algorithms, ablate, report, watch, check-task, pretrain.
 
 Heavy imports wait until the command line is understood, so help and mistakes answer at once. A user's
 mistake is one line and exit code 2, never a traceback.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import textwrap
@@ -131,6 +132,15 @@ def _parser() -> Parser:
     ablate.add_argument("--out", metavar="DIR", help="folder of the runs (default: runs/NAME of the grid's file)")
     ablate.add_argument("--jobs", type=_positive, default=1, help="runs at a time (default: 1)")
 
+    report = verb("report", _report, "write a page that tells a run, or compares several: pictures and samples")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a folder of runs, such as a grid's")
+    report.add_argument("--out", metavar="FILE", help="(default: report.html in the run, or beside the runs)")
+
+    watch = verb("watch", _watch, "the same page, live in the browser while the run goes on")
+    watch.add_argument("run", metavar="RUN", help="a run's folder, or a folder of runs; it may be empty still")
+    watch.add_argument("--port", type=_port, default=8765, help="0 for any that is free (default: 8765)")
+    watch.add_argument("--host", default="127.0.0.1", help="who may look: 0.0.0.0 lets others in (default: 127.0.0.1)")
+
     verb("algorithms", _algorithms, "print what each algorithm is made of: its stages, constants and source")
 
     check = verb(
@@ -184,6 +194,7 @@ def _checked(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: st
 _positive = _checked(int, lambda value: value >= 1, "a whole number from 1 up")
 _natural = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 up")
 _temperature = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+_port = _checked(int, lambda value: 0 <= value < 2**16, "a port: a whole number from 0 to 65535")
 _share = _checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
@@ -448,6 +459,27 @@ def _ablate(given: argparse.Namespace, rest: list[str], started: float) -> int:
         raise UserError(f"unknown argument {rest[0]}: what cells have in common stands in the grid, under [common]")
     path = Path(given.grid)
     run_grid(path, Path(given.out or f"runs/{path.stem}"), given.jobs, lambda text: print(text, flush=True))
+    return 0
+
+
+def _report(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    from tinyzero.report.page import write_report
+
+    if rest:
+        raise UserError(f"unknown argument {rest[0]} (see tinyzero report --help)")
+    paths = [Path(run) for run in given.runs]
+    out = Path(given.out) if given.out else Path(os.path.commonpath(paths)) / "report.html"
+    size = write_report(paths, out)
+    print(f"wrote {out} ({size / 1e6:.1f} MB): open it in a browser")
+    return 0
+
+
+def _watch(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    from tinyzero.report.watch import watch
+
+    if rest:
+        raise UserError(f"unknown argument {rest[0]} (see tinyzero watch --help)")
+    watch(Path(given.run), given.host, given.port, lambda text: print(text, flush=True))
     return 0
 
 

@@ -131,6 +131,27 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     return (record for _, record in _lines(path))
 
 
+def follow(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The whole lines of a growing JSONL file from byte `offset` on: (the offset after it, the record).
+
+    A last line that is not whole yet is left for the next time. Raises UserError as `read` does.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            record = _record(line)
+            if record is None:
+                if file.read(1):  # not the last line, so no crash tore it
+                    raise UserError(f"the line at byte {offset} of {path} is not a JSON object: mend or remove it")
+                return
+            offset += len(line)
+            yield offset, record
+
+
 def retain(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Leave only the records that `keep` accepts, all at once or not at all; a torn last line goes too.
 

@@ -1,0 +1,206 @@
+"""Which curves are drawn, under which heading, and what is said of them. Only data: page/ draws it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from tinyzero.metrics import define
+
+
+class Line(NamedTuple):
+    """One key of a stream: `steps` (metrics.jsonl), or `dev` and `test` (eval.jsonl by split).
+
+    A `*` in the key stands for a name without slash; the label's `*` for the same name.
+    """
+
+    key: str
+    label: str
+    source: str = "steps"
+
+
+class Chart(NamedTuple):
+    """Lines over one axis. Of several runs the first line is drawn, until the reader picks another."""
+
+    title: str
+    says: str
+    lines: tuple[Line, ...]
+    form: str = "number"
+    """How values are written: number, share, dollars, bytes."""
+    least: int = 1
+    """Fewer lines than this are not drawn."""
+
+
+def chart(title: str, says: str, *lines: Line | tuple[str, str], form: str = "number", least: int = 1) -> Chart:
+    return Chart(title, says, tuple(Line(*line) for line in lines), form, least)
+
+
+SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
+    "accuracy": (
+        "Accuracy",
+        "Does it get better? The band is a 95 % interval; held-out problems are never trained on.",
+        [
+            chart(
+                "Right answers",
+                "Share of problems answered rightly. Dev is what recipes are tuned on, test is scored at the ends only.",
+                Line("pass@1", "dev, one answer", "dev"),
+                Line("greedy", "dev, greedy", "dev"),
+                Line("pass@1", "test, one answer", "test"),
+                Line("accuracy", "training answers"),
+                form="share",
+            ),
+            chart(
+                "The best of several",
+                "Share of dev problems that at least one of so many answers solves: what the model can reach at all.",
+                Line("pass@*", "one of *", "dev"),
+                form="share",
+                least=2,
+            ),
+            chart(
+                "Reward",
+                "What the policy is paid: the answer's part, and the part for its form where the task has one.",
+                ("reward", "reward"),
+                ("reward/answer", "for the answer"),
+                ("reward/format", "well-formed"),
+            ),
+        ],
+    ),
+    "length": (
+        "Length of the thinking",
+        "Nothing asks for long answers. Where right ones grow, thinking longer has paid.",
+        [
+            chart(
+                "Tokens an answer",
+                "Mean length of right and of wrong answers. Wrong ones that run into the limit pull their mean up.",
+                ("response_length/right", "right"),
+                ("response_length/wrong", "wrong"),
+                ("response_length", "all"),
+            ),
+        ],
+    ),
+    "behaviours": (
+        "What it does while it thinks",
+        "Counted by rule in the text of every training answer; no model judges another.",
+        [
+            chart(
+                "Attempts",
+                "Full attempts at the problem in one answer: more of them, and different ones, is search.",
+                ("behaviour/attempts", "attempts"),
+                ("behaviour/distinct_attempts", "different ones"),
+                ("behaviour/first_hit", "the first that hits"),
+            ),
+            chart(
+                "Checking",
+                "How often it compares a result with the target, and whether its arithmetic and its yes can be trusted.",
+                ("behaviour/verdict_rate", "lines with a verdict"),
+                ("behaviour/verification_precision", "yes that is true"),
+                ("behaviour/arithmetic_accuracy", "arithmetic that is true"),
+                form="share",
+            ),
+            chart(
+                "Search gone wrong",
+                "Attempts made twice, answers without any search, and searches given up without a yes.",
+                ("behaviour/repeat_rate", "repeated attempts"),
+                ("behaviour/direct", "answers without search"),
+                ("behaviour/gave_up", "given up"),
+                form="share",
+            ),
+            chart(
+                "Products broken down",
+                "Products taken apart by the distributive rule, wholly or in part.",
+                ("behaviour/decomposed", "broken down"),
+                ("behaviour/decomposed_partly", "in part"),
+                form="share",
+            ),
+        ],
+    ),
+    "health": (
+        "Is training healthy?",
+        "Signs that the updates are neither too bold nor without effect.",
+        [
+            chart("Entropy", "How open the next token is, in nats. Near zero, nothing new is tried.", ("entropy", "")),
+            chart("KL", "How far the policy has moved from the frozen start, in nats.", ("kl", "")),
+            chart(
+                "Clipped tokens",
+                "Share of tokens whose change was cut; zero when every batch is used once.",
+                ("clip_fraction", ""),
+                form="share",
+            ),
+            chart("Gradient norm", "Before clipping. Spikes are bad batches; growth is trouble.", ("grad_norm", "")),
+            chart(
+                "Sampler against learner",
+                "Mean weight given to sampled tokens; 1 where both say the same.",
+                ("correction", "mean weight"),
+            ),
+            chart("Learning rate", "What the schedule gave.", ("learning_rate", "")),
+            chart("Critic", "How well the value model foresees the reward.", ("value/*", "*")),
+            chart("Process reward model", "What gives PRIME a reward at every token.", ("prm/*", "*")),
+        ],
+    ),
+    "lessons": (
+        "What there was to learn from",
+        "A group whose answers all earn the same teaches nothing; a cut answer counts as wrong.",
+        [
+            chart(
+                "Flat groups",
+                "Share of groups in which every answer earned the same.",
+                ("flat_groups", "flat"),
+                form="share",
+            ),
+            chart(
+                "Cut and malformed",
+                "Share of answers cut at the token limit, and of those that ended without one that can be judged.",
+                ("truncated", "cut"),
+                ("malformed", "malformed"),
+                form="share",
+            ),
+        ],
+    ),
+    "cost": (
+        "Speed and cost",
+        "What it took.",
+        [
+            chart("Tokens a second", "Sampled tokens over the time of the whole step.", ("tokens/s", "")),
+            chart(
+                "Seconds a step",
+                "Where the time goes.",
+                ("time/step", "step"),
+                ("time/sample", "sampling"),
+                ("time/update", "learning"),
+            ),
+            chart("Peak memory", "Of the training process.", ("memory/peak", ""), form="bytes"),
+        ],
+    ),
+}
+"""By name: heading, what it is about, charts."""
+
+
+def described(present: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
+    """The sections as the page takes them: lines whose key is in its source's `present`, with the glossary's words."""
+    found = []
+    for name, (title, says, charts) in SECTIONS.items():
+        drawn = []
+        for c in charts:
+            lines = [spelt for line in c.lines for spelt in spell_out(line, present[line.source])]
+            if len(lines) >= c.least:
+                means = {line.key: DERIVED.get(line.key) or define(line.key) for line in lines}
+                named = [line._asdict() | {"label": line.label or c.title} for line in lines]
+                drawn.append({"title": c.title, "says": c.says, "form": c.form, "lines": named, "means": means})
+        if drawn:
+            found.append({"name": name, "title": title, "says": says, "charts": drawn})
+    return found
+
+
+def spell_out(line: Line, present: Collection[str]) -> list[Line]:
+    """The lines that are there: none, the one, or each that a `*` stands for."""
+    pattern = re.compile(re.escape(line.key).replace(r"\*", "([^/=]+)"))
+    found = [match for key in present if (match := pattern.fullmatch(key))]
+    if "*" in line.key:
+        found.sort(key=lambda m: (len(m[1]), m[1]))  # 2 before 16
+        return [line._replace(key=m[0], label=line.label.replace("*", m[1])) for m in found]
+    return [line] if found else []
+
+
+DERIVED = {"tokens/s": "Completion tokens sampled in the step, over its seconds of wall time."}
+"""What the report itself makes of a step's record."""

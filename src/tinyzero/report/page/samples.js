@@ -1,0 +1,133 @@
+// What the model wrote, marked up in place, to be filtered.
+"use strict";
+
+const PAGE = 12; // cards shown before "more"
+const KINDS = {
+  attempt: "an attempt", right: "an attempt that hits", wrong: "an attempt that misses", verification: "a check",
+  backtrack: "starting over", subgoal: "a subgoal",
+};
+
+function sampleSection() {
+  const chosen = { run: "", problem: "", split: "", step: "", outcome: "", kind: "" };
+  let most = PAGE, story = null, all = [], seen = "";
+  const selects = Object.fromEntries(Object.keys(chosen).map((name) => [name, el("select", { id: `filter-${name}` })]));
+  const titles = { run: "Run", problem: "Problem", split: "Problems of", step: "After step", outcome: "Answer", kind: "With" };
+  const fields = Object.fromEntries(Object.keys(chosen).map((name) =>
+    [name, el("div", { class: "field" }, el("label", { for: `filter-${name}` }, titles[name]), selects[name])]));
+  const clear = el("button", { type: "button" }, "Show all");
+  const tally = el("p", { class: "tally", role: "status" });
+  const cards = el("div", { class: "samples" });
+  const more = el("button", { type: "button", class: "more" }, "Show more");
+  const first = el("p", { class: "first" });
+  const node = el("section", { id: "samples" },
+    el("h2", {}, "What it wrote"),
+    el("p", { class: "lead" }, "The same held-out problems again and again as training went on, and some of what it trained on. All of it is the model's own writing, its verdicts too; the marks are ours."),
+    first, legendOfMarks(),
+    el("form", { class: "filters", onsubmit: (event) => event.preventDefault() }, Object.values(fields), clear), tally, cards, more);
+
+  for (const [name, select] of Object.entries(selects))
+    select.addEventListener("change", () => { chosen[name] = select.value; most = PAGE; show(); });
+  clear.addEventListener("click", () => set({}));
+  more.addEventListener("click", () => {
+    const before = cards.children.length;
+    most += 2 * PAGE;
+    show();
+    cards.children[before]?.focus();
+  });
+
+  function set(values) {
+    for (const name of Object.keys(chosen)) chosen[name] = values[name] ?? "";
+    most = PAGE;
+    show();
+  }
+
+  function fits(s) {
+    return (!chosen.run || s.run === chosen.run) && (!chosen.problem || s.problem === chosen.problem) &&
+      (!chosen.split || s.split === chosen.split) && (chosen.step === "" || s.step === Number(chosen.step)) &&
+      (!chosen.outcome || s.right === (chosen.outcome === "right")) &&
+      (!chosen.kind || (chosen.kind === "revises" ? s.revises : s.kinds.includes(chosen.kind)));
+  }
+
+  // What can be chosen; the choice stays where it still can be made.
+  function offer(name, choices) {
+    selects[name].replaceChildren(el("option", { value: "" }, "all"), ...choices.map(([value, label]) => el("option", { value }, label)));
+    if (!choices.some(([value]) => String(value) === chosen[name])) chosen[name] = "";
+    fields[name].hidden = choices.length < 2;
+  }
+
+  function show() {
+    for (const [name, select] of Object.entries(selects)) select.value = chosen[name];
+    const found = all.filter(fits);
+    tally.textContent = `${plural(found.length, "answer")} of ${all.length} kept here, ${found.filter((s) => s.right).length} right`;
+    cards.replaceChildren(...found.slice(0, most).map((s) => sampleCard(s, story.runs.length > 1)));
+    more.hidden = found.length <= most;
+    clear.hidden = Object.values(chosen).every((value) => value === "");
+  }
+
+  function update(fresh) {
+    story = fresh;
+    all = story.runs.flatMap((run) => run.samples.map((s) => ({ ...s, run: run.name })));
+    const now = JSON.stringify(all.map((s) => [s.run, s.split, s.step, s.problem, s.tokens]));
+    if (now === seen) return;
+    const firstTime = seen === "";
+    seen = now;
+    node.hidden = all.length === 0;
+    const unique = (values) => [...new Set(values)];
+    offer("run", unique(all.map((s) => s.run)).map((v) => [v, v]));
+    const repeated = unique(all.filter((s) => s.split !== "train").map((s) => s.problem));
+    offer("problem", repeated.map((v) => [v, v]));
+    offer("split", unique(all.map((s) => s.split)).map((v) => [v, v]));
+    offer("step", unique(all.map((s) => s.step)).sort((a, b) => a - b).map((v) => [v, v === 0 ? "0, untrained" : v]));
+    offer("outcome", [["right", "right"], ["wrong", "wrong"]]);
+    const kinds = unique(all.flatMap((s) => s.kinds)).map((v) => [v, KINDS[v] ?? v]);
+    offer("kind", [...kinds, ...(all.some((s) => s.revises) ? [["revises", "a check that fails, then one that holds"]] : [])]);
+    showFirst();
+    const open = story.runs[0].opening.dev ?? story.runs[0].opening.test;
+    if (firstTime && open) set({ problem: story.runs[0].samples[open[0]].problem });
+    else show();
+  }
+
+  // The first response that checks and revises.
+  function showFirst() {
+    const run = story.runs.find((r) => r.revision !== null);
+    first.hidden = story.runs.length > 1 || all.length === 0;
+    if (first.hidden) return;
+    if (!run) {
+      first.replaceChildren("In none of the stored answers does the model check a result, find it wrong, and then find one that is right.");
+      return;
+    }
+    const s = run.samples[run.revision];
+    const when = s.step === 0 ? "from before any training, so the base could do it already; what training adds shows in the curves above" : `from step ${s.step}`;
+    first.replaceChildren(
+      el("strong", {}, "The first stored answer in which it checks, finds it wrong, and revises"), ` is ${when}. `,
+      el("button", { type: "button", onclick: () => { set({ problem: "", step: String(s.step), split: s.split, kind: "revises" }); cards.firstElementChild?.focus(); } }, "Show it"));
+  }
+
+  return { node, update };
+}
+
+function legendOfMarks() {
+  return el("p", { class: "marks" },
+    el("span", { class: "attempt wrong" }, "1+2=3"), " an attempt that misses, ",
+    el("span", { class: "attempt right" }, "3*8=24"), " one that hits, ",
+    el("span", { class: "verification" }, "vs 24 no"), " a check, ",
+    el("span", { class: "backtrack" }), " starting over");
+}
+
+function sampleCard(s, several) {
+  const outcome = s.right ? "right" : s.cut ? "cut off" : "wrong";
+  return el("article", { class: `card sample ${s.right ? "is-right" : "is-wrong"}`, tabindex: -1 },
+    el("header", {},
+      el("h3", {}, s.problem),
+      el("p", {},
+        el("span", { class: `verdict ${s.right ? "right" : "wrong"}` }, outcome),
+        [several ? s.run : null, s.step === 0 ? "before training" : `after ${plural(s.step, "step")}`, `${s.split} problem`, plural(s.tokens, "token")]
+          .filter(Boolean).join(" · "))),
+    s.revises ? el("p", { class: "badge" }, "checks, then revises") : null,
+    thinking(s.text));
+}
+
+function thinking(pieces) {
+  return el("div", { class: "thinking", tabindex: 0, role: "group", "aria-label": "what the model wrote" },
+    pieces.map((piece) => typeof piece === "string" ? piece : el("span", { class: piece[1], title: piece[2] || null }, piece[1] === "gap" ? piece[2] : piece[0])));
+}

@@ -1,0 +1,198 @@
+"""Which of a run's stored rollouts are shown, and their thinking marked up in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from tinyzero import behaviours
+from tinyzero.report.columns import Columns
+from tinyzero.types import SPLITS
+
+Record = dict[str, Any]
+Item = TypeVar("Item")
+
+PROBLEMS = 8  # of each evaluated split that are followed through the run
+SHOWN_STEPS = 6  # of each split
+KEPT_STEPS = 32  # of each split while reading; even
+TRAINED = 2  # right ones, and as many wrong ones, of a step's training rollouts
+CHARACTERS = 6_000  # of a completion that are shown, from its beginning; and a third of that from its end
+SEARCHED = 20_000  # right answers that are searched for the first one that checks and revises
+PERIOD, COPIES, LOOPED = 400, 4, 40  # a loop repeats at most so many characters, so often, and over so many at least
+
+
+class Event(NamedTuple):
+    kind: str
+    start: int
+    end: int
+    detail: str = ""
+
+
+class Ladder(Generic[Item]):
+    """Evenly spaced items of a stream of unknown length: about `most`, an even number, and the newest one."""
+
+    def __init__(self, most: int = KEPT_STEPS) -> None:
+        self.most, self.stride, self.count = most, 1, 0
+        self.kept: list[Item] = []
+        self.newest: list[Item] = []
+
+    def add(self, item: Item) -> None:
+        """The next item."""
+        kept = self.count % self.stride == 0
+        self.newest = [] if kept else [item]
+        self.kept += [item] if kept else []
+        self.count += 1
+        if len(self.kept) > self.most:
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
+
+    def items(self) -> list[Item]:
+        """What is kept, in the stream's order."""
+        return self.kept + self.newest
+
+
+class Samples:
+    """What is kept of a stream of rollouts, of whatever length."""
+
+    def __init__(self) -> None:
+        self.ladders: dict[str, Ladder[list[Record]]] = {split: Ladder() for split in SPLITS}
+        self.followed: dict[str, list[str]] = {split: [] for split in SPLITS}
+        self.columns = Columns()
+        self.revision: Record | None = None
+        self.searched = 0
+        self._at: tuple[int, str] | None = None
+        self._group: list[Record] = []
+
+    def add(self, record: Record) -> None:
+        """The next rollout of the stream."""
+        split, at = record["split"], (record["step"], record["split"])
+        if at != self._at:
+            self._at, self._group = at, []
+            self.ladders[split].add(self._group)
+        if self._wanted(record):
+            self._group.append(record)
+        if split == "train":
+            looping = record["finish_reason"] == "length" and loops(record["text"])
+            self.columns.add({"rollouts/step": record["step"], "rollouts/looping": float(looping)})
+        if self.revision is None and right(record) and self.searched < SEARCHED:
+            self.searched += 1
+            if revises(find_events(record)):
+                self.revision = record
+
+    def _wanted(self, record: Record) -> bool:
+        if record["split"] == "train":
+            return sum(right(r) == right(record) for r in self._group) < TRAINED
+        followed = self.followed[record["split"]]
+        if self.ladders[record["split"]].count == 1 and len(followed) < PROBLEMS:
+            followed.append(record["problem"])
+        return record["problem"] in followed and all(r["problem"] != record["problem"] for r in self._group)
+
+    def chosen(self) -> list[Record]:
+        """The rollouts to show: those of a few steps of each split, and the first that checks and revises."""
+        found = [r for split in SPLITS for group in spread(self.ladders[split].items(), SHOWN_STEPS) for r in group]
+        found += [r for r in [self.revision] if r is not None and not any(r is other for other in found)]
+        return sorted(found, key=lambda r: (r["step"], SPLITS.index(r["split"])))
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most `most` of `items`, evenly, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def right(record: Record) -> bool:
+    """Whether the answer was right, as `Reward.right` says it."""
+    return bool(record["parts"].get("answer", record["reward"]) >= 1)
+
+
+def loops(text: str) -> bool:
+    """Whether `text` ends in the same piece over and over, cut anywhere."""
+    end = text[-16:]
+    start = len(text) - len(end)
+    at = text.rfind(end, max(0, start - PERIOD), len(text) - 1)
+    while at >= 0:  # where the end stood before says how long the piece may be
+        piece = text[at - start :]
+        if text.endswith(piece * max(COPIES, -(-LOOPED // len(piece)))):
+            return True
+        at = text.rfind(end, max(0, start - PERIOD), at + len(end) - 1)
+    return False
+
+
+def find_events(record: Record) -> list[Event]:
+    """What the completion does, where."""
+    numbers, target, text = record["fields"].get("numbers"), record["fields"].get("target"), record["text"]
+    if not isinstance(target, int):
+        return []
+    found: list[Event] = []
+    start, failed = 0, False
+    thinking = text.rpartition("</think>")[0] or text
+    for line in thinking.split("\n"):
+        for attempt in behaviours.trace(numbers, target, line + "\n</think>"):
+            end = start + len(line)
+            cut = start + line.find(" vs ") if " vs " in line else end
+            if failed:
+                found.append(Event("backtrack", start, start))
+            if attempt.legal:
+                found.append(Event("attempt", start, cut))
+                found.append(Event("right" if attempt.hits else "wrong", start, cut))
+            if attempt.verdict is not None:
+                found.append(Event("verification", cut, end, "yes" if attempt.verdict else "no"))
+            failed = attempt.verdict is not True
+        start += len(line) + 1
+    return found
+
+
+def revises(events: Sequence[Event]) -> bool:
+    """Whether a check says no, and after it an attempt that is right is checked and says yes."""
+    said_no = next((e.end for e in events if e.kind == "verification" and e.detail == "no"), None)
+    if said_no is None:
+        return False
+    hit = next((e.end for e in events if e.kind == "right" and e.start >= said_no), None)
+    return hit is not None and any(e.kind == "verification" and e.detail == "yes" and e.start >= hit for e in events)
+
+
+Segment = str | tuple[str, str, str]
+"""A piece of text; or with it the kinds of what it belongs to, space between, and what is said of it."""
+
+
+def marked(text: str, events: Sequence[Event], start: int = 0, end: int | None = None) -> list[Segment]:
+    """`text[start:end]` in pieces that the events begin and end; joined, they are the text."""
+    end = len(text) if end is None else end
+    inside = [e for e in events if e.start < end and (e.end > start or e.start == e.end >= start)]
+    edges = sorted({start, end, *(min(max(edge, start), end) for e in inside for edge in (e.start, e.end))})
+    found: list[Segment] = []
+    for left, right_ in zip(edges, edges[1:], strict=False):
+        here = [e for e in inside if e.start <= left and (e.end >= right_ or e.start == e.end == left)]
+        kinds = " ".join(dict.fromkeys(e.kind for e in here))
+        piece = text[left:right_]
+        found.append((piece, kinds, "; ".join(e.detail for e in here if e.detail)) if kinds else piece)
+    return found
+
+
+def shown(record: Record) -> dict[str, Any]:
+    """A rollout as the page has it: in marked pieces, the middle of a very long one left out."""
+    text, events = record["text"], find_events(record)
+    tail = len(text) - CHARACTERS // 3
+    pieces = marked(text, events, 0, min(len(text), CHARACTERS) if tail > CHARACTERS else None)
+    if tail > CHARACTERS:
+        pieces += [("", "gap", f"{tail - CHARACTERS:,} characters are left out here"), *marked(text, events, tail)]
+    return {
+        "step": record["step"],
+        "split": record["split"],
+        "problem": posed(record),
+        "right": right(record),
+        "reward": record["reward"],
+        "tokens": record["response_length"],
+        "cut": record["finish_reason"] == "length",
+        "kinds": sorted({e.kind for e in events}),
+        "revises": right(record) and revises(events),
+        "text": pieces,
+    }
+
+
+def posed(record: Record) -> str:
+    """The problem in a line."""
+    fields = record["fields"]
+    if {"numbers", "target"} <= fields.keys():
+        return f"{fields['target']} from {' '.join(map(str, fields['numbers']))}"
+    return f"{fields['a']} × {fields['b']}" if {"a", "b"} <= fields.keys() else str(record["problem"])

@@ -1,0 +1,268 @@
+"""What a page tells, as one small dictionary that JSON can hold: of one run, of several, of a grid."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tinyzero import config as configs
+from tinyzero.evaluate import distinct_problems
+from tinyzero.report import alarms, samples
+from tinyzero.report.charts import described
+from tinyzero.report.columns import Columns, thin
+from tinyzero.report.read import Recorded
+from tinyzero.tasks.countdown import Countdown, CountdownOptions
+from tinyzero.types import UserError
+
+PACKAGE = Path(configs.__file__).parent
+POINTS = 600  # of a curve; several runs share five times as many
+CHARACTERS = 2_000_000  # of completions, all runs together
+AXES = {"step": "steps", "samples": "answers sampled", "minutes": "minutes"}
+
+
+def tell(runs: Sequence[Recorded], folder: Path | None = None) -> dict[str, Any]:
+    """The page's data. `folder` is the grid's, where the runs are one."""
+    names = names_of([run.folder for run in runs])
+    told = [tell_run(run, name, len(runs)) for run, name in zip(runs, names, strict=True)]
+    present: dict[str, set[str]] = {"steps": set(), "dev": set(), "test": set()}
+    for run in told:
+        for source, table in run["curves"].items():
+            present[source] |= table.keys()
+    return {"axes": AXES, "sections": described(present), "runs": told, "grid": grid(folder, names)}
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """What to call each run: its folder's name, with its parent's where two would be called the same."""
+    paths = [folder.resolve() for folder in folders]
+    count = Counter(path.name for path in paths)
+    return [path.name if count[path.name] == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+
+
+def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
+    """One run; `of` so many, which share the room."""
+    config = run.config
+    tests = [e for e in run.evals if e["split"] == "test"]
+    done = int(run.steps["step"][-1]) + 1 if run.steps.length else 0
+    streams = {**run.steps, **run.samples.columns}
+    return {
+        "name": name,
+        "steps": config.steps,
+        "done": done,
+        "finished": any(e["step"] == config.steps for e in tests) if config.eval.test_problems else done >= config.steps,
+        "task": {"name": config.task.name, "says": first_line("tasks", config.task.name)},
+        "algorithm": {"name": config.algorithm.name, "says": first_line("algorithms", config.algorithm.name)},
+        "model": config.model.name,
+        "seed": config.seed,
+        "command": command(config),
+        "config": configs.to_toml(config),
+        "headline": headline(run),
+        "alarms": [alarm._asdict() for alarm in alarms.look(streams)],
+        "checks": list(alarms.CHECKS),
+        "curves": curves(run, max(60, min(POINTS, 5 * POINTS // of))),
+        "kinds": kinds(run, tests),
+        "baselines": baselines(run.folder),
+        **shown_samples(run, CHARACTERS // of),
+    }
+
+
+def first_line(room: str, name: str) -> str:
+    """What a bundled task or algorithm says of itself in a line; nothing of a user's own, whose code is not read."""
+    path = PACKAGE / room / f"{name.replace('++', '_pp').replace('-', '_')}.py"
+    if ":" in name or not path.is_file():
+        return ""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+
+
+def command(config: configs.Config) -> str:
+    """The shortest `tinyzero train` of a bundled recipe that has this configuration."""
+    commands = []
+    for recipe in configs.recipes():
+        overrides = changes(configs.read_recipe(recipe), config)
+        if configs.resolve(configs.read_recipe(recipe), overrides) == config:
+            short = {full: name for name, full in configs.SHORT.items()}
+            flags = [f"--{short.get(key, key)} {toml_text(value)}" for key, value in overrides.items()]
+            commands.append(" ".join(["tinyzero train", recipe, *flags]))
+    return min(commands, key=len)
+
+
+def changes(recipe: Mapping[str, Any], config: configs.Config) -> dict[str, Any]:
+    """The overrides that make `config` of `recipe`."""
+    found: dict[str, Any] = {}
+    wanted = config.model_dump()
+    for section in ("task", "algorithm"):  # another name replaces the recipe's whole table
+        name = wanted[section]["name"]
+        if name != configs.resolve(recipe, {}).model_dump()[section]["name"]:
+            found[f"{section}.name"] = name
+    had = flat(configs.resolve(recipe, found).model_dump())
+    return found | {key: value for key, value in flat(wanted).items() if key not in had or had[key] != value}
+
+
+def flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of one level, by dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        found |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    return found
+
+
+def toml_text(value: Any) -> str:
+    """A value as it is typed on a command line."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if text and not set(text) & set(" '\"$&;|<>()[]{}*?`\\#~!") else "'" + text.replace("'", "'\\''") + "'"
+
+
+def headline(run: Recorded) -> dict[str, Any]:
+    """Before and after on held-out problems (test, or dev where there is no test), and what it took."""
+    last = {key: run.steps[key][-1] for key in ("samples", "tokens", "samples/generated", "time/elapsed") if key in run.steps}
+    by_split = {split: [e for e in run.evals if e["split"] == split] for split in ("test", "dev")}
+    split = "test" if len(by_split["test"]) > 1 or not by_split["dev"] else "dev"
+    scores = [
+        {"step": e["step"], "n": e["n"], "value": e["pass@1"], "low": e["pass@1/low"], "high": e["pass@1/high"]}
+        | {key: e[key] for key in ("response_length", "behaviour/attempts") if key in e}
+        for e in by_split[split]
+    ]
+    closing = sum(e.get("time/evaluate", 0.0) for e in run.evals if run.steps.length and e["step"] == run.steps.length)
+    minutes = (last["time/elapsed"] + closing) / 60 if "time/elapsed" in last else None
+    return {
+        "split": split,
+        "before": scores[0] if scores else None,
+        "after": scores[-1] if len(scores) > 1 else None,
+        "samples": last.get("samples/generated", last.get("samples")),
+        "tokens": last.get("tokens"),
+        "minutes": minutes,
+    }
+
+
+def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]]]:
+    """By source and key the numbers, thinned to `points`; `x/NAME` are where they stand on each axis.
+
+    A step's record stands where its answers were sampled: after the batches, answers and minutes before it.
+    """
+    steps = run.steps
+    samples, elapsed = ([0.0, *steps.get(key, ())] for key in ("samples/generated", "time/elapsed"))
+    table: dict[str, Sequence[float]] = {key: steps[key] for key in steps if key not in ("step", "version")}
+    if {"tokens/generated", "time/step"} <= steps.keys():
+        table["tokens/s"] = [n / s if s > 0 else math.nan for n, s in zip(steps["tokens/generated"], steps["time/step"], strict=True)]
+    table |= {"x/step": steps.get("step", ()), "x/samples": samples[:-1], "x/minutes": [e / 60 for e in elapsed[:-1]]}
+    found = {"steps": {key: [short(v) for v in thin(values, points)] for key, values in table.items()}}
+    for split in ("dev", "test"):
+        scored = Columns()
+        for e in run.evals:
+            if e["split"] == split:
+                at = min(e["step"], len(samples) - 1)
+                axes = {"x/step": e["step"], "x/samples": samples[at], "x/minutes": elapsed[at] / 60}
+                scored.add({k: v for k, v in e.items() if "=" not in k} | axes)
+        found[split] = {key: [short(v) for v in thin(scored[key], points)] for key in scored if key != "step"}
+    return found
+
+
+def short(value: float | None) -> float | None:
+    """Six digits, which is more than a chart shows."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def kinds(run: Recorded, tests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """First and last pass@1 on test by each kind of problem, with the share that + and - alone can solve."""
+    if not tests:
+        return []
+    ceilings = plus_minus(json.dumps(run.config.task.model_dump()), int(tests[-1]["n"]))
+    rows = []
+    keys = [k for k in tests[-1] if k == "pass@1" or k.startswith("pass@1/") and not k.endswith(("/low", "/high"))]
+    several = Counter(key.partition("=")[0] for key in keys)
+    for key in [k for k in keys if "=" not in k or several[k.partition("=")[0]] > 1]:  # all of one kind is all
+        label = key.removeprefix("pass@1").removeprefix("/")
+        row: dict[str, Any] = {"label": label, "ceiling": ceilings.get(label)}
+        for when, e in (("before", tests[0]), ("after", tests[-1])):
+            row[when] = {end or "value": e.get(f"{key}/{end}" if end else key) for end in ("", "low", "high")}
+        rows.append(row)
+    return rows
+
+
+@lru_cache(maxsize=64)
+def plus_minus(task: str, problems: int) -> dict[str, float]:
+    """By label of Countdown's test problems, and "" for all: the share that + and - alone can solve.
+
+    Of problems that are drawn, not read from a file; of another task, nothing.
+    """
+    table = json.loads(task)
+    if table.pop("name") != "countdown" or table.get("data"):
+        return {}
+    countdown = Countdown(CountdownOptions(**table))
+    found: dict[str, list[bool]] = defaultdict(list)
+    for problem in distinct_problems(countdown, "test", problems):
+        labels = countdown.describe(problem)
+        for label in ("", *(f"{name}={value}" for name, value in labels.items())):
+            found[label].append(labels["operators"] == "+-")
+    return {label: sum(can) / len(can) for label, can in found.items() if not label.startswith("operators")}
+
+
+def baselines(folder: Path) -> list[dict[str, Any]]:
+    """What the base does without training for as many tokens, where benchmarks/what_training_added.py measured it."""
+    path = folder / "baselines.json"
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["baselines"]
+        return [{"label": name, **{k: float(b[k]) for k in ("value", "low", "high", "tokens")}} for name, b in found.items()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is not what benchmarks/what_training_added.py writes: remove it") from None
+
+
+def shown_samples(run: Recorded, characters: int) -> dict[str, Any]:
+    """The rollouts to show, no more than fit; which problem to open with; the first that checks and revises."""
+    found: list[dict[str, Any]] = []
+    revision = None
+    for record in run.samples.chosen():
+        sample = samples.shown(record)
+        characters -= sum(len(piece if isinstance(piece, str) else piece[0]) for piece in sample["text"])
+        if characters < 0 and record is not run.samples.revision:
+            continue
+        if record is run.samples.revision:
+            revision = len(found)
+        found.append(sample)
+    return {"samples": found, "revision": revision, "opening": opening(found)}
+
+
+def opening(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """By split one problem before and after: wrong at first and right at the end, by a search if there is such a one."""
+
+    def worth(pair: tuple[int, int]) -> tuple[bool, bool]:
+        before, after = found[pair[0]], found[pair[1]]
+        return not before["right"] and after["right"], after["revises"]
+
+    best: dict[str, tuple[int, int]] = {}
+    for split in ("test", "dev"):
+        by_problem: dict[str, list[int]] = defaultdict(list)
+        for i, sample in enumerate(found):
+            if sample["split"] == split:
+                by_problem[sample["problem"]].append(i)
+        pairs = [(rows[0], rows[-1]) for rows in by_problem.values() if found[rows[0]]["step"] < found[rows[-1]]["step"]]
+        if pairs:
+            best[split] = max(pairs, key=worth)
+    return best
+
+
+def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
+    """What `tinyzero ablate` found of these runs: each choice's mean over seeds with its interval."""
+    path = folder / "ablation.json" if folder else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        axes = {axis: list(choices) for axis, choices in found["grid"]["axes"].items()}
+        choices = {
+            choice: {
+                "runs": [name for name in (f"{choice}-{seed}" for seed in result["seeds"]) if name in names],
+                **{k: result["mean"][k] for k in ("before", "after", "after/low", "after/high", "length", "minutes", "samples")},
+            }
+            for choice, result in found["results"].items()
+        }
+        return {"command": found["command"], "axes": axes, "seeds": found["grid"]["seeds"], "choices": choices}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is not what `tinyzero ablate` writes: run it again") from None
