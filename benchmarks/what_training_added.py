@@ -7,14 +7,17 @@ Three baselines spend the trained model's mean number of tokens a problem:
   forced base     the base may not stop thinking before it has said yes
   best of k       k completions of the base, the first that says yes counts
 Beside them: pass@1, pass@k and greedy of both models, and how they search.
+The baselines go into the run's baselines.json too, where `tinyzero report` finds them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import common
@@ -168,8 +171,11 @@ def main() -> None:
         "base forced to go on": forced_at(base, budget),
         f"base, best of {k} by its own verdict": best_of(base, k),
     }
+    drawn = {}
     for name, (scores, tokens) in baselines.items():
-        row(name, sum(scores) / len(scores), *interval(scores, clusters), tokens)
+        value, (low, high) = sum(scores) / len(scores), interval(scores, clusters)
+        row(name, value, low, high, tokens)
+        drawn[name] = {"value": value, "low": low, "high": high, "tokens": tokens}
     text = (
         f"{given.n} distinct test problems; 95 % intervals cluster the problems of one number set.\n\n"
         + common.table(["", "solved", "tokens a problem"], rows)
@@ -181,6 +187,7 @@ def main() -> None:
     summary = {name: {"solved": sum(s) / len(s), "tokens": t} for name, (s, t) in baselines.items()}
     about = common.describe([given.threads], "torch", "transformers")
     common.write("what_training_added", about, {**figures, "baselines": summary}, text)
+    (Path(given.run) / "baselines.json").write_text(json.dumps({"problems": given.n, "baselines": drawn}, indent=1))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def _parser() -> Parser:
     report.add_argument("--out", metavar="FILE", help="(default: report.html in the run, or beside the runs)")
 
     watch = verb("watch", _watch, "the same page, live in the browser while the run goes on")
-    watch.add_argument("run", metavar="RUN", help="a run's folder, or a folder of runs; it may be empty still")
+    watch.add_argument("folder", metavar="RUN", help="a run's folder, or a folder of runs; it may be empty still")
     watch.add_argument("--port", type=_port, default=8765, help="0 for any that is free (default: 8765)")
     watch.add_argument("--host", default="127.0.0.1", help="who may look: 0.0.0.0 lets others in (default: 127.0.0.1)")
 
@@ -479,7 +479,7 @@ def _watch(given: argparse.Namespace, rest: list[str], started: float) -> int:
 
     if rest:
         raise UserError(f"unknown argument {rest[0]} (see tinyzero watch --help)")
-    watch(Path(given.run), given.host, given.port, lambda text: print(text, flush=True))
+    watch(Path(given.folder), given.host, given.port, lambda text: print(text, flush=True))
     return 0
 
 

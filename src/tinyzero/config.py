@@ -139,6 +139,9 @@ class RunSection(Section):
     dir: str = Field("", description="the run's folder; empty for runs/RECIPE-ALGORITHM-SEED")
     rollouts_every: int = Field(10, ge=0, description="steps between rollouts written to rollouts.jsonl; 0 for none")
     rollouts: int = Field(8, ge=1, description="rollouts written then")
+    track: Literal["", "tensorboard", "wandb", "trackio"] = Field(
+        "", description="send the metrics to tensorboard, wandb or trackio too; empty for none"
+    )
 
 
 class Config(Section):

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tinyzero import checkpoint, lora, metrics, models, samplers
+from tinyzero import checkpoint, lora, metrics, models, samplers, trackers
 from tinyzero.algorithms import load_algorithm
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Config, Named, to_toml
@@ -56,6 +56,7 @@ class Run:
     encode: Callable[[Prompt], Sequence[int]]
     save_model: Callable[[Path], None]
     console: metrics.Console
+    tracking: trackers.Tracking
     step: int = 0
     cursor: Cursor = field(default_factory=Cursor)
     samples: int = 0
@@ -119,10 +120,12 @@ def opened(config: Config, folder: Path, resume: bool, started: float) -> Iterat
     """`build`, and nobody else trains in the folder meanwhile."""
     if resume:
         with locked(folder):
-            yield build(config, folder, resume, started)
+            run = build(config, folder, resume, started)
+            with run.tracking:
+                yield run
     else:
         run = build(config, folder, resume, started)  # a run that cannot start leaves no folder
-        with locked(folder):
+        with locked(folder), run.tracking:
             yield run
 
 
@@ -147,6 +150,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         torch.set_num_threads(config.model.threads)
     torch.manual_seed(config.seed)
     console = metrics.Console(config.steps)
+    trackers.require(config.run.track)
     task = load_task(config.task.name, config.task.options)
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
     if config.rollout.samples < algorithm.min_samples:
@@ -194,6 +198,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         encode=lambda prompt: models.encode_prompt(tokenizer, prompt),
         save_model=lambda path: save_policy(config, policy, tokenizer, path),
         console=console,
+        tracking=trackers.Tracking(config.run.track, folder, config.model_dump(), console.note),
         started=started,
     )
     check_problems(run, policy.context)
@@ -396,6 +401,7 @@ def record(
         **clock.laps,
     }
     metrics.append(run.folder / "metrics.jsonl", entry)
+    run.tracking.log(entry)
     if collected.reward_errors:
         run.console.note(
             f"the reward function raised on {collected.reward_errors} completions, first: {collected.first_error}"
@@ -432,6 +438,7 @@ def score(run: Run, split: Split, problems: int) -> None:
         for rollout in group[:1]:
             keep_rollout(run, run.step, split, rollout)
     metrics.append(run.folder / "eval.jsonl", entry)  # last: with it the evaluation is done
+    run.tracking.log(entry, f"{split}/")
     run.console.note(
         f"{split} after {run.step} steps: pass@1 {entry['pass@1']:.3f} "
         f"[{entry['pass@1/low']:.3f}, {entry['pass@1/high']:.3f}] on {problems} problems"

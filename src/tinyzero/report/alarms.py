@@ -87,14 +87,19 @@ def equal_groups(streams: Streams) -> Alarm | None:
 
 def mismatch(streams: Streams) -> Alarm | None:
     """The sampler's probabilities are not the learner's, so what is learned from is not what the policy would say."""
-    weight = mean(last(streams.get("correction", ())))
-    if weight is None or 0.9 <= weight <= 1.1:
+    gap, weight = (mean(last(streams.get(key, ()))) for key in ("mismatch", "correction"))
+    seen = []
+    if gap is not None and gap > 0.05:
+        seen.append(f"Their log-probabilities of the same tokens are {gap:.2g} nats apart on average.")
+    if weight is not None and not 0.9 <= weight <= 1.1:
+        seen.append(f"Tokens are weighed by {weight:.2f} on average to make up for it, which should be near 1.")
+    if not seen:
         return None
     return Alarm(
         "Sampler and learner disagree",
-        f"Tokens are weighed by {weight:.2f} on average to make up for a sampler that differs from the learner; it "
-        "should be near 1.",
-        "Sample in a higher precision, or with the torch sampler, which shares the learner's weights.",
+        " ".join(seen),
+        "Sample in a higher precision, or with the torch sampler, which shares the learner's weights; or weigh tokens "
+        "for the difference (--algorithm.correction truncate).",
     )
 
 

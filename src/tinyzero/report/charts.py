@@ -130,7 +130,12 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
             chart("Gradient norm", "Before clipping. Spikes are bad batches; growth is trouble.", ("grad_norm", "")),
             chart(
                 "Sampler against learner",
-                "Mean weight given to sampled tokens; 1 where both say the same.",
+                "How far their log-probabilities of the same tokens are apart, in nats. Near zero they say the same.",
+                ("mismatch", "mean"),
+            ),
+            chart(
+                "Weight of sampled tokens",
+                "What makes up for that difference; 1 where there is nothing to make up for.",
                 ("correction", "mean weight"),
             ),
             chart("Learning rate", "What the schedule gave.", ("learning_rate", "")),

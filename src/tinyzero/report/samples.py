@@ -134,9 +134,10 @@ def find_events(record: Record) -> list[Event]:
                 found.append(Event("backtrack", start, start))
             if attempt.legal:
                 found.append(Event("attempt", start, cut))
-                found.append(Event("right" if attempt.hits else "wrong", start, cut))
+            if attempt.hits:
+                found.append(Event("right", start, cut))
             if attempt.verdict is not None:
-                found.append(Event("verification", cut, end, "yes" if attempt.verdict else "no"))
+                found.append(Event("yes" if attempt.verdict else "no", cut, end))
             failed = attempt.verdict is not True
         start += len(line) + 1
     return found
@@ -144,11 +145,9 @@ def find_events(record: Record) -> list[Event]:
 
 def revises(events: Sequence[Event]) -> bool:
     """Whether a check says no, and after it an attempt that is right is checked and says yes."""
-    said_no = next((e.end for e in events if e.kind == "verification" and e.detail == "no"), None)
-    if said_no is None:
-        return False
-    hit = next((e.end for e in events if e.kind == "right" and e.start >= said_no), None)
-    return hit is not None and any(e.kind == "verification" and e.detail == "yes" and e.start >= hit for e in events)
+    no = min((e.end for e in events if e.kind == "no"), default=None)
+    hit = None if no is None else min((e.end for e in events if e.kind == "right" and e.start >= no), default=None)
+    return hit is not None and any(e.kind == "yes" and e.end >= hit for e in events)
 
 
 Segment = str | tuple[str, str, str]

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 from tinyzero.report.page import page
 from tinyzero.report.read import Recorded, find_runs
@@ -68,8 +69,7 @@ def handler(live: Live, html: bytes, guarded: bool) -> type[BaseHTTPRequestHandl
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            name = self.headers.get("Host", "").rpartition(":")[0].strip("[]") or self.headers.get("Host", "")
-            if guarded and name not in LOOPBACK:
+            if guarded and urlsplit(f"//{self.headers.get('Host', '')}").hostname not in LOOPBACK:
                 self.send_error(HTTPStatus.FORBIDDEN)
             elif self.path == "/":
                 self._send(html, "text/html; charset=utf-8")

@@ -3,8 +3,10 @@
 
 const PAGE = 12; // cards shown before "more"
 const KINDS = {
-  attempt: "an attempt", right: "an attempt that hits", wrong: "an attempt that misses", verification: "a check",
-  backtrack: "starting over", subgoal: "a subgoal",
+  attempt: "an attempt", right: "an attempt that hits", yes: "a check that says yes", no: "a check that says no",
+  misjudged: "a check that is mistaken", backtrack: "a new start", step: "a calculation", slip: "a false calculation",
+  repeat: "a repeated attempt", subgoal: "a subgoal", backward: "reasoning from the target", selfcheck: "a check of the answer",
+  giveup: "giving up",
 };
 
 function sampleSection() {
@@ -108,10 +110,11 @@ function sampleSection() {
 
 function legendOfMarks() {
   return el("p", { class: "marks" },
-    el("span", { class: "attempt wrong" }, "1+2=3"), " an attempt that misses, ",
-    el("span", { class: "attempt right" }, "3*8=24"), " one that hits, ",
-    el("span", { class: "verification" }, "vs 24 no"), " a check, ",
-    el("span", { class: "backtrack" }), " starting over");
+    el("span", { class: "attempt" }, "12*5=60,60+3=63"), " an attempt that misses, ",
+    el("span", { class: "attempt right" }, "5-3=2,2*12=24"), " one that hits, ",
+    el("span", { class: "no" }, "vs 24 no"), " a check, ",
+    el("span", { class: "slip" }, "7+5=13"), " false arithmetic, ",
+    el("span", { class: "backtrack" }), " a new start");
 }
 
 function sampleCard(s, several) {
