@@ -67,7 +67,11 @@ def skill(step: int, steps: int) -> float:
 
 def evaluation(step: int, split: str, score: float) -> dict[str, Any]:
     parts = {"": score, "/numbers=3": score, "/operators=+-": min(1.0, score * 1.1), "/operators=*/": score * 0.8}
-    bounds = {f"pass@1{name}{end}": v for name, v in parts.items() for end, v in zip(("", "/low", "/high"), (v, v, v))}
+    bounds = {
+        f"pass@1{name}{end}": v
+        for name, v in parts.items()
+        for end, v in zip(("", "/low", "/high"), (v, v, v), strict=True)
+    }
     about = {"step": step, "split": split, "n": 1024, "k": 1, "temperature": 1.0, "time/evaluate": 9.0}
     return about | bounds | {"response_length": 150.0, "behaviour/attempts": 5.0}
 

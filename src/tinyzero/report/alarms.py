@@ -64,7 +64,8 @@ def entropy_collapse(streams: Streams) -> Alarm | None:
         "It has stopped trying other things",
         f"The entropy of the next token fell from {start:.3g} to {end:.3g} nats while only {percent(right[1])} of the "
         "answers are right.",
-        "Lower the learning rate, raise the clip range upwards (algorithm.clip_high), or add an entropy bonus (algorithm.entropy).",
+        "Lower the learning rate, raise the clip range upwards (algorithm.clip_high), or add an entropy bonus "
+        "(algorithm.entropy).",
     )
 
 

@@ -43,7 +43,7 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
         [
             chart(
                 "Right answers",
-                "Share of problems answered rightly. Dev is what recipes are tuned on, test is scored at the ends only.",
+                "Share of problems answered rightly. Dev is what recipes are tuned on; test is scored at both ends.",
                 Line("pass@1", "dev, one answer", "dev"),
                 Line("greedy", "dev, greedy", "dev"),
                 Line("pass@1", "test, one answer", "test"),
@@ -92,7 +92,7 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
             ),
             chart(
                 "Checking",
-                "How often it compares a result with the target, and whether its arithmetic and its yes can be trusted.",
+                "How often it compares a result with the target; whether its yes and its arithmetic are true.",
                 ("behaviour/verdict_rate", "lines with a verdict"),
                 ("behaviour/verification_precision", "yes that is true"),
                 ("behaviour/arithmetic_accuracy", "arithmetic that is true"),

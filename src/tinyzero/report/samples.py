@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from tinyzero import behaviours
@@ -107,6 +109,8 @@ def right(record: Record) -> bool:
 
 def loops(text: str) -> bool:
     """Whether `text` ends in the same piece over and over, cut anywhere."""
+    if len(text) < LOOPED:
+        return False
     end = text[-16:]
     start = len(text) - len(end)
     at = text.rfind(end, max(0, start - PERIOD), len(text) - 1)
@@ -137,7 +141,7 @@ def find_events(record: Record) -> list[Event]:
             if attempt.hits:
                 found.append(Event("right", start, cut))
             if attempt.verdict is not None:
-                found.append(Event("yes" if attempt.verdict else "no", cut, end))
+                found.append(Event("verification", cut, end, "yes" if attempt.verdict else "no"))
             failed = attempt.verdict is not True
         start += len(line) + 1
     return found
@@ -145,26 +149,51 @@ def find_events(record: Record) -> list[Event]:
 
 def revises(events: Sequence[Event]) -> bool:
     """Whether a check says no, and after it an attempt that is right is checked and says yes."""
-    no = min((e.end for e in events if e.kind == "no"), default=None)
-    hit = None if no is None else min((e.end for e in events if e.kind == "right" and e.start >= no), default=None)
-    return hit is not None and any(e.kind == "yes" and e.end >= hit for e in events)
+    said = {answer: [e for e in events if e.kind == "verification" and e.detail == answer] for answer in ("no", "yes")}
+    doubted = min((e.end for e in said["no"]), default=math.inf)
+    hit = min((e.start for e in events if e.kind == "right" and e.start >= doubted), default=math.inf)
+    return any(e.end > hit for e in said["yes"])
 
 
-Segment = str | tuple[str, str, str]
-"""A piece of text; or with it the kinds of what it belongs to, space between, and what is said of it."""
+MARKS = {
+    "attempt": "an attempt",
+    "right": "an attempt that hits",
+    "repeat": "an attempt made before",
+    "verification": "a check against the target",
+    "misjudged": "a check that is mistaken",
+    "backtrack": "a new start",
+    "step": "a calculation",
+    "slip": "a calculation that is false",
+    "subgoal": "a number to reach on the way",
+    "backward": "reasoning from the target",
+    "selfcheck": "a solution worked out again",
+    "giveup": "giving up",
+}
+"""The kinds of event that are shown, as a reader may ask for them."""
+
+Segment = str | tuple[str, str]
+"""A piece of text; or with it the names of what it belongs to, space between."""
+
+
+def names(event: Event) -> list[str]:
+    """What an event is called in the page: its kind, and for a check what it says."""
+    return [event.kind, event.detail] if event.kind == "verification" else [event.kind]
 
 
 def marked(text: str, events: Sequence[Event], start: int = 0, end: int | None = None) -> list[Segment]:
     """`text[start:end]` in pieces that the events begin and end; joined, they are the text."""
     end = len(text) if end is None else end
-    inside = [e for e in events if e.start < end and (e.end > start or e.start == e.end >= start)]
-    edges = sorted({start, end, *(min(max(edge, start), end) for e in inside for edge in (e.start, e.end))})
+    waiting = [e for e in events if e.kind in MARKS and e.start < end and max(e.end, e.start + 1) > start]
+    waiting.sort(key=lambda e: e.start, reverse=True)
+    edges = sorted({start, end, *(min(max(edge, start), end) for e in waiting for edge in (e.start, e.end))})
     found: list[Segment] = []
-    for left, right_ in zip(edges, edges[1:], strict=False):
-        here = [e for e in inside if e.start <= left and (e.end >= right_ or e.start == e.end == left)]
-        kinds = " ".join(dict.fromkeys(e.kind for e in here))
-        piece = text[left:right_]
-        found.append((piece, kinds, "; ".join(e.detail for e in here if e.detail)) if kinds else piece)
+    here: list[Event] = []
+    for left, following in pairwise(edges):
+        here = [e for e in here if e.end > left]
+        while waiting and waiting[-1].start <= left:
+            here.append(waiting.pop())
+        called = " ".join(dict.fromkeys(name for e in here for name in names(e)))
+        found.append((text[left:following], called) if called else text[left:following])
     return found
 
 
@@ -174,7 +203,7 @@ def shown(record: Record) -> dict[str, Any]:
     tail = len(text) - CHARACTERS // 3
     pieces = marked(text, events, 0, min(len(text), CHARACTERS) if tail > CHARACTERS else None)
     if tail > CHARACTERS:
-        pieces += [("", "gap", f"{tail - CHARACTERS:,} characters are left out here"), *marked(text, events, tail)]
+        pieces += [(f"{tail - CHARACTERS:,} characters are left out here", "gap"), *marked(text, events, tail)]
     return {
         "step": record["step"],
         "split": record["split"],
@@ -183,7 +212,7 @@ def shown(record: Record) -> dict[str, Any]:
         "reward": record["reward"],
         "tokens": record["response_length"],
         "cut": record["finish_reason"] == "length",
-        "kinds": sorted({e.kind for e in events}),
+        "kinds": sorted({e.kind for e in events} & MARKS.keys()),
         "revises": right(record) and revises(events),
         "text": pieces,
     }

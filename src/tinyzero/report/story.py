@@ -23,6 +23,7 @@ from tinyzero.types import UserError
 PACKAGE = Path(configs.__file__).parent
 POINTS = 600  # of a curve; several runs share five times as many
 CHARACTERS = 2_000_000  # of completions, all runs together
+LONG = 200  # characters of a command, beyond which nobody reads it
 AXES = {"step": "steps", "samples": "answers sampled", "minutes": "minutes"}
 
 
@@ -34,7 +35,13 @@ def tell(runs: Sequence[Recorded], folder: Path | None = None) -> dict[str, Any]
     for run in told:
         for source, table in run["curves"].items():
             present[source] |= table.keys()
-    return {"axes": AXES, "sections": described(present), "runs": told, "grid": grid(folder, names)}
+    return {
+        "axes": AXES,
+        "sections": described(present),
+        "marks": samples.MARKS,
+        "runs": told,
+        "grid": grid(folder, names),
+    }
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
@@ -54,12 +61,14 @@ def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
         "name": name,
         "steps": config.steps,
         "done": done,
-        "finished": any(e["step"] == config.steps for e in tests) if config.eval.test_problems else done >= config.steps,
+        "finished": any(e["step"] == config.steps for e in tests)
+        if config.eval.test_problems
+        else done >= config.steps,
         "task": {"name": config.task.name, "says": first_line("tasks", config.task.name)},
         "algorithm": {"name": config.algorithm.name, "says": first_line("algorithms", config.algorithm.name)},
         "model": config.model.name,
         "seed": config.seed,
-        "command": command(config),
+        "command": command(config, run.folder),
         "config": configs.to_toml(config),
         "headline": headline(run),
         "alarms": [alarm._asdict() for alarm in alarms.look(streams)],
@@ -79,8 +88,8 @@ def first_line(room: str, name: str) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
 
 
-def command(config: configs.Config) -> str:
-    """The shortest `tinyzero train` of a bundled recipe that has this configuration."""
+def command(config: configs.Config, folder: Path) -> str:
+    """The shortest `tinyzero train` that has this configuration: a bundled recipe's, or with the run's config.toml."""
     commands = []
     for recipe in configs.recipes():
         overrides = changes(configs.read_recipe(recipe), config)
@@ -88,7 +97,8 @@ def command(config: configs.Config) -> str:
             short = {full: name for name, full in configs.SHORT.items()}
             flags = [f"--{short.get(key, key)} {toml_text(value)}" for key, value in overrides.items()]
             commands.append(" ".join(["tinyzero train", recipe, *flags]))
-    return min(commands, key=len)
+    best = min(commands, key=len, default="")
+    return best if 0 < len(best) <= LONG else f"tinyzero train {folder / 'config.toml'}"
 
 
 def changes(recipe: Mapping[str, Any], config: configs.Config) -> dict[str, Any]:
@@ -119,7 +129,7 @@ def toml_text(value: Any) -> str:
 
 def headline(run: Recorded) -> dict[str, Any]:
     """Before and after on held-out problems (test, or dev where there is no test), and what it took."""
-    last = {key: run.steps[key][-1] for key in ("samples", "tokens", "samples/generated", "time/elapsed") if key in run.steps}
+    last = {key: finite(run.steps[key][-1]) for key in run.steps}
     by_split = {split: [e for e in run.evals if e["split"] == split] for split in ("test", "dev")}
     split = "test" if len(by_split["test"]) > 1 or not by_split["dev"] else "dev"
     scores = [
@@ -127,15 +137,15 @@ def headline(run: Recorded) -> dict[str, Any]:
         | {key: e[key] for key in ("response_length", "behaviour/attempts") if key in e}
         for e in by_split[split]
     ]
+    elapsed = last.get("time/elapsed")
     closing = sum(e.get("time/evaluate", 0.0) for e in run.evals if run.steps.length and e["step"] == run.steps.length)
-    minutes = (last["time/elapsed"] + closing) / 60 if "time/elapsed" in last else None
     return {
         "split": split,
         "before": scores[0] if scores else None,
         "after": scores[-1] if len(scores) > 1 else None,
-        "samples": last.get("samples/generated", last.get("samples")),
+        "samples": last.get("samples/generated"),
         "tokens": last.get("tokens"),
-        "minutes": minutes,
+        "minutes": None if elapsed is None else (elapsed + closing) / 60,  # to the final score
     }
 
 
@@ -148,7 +158,9 @@ def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]
     samples, elapsed = ([0.0, *steps.get(key, ())] for key in ("samples/generated", "time/elapsed"))
     table: dict[str, Sequence[float]] = {key: steps[key] for key in steps if key not in ("step", "version")}
     if {"tokens/generated", "time/step"} <= steps.keys():
-        table["tokens/s"] = [n / s if s > 0 else math.nan for n, s in zip(steps["tokens/generated"], steps["time/step"], strict=True)]
+        table["tokens/s"] = [
+            n / s if s > 0 else math.nan for n, s in zip(steps["tokens/generated"], steps["time/step"], strict=True)
+        ]
     table |= {"x/step": steps.get("step", ()), "x/samples": samples[:-1], "x/minutes": [e / 60 for e in elapsed[:-1]]}
     found = {"steps": {key: [short(v) for v in thin(values, points)] for key, values in table.items()}}
     for split in ("dev", "test"):
@@ -167,13 +179,19 @@ def short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
+def finite(value: float) -> float | None:
+    """The number, where there is one."""
+    return value if math.isfinite(value) else None
+
+
 def kinds(run: Recorded, tests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """First and last pass@1 on test by each kind of problem, with the share that + and - alone can solve."""
     if not tests:
         return []
     ceilings = plus_minus(json.dumps(run.config.task.model_dump()), int(tests[-1]["n"]))
     rows = []
-    keys = [k for k in tests[-1] if k == "pass@1" or k.startswith("pass@1/") and not k.endswith(("/low", "/high"))]
+    bounds = ("/low", "/high")
+    keys = [k for k in tests[-1] if k == "pass@1" or (k.startswith("pass@1/") and not k.endswith(bounds))]
     several = Counter(key.partition("=")[0] for key in keys)
     for key in [k for k in keys if "=" not in k or several[k.partition("=")[0]] > 1]:  # all of one kind is all
         label = key.removeprefix("pass@1").removeprefix("/")
@@ -209,7 +227,9 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["baselines"]
-        return [{"label": name, **{k: float(b[k]) for k in ("value", "low", "high", "tokens")}} for name, b in found.items()]
+        return [
+            {"label": name, **{k: float(b[k]) for k in ("value", "low", "high", "tokens")}} for name, b in found.items()
+        ]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not what benchmarks/what_training_added.py writes: remove it") from None
 
@@ -230,7 +250,7 @@ def shown_samples(run: Recorded, characters: int) -> dict[str, Any]:
 
 
 def opening(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
-    """By split one problem before and after: wrong at first and right at the end, by a search if there is such a one."""
+    """By split one problem before and after: wrong at first, right at the end, by a search where there is such a one."""
 
     def worth(pair: tuple[int, int]) -> tuple[bool, bool]:
         before, after = found[pair[0]], found[pair[1]]
@@ -242,7 +262,9 @@ def opening(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
         for i, sample in enumerate(found):
             if sample["split"] == split:
                 by_problem[sample["problem"]].append(i)
-        pairs = [(rows[0], rows[-1]) for rows in by_problem.values() if found[rows[0]]["step"] < found[rows[-1]]["step"]]
+        pairs = [
+            (rows[0], rows[-1]) for rows in by_problem.values() if found[rows[0]]["step"] < found[rows[-1]]["step"]
+        ]
         if pairs:
             best[split] = max(pairs, key=worth)
     return best
@@ -259,7 +281,10 @@ def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
         choices = {
             choice: {
                 "runs": [name for name in (f"{choice}-{seed}" for seed in result["seeds"]) if name in names],
-                **{k: result["mean"][k] for k in ("before", "after", "after/low", "after/high", "length", "minutes", "samples")},
+                **{
+                    k: result["mean"][k]
+                    for k in ("before", "after", "after/low", "after/high", "length", "minutes", "samples")
+                },
             }
             for choice, result in found["results"].items()
         }

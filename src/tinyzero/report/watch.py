@@ -37,7 +37,9 @@ class Live:
                     self._set(tell(list(self.runs.values()), self.folder))
             except UserError as error:
                 begun = any(self.folder.glob("**/config.toml"))
-                self._set({"error": str(error)} if begun else {"waiting": f"waiting for a run to begin in {self.folder}"})
+                self._set(
+                    {"error": str(error)} if begun else {"waiting": f"waiting for a run to begin in {self.folder}"}
+                )
                 self.runs = {}  # read from the start when it is mended, or has begun
             return self.body, self.tag
 

@@ -2,12 +2,6 @@
 "use strict";
 
 const PAGE = 12; // cards shown before "more"
-const KINDS = {
-  attempt: "an attempt", right: "an attempt that hits", yes: "a check that says yes", no: "a check that says no",
-  misjudged: "a check that is mistaken", backtrack: "a new start", step: "a calculation", slip: "a false calculation",
-  repeat: "a repeated attempt", subgoal: "a subgoal", backward: "reasoning from the target", selfcheck: "a check of the answer",
-  giveup: "giving up",
-};
 
 function sampleSection() {
   const chosen = { run: "", problem: "", split: "", step: "", outcome: "", kind: "" };
@@ -81,7 +75,7 @@ function sampleSection() {
     offer("split", unique(all.map((s) => s.split)).map((v) => [v, v]));
     offer("step", unique(all.map((s) => s.step)).sort((a, b) => a - b).map((v) => [v, v === 0 ? "0, untrained" : v]));
     offer("outcome", [["right", "right"], ["wrong", "wrong"]]);
-    const kinds = unique(all.flatMap((s) => s.kinds)).map((v) => [v, KINDS[v] ?? v]);
+    const kinds = Object.entries(story.marks).filter(([kind]) => all.some((s) => s.kinds.includes(kind)));
     offer("kind", [...kinds, ...(all.some((s) => s.revises) ? [["revises", "a check that fails, then one that holds"]] : [])]);
     showFirst();
     const open = story.runs[0].opening.dev ?? story.runs[0].opening.test;
@@ -112,7 +106,7 @@ function legendOfMarks() {
   return el("p", { class: "marks" },
     el("span", { class: "attempt" }, "12*5=60,60+3=63"), " an attempt that misses, ",
     el("span", { class: "attempt right" }, "5-3=2,2*12=24"), " one that hits, ",
-    el("span", { class: "no" }, "vs 24 no"), " a check, ",
+    el("span", { class: "verification" }, "vs 24 no"), " a check, ",
     el("span", { class: "slip" }, "7+5=13"), " false arithmetic, ",
     el("span", { class: "backtrack" }), " a new start");
 }
@@ -132,5 +126,5 @@ function sampleCard(s, several) {
 
 function thinking(pieces) {
   return el("div", { class: "thinking", tabindex: 0, role: "group", "aria-label": "what the model wrote" },
-    pieces.map((piece) => typeof piece === "string" ? piece : el("span", { class: piece[1], title: piece[2] || null }, piece[1] === "gap" ? piece[2] : piece[0])));
+    pieces.map((piece) => typeof piece === "string" ? piece : el("span", { class: piece[1] }, piece[0])));
 }

@@ -1,0 +1,631 @@
+"""The report says what the streams say, warns when it should, and cannot be broken by what a model writes."""
+
+import hashlib
+import json
+import math
+import re
+import shlex
+import threading
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import pairwise, product
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+import fake_run
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyzero import cli, config, metrics
+from tinyzero.evaluate import distinct_problems
+from tinyzero.report import alarms, samples, story
+from tinyzero.report.columns import Columns, thin
+from tinyzero.report.page import write_report
+from tinyzero.report.read import Recorded, Tail
+from tinyzero.report.samples import Event, Ladder, marked, spread
+from tinyzero.report.watch import serve
+from tinyzero.tasks.countdown import Countdown, CountdownOptions
+from tinyzero.types import UserError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_run.write(tmp_path_factory.mktemp("runs") / "made-up-0")
+
+
+def told(*folders: Path, grid: Path | None = None) -> dict[str, Any]:
+    """The story as the page holds it."""
+    runs = [Recorded(folder) for folder in folders]
+    for recorded in runs:
+        recorded.update()
+    found: dict[str, Any] = json.loads(json.dumps(story.tell(runs, grid), allow_nan=False))
+    return found
+
+
+def data_of(html: str) -> dict[str, Any]:
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', html, re.DOTALL)
+    assert found
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+# --- streams
+
+
+def test_columns_know_what_is_missing_and_what_was_not_finite() -> None:
+    columns = Columns()
+    for record in ({"a": 1, "text": "x"}, {"b": 2.5}, {"a": None, "b": True}):
+        columns.add(record)
+    assert [str(v) for v in columns["a"]] == ["1.0", "nan", "inf"]
+    assert [str(v) for v in columns["b"]] == ["nan", "2.5", "1.0"]
+    assert "text" not in columns
+
+
+def test_a_short_curve_is_kept_as_it_is_and_a_long_one_by_its_means() -> None:
+    assert thin([1.0, math.nan, math.inf, 4.0], 4) == [1.0, None, None, 4.0]
+    assert thin([1.0, 3.0, math.nan, 5.0, 7.0], 3) == [2.0, 5.0, 7.0]
+    assert len(thin([0.0] * 5001, 600)) <= 600
+
+
+@settings(deadline=None)
+@given(st.integers(1, 400), st.integers(1, 8))
+def test_a_ladder_keeps_few_and_evenly(count: int, half: int) -> None:
+    ladder = Ladder[int](2 * half)
+    for i in range(count):
+        ladder.add(i)
+    kept = ladder.items()
+    assert kept == sorted(set(kept))
+    assert (kept[0], kept[-1]) == (0, count - 1)
+    assert len(kept) <= 2 * half + 1
+    assert len({b - a for a, b in pairwise(kept[:-1])}) <= 1, "evenly, but for the newest"
+    assert count <= 2 * half or len(kept) > half
+
+
+@given(st.lists(st.integers(), min_size=1, max_size=50, unique=True), st.integers(2, 10))
+def test_a_spread_holds_both_ends(items: list[int], most: int) -> None:
+    found = spread(items, most)
+    assert len(found) == min(most, len(items))
+    assert (found[0], found[-1]) == (items[0], items[-1])
+    assert [items.index(i) for i in found] == sorted(items.index(i) for i in found)
+
+
+def test_a_tail_reads_each_line_once_and_waits_for_torn_ones(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = Tail(path)
+    assert list(tail.records()) == []
+    path.write_text('{"step": 0}\n{"step": 1')
+    assert [r["step"] for r in tail.records()] == [0]
+    assert list(tail.records()) == []
+    with path.open("a") as file:
+        file.write("}\n")
+    assert [r["step"] for r in tail.records()] == [1]
+    assert not tail.replaced()
+    metrics.retain(path, lambda record: record["step"] < 1)
+    assert tail.replaced()
+
+
+def test_a_line_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text("\n".join([lines[0][:-9], lines[1], ""]))
+    with pytest.raises(UserError, match=r"byte 0 of .*metrics.jsonl"):
+        Recorded(folder).update()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "eval.jsonl", "rollouts.jsonl"])
+def test_a_torn_last_line_is_no_error(name: str, tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=10)
+    whole = told(folder)["runs"][0]
+    path = folder / name
+    text = path.read_bytes()
+    last = text[:-1].rindex(b"\n") + 1
+    path.write_bytes(text[:last])
+    without = told(folder)["runs"][0]
+    assert without != whole
+    for end in (last + 1, (last + len(text)) // 2, len(text) - 2):
+        path.write_bytes(text[:end])
+        assert told(folder)["runs"][0] == without
+    path.write_bytes(text)
+    assert told(folder)["runs"][0] == whole
+
+
+def test_a_growing_run_is_read_on_and_a_resumed_one_anew(tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=10, every=5)
+    recorded = Recorded(folder)
+    assert recorded.update()
+    assert not recorded.update()
+    metrics.append(folder / "metrics.jsonl", fake_run.step_record(10, 20))
+    assert recorded.update()
+    assert recorded.steps.length == 11
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
+        metrics.retain(folder / name, lambda record: record["step"] < 5)
+    assert recorded.update()
+    assert recorded.steps.length == 5
+
+
+# --- alarms
+
+
+HEALTHY: dict[str, list[float]] = {
+    "step": [float(i) for i in range(40)],
+    "accuracy": [0.2 + 0.015 * i for i in range(40)],
+    "reward/format": [0.5 + 0.01 * i for i in range(40)],
+    "response_length": [50.0 + 5 * i for i in range(40)],
+    "entropy": [0.5 - 0.01 * i for i in range(40)],
+    "flat_groups": [0.3] * 40,
+    "skipped": [0.0] * 40,
+    "truncated": [0.05] * 40,
+    "behaviour/repeat_rate": [0.3] * 40,
+    "reward_errors": [0.0] * 40,
+    "mismatch": [0.01] * 40,
+    "correction": [0.99] * 40,
+    "rollouts/looping": [0.0, 0.0, 0.0, 1.0] * 5 + [0.0] * 80,
+}
+STUCK = [0.2] * 40
+
+
+@pytest.mark.parametrize(
+    ("check", "sick", "says"),
+    [
+        ("format_farming", {"accuracy": STUCK}, "from 54 % to 86 %"),
+        ("length_without_success", {"accuracy": STUCK}, "from 68 to 228 tokens"),
+        ("entropy_collapse", {"entropy": [0.5] * 5 + [0.01] * 35}, "from 0.5 to 0.01 nats while only 73 %"),
+        ("equal_groups", {"flat_groups": [0.85] * 40, "accuracy": STUCK}, "85 % of the groups"),
+        ("equal_groups", {"flat_groups": [0.95] * 40, "accuracy": [0.99] * 40}, "99 % of the answers right"),
+        ("mismatch", {"mismatch": [0.2] * 40}, "0.2 nats apart"),
+        ("mismatch", {"correction": [0.7] * 40}, "weighed by 0.70"),
+        ("not_finite", {"skipped": [0.0] * 30 + [1.0] * 2 + [0.0] * 8}, "2 steps left out updates, first at step 30"),
+        (
+            "not_finite",
+            {"entropy": [0.5] * 39 + [math.inf]},
+            "entropy could not be written as a number, first at step 39",
+        ),
+        ("endless_repetition", {"rollouts/looping": [0.0] * 80 + [1.0] * 20}, "20 of the last 20 stored answers"),
+        ("endless_repetition", {"behaviour/repeat_rate": [0.6] * 40}, "60 % of the attempts"),
+        ("truncation", {"truncated": [0.4] * 40}, "40 % of the answers"),
+        ("reward_errors", {"reward_errors": [0.0] * 39 + [3.0]}, "raised on 3 answers"),
+    ],
+)
+def test_an_alarm_is_given_when_it_should_and_only_then(check: str, sick: dict[str, list[float]], says: str) -> None:
+    look = getattr(alarms, check)
+    assert look in alarms.CHECKS.values()
+    assert look(HEALTHY) is None
+    found = look(HEALTHY | sick)
+    assert says in found.seen
+    assert found in alarms.look(HEALTHY | sick)
+
+
+def test_a_healthy_run_and_an_empty_one_give_no_alarm() -> None:
+    assert alarms.look(HEALTHY) == []
+    assert alarms.look({}) == []
+
+
+def test_a_run_too_short_for_a_trend_gives_none() -> None:
+    short = {key: values[:9] for key, values in (HEALTHY | {"accuracy": STUCK}).items()}
+    assert alarms.look(short) == []
+
+
+def test_success_is_no_collapse() -> None:
+    solved = HEALTHY | {"accuracy": [0.95] * 40, "entropy": [0.5] * 5 + [0.01] * 35, "flat_groups": [0.85] * 40}
+    assert alarms.entropy_collapse(solved) is None
+    assert alarms.equal_groups(solved) is None
+
+
+def test_steps_without_a_lesson_say_nothing_of_entropy() -> None:
+    idle = HEALTHY | {"flat_groups": [0.3] * 20 + [1.0] * 20, "entropy": [0.5] * 20 + [0.0] * 20}
+    assert alarms.entropy_collapse(idle) is None
+
+
+def test_the_files_of_a_run_reach_the_alarms(tmp_path: Path) -> None:
+    def nan(step: int) -> float:
+        return math.nan if step == 7 else 0.1
+
+    loop = "12*5=60,60+3=63 vs 24 no\n" * 20
+    folder = fake_run.write(tmp_path / "run", steps=20, columns={"grad_norm": nan, "accuracy": lambda step: 0.2})
+    for step in range(20):
+        metrics.append(folder / "rollouts.jsonl", fake_run.rollout(step, "train", 0, loop, finish_reason="length"))
+    titles = [alarm["title"] for alarm in told(folder)["runs"][0]["alarms"]]
+    assert titles == ["Longer answers, no better ones", "Numbers that are not finite", "It goes in circles"]
+
+
+# --- samples
+
+
+events = st.builds(
+    lambda kind, start, length: Event(kind, start, start + length, "yes"),
+    st.sampled_from([*samples.MARKS, "something else"]),
+    st.integers(0, 30),
+    st.integers(0, 12),
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(max_size=40), st.lists(events, max_size=8), st.integers(0, 10), st.integers(0, 45))
+def test_marking_changes_no_letter_and_covers_each_event(text: str, found: list[Event], start: int, end: int) -> None:
+    end = min(max(start, end), len(text))
+    start = min(start, end)
+    found = [e._replace(end=min(e.end, len(text))) for e in found if e.start <= len(text)]
+    pieces = marked(text, found, start, end)
+    assert "".join(p if isinstance(p, str) else p[0] for p in pieces) == text[start:end]
+    at = start
+    for piece in pieces:
+        content, called = (piece, "") if isinstance(piece, str) else piece
+        for place in range(at, at + len(content)):
+            wanted = {e.kind for e in found if e.start <= place < e.end and e.kind in samples.MARKS}
+            assert wanted <= set(called.split())
+        at += len(content)
+
+
+def test_an_event_without_length_marks_what_follows() -> None:
+    assert marked("ab", [Event("backtrack", 1, 1)]) == ["a", ("b", "backtrack")]
+
+
+def test_the_search_is_marked_where_it_happens() -> None:
+    pieces = samples.shown(fake_run.rollout(10, "dev", 0, fake_run.SEARCH))["text"]
+    assert pieces[:2] == [("12*5=60,60+3=63", "attempt"), (" vs 24 no", "verification no")]
+    names = {text: set(called.split()) for text, called in (p for p in pieces if not isinstance(p, str))}
+    assert {"attempt", "right"} <= names["5-3=2,12*2=24"]
+    assert names[" vs 24 yes"] == {"verification", "yes"}
+
+
+@pytest.mark.parametrize(
+    ("text", "does"),
+    [
+        (fake_run.SEARCH, True),
+        ("12*5=60,60+3=63 vs 24 no\n</think>\n<answer>12*(5-3)</answer>", False),
+        ("5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>", False),
+        ("12*5=60,60+3=63\n5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>", False),
+        ("5-3=2,2*12=24\n12*5=60,60+3=63 vs 24 no\n60-3=57 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>", False),
+    ],
+)
+def test_to_revise_is_to_find_it_wrong_then_right(text: str, does: bool) -> None:
+    record = fake_run.rollout(0, "dev", 0, text)
+    assert samples.revises(samples.find_events(record)) is does
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "wait, ", "12*5=60,60+3=63 vs 24 no\n", "x" * 30 + "\n" + "y" * 300, "abab" * 9 + "c"]
+)
+@pytest.mark.parametrize("cut", [0, 1, 3])
+def test_a_loop_is_seen_wherever_it_is_cut(piece: str, cut: int) -> None:
+    text = "5-3=2\n" + piece * max(5, 60 // len(piece))
+    assert samples.loops(text[: len(text) - cut])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "abc" * 3, "no\nno\nno\n", "1+2=3 vs 24 no\n2+1=3 vs 24 no\n" * 2 + "12*3=36", "=" * 20]
+)
+def test_what_is_no_loop(text: str) -> None:
+    assert not samples.loops(text)
+
+
+@given(st.text("ab", min_size=1, max_size=12), st.text("abc", max_size=9))
+def test_loops_are_those_of_the_definition(piece: str, before: str) -> None:
+    text = before + piece * (-(-40 // len(piece)) + 4)
+    assert samples.loops(text)
+
+
+def test_the_same_problems_are_followed_and_the_first_revision_is_found(run: Path) -> None:
+    found = told(run)["runs"][0]
+    problem = [s for s in found["samples"] if s["problem"] == "24 from 3 5 12" and s["split"] == "dev"]
+    assert [s["step"] for s in problem] == [0, 10, 20, 30, 40]
+    assert [s["right"] for s in problem] == [False, True, True, True, True]
+    first = found["samples"][found["revision"]]
+    assert (first["step"], first["split"], first["revises"]) == (0, "train", True)
+    before, after = (found["samples"][i] for i in found["opening"]["test"])
+    assert (before["right"], after["right"], before["step"], after["step"]) == (False, True, 0, 40)
+
+
+def test_of_many_rollouts_few_are_kept(tmp_path: Path) -> None:
+    kept = samples.Samples()
+    for step in range(3000):
+        for _ in range(8):
+            kept.add(fake_run.rollout(step, "train", 0, fake_run.SEARCH))
+            kept.add(fake_run.rollout(step, "train", 0, fake_run.GUESS))
+    assert sum(len(group) for group in kept.ladders["train"].items()) <= 4 * (samples.KEPT_STEPS + 1)
+    steps = sorted({record["step"] for record in kept.chosen()})
+    assert (steps[0], steps[-1]) == (0, 2999)
+    assert len(steps) == samples.SHOWN_STEPS
+
+
+def test_a_very_long_answer_loses_its_middle_and_says_so() -> None:
+    text = "".join(f"{i:06d}\n" for i in range(5000))
+    pieces = samples.shown(fake_run.rollout(0, "dev", 0, text))["text"]
+    gap = next(i for i, p in enumerate(pieces) if p[1] == "gap")
+    before, after = (
+        "".join(p if isinstance(p, str) else p[0] for p in half) for half in (pieces[:gap], pieces[gap + 1 :])
+    )
+    assert text.startswith(before)
+    assert text.endswith(after)
+    assert pieces[gap][0] == f"{len(text) - len(before) - len(after):,} characters are left out here"
+
+
+# --- the story
+
+
+def test_the_numbers_in_the_page_are_those_of_the_streams(run: Path, tmp_path: Path) -> None:
+    write_report([run], tmp_path / "page.html")
+    found = data_of((tmp_path / "page.html").read_text())["runs"][0]
+    steps, evals = list(metrics.read(run / "metrics.jsonl")), list(metrics.read(run / "eval.jsonl"))
+    for key in steps[0].keys() - {"step"}:
+        assert found["curves"]["steps"][key] == pytest.approx([s[key] for s in steps], rel=1e-5), key
+    for split in ("dev", "test"):
+        scored = [e for e in evals if e["split"] == split]
+        for key in ("pass@1", "pass@1/low", "pass@1/high", "response_length"):
+            assert found["curves"][split][key] == pytest.approx([e[key] for e in scored], rel=1e-5)
+        assert found["curves"][split]["x/step"] == [e["step"] for e in scored]
+    speed = [s["tokens/generated"] / s["time/step"] for s in steps]
+    assert found["curves"]["steps"]["tokens/s"] == pytest.approx(speed)
+    first, *_, last = [e for e in evals if e["split"] == "test"]
+    for when, e in (("before", first), ("after", last)):
+        assert found["headline"][when]["value"] == e["pass@1"]
+        assert (found["headline"][when]["low"], found["headline"][when]["high"]) == (e["pass@1/low"], e["pass@1/high"])
+    assert found["headline"]["samples"] == steps[-1]["samples/generated"]
+    assert found["headline"]["minutes"] * 60 == pytest.approx(steps[-1]["time/elapsed"] + 12, 1e-9), "two evaluations"
+    assert (found["done"], found["finished"]) == (40, True)
+
+
+def test_a_step_stands_after_what_came_before_it(run: Path) -> None:
+    curves = told(run)["runs"][0]["curves"]
+    assert curves["steps"]["x/step"][:3] == [0, 1, 2]
+    assert curves["steps"]["x/samples"][:3] == [0, 256, 512]
+    assert curves["steps"]["x/minutes"][1] == pytest.approx(22.5 / 60)
+    assert curves["dev"]["x/samples"] == [0, 2560, 5120, 7680, 10240]
+    assert curves["dev"]["x/minutes"][-1] == pytest.approx(120 / 60)
+
+
+def test_every_curve_is_in_the_glossary_and_has_its_words(run: Path) -> None:
+    for section in told(run)["sections"]:
+        for chart in section["charts"]:
+            assert chart["says"].endswith(".")
+            assert all(chart["means"].values()), chart["title"]
+
+
+def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2)
+    metrics.append(folder / "eval.jsonl", fake_run.evaluation(1, "dev", 0.5) | {"pass@16": 0.9, "pass@2": 0.6})
+    charts = {chart["title"]: chart for section in told(folder)["sections"] for chart in section["charts"]}
+    assert [line["label"] for line in charts["The best of several"]["lines"]] == ["one of 1", "one of 2", "one of 16"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        ({}, "tinyzero train laptop"),
+        ({"seed": 3, "steps": 7}, "tinyzero train laptop --seed 3 --steps 7"),
+        ({"algorithm.name": "ppo"}, "tinyzero train laptop --algorithm ppo"),
+        (
+            {"task.name": "my tasks.py:T", "task.hard": True},
+            "tinyzero train laptop --task 'my tasks.py:T' --task.hard true",
+        ),
+    ],
+)
+def test_the_command_repeats_the_run(changes: dict[str, Any], command: str) -> None:
+    resolved = config.resolve(config.read_recipe("laptop"), changes)
+    assert story.command(resolved, Path("run")) == command
+    typed = shlex.split(command)[3:]
+    assert config.resolve(config.read_recipe("laptop"), config.parse_overrides(typed)) == resolved
+
+
+def test_a_command_too_long_to_read_is_the_settings_file(tmp_path: Path) -> None:
+    many = {"rollout.prompts": 3, "rollout.samples": 5, "rollout.max_tokens": 77, "rollout.rows": 9, "eval.every": 7}
+    many |= {
+        "optimizer.beta1": 0.8,
+        "optimizer.beta2": 0.9,
+        "update.epochs": 2,
+        "model.name": "somewhere/else/quite/far",
+    }
+    resolved = config.resolve(config.read_recipe("laptop"), many)
+    assert story.command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
+
+
+def test_the_ceiling_of_plus_and_minus_is_counted() -> None:
+    table = config.read_recipe("laptop")["task"]
+    ceilings = story.plus_minus(json.dumps(table | {"max_count": 4}), 60)
+    options = {key: value for key, value in table.items() if key != "name"} | {"max_count": 4}
+    problems = [p.fields for p in distinct_problems(Countdown(CountdownOptions(**options)), "test", 60)]
+    can = [
+        any(sum(map(mul, p["numbers"], signs)) == p["target"] for signs in product((1, -1), repeat=len(p["numbers"])))
+        for p in problems
+    ]
+    assert ceilings[""] == sum(can) / 60
+    for n in (3, 4):
+        of_n = [c for c, p in zip(can, problems, strict=True) if len(p["numbers"]) == n]
+        assert ceilings[f"numbers={n}"] == sum(of_n) / len(of_n)
+    assert story.plus_minus(json.dumps({"name": "multiplication"}), 60) == {}
+    assert story.plus_minus(json.dumps(table | {"data": "some.parquet"}), 60) == {}
+
+
+def test_a_grid_is_told(run: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        fake_run.write(tmp_path / "grid" / f"grpo-{seed}", steps=10, seed=seed)
+    mean = {
+        "before": 0.2,
+        "after": 0.8,
+        "after/low": 0.7,
+        "after/high": 0.9,
+        "length": 110,
+        "minutes": 2,
+        "samples": 2560,
+    }
+    about = {"command": "tinyzero ablate g.toml", "grid": {"axes": {"algorithm": {"grpo": {}}}, "seeds": [0, 1]}}
+    (tmp_path / "grid" / "ablation.json").write_text(
+        json.dumps(about | {"results": {"grpo": {"mean": mean, "seeds": {"0": {}, "1": {}}}}})
+    )
+    write_report([tmp_path / "grid"], tmp_path / "page.html")
+    found = data_of((tmp_path / "page.html").read_text())
+    assert found["grid"]["choices"]["grpo"]["runs"] == ["grpo-0", "grpo-1"]
+    assert found["grid"]["choices"]["grpo"]["after"] == 0.8
+    (tmp_path / "grid" / "ablation.json").write_text("{}")
+    with pytest.raises(UserError, match="tinyzero ablate"):
+        write_report([tmp_path / "grid"], tmp_path / "page.html")
+
+
+def test_baselines_are_told_where_they_were_measured(tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2)
+    assert told(folder)["runs"][0]["baselines"] == []
+    measured = {"value": 0.5, "low": 0.4, "high": 0.6, "tokens": 160.0}
+    (folder / "baselines.json").write_text(json.dumps({"baselines": {"base forced to go on": measured}}))
+    assert told(folder)["runs"][0]["baselines"] == [{"label": "base forced to go on", **measured}]
+    (folder / "baselines.json").write_text("[]")
+    with pytest.raises(UserError, match="what_training_added"):
+        told(folder)
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    folders = [fake_run.write(tmp_path / place / "run", steps=2) for place in ("a", "b")]
+    assert [run["name"] for run in told(*folders)["runs"]] == ["a/run", "b/run"]
+
+
+def test_a_run_that_has_not_begun_is_told_too(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(config.to_toml(config.Config()))
+    found = told(tmp_path)["runs"][0]
+    assert (found["done"], found["finished"], found["headline"]["before"], found["samples"]) == (0, False, None, [])
+
+
+# --- the page
+
+
+class Scripts(HTMLParser):
+    """What a browser takes for scripts, as HTML's own rules have it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.handlers: list[str] = []
+        self._in = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in = tag == "script"
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        if self._in:
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_data(self, data: str) -> None:
+        if self._in:
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in = False
+
+
+EVIL = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<!--<script>",
+    "]]></SCRIPT ><svg onload=alert(1)>",
+    "\u2028\u2029{{SCRIPTS}}{{DATA}}\\u003c",
+]
+
+
+def test_what_a_model_writes_cannot_become_markup(tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / EVIL[1].replace("/", ""), steps=10, text=lambda step: "".join(EVIL))
+    write_report([folder], tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text()
+    data, *code = Scripts(html).scripts
+    assert data[0]["type"] == "application/json"
+    found = json.loads(data[1])
+    texts = {"".join(p if isinstance(p, str) else p[0] for p in s["text"]) for s in found["runs"][0]["samples"]}
+    assert "".join(EVIL) in texts
+    assert Scripts(html).handlers == []
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
+    assert policy
+    for _, text in code:
+        assert f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" in policy[1]
+    assert "unsafe" not in policy[1]
+    assert policy[1].startswith("default-src 'none'")
+    assert "connect-src 'none'" in policy[1]
+
+
+def test_the_page_asks_nobody_for_anything(run: Path, tmp_path: Path) -> None:
+    write_report([run], tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text()
+    markup = html.split("<script")[0]
+    assert {"#" if link.startswith("#") else link for link in re.findall(r'(?:src|href)="([^"]*)"', markup)} == {
+        "#",
+        "data:,",
+    }
+    assert re.findall(r"(?:@import|url\()", markup) == []
+
+
+def test_the_page_of_a_long_run_is_small(tmp_path: Path) -> None:
+    text = "12*5=60,60+3=63 vs 24 no\n" * 400
+    folder = fake_run.write(tmp_path / "run", steps=400, every=5, text=lambda step: f"{step}{text}")
+    assert write_report([folder], tmp_path / "one.html") < 5e6
+    assert write_report([folder] * 9, tmp_path / "nine.html") < 5e6
+
+
+def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "page.html"
+    assert cli.main(["report", str(run), "--out", str(out)]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert data_of(out.read_text())["runs"][0]["name"] == "made-up-0"
+    assert cli.main(["report", str(run)]) == 0
+    assert (run / "report.html").read_text() == out.read_text()
+
+
+# --- live
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder that is still empty, and the address where it is watched."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with serve(folder, "127.0.0.1", 0) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{made.server_address[1]}"
+        made.shutdown()
+        thread.join()
+
+
+def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    request = urllib.request.Request(url, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), error.read()
+
+
+def test_a_watched_run_is_told_as_it_grows(server: tuple[Path, str]) -> None:
+    folder, address = server
+    assert b'<script id="data" type="application/json">null</script>' in get(address + "/")[2]
+    assert "waiting for a run" in json.loads(get(address + "/data.json")[2])["waiting"]
+    fake_run.write(folder, steps=10)
+    status, headers, body = get(address + "/data.json")
+    assert (status, json.loads(body)["runs"][0]["done"]) == (200, 10)
+    assert get(address + "/data.json", If_None_Match=headers["ETag"])[0] == 304
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10, "accur')
+    assert get(address + "/data.json", If_None_Match=headers["ETag"])[0] == 304, "a torn line is not there yet"
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('acy": 0.5}\n')
+    assert json.loads(get(address + "/data.json", If_None_Match=headers["ETag"])[2])["runs"][0]["done"] == 11
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("damaged\n{}\n")
+    assert "metrics.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
+
+
+def test_only_this_machine_s_names_are_answered(server: tuple[Path, str]) -> None:
+    _, address = server
+    assert get(address + "/", Host="localhost:80")[0] == 200
+    assert get(address + "/data.json", Host="evil.example")[0] == 403
+    assert get(address + "/../config.toml")[0] == 404
+
+
+def test_a_folder_or_a_port_that_is_not_there(server: tuple[Path, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no folder .*nothing"):
+        serve(tmp_path / "nothing", "127.0.0.1", 0)
+    port = int(server[1].rpartition(":")[2])
+    with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
+        serve(tmp_path, "127.0.0.1", port)
