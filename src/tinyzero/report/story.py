@@ -250,7 +250,7 @@ def shown_samples(run: Recorded, characters: int) -> dict[str, Any]:
 
 
 def opening(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
-    """By split one problem before and after: wrong at first, right at the end, by a search where there is such a one."""
+    """By split one problem before and after: wrong at first, right at the end, by a search where there is one."""
 
     def worth(pair: tuple[int, int]) -> tuple[bool, bool]:
         before, after = found[pair[0]], found[pair[1]]

@@ -222,17 +222,17 @@ function closing() {
 }
 
 // Live: ask, tell what came, ask again.
-let tag = "", said = "";
+let tag = "", standing = "";
 async function ask() {
   try {
     const answer = await fetch("data.json", { headers: tag ? { "If-None-Match": tag } : {} });
     if (answer.status === 200) {
       tag = answer.headers.get("ETag") ?? "";
       const fresh = await answer.json();
-      said = fresh.error ?? fresh.waiting ?? (fresh.runs.every((run) => run.finished) ? "finished" : "live");
+      standing = fresh.error ?? fresh.waiting ?? (fresh.runs.every((run) => run.finished) ? "finished" : "live");
       if (fresh.runs) { tell(fresh); draw(); }
     }
-    live(said);
+    live(standing);
   } catch {
     live("the server does not answer");
   }

@@ -1,0 +1,208 @@
+"""The report's page in a real browser: no complaint, no overflow, and everything does what it says."""
+
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fake_run
+import pytest
+
+from tinyzero import metrics
+from tinyzero.report.page import write_report
+from tinyzero.report.watch import serve
+
+pytestmark = pytest.mark.browser
+
+WIDTHS = [375, 1440]
+EVIL = "<script>window.evil=1</script><img src=x onerror=window.evil=1></script><script>window.evil=1</script>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium of this machine."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install tinyzero[dev]")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("needs a chromium on the path, such as Debian's package chromium")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=path, args=["--no-sandbox"] if sys.platform == "linux" else [])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of the report of a run with an alarm, an evil text and a grown answer."""
+    folder = tmp_path_factory.mktemp("runs") / "made-up-0"
+    fake_run.write(folder, columns={"truncated": lambda step: 0.4})
+    metrics.append(folder / "rollouts.jsonl", fake_run.rollout(40, "train", 1, EVIL) | {"problem": EVIL, "fields": {}})
+    write_report([folder], folder / "report.html")
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of the report of four runs."""
+    place = tmp_path_factory.mktemp("grid")
+    for seed in range(4):
+        fake_run.write(place / f"a-choice-with-a-rather-long-name-{seed}", steps=20 + seed, seed=seed)
+    write_report([place], place / "report.html")
+    return (place / "report.html").as_uri()
+
+
+@contextmanager
+def opened(browser: Any, address: str, width: int = 1440, dark: bool = False, quiet: bool = True) -> Iterator[Any]:
+    """The page, of which nothing is complained in the console, and which asks nobody else for anything."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
+    )
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith((address, "data:")) else complaints.append(request.url),
+    )
+    page.goto(address)
+    page.wait_for_selector("canvas")
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def overflow(page: Any) -> int:
+    """Pixels by which the page is wider than the window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_one_run_fits_in_light_and_dark_with_everything_unfolded(browser: Any, report: str, width: int) -> None:
+    for dark in (False, True):
+        with opened(browser, report, width, dark) as page:
+            assert page.locator("header .scores").inner_text().split()[0].startswith("20")
+            assert overflow(page) == 0
+            assert page.locator("figure.chart").count() == page.locator("figure.chart canvas").count() > 10
+            page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+            page.wait_for_selector("figure.chart tbody tr")
+            assert overflow(page) == 0
+            page.evaluate("document.querySelectorAll('select').forEach((s) => (s.value = ''))")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_several_runs_fit_and_lie_over_each_other(browser: Any, several: str, width: int) -> None:
+    with opened(browser, several, width) as page:
+        assert overflow(page) == 0
+        assert page.locator("#table .scroll tbody tr").count() == 4
+        chart = page.locator("figure.chart").first
+        assert "a-choice-with-a-rather-long-name-0 80" in chart.locator(".legend").inner_text()
+        chart.get_by_role("combobox").select_option(label="training answers")
+        assert chart.locator(".legend span").count() == 4
+        assert overflow(page) == 0
+
+
+def test_what_a_model_wrote_is_text(browser: Any, report: str) -> None:
+    with opened(browser, report) as page:
+        page.get_by_role("button", name="Show all").click()
+        page.locator("#filter-step").select_option("40")
+        assert EVIL in page.locator("#samples").inner_text()
+        assert page.evaluate("window.evil") is None
+        assert page.locator("#samples img, #samples script").count() == 0
+
+
+def test_filters_choose_among_the_samples(browser: Any, report: str) -> None:
+    with opened(browser, report) as page:
+        cards = page.locator(".sample")
+        assert page.locator("#filter-problem").input_value() == "24 from 3 5 12", "one that was learned"
+        assert cards.count() == 12, "5 from dev, 2 from test, 5 from training"
+        page.get_by_role("button", name="Show all").click()
+        tally = page.locator(".tally")
+        everything = tally.inner_text()
+        assert everything.startswith("27 answers of 27"), "of three problems, and one more"
+        page.locator("#filter-outcome").select_option("right")
+        assert all("right" in text for text in page.locator(".sample .verdict").all_inner_texts())
+        page.locator("#filter-step").select_option("20")
+        page.locator("#filter-split").select_option("dev")
+        assert cards.count() == 1
+        assert "after 20 steps · dev problem" in cards.inner_text()
+        page.locator("#filter-kind").select_option("backtrack")
+        assert cards.count() == 1
+        page.locator("#filter-outcome").select_option("wrong")
+        assert tally.inner_text() == "2 answers of 27 kept here, 0 right", "the other two problems"
+        page.get_by_role("button", name="Show all").click()
+        assert tally.inner_text() == everything
+        page.get_by_role("button", name="Show it").click()
+        assert page.locator("#filter-kind").input_value() == "revises"
+        assert "checks, then revises" in cards.first.inner_text()
+
+
+def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(browser: Any, report: str) -> None:
+    with opened(browser, report) as page:
+        chart = page.locator("figure.chart", has=page.get_by_role("heading", name="Tokens an answer"))
+        assert "wrong 69.3" in chart.locator(".legend").inner_text(), "the last of 30.25 + step"
+        plot = chart.locator(".plot")
+        plot.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function(
+            "(node) => node.textContent.includes('31.3')", arg=chart.locator(".legend").element_handle()
+        )
+        assert "at 1 steps" in chart.locator("figcaption").inner_text()
+        assert "from 30.3 to 69.3" in (plot.get_attribute("aria-label") or "")
+        chart.locator("summary").focus()
+        page.keyboard.press("Enter")
+        cells = chart.locator("tbody tr").nth(1).locator("th, td").all_inner_texts()
+        assert cells[:3] == ["1", "90.5", "31.3"]
+        page.locator("#axis").select_option("samples")
+        chart.locator("tbody tr").nth(1).wait_for()
+        assert chart.locator("tbody tr").nth(1).locator("th").inner_text() == "256"
+
+
+def test_the_first_thing_the_tab_key_reaches_leads_past_the_rest(browser: Any, report: str) -> None:
+    with opened(browser, report) as page:
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the story"
+        reached = set()
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate("document.activeElement.className || document.activeElement.tagName"))
+        assert {"SUMMARY", "A", "BUTTON", "plot", "thinking"} <= reached
+
+
+def test_alarms_stand_before_the_curves(browser: Any, report: str) -> None:
+    with opened(browser, report) as page:
+        ids = page.locator("main > section").evaluate_all("(nodes) => nodes.map((n) => n.id)")
+        assert ids[:2] == ["alarms", "accuracy"]
+        assert ids[-1] == "samples"
+        assert "Many answers are cut off" in page.locator("#alarms").inner_text()
+
+
+def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with serve(folder, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            page = browser.new_context().new_page()
+            page.set_default_timeout(30_000)
+            errors: list[str] = []
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+            page.get_by_text("waiting for a run to begin").wait_for()
+            fake_run.write(folder, steps=10, every=5)
+            page.get_by_text("finished").wait_for()
+            page.locator(".setup summary").click()
+            fake_run.write(folder, steps=10, every=5)
+            metrics.append(folder / "metrics.jsonl", fake_run.step_record(10, 20) | {"kl": 0.5})
+            page.get_by_role("heading", name="KL").wait_for()
+            assert page.locator(".setup").get_attribute("open") is not None, "what was unfolded stays so"
+            assert errors == []
+        finally:
+            server.shutdown()
+            thread.join()

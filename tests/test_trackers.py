@@ -1,0 +1,181 @@
+"""Trackers get what the run's own records hold, and none of their failures reaches training."""
+
+import json
+import math
+import sqlite3
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from tinyzero import cli, metrics, models, trackers
+from tinyzero.trackers import Tracking
+from tinyzero.types import UserError
+
+SETTINGS = {"seed": 3, "task": {"name": "countdown"}}
+RECORDS = [{"step": s, "reward": s / 10, "loss": math.nan, "split": "dev", "samples": 4 * s} for s in range(3)]
+
+
+def send(name: str, folder: Path) -> list[str]:
+    """Three records and an evaluation, as the loop sends them; what was said meanwhile."""
+    said: list[str] = []
+    with Tracking(name, folder, SETTINGS, said.append) as tracking:
+        for record in RECORDS:
+            tracking.log(record)
+        tracking.log({"step": 3, "pass@1/operators=*/": 0.5}, "test/")
+    return said
+
+
+def tensorboard_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar of the event files, by tag: (step, value)."""
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tinyzero[track]")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder / "tensorboard"))
+    read.Reload()
+    return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own
+def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tinyzero[track]")
+    assert send("tensorboard", tmp_path) == []
+    found = tensorboard_of(tmp_path)
+    assert found.keys() == {"reward", "samples", "test/pass@1/operators=*/"}, "no text, and nothing that is not finite"
+    assert found["reward"] == [(s, pytest.approx(s / 10)) for s in range(3)]
+    assert found["test/pass@1/operators=*/"] == [(3, 0.5)]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the package's own
+def test_wandb_offline_holds_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="needs wandb: pip install tinyzero[track]")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert send("wandb", tmp_path) == []
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    history, config = wandb_records(file)
+    assert [(row["step"], row["reward"], row["samples"]) for row in history[:3]] == [
+        (s, s / 10, 4 * s) for s in range(3)
+    ]
+    assert history[3]["test/pass@1/operators=*/"] == 0.5
+    assert config["seed"] == 3
+    assert (tmp_path / ".wandb-id").read_text() in file.name
+
+
+def wandb_records(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The history and the settings in an offline run's file."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store = DataStore()
+    store.open_for_scan(str(file))
+    history, config = [], {}
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            history.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})
+        if record.WhichOneof("record_type") == "run":
+            config = {i.key: json.loads(i.value_json) for i in record.run.config.update}
+    return history, config
+
+
+@pytest.mark.filterwarnings("ignore")  # of the package's own
+def test_trackio_s_local_store_holds_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
+    pytest.importorskip("trackio", reason="needs trackio: pip install tinyzero[track]")
+    assert send("trackio", tmp_path) == []
+    with sqlite3.connect(tmp_path / "store" / "tinyzero.db") as store:
+        rows = store.execute("select step, metrics from metrics order by step").fetchall()
+    found = {step: json.loads(numbers) for step, numbers in rows}
+    assert [found[s]["reward"] for s in range(3)] == [0.0, 0.1, 0.2]
+    assert found[3]["test/pass@1/operators=*/"] == 0.5
+
+
+class Broken:
+    """A tracker that breaks in one place."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.calls = where, 0
+        self._break("open")
+
+    def _break(self, place: str) -> None:
+        self.calls += 1
+        if place == self.where:
+            raise OSError("the service is\ngone")
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        self._break("log")
+
+    def close(self) -> None:
+        self._break("close")
+
+
+@pytest.mark.parametrize("where", ["open", "log", "close"])
+def test_a_tracker_s_failure_is_said_once(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda folder, settings: Broken(where))
+    (said,) = send("wandb", tmp_path)
+    assert said == (
+        "wandb failed and is sent nothing more (OSError: the service is gone); the run goes on, with its own records"
+    )
+
+
+def test_no_name_tracks_nothing(tmp_path: Path) -> None:
+    trackers.require("")
+    assert send("", tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"run.track is wandb, which is not installed: pip install 'tinyzero\[track\]'"):
+        trackers.require("wandb")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[str]:
+    """A training of two steps with an evaluation."""
+    models.save_model(tiny.model(layers=1), tiny.tokenizer(), tmp_path / "base")
+    options = {"model.name": tmp_path / "base", "model.threads": 1, "run.dir": tmp_path / "run", "steps": 2}
+    options |= {"task.name": f"{Path(__file__).with_name('toy_task.py')}:Early", "rollout.prompts": 2}
+    options |= {"rollout.samples": 2, "rollout.max_tokens": 4, "eval.every": 1, "eval.problems": 2}
+    return ["train", *(f"--{key}={value}" for key, value in (options | {"eval.test_problems": 2}).items())]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own
+def test_a_training_is_tracked_when_asked(small: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tinyzero[track]")
+    assert cli.main([*small, "--run.track=tensorboard"]) == 0
+    found = tensorboard_of(tmp_path / "run")
+    for record in metrics.read(tmp_path / "run" / "metrics.jsonl"):
+        assert (record["step"], pytest.approx(record["reward"])) in found["reward"]
+    for e in metrics.read(tmp_path / "run" / "eval.jsonl"):
+        assert (e["step"], pytest.approx(e["pass@1"])) in found[f"{e['split']}/pass@1"]
+
+
+def test_a_training_outlives_its_tracker(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", lambda folder, settings: Broken("log"))
+    monkeypatch.setattr(trackers, "require", lambda name: None)
+    assert cli.main([*small, "--run.track=tensorboard"]) == 0
+    assert capsys.readouterr().out.count("tensorboard failed") == 1
+    assert len(list(metrics.read(tmp_path / "run" / "metrics.jsonl"))) == 2
+
+
+def test_a_training_whose_tracker_is_missing_leaves_nothing(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    assert cli.main([*small, "--run.track=trackio"]) == 2
+    assert "tinyzero[track]" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_loaded_unless_asked(small: list[str]) -> None:
+    before = {name for name in ("tensorboard", "wandb", "trackio") if name in sys.modules}
+    assert cli.main(small) == 0
+    assert {name for name in ("tensorboard", "wandb", "trackio") if name in sys.modules} == before
