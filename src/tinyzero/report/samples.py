@@ -169,7 +169,9 @@ MARKS = {
     "selfcheck": "a solution worked out again",
     "giveup": "giving up",
 }
-"""The kinds of event that are shown, as a reader may ask for them."""
+"""The kinds of event that a reader may ask for."""
+
+SHOWN = {*MARKS, "answer"}
 
 Segment = str | tuple[str, str]
 """A piece of text; or with it the names of what it belongs to, space between."""
@@ -183,7 +185,7 @@ def names(event: Event) -> list[str]:
 def marked(text: str, events: Sequence[Event], start: int = 0, end: int | None = None) -> list[Segment]:
     """`text[start:end]` in pieces that the events begin and end; joined, they are the text."""
     end = len(text) if end is None else end
-    waiting = [e for e in events if e.kind in MARKS and e.start < end and max(e.end, e.start + 1) > start]
+    waiting = [e for e in events if e.kind in SHOWN and e.start < end and max(e.end, e.start + 1) > start]
     waiting.sort(key=lambda e: e.start, reverse=True)
     edges = sorted({start, end, *(min(max(edge, start), end) for e in waiting for edge in (e.start, e.end))})
     found: list[Segment] = []
@@ -201,6 +203,8 @@ def shown(record: Record) -> dict[str, Any]:
     """A rollout as the page has it: in marked pieces, the middle of a very long one left out."""
     text, events = record["text"], find_events(record)
     tail = len(text) - CHARACTERS // 3
+    if (answer := text.rfind("<answer>")) >= 0:
+        events = [*events, Event("answer", answer + len("<answer>"), len(text.removesuffix("</answer>")))]
     pieces = marked(text, events, 0, min(len(text), CHARACTERS) if tail > CHARACTERS else None)
     if tail > CHARACTERS:
         pieces += [(f"{tail - CHARACTERS:,} characters are left out here", "gap"), *marked(text, events, tail)]

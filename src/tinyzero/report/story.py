@@ -146,6 +146,8 @@ def headline(run: Recorded) -> dict[str, Any]:
         "samples": last.get("samples/generated"),
         "tokens": last.get("tokens"),
         "minutes": None if elapsed is None else (elapsed + closing) / 60,  # to the final score
+        "dollars": last.get("time/dollars"),
+        "flops": last.get("flops"),
     }
 
 
