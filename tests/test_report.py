@@ -333,6 +333,15 @@ def test_of_many_rollouts_few_are_kept(tmp_path: Path) -> None:
     assert len(steps) == samples.SHOWN_STEPS
 
 
+def test_the_search_for_a_revision_ends_and_says_how_far_it_came(tmp_path: Path) -> None:
+    kept, long = samples.Samples(), fake_run.SEARCH.replace(" yes", "") + " " * 400_000
+    for step in range(20):
+        kept.add(fake_run.rollout(step, "train", 0, long) | {"reward": 1.0, "parts": {}})
+    assert (kept.revision, kept.searched) == (None, 8)
+    folder = fake_run.write(tmp_path / "run", steps=2, text=lambda step: fake_run.GUESS)
+    assert (told(folder)["runs"][0]["revision"], told(folder)["runs"][0]["searched"]) == (None, None)
+
+
 def test_a_very_long_answer_loses_its_middle_and_says_so() -> None:
     text = "".join(f"{i:06d}\n" for i in range(5000))
     pieces = samples.shown(fake_run.rollout(0, "dev", 0, text))["text"]

@@ -19,7 +19,7 @@ SHOWN_STEPS = 6  # of each split
 KEPT_STEPS = 32  # of each split while reading; even
 TRAINED = 2  # right ones, and as many wrong ones, of a step's training rollouts
 CHARACTERS = 6_000  # of a completion that are shown, from its beginning; and a third of that from its end
-SEARCHED = 20_000  # right answers that are searched for the first one that checks and revises
+SEARCHED = 3_000_000  # characters of right answers that are searched for the first one that checks and revises
 PERIOD, COPIES, LOOPED = 400, 4, 40  # a loop repeats at most so many characters, so often, and over so many at least
 
 
@@ -60,7 +60,8 @@ class Samples:
         self.followed: dict[str, list[str]] = {split: [] for split in SPLITS}
         self.columns = Columns()
         self.revision: Record | None = None
-        self.searched = 0
+        self.searched = 0  # right answers, until it was found
+        self.unread = SEARCHED
         self._at: tuple[int, str] | None = None
         self._group: list[Record] = []
 
@@ -75,8 +76,9 @@ class Samples:
         if split == "train":
             looping = record["finish_reason"] == "length" and loops(record["text"])
             self.columns.add({"rollouts/step": record["step"], "rollouts/looping": float(looping)})
-        if self.revision is None and right(record) and self.searched < SEARCHED:
+        if self.revision is None and right(record) and self.unread > 0:
             self.searched += 1
+            self.unread -= len(record["text"])
             if revises(find_events(record)):
                 self.revision = record
 

@@ -237,7 +237,8 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
 
 
 def shown_samples(run: Recorded, characters: int) -> dict[str, Any]:
-    """The rollouts to show, no more than fit; which problem to open with; the first that checks and revises."""
+    """The rollouts to show, no more than fit; which problem to open with; the first that checks and revises, and how
+    many right answers were searched for it where that was not all of them."""
     found: list[dict[str, Any]] = []
     revision = None
     for record in run.samples.chosen():
@@ -248,7 +249,8 @@ def shown_samples(run: Recorded, characters: int) -> dict[str, Any]:
         if record is run.samples.revision:
             revision = len(found)
         found.append(sample)
-    return {"samples": found, "revision": revision, "opening": opening(found)}
+    searched = None if run.samples.unread > 0 else run.samples.searched
+    return {"samples": found, "revision": revision, "searched": searched, "opening": opening(found)}
 
 
 def opening(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
