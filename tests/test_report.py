@@ -25,6 +25,7 @@ from tinyzero import cli, config, metrics
 from tinyzero.evaluate import distinct_problems
 from tinyzero.report import alarms, samples, story
 from tinyzero.report.columns import Columns, thin
+from tinyzero.report.command import command
 from tinyzero.report.page import write_report
 from tinyzero.report.read import Recorded, Tail
 from tinyzero.report.samples import Event, Ladder, marked, spread
@@ -403,7 +404,7 @@ def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "command"),
+    ("changes", "repeats"),
     [
         ({}, "tinyzero train laptop"),
         ({"seed": 3, "steps": 7}, "tinyzero train laptop --seed 3 --steps 7"),
@@ -414,10 +415,10 @@ def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_the_command_repeats_the_run(changes: dict[str, Any], command: str) -> None:
+def test_the_command_repeats_the_run(changes: dict[str, Any], repeats: str) -> None:
     resolved = config.resolve(config.read_recipe("laptop"), changes)
-    assert story.command(resolved, Path("run")) == command
-    typed = shlex.split(command)[3:]
+    assert command(resolved, Path("run")) == repeats
+    typed = shlex.split(repeats)[3:]
     assert config.resolve(config.read_recipe("laptop"), config.parse_overrides(typed)) == resolved
 
 
@@ -430,7 +431,7 @@ def test_a_command_too_long_to_read_is_the_settings_file(tmp_path: Path) -> None
         "model.name": "somewhere/else/quite/far",
     }
     resolved = config.resolve(config.read_recipe("laptop"), many)
-    assert story.command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
+    assert command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
 
 
 def test_the_ceiling_of_plus_and_minus_is_counted() -> None:
