@@ -111,6 +111,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("pretrain --pools 0", "pretrain.pools"),
         ("pretrain --model.width wide", "pretrain.model.width"),
         ("pretrain --threads 0", "--threads"),
+        ("train --run.track tensorbord", "run.track"),
+        ("report", "RUN"),
+        ("report nosuch", "no folder nosuch"),
+        ("report .", "no run at ."),
+        ("report . --out", "--out"),
+        ("report . --live", "--live"),
+        ("watch nosuch", "no folder nosuch"),
+        ("watch . --port 70000", "--port"),
+        ("watch . --hots 0.0.0.0", "--hots"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -25,6 +25,7 @@ from tinyzero import cli, config, metrics
 from tinyzero.evaluate import distinct_problems
 from tinyzero.report import alarms, samples, story
 from tinyzero.report.columns import Columns, thin
+from tinyzero.report.command import command
 from tinyzero.report.page import write_report
 from tinyzero.report.read import Recorded, Tail
 from tinyzero.report.samples import Event, Ladder, marked, spread
@@ -333,6 +334,15 @@ def test_of_many_rollouts_few_are_kept(tmp_path: Path) -> None:
     assert len(steps) == samples.SHOWN_STEPS
 
 
+def test_the_search_for_a_revision_ends_and_says_how_far_it_came(tmp_path: Path) -> None:
+    kept, long = samples.Samples(), fake_run.SEARCH.replace(" yes", "") + " " * 400_000
+    for step in range(20):
+        kept.add(fake_run.rollout(step, "train", 0, long) | {"reward": 1.0, "parts": {}})
+    assert (kept.revision, kept.searched) == (None, 8)
+    folder = fake_run.write(tmp_path / "run", steps=2, text=lambda step: fake_run.GUESS)
+    assert (told(folder)["runs"][0]["revision"], told(folder)["runs"][0]["searched"]) == (None, None)
+
+
 def test_a_very_long_answer_loses_its_middle_and_says_so() -> None:
     text = "".join(f"{i:06d}\n" for i in range(5000))
     pieces = samples.shown(fake_run.rollout(0, "dev", 0, text))["text"]
@@ -394,7 +404,7 @@ def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "command"),
+    ("changes", "repeats"),
     [
         ({}, "tinyzero train laptop"),
         ({"seed": 3, "steps": 7}, "tinyzero train laptop --seed 3 --steps 7"),
@@ -405,10 +415,10 @@ def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_the_command_repeats_the_run(changes: dict[str, Any], command: str) -> None:
+def test_the_command_repeats_the_run(changes: dict[str, Any], repeats: str) -> None:
     resolved = config.resolve(config.read_recipe("laptop"), changes)
-    assert story.command(resolved, Path("run")) == command
-    typed = shlex.split(command)[3:]
+    assert command(resolved, Path("run")) == repeats
+    typed = shlex.split(repeats)[3:]
     assert config.resolve(config.read_recipe("laptop"), config.parse_overrides(typed)) == resolved
 
 
@@ -421,7 +431,7 @@ def test_a_command_too_long_to_read_is_the_settings_file(tmp_path: Path) -> None
         "model.name": "somewhere/else/quite/far",
     }
     resolved = config.resolve(config.read_recipe("laptop"), many)
-    assert story.command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
+    assert command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
 
 
 def test_the_ceiling_of_plus_and_minus_is_counted() -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tinyzero.samplers.torch_sampler import TorchSampler
 
 
-RESUMABLE = ("steps", "eval.", "checkpoint.", "run.rollouts", "run.price", "model.threads")
+RESUMABLE = ("steps", "eval.", "checkpoint.", "run.rollouts", "run.price", "run.track", "model.threads")
 """What may change when a run is resumed."""
 
 BASES = {"tiny": "laptop", "tiny-multiplication": "multiplication"}

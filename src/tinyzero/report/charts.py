@@ -91,10 +91,18 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 ("behaviour/first_hit", "the first that hits"),
             ),
             chart(
-                "Checking",
-                "How often it compares a result with the target; whether its yes and its arithmetic are true.",
-                ("behaviour/verdict_rate", "lines with a verdict"),
+                "Checks and new starts",
+                "How often in one answer it compares a result with the target, and gives up one way for another.",
+                ("behaviour/verifications", "checks"),
+                ("behaviour/backtracks", "new starts"),
+                ("behaviour/subgoals", "subgoals"),
+                ("behaviour/backward", "steps back from the target"),
+            ),
+            chart(
+                "Can its checks be trusted?",
+                "Whether its yes is true, whether it sees a hit when it has one, and whether it can calculate.",
                 ("behaviour/verification_precision", "yes that is true"),
+                ("behaviour/verification_recall", "hits seen"),
                 ("behaviour/arithmetic_accuracy", "arithmetic that is true"),
                 form="share",
             ),
@@ -130,7 +138,7 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
             chart("Gradient norm", "Before clipping. Spikes are bad batches; growth is trouble.", ("grad_norm", "")),
             chart(
                 "Sampler against learner",
-                "How far their log-probabilities of the same tokens are apart, in nats. Near zero they say the same.",
+                "How far apart their log-probabilities of the same tokens are, in nats. Near zero they agree.",
                 ("mismatch", "mean"),
             ),
             chart(
@@ -175,6 +183,17 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 ("time/update", "learning"),
             ),
             chart("Peak memory", "Of the training process.", ("memory/peak", ""), form="bytes"),
+            chart("Computation", "Floating-point operations since the run began.", ("flops", "FLOPs")),
+            chart(
+                "Use of the GPU", "Of what its data sheet allows.", ("time/utilisation", "utilisation"), form="share"
+            ),
+            chart(
+                "Dollars",
+                "At the price that the run was given.",
+                ("time/dollars", "so far"),
+                ("time/dollars_total", "in the end, at this pace"),
+                form="dollars",
+            ),
         ],
     ),
 }

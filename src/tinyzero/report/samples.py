@@ -19,7 +19,7 @@ SHOWN_STEPS = 6  # of each split
 KEPT_STEPS = 32  # of each split while reading; even
 TRAINED = 2  # right ones, and as many wrong ones, of a step's training rollouts
 CHARACTERS = 6_000  # of a completion that are shown, from its beginning; and a third of that from its end
-SEARCHED = 20_000  # right answers that are searched for the first one that checks and revises
+SEARCHED = 3_000_000  # characters of right answers that are searched for the first one that checks and revises
 PERIOD, COPIES, LOOPED = 400, 4, 40  # a loop repeats at most so many characters, so often, and over so many at least
 
 
@@ -60,7 +60,8 @@ class Samples:
         self.followed: dict[str, list[str]] = {split: [] for split in SPLITS}
         self.columns = Columns()
         self.revision: Record | None = None
-        self.searched = 0
+        self.searched = 0  # right answers, until it was found
+        self.unread = SEARCHED
         self._at: tuple[int, str] | None = None
         self._group: list[Record] = []
 
@@ -75,8 +76,9 @@ class Samples:
         if split == "train":
             looping = record["finish_reason"] == "length" and loops(record["text"])
             self.columns.add({"rollouts/step": record["step"], "rollouts/looping": float(looping)})
-        if self.revision is None and right(record) and self.searched < SEARCHED:
+        if self.revision is None and right(record) and self.unread > 0:
             self.searched += 1
+            self.unread -= len(record["text"])
             if revises(find_events(record)):
                 self.revision = record
 
@@ -169,7 +171,9 @@ MARKS = {
     "selfcheck": "a solution worked out again",
     "giveup": "giving up",
 }
-"""The kinds of event that are shown, as a reader may ask for them."""
+"""The kinds of event that a reader may ask for."""
+
+SHOWN = {*MARKS, "answer"}
 
 Segment = str | tuple[str, str]
 """A piece of text; or with it the names of what it belongs to, space between."""
@@ -183,7 +187,7 @@ def names(event: Event) -> list[str]:
 def marked(text: str, events: Sequence[Event], start: int = 0, end: int | None = None) -> list[Segment]:
     """`text[start:end]` in pieces that the events begin and end; joined, they are the text."""
     end = len(text) if end is None else end
-    waiting = [e for e in events if e.kind in MARKS and e.start < end and max(e.end, e.start + 1) > start]
+    waiting = [e for e in events if e.kind in SHOWN and e.start < end and max(e.end, e.start + 1) > start]
     waiting.sort(key=lambda e: e.start, reverse=True)
     edges = sorted({start, end, *(min(max(edge, start), end) for e in waiting for edge in (e.start, e.end))})
     found: list[Segment] = []
@@ -201,6 +205,8 @@ def shown(record: Record) -> dict[str, Any]:
     """A rollout as the page has it: in marked pieces, the middle of a very long one left out."""
     text, events = record["text"], find_events(record)
     tail = len(text) - CHARACTERS // 3
+    if (answer := text.rfind("<answer>")) >= 0:
+        events = [*events, Event("answer", answer + len("<answer>"), len(text.removesuffix("</answer>")))]
     pieces = marked(text, events, 0, min(len(text), CHARACTERS) if tail > CHARACTERS else None)
     if tail > CHARACTERS:
         pieces += [(f"{tail - CHARACTERS:,} characters are left out here", "gap"), *marked(text, events, tail)]

@@ -16,6 +16,7 @@ from tinyzero.evaluate import distinct_problems
 from tinyzero.report import alarms, samples
 from tinyzero.report.charts import described
 from tinyzero.report.columns import Columns, thin
+from tinyzero.report.command import command
 from tinyzero.report.read import Recorded
 from tinyzero.tasks.countdown import Countdown, CountdownOptions
 from tinyzero.types import UserError
@@ -23,7 +24,6 @@ from tinyzero.types import UserError
 PACKAGE = Path(configs.__file__).parent
 POINTS = 600  # of a curve; several runs share five times as many
 CHARACTERS = 2_000_000  # of completions, all runs together
-LONG = 200  # characters of a command, beyond which nobody reads it
 AXES = {"step": "steps", "samples": "answers sampled", "minutes": "minutes"}
 
 
@@ -56,14 +56,12 @@ def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
     config = run.config
     tests = [e for e in run.evals if e["split"] == "test"]
     done = int(run.steps["step"][-1]) + 1 if run.steps.length else 0
-    streams = {**run.steps, **run.samples.columns}
+    scored = any(e["step"] == config.steps for e in tests) or not config.eval.test_problems
     return {
         "name": name,
         "steps": config.steps,
         "done": done,
-        "finished": any(e["step"] == config.steps for e in tests)
-        if config.eval.test_problems
-        else done >= config.steps,
+        "finished": scored and done >= config.steps,
         "task": {"name": config.task.name, "says": first_line("tasks", config.task.name)},
         "algorithm": {"name": config.algorithm.name, "says": first_line("algorithms", config.algorithm.name)},
         "model": config.model.name,
@@ -71,7 +69,7 @@ def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
         "command": command(config, run.folder),
         "config": configs.to_toml(config),
         "headline": headline(run),
-        "alarms": [alarm._asdict() for alarm in alarms.look(streams)],
+        "alarms": [alarm._asdict() for alarm in alarms.look({**run.steps, **run.samples.columns})],
         "checks": list(alarms.CHECKS),
         "curves": curves(run, max(60, min(POINTS, 5 * POINTS // of))),
         "kinds": kinds(run, tests),
@@ -86,45 +84,6 @@ def first_line(room: str, name: str) -> str:
     if ":" in name or not path.is_file():
         return ""
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
-
-
-def command(config: configs.Config, folder: Path) -> str:
-    """The shortest `tinyzero train` that has this configuration: a bundled recipe's, or with the run's config.toml."""
-    commands = []
-    for recipe in configs.recipes():
-        overrides = changes(configs.read_recipe(recipe), config)
-        if configs.resolve(configs.read_recipe(recipe), overrides) == config:
-            short = {full: name for name, full in configs.SHORT.items()}
-            flags = [f"--{short.get(key, key)} {toml_text(value)}" for key, value in overrides.items()]
-            commands.append(" ".join(["tinyzero train", recipe, *flags]))
-    best = min(commands, key=len, default="")
-    return best if 0 < len(best) <= LONG else f"tinyzero train {folder / 'config.toml'}"
-
-
-def changes(recipe: Mapping[str, Any], config: configs.Config) -> dict[str, Any]:
-    """The overrides that make `config` of `recipe`."""
-    found: dict[str, Any] = {}
-    wanted = config.model_dump()
-    for section in ("task", "algorithm"):  # another name replaces the recipe's whole table
-        name = wanted[section]["name"]
-        if name != configs.resolve(recipe, {}).model_dump()[section]["name"]:
-            found[f"{section}.name"] = name
-    had = flat(configs.resolve(recipe, found).model_dump())
-    return found | {key: value for key, value in flat(wanted).items() if key not in had or had[key] != value}
-
-
-def flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections of one level, by dotted key."""
-    found: dict[str, Any] = {}
-    for name, value in table.items():
-        found |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-    return found
-
-
-def toml_text(value: Any) -> str:
-    """A value as it is typed on a command line."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if text and not set(text) & set(" '\"$&;|<>()[]{}*?`\\#~!") else "'" + text.replace("'", "'\\''") + "'"
 
 
 def headline(run: Recorded) -> dict[str, Any]:
@@ -146,6 +105,8 @@ def headline(run: Recorded) -> dict[str, Any]:
         "samples": last.get("samples/generated"),
         "tokens": last.get("tokens"),
         "minutes": None if elapsed is None else (elapsed + closing) / 60,  # to the final score
+        "dollars": last.get("time/dollars"),
+        "flops": last.get("flops"),
     }
 
 
@@ -235,7 +196,8 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
 
 
 def shown_samples(run: Recorded, characters: int) -> dict[str, Any]:
-    """The rollouts to show, no more than fit; which problem to open with; the first that checks and revises."""
+    """The rollouts to show, no more than fit; which problem to open with; the first that checks and revises, and how
+    many right answers were searched for it where that was not all of them."""
     found: list[dict[str, Any]] = []
     revision = None
     for record in run.samples.chosen():
@@ -246,7 +208,8 @@ def shown_samples(run: Recorded, characters: int) -> dict[str, Any]:
         if record is run.samples.revision:
             revision = len(found)
         found.append(sample)
-    return {"samples": found, "revision": revision, "opening": opening(found)}
+    searched = None if run.samples.unread > 0 else run.samples.searched
+    return {"samples": found, "revision": revision, "searched": searched, "opening": opening(found)}
 
 
 def opening(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:

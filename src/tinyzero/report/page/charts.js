@@ -18,7 +18,7 @@ function curvesOf(spec, story, axis, picked) {
         label: several ? nameOf(story, run) : line.label, group, hue: hue(several ? group : i), x, y,
         smooth: steps ? smoothed(y) : y, raw: steps && !several,
         low: several ? null : source[`${line.key}/low`], high: several ? null : source[`${line.key}/high`],
-        points: !steps, only: line.source === "test",
+        points: !steps, only: line.source === "test", finished: run.finished,
       });
     }
   }
@@ -171,6 +171,7 @@ function showLegend(legend, place, card, story, axis, index) {
   const x = index === null || index === undefined ? null : card.u.data[0][index];
   const groups = new Map();
   for (const c of card.curves) {
+    if (x === null && !c.finished && card.curves.some((other) => other.group === c.group && other.finished)) continue;
     const entry = groups.get(c.group) ?? { ...c, values: [] };
     const i = x === null ? lastAt(c.y) : nearest(c.x, c.y, x);
     if (i !== null) entry.values.push(c.y[i]);

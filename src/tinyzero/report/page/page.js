@@ -49,7 +49,7 @@ function title(run) {
 }
 
 function headline(run) {
-  const { before, after, split, samples: answers, minutes } = run.headline;
+  const { before, after, split, samples: answers, minutes, dollars, flops } = run.headline;
   const score = (s, name) => el("div", { class: `score ${name}` }, el("b", {}, written(s.value, "share")), el("small", {}, interval(s)));
   const result = before
     ? el("div", { class: "scores" }, score(before, "before"), after ? el("span", { class: "arrow", "aria-label": "to" }, "→") : null, after ? score(after, "after") : null)
@@ -57,6 +57,8 @@ function headline(run) {
   const facts = [
     ["answers sampled", answers === null || answers === undefined ? null : count(answers)],
     ["time", minutes === null ? null : duration(minutes)],
+    ["cost", dollars ? written(dollars, "dollars") : null],
+    ["FLOPs", flops ? written(flops) : null],
     ["tokens an answer", change(before, after, "response_length")],
     ["attempts an answer", change(before, after, "behaviour/attempts")],
   ].filter(([, value]) => value);
@@ -111,7 +113,15 @@ function comparison() {
   return [
     el("p", { class: "eyebrow" }, "TinyZero", told.grid ? el("span", {}, told.grid.command) : null),
     el("h1", {}, `${told.runs.length} runs compared`),
+    el("p", { class: "sentence" }, best()),
   ];
+}
+
+function best() {
+  const scored = told.runs.filter((run) => run.headline.after);
+  if (!scored.length) return "None of them has been scored twice yet.";
+  const [run] = scored.sort((a, b) => b.headline.after.value - a.headline.after.value);
+  return `The most right answers on held-out problems has ${run.name}: ${written(run.headline.after.value, "share")} ${interval(run.headline.after)}. Runs whose intervals overlap much are not told apart.`;
 }
 
 function alarms() {
@@ -130,7 +140,7 @@ function results() {
   const runs = told.runs.filter((run) => run.headline.before);
   const mark = (s, h, hollow, name) => ({ value: s.value, low: s.low, high: s.high, hue: h, hollow, name });
   const rows = runs.map((run) => ({
-    label: run.name, note: title(run) || null,
+    label: run.name, note: [title(run), run.headline.split === "dev" ? "on dev" : ""].filter(Boolean).join(", ") || null,
     marks: [mark(run.headline.before, "--soft", true, "before"), ...(run.headline.after ? [mark(run.headline.after, hue(groupOf(told, run)), false, "after")] : [])],
   }));
   const figures = told.runs.map((run) => {

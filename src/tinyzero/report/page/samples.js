@@ -89,7 +89,9 @@ function sampleSection() {
     first.hidden = story.runs.length > 1 || all.length === 0;
     if (first.hidden) return;
     if (!run) {
-      first.replaceChildren("In none of the stored answers does the model check a result, find it wrong, and then find one that is right.");
+      const searched = story.runs[0].searched;
+      const where = searched === null ? "the stored answers" : `the first ${plural(searched, "right answer")} stored`;
+      first.replaceChildren(`In none of ${where} does the model check a result, find it wrong, and then find and check one that is right.`);
       return;
     }
     const s = run.samples[run.revision];
