@@ -15,9 +15,11 @@ from tinyzero.config import (
     OptimizerOptions,
     keys,
     parse_overrides,
+    profiles,
     read_recipe,
     recipes,
     resolve,
+    split_name,
     to_toml,
 )
 from tinyzero.tasks import load_task
@@ -209,6 +211,150 @@ def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="not valid TOML") as caught:
             read_recipe(str(broken))
         assert "\n" not in str(caught.value)
+
+
+def files(folder: Path, **texts: str) -> Path:
+    """Recipes in a folder; the path of the last."""
+    for name, text in texts.items():
+        (folder / f"{name}.toml").write_text(text)
+    return folder / f"{name}.toml"
+
+
+def test_a_recipe_inherits_what_it_does_not_say(tmp_path: Path) -> None:
+    child = files(
+        tmp_path,
+        top='inherit = "laptop"\nsteps = 7\n[rollout]\nprompts = 3\n',
+        child='inherit = "top.toml"\n[rollout]\nsamples = 4\n',
+    )
+    config, laptop = resolve(read_recipe(str(child)), {}), resolve(read_recipe("laptop"), {})
+    assert (config.steps, config.rollout.prompts, config.rollout.samples) == (7, 3, 4)
+    assert config.rollout.max_tokens == laptop.rollout.max_tokens
+    assert config.task == laptop.task
+    assert "inherit" not in to_toml(config)
+
+
+@pytest.mark.parametrize("section", ["task", "algorithm"])
+def test_another_name_replaces_an_inherited_table(section: str, tmp_path: Path) -> None:
+    top = f'[{section}]\nname = "one"\na = 1\nb = 2\n'
+    path = files(tmp_path, top=top, same=f'inherit = "top.toml"\n[{section}]\nb = 3\n')
+    assert getattr(resolve(read_recipe(str(path)), {}), section).options == {"a": 1, "b": 3}
+    path = files(tmp_path, top=top, other=f'inherit = "top.toml"\n[{section}]\nname = "two"\nc = 3\n')
+    found = getattr(resolve(read_recipe(str(path)), {}), section)
+    assert (found.name, found.options) == ("two", {"c": 3})
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ({"a": 'inherit = "labtop"'}, "unknown recipe 'labtop': did you mean laptop"),
+        ({"a": 'inherit = "none.toml"'}, "no recipe file"),
+        ({"a": "inherit = 3"}, "inherits 3: give the name"),
+        ({"a": 'inherit = "a.toml"'}, "inherits 'a.toml', which inherits it"),
+        ({"b": 'inherit = "a.toml"', "a": 'inherit = "b.toml"'}, "which inherits it"),
+        ({"b": "steps = ", "a": 'inherit = "b.toml"'}, "b.toml is not valid TOML"),
+    ],
+)
+def test_an_inheritance_that_cannot_be(texts: dict[str, str], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_recipe(str(files(tmp_path, **texts)))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+LAYERED: dict[str, Any] = {
+    "rollout": {"prompts": 1, "samples": 2},
+    "task": {"name": "countdown", "max_number": 9},
+    "algorithm": {"name": "grpo", "kl": 0.1},
+    "tasks": {"multiplication": {"rollout": {"max_tokens": 3}, "task": {"max_digits": 2}}},
+    "algorithms": {
+        "ppo": {"rollout": {"prompts": 4}, "profiles": {"small": {"rollout": {"rows": 6}}}},
+        "grpo": {"rollout": {"prompts": 8}},
+    },
+    "profiles": {"small": {"rollout": {"samples": 5, "rows": 7}}, "none": {}},
+}
+
+
+def test_tables_for_the_task_and_the_algorithm_apply_where_these_are_chosen() -> None:
+    plain = resolved(recipe=LAYERED)
+    assert (plain.rollout.prompts, plain.algorithm.options) == (8, {"kl": 0.1})
+    other = resolved("--algorithm=ppo", "--task=multiplication", recipe=LAYERED)
+    assert (other.rollout.prompts, other.rollout.max_tokens, other.rollout.samples) == (4, 3, 2)
+    assert (other.task.options, other.algorithm.options) == ({"max_digits": 2}, {})
+    assert resolved("--algorithm=ppo", "--rollout.prompts=9", recipe=LAYERED).rollout.prompts == 9
+
+
+def test_a_profile_applies_over_the_recipe_and_under_overrides() -> None:
+    assert profiles(LAYERED) == ["small", "none"]
+    small = resolve(LAYERED, {}, "small")
+    assert (small.rollout.prompts, small.rollout.samples, small.rollout.rows) == (8, 5, 7)
+    assert resolve(LAYERED, {"rollout.rows": 3}, "small").rollout.rows == 3
+    assert resolve(LAYERED, {"algorithm.name": "ppo"}, "small").rollout.rows == 6, "an algorithm's own profile"
+    assert resolve(LAYERED, {}, "none") == resolve(LAYERED, {})
+    assert "small" not in to_toml(small)
+    assert LAYERED["rollout"] == {"prompts": 1, "samples": 2}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "profile", "says"),
+    [
+        (LAYERED, "smal", "unknown profile 'smal': did you mean small"),
+        (LAYERED, "big", "use one of none, small"),
+        ({}, "small", "unknown profile 'small': this recipe has none"),
+        ({"profiles": 3}, "small", "profiles is 3"),
+        ({"profiles": {"small": 3}}, None, "small is 3: write [profiles.NAME.section]"),
+        ({"algorithms": {"grpo": 1}}, None, "grpo is 1"),
+        ({"profiles": {"small": {"rolout": {}}}}, "small", "unknown key rolout"),
+    ],
+)
+def test_a_wrong_profile(recipe: dict[str, Any], profile: str | None, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(recipe, {}, profile)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_profiles_are_no_keys_of_a_configuration() -> None:
+    assert "unknown key profiles.small.steps" in error_of("--profiles.small.steps=3", recipe=LAYERED)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("laptop", ("laptop", None, None)),
+        ("laptop-countdown-ppo", ("laptop", "countdown", "ppo")),
+        ("laptop-multiplication-reinforce++-baseline", ("laptop", "multiplication", "reinforce++-baseline")),
+        ("qwen2.5-3b-countdown-grpo", ("qwen2.5-3b", "countdown", "grpo")),
+        ("qwen2.5-0.5b-instruct-multiplication-prime", ("qwen2.5-0.5b-instruct", "multiplication", "prime")),
+        ("some/laptop-countdown-ppo.toml", ("some/laptop-countdown-ppo.toml", None, None)),
+    ],
+)
+def test_a_name_names_a_task_and_an_algorithm(name: str, parts: tuple[str, str | None, str | None]) -> None:
+    assert split_name(name) == parts
+
+
+def test_a_name_is_its_options() -> None:
+    named = resolve(read_recipe("laptop-multiplication-ppo"), {})
+    assert named == resolved("--task=multiplication", "--algorithm=ppo", recipe=read_recipe("laptop"))
+    same = resolve(read_recipe("laptop-countdown-grpo"), {})
+    assert same == resolve(read_recipe("laptop"), {}), "the recipe's own names keep its options"
+    assert resolve(read_recipe("laptop-countdown-grpo"), {"algorithm.name": "ppo"}).algorithm.name == "ppo"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("laptop-countdown-gpro", "or laptop-countdown-grpo?"),
+        ("laptop-contdown-ppo", "did you mean laptop-countdown-ppo"),
+        ("qwen2.5-4b-countdown-grpo", "did you mean qwen2.5-"),
+        ("nothing-like-it", "use one of "),
+    ],
+)
+def test_a_name_of_nothing(name: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_recipe(name)
+    assert says in str(caught.value)
+    assert name in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 def test_every_key_has_a_line_of_help() -> None:

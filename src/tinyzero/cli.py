@@ -1,4 +1,4 @@
-"""`tinyzero VERB ...`: train, eval, play, sample, data, algorithms, ablate, check-task, pretrain.
+"""`tinyzero VERB ...`: train, plan, eval, play, sample, data, algorithms, ablate, check-task, pretrain.
 
 Heavy imports wait until the command line is understood, so help and mistakes answer at once. A user's
 mistake is one line and exit code 2, never a traceback.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tinyzero.samplers.torch_sampler import TorchSampler
 
 
-RESUMABLE = ("steps", "eval.", "checkpoint.", "run.rollouts", "model.threads")
+RESUMABLE = ("steps", "eval.", "checkpoint.", "run.rollouts", "run.price", "model.threads")
 """What may change when a run is resumed."""
 
 BASES = {"tiny": "laptop", "tiny-multiplication": "multiplication"}
@@ -95,13 +95,20 @@ def _parser() -> Parser:
         return made
 
     train = verb("train", _train, "train a model by rewards alone", epilog=_options_help())
-    train.add_argument(
-        "recipe", nargs="?", help=f"{', '.join(configs.recipes())}, or a .toml file (default: {configs.DEFAULT_RECIPE})"
-    )
+    _recipe_arguments(train)
     train.add_argument("--resume", metavar="DIR", help="go on with this run from its newest whole checkpoint")
-    for short, full in configs.SHORT.items():
-        train.add_argument(f"--{short}", metavar="VALUE", help=f"short for --{full}" if short != full else "see below")
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+
+    plan = verb("plan", _plan, "what a recipe needs and costs: memory, time, FLOPs and dollars, before it runs")
+    _recipe_arguments(plan)
+    plan.add_argument("--gpu", metavar="NAME", help="one of h100, h200, a100, l40s, 4090, t4 ... or cpu (default: all)")
+    plan.add_argument("--price", type=_price, metavar="DOLLARS", help="an hour of it (default: the recipe's run.price)")
+    plan.add_argument(
+        "--length", type=_positive, metavar="TOKENS", help="of an answer, on average (default: 0.4 of the limit)"
+    )
+    plan.add_argument("--calibrate", action="store_true", help="measure this machine's CPU first, for about 20 s")
+    plan.add_argument("--pretraining", nargs=2, type=_amount, metavar=("ACTIVE", "TOKENS"), help="instead of a recipe")
+    plan.add_argument("--hours", type=_amount, metavar="HOURS", help="of one --gpu, which the pretraining took")
 
     evaluate = verb("eval", _eval, "score a model: pass@1, pass@k and greedy, with 95 %% intervals")
     _model_arguments(evaluate, seed=EVAL_SEED)
@@ -152,6 +159,18 @@ def _parser() -> Parser:
     return parser
 
 
+def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    names = ", ".join(configs.recipes())
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        help=f"{names}, one of them with -TASK-ALGORITHM, or a .toml file (default: {configs.DEFAULT_RECIPE})",
+    )
+    parser.add_argument("--profile", metavar="NAME", help="one of the recipe's profiles, such as 24gb")
+    for short, full in configs.SHORT.items():
+        parser.add_argument(f"--{short}", metavar="VALUE", help=f"short for --{full}" if short != full else "see below")
+
+
 def _model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     parser.add_argument(
         "model",
@@ -184,6 +203,8 @@ def _checked(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: st
 _positive = _checked(int, lambda value: value >= 1, "a whole number from 1 up")
 _natural = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 up")
 _temperature = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+_price = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+_amount = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
 _share = _checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
@@ -204,13 +225,18 @@ def _options_help() -> str:
     )
 
 
-def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _overrides(given: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    """Of a recipe, short ones included."""
     short = [f"--{name}={value}" for name in configs.SHORT if (value := getattr(given, name)) is not None]
-    overrides = configs.parse_overrides([*short, *rest])
+    return configs.parse_overrides([*short, *rest])
+
+
+def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    overrides = _overrides(given, rest)
     if given.resume:
         folder = Path(given.resume)
-        if given.recipe:
-            raise UserError(f"--resume {folder} has its own recipe: leave out {given.recipe!r}")
+        if extra := given.recipe or given.profile:
+            raise UserError(f"--resume {folder} has its own recipe: leave out {extra!r}")
         if not (folder / "config.toml").is_file():
             raise UserError(f"no run at {folder}: it has no config.toml")
         for key in overrides:
@@ -219,8 +245,8 @@ def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
         config = configs.resolve(configs.read_recipe(str(folder / "config.toml")), overrides)
     else:
         name = given.recipe or configs.DEFAULT_RECIPE
-        config = configs.resolve(configs.read_recipe(name), overrides)
-        folder = Path(config.run.dir or f"runs/{_run_name(name, config, given.task)}")
+        config = configs.resolve(configs.read_recipe(name), overrides, given.profile)
+        folder = Path(config.run.dir or f"runs/{_run_name(name, config, given.task, given.profile)}")
     _check_plugins(config)
     if given.dry_run:
         print(configs.to_toml(config), end="")
@@ -232,10 +258,13 @@ def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
     return 0
 
 
-def _run_name(recipe: str, config: configs.Config, task: str | None) -> str:
-    """RECIPE-ALGORITHM-SEED, with the task after the recipe where it is another than the recipe's."""
-    names = [Path(recipe).stem, *([task] if task else []), config.algorithm.name]
-    return "-".join([*(re.split("[/:]", name)[-1] for name in names), str(config.seed)])
+def _run_name(name: str, config: configs.Config, task: str | None, profile: str | None) -> str:
+    """RECIPE-ALGORITHM-SEED; after the recipe the task and after the algorithm the profile, where one was chosen."""
+    recipe, named_task, _ = configs.split_name(name)
+    recipe = Path(recipe).stem if recipe.endswith(".toml") else recipe
+    task = task or named_task
+    names = [recipe, *([task] if task else []), config.algorithm.name, *([profile] if profile else [])]
+    return "-".join([*(re.split("[/:]", part)[-1] for part in names), str(config.seed)])
 
 
 def _check_plugins(config: configs.Config) -> None:
@@ -245,6 +274,53 @@ def _check_plugins(config: configs.Config) -> None:
 
     load_task(config.task.name, config.task.options)
     load_algorithm(config.algorithm.name, config.algorithm.options)
+
+
+def _plan(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    from tinyzero import plan
+    from tinyzero.plan import devices, page, shapes
+
+    if given.gpu not in (None, "cpu", *devices.DEVICES):
+        raise UserError(f"unknown --gpu {given.gpu!r}{suggest(given.gpu, [*devices.DEVICES, 'cpu'])}")
+    device = devices.DEVICES.get(given.gpu, devices.CPU)
+    if given.pretraining:
+        if given.recipe or rest or device.is_cpu:
+            raise UserError("--pretraining takes no recipe but a --gpu, its --price and perhaps the --hours it took")
+        active, tokens = given.pretraining
+        print(page.pretraining(active, tokens, device, given.hours or 0.0, given.price or 0.0))
+        return 0
+    if given.hours:
+        raise UserError("--hours goes with --pretraining: a recipe's hours are what is planned")
+    if given.calibrate and not device.is_cpu:
+        raise UserError(f"--calibrate measures this CPU, not --gpu {given.gpu}: leave one of the two out")
+    recipe, overrides = configs.read_recipe(given.recipe or configs.DEFAULT_RECIPE), _overrides(given, rest)
+    config = configs.resolve(recipe, overrides, given.profile)
+    _check_plugins(config)
+    from tinyzero.algorithms import load_algorithm
+
+    shape, prompt = shapes.find_shape(config.model.name), plan.prompt_tokens(config)
+
+    def planned(config: configs.Config, device: devices.Device) -> plan.Plan:
+        algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+        return plan.make_plan(config, algorithm, shape, device, prompt, given.length)
+
+    price = config.run.price if given.price is None else given.price
+    if given.gpu is None and not given.calibrate:
+        profiles = [] if given.profile else configs.profiles(recipe)
+        tried = {given.profile or "": config} | {name: configs.resolve(recipe, overrides, name) for name in profiles}
+        print(page.survey(tried, planned, price))
+        return 0
+    if given.calibrate:
+        from tinyzero.plan.calibrate import calibrate
+
+        device = calibrate(config.model.threads)
+    found = planned(config, device)
+    print(page.describe(found, price))
+    if not found.fits:
+        changes = plan.remedies(config, lambda changed: planned(changed, device))
+        said = " ".join(f"--{key} {str(value).lower()}" for key, value in changes.items())
+        print(f"it fits with {said}" if said else "no option makes it fit: take a smaller model or a larger device")
+    return 0
 
 
 def _summary(folder: Path, started: float) -> None:
@@ -267,8 +343,24 @@ def _summary(folder: Path, started: float) -> None:
                 f"{title:>7}: test pass@1 {e['pass@1']:.3f} [{e['pass@1/low']:.3f}, {e['pass@1/high']:.3f}], "
                 f"{e['n']} problems"
             )
+    if spent := _spent(list(metrics.read(folder / "metrics.jsonl"))):
+        print(spent)
     print(f"{time.perf_counter() - started:.0f} s in all; the run is in {folder}")
     print(f"next: tinyzero play {folder}   |   tinyzero eval {folder}")
+
+
+def _spent(records: list[dict[str, Any]]) -> str:
+    """FLOPs, utilisation, GPU-hours and dollars of a whole run, as far as they are known."""
+    last = records[-1] if records else {}
+    shares = [e["time/utilisation"] for e in records if "time/utilisation" in e]
+    return ", ".join(
+        [
+            *([f"{last['flops']:.2e} FLOP"] if "flops" in last else []),
+            *([f"{sum(shares) / len(shares):.0%} of the GPU's rate"] if shares else []),
+            *([f"{last['time/gpu_hours']:.2f} GPU-hours"] if "time/gpu_hours" in last else []),
+            *([f"${last['time/dollars']:.2f}"] if "time/dollars" in last else []),
+        ]
+    )
 
 
 def _open(

@@ -3,10 +3,19 @@
 A recipe is a TOML file whose tables are the sections below. `--section.option value` overrides one
 entry, and `--seed --steps --task --algorithm --sampler` are short for the entries everybody changes. Choosing
 another task or algorithm by name replaces the recipe's whole table for it, then overrides apply.
+
+    inherit = "laptop"           # whatever is not said here is another recipe's: a bundled one's or a .toml's beside it
+    [algorithms.ppo.rollout]     # what else changes where that algorithm is chosen; [tasks.NAME] likewise
+    [profiles.24gb.model]        # what changes with --profile 24gb
+
+Later ones win: the inherited recipe, the recipe, its tables for the task and the algorithm, the profile, overrides.
+`RECIPE-TASK-ALGORITHM`, as laptop-countdown-ppo, names a recipe with its task and its algorithm. A resolved
+configuration has none of this left in it.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import tomllib
@@ -16,7 +25,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tinyzero.algorithms import NAMES as ALGORITHMS
 from tinyzero.plugins import suggest, validate
+from tinyzero.tasks import TASKS
 from tinyzero.types import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -139,6 +150,7 @@ class RunSection(Section):
     dir: str = Field("", description="the run's folder; empty for runs/RECIPE-ALGORITHM-SEED")
     rollouts_every: int = Field(10, ge=0, description="steps between rollouts written to rollouts.jsonl; 0 for none")
     rollouts: int = Field(8, ge=1, description="rollouts written then")
+    price: float = Field(0.0, ge=0, description="dollars an hour of the machine, for the cost shown; 0 shows none")
 
 
 class Config(Section):
@@ -187,17 +199,75 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
+def split_name(name: str) -> tuple[str, str | None, str | None]:
+    """(recipe, task, algorithm) of a recipe's name: `laptop-countdown-ppo` is laptop with that task and algorithm.
+
+    The latter two are None in a bare name and in a file's. Raises UserError naming the nearest where there is none.
+    """
+    if name.endswith(".toml") or name in recipes():
+        return name, None, None
+    found = {f"{r}-{t}-{a}": (r, t, a) for r in recipes() for t in TASKS for a in ALGORITHMS}
+    if name not in found:
+        near = suggest(name, [*recipes(), *found])
+        raise UserError(f"unknown recipe {name!r}{near if 'did you mean' in near else suggest(name, recipes())}")
+    return found[name]
+
+
 def read_recipe(name: str) -> dict[str, Any]:
-    """A bundled recipe by name, or a TOML file by path. Raises UserError where there is none or it is no TOML."""
-    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
-    if not path.is_file():
-        if name.endswith(".toml"):
-            raise UserError(f"no recipe file {name}: give an existing .toml or one of {', '.join(recipes())}")
-        raise UserError(f"unknown recipe {name!r}{suggest(name, recipes())}")
+    """A bundled recipe by name (perhaps with a task and an algorithm) or a TOML file by path, with what it inherits.
+
+    Raises UserError where there is none, it is no TOML, or it inherits itself.
+    """
+    recipe, task, algorithm = split_name(name)
+    values = _inherited(_file(recipe))
+    for section, chosen in (("task", task), ("algorithm", algorithm)):
+        values = merge(values, {section: {"name": chosen}} if chosen else {})
+    return values
+
+
+def _file(name: str, beside: Path = Path()) -> Path:
+    """Where a recipe lies: a .toml by its path from `beside`, else a bundled one. Raises UserError if there is none."""
+    if not name.endswith(".toml"):
+        if name not in recipes():
+            raise UserError(f"unknown recipe {name!r}{suggest(name, recipes())}")
+        return RECIPES / f"{name}.toml"
+    if not (beside / name).is_file():
+        raise UserError(f"no recipe file {beside / name}: give an existing .toml or one of {', '.join(recipes())}")
+    return beside / name
+
+
+def _inherited(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's tables over those of the recipe it inherits; `heirs` inherit it."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
+    parent = values.pop("inherit", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise UserError(f"{path} inherits {parent!r}: give the name of a recipe, or of a .toml file beside it")
+    heirs = (*heirs, path.resolve())
+    above = _file(parent, path.parent)
+    if above.resolve() in heirs:
+        raise UserError(f"{path} inherits {parent!r}, which inherits it: leave one of the two out")
+    return merge(_inherited(above, heirs), values)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, table by table; a task or an algorithm of another name replaces the whole table."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and not _another(key, old, value):
+            value = merge(old, value)
+        merged[key] = value
+    return merged
+
+
+def _another(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether `new` chooses a task or an algorithm other than `old`."""
+    return key in ("task", "algorithm") and "name" in new and new["name"] != old.get("name")
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
@@ -225,13 +295,12 @@ def _literal(text: str) -> Any:
     return value if isinstance(value, bool | int | float | str | list | dict) else text  # a date is a folder's name
 
 
-def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
-    """The recipe with overrides applied, validated. Raises UserError naming the key, the value and the fix."""
-    values: dict[str, Any] = {key: dict(v) if isinstance(v, dict) else v for key, v in recipe.items()}
-    for section in ("task", "algorithm"):  # first, because another name replaces the table
-        name, table = overrides.get(f"{section}.name"), values.get(section)
-        if name is not None and not (isinstance(table, dict) and name == table.get("name")):
-            values[section] = {"name": name}
+def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: str | None = None) -> Config:
+    """The recipe with its profile and overrides applied, validated.
+
+    Raises UserError naming the key, the value and the fix.
+    """
+    values = copy.deepcopy(_chosen(recipe, overrides, profile))
     for key, value in overrides.items():
         *sections, last = key.split(".")
         if (sections or [last])[0] not in Config.model_fields:
@@ -258,6 +327,37 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
             raise UserError(f"{key}.name is {table['name']!r}: give the name of a {key}")
     config = validate(Config, values, "recipe")
     return config
+
+
+def profiles(recipe: Mapping[str, Any]) -> list[str]:
+    """Names of a recipe's profiles, in the order in which they were first written."""
+    return list(_table(recipe.get("profiles", {}), "profiles"))
+
+
+def _chosen(recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: str | None) -> dict[str, Any]:
+    """The recipe's own tables, with those for its task, its algorithm and the profile merged in."""
+    values = dict(recipe)
+    for section, variants in (("task", "tasks"), ("algorithm", "algorithms")):
+        if (name := overrides.get(f"{section}.name")) is not None:
+            values = merge(values, {section: {"name": name}})
+        table = values.get(section, {})
+        name = table.get("name", getattr(Config(), section).name) if isinstance(table, dict) else ""
+        values = merge(values, _table(values.pop(variants, {}), variants).get(name, {}))
+    known = _table(values.pop("profiles", {}), "profiles")
+    if profile is None:
+        return values
+    if profile not in known:
+        named = suggest(profile, known) or ": this recipe has none, leave it out"
+        raise UserError(f"unknown profile {profile!r}{named}")
+    return merge(values, known[profile])
+
+
+def _table(found: Any, key: str) -> dict[str, dict[str, Any]]:
+    """A table of partial recipes by name. Raises UserError where it is none."""
+    for name, value in {key: found, **(found if isinstance(found, dict) else {})}.items():
+        if not isinstance(value, dict):
+            raise UserError(f"{name} is {value!r}: write [{key}.NAME.section] and its options below")
+    return dict(found)
 
 
 def keys() -> list[str]:

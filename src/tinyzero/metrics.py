@@ -61,6 +61,12 @@ GLOSSARY: dict[str, str] = {
     "time/step": "Seconds of wall time of the whole step, without evaluating and saving.",
     "time/elapsed": "Seconds of wall time since the run began, evaluations included, pauses not.",
     "time/cpu": "Seconds of CPU time of all threads since the run began.",
+    "time/gpu_hours": "Hours of the GPU since the run began.",
+    "time/dollars": "What the run has cost, at run.price an hour of time/elapsed.",
+    "time/dollars_total": "What the run will have cost at its end, at the pace so far.",
+    "time/utilisation": "The step's FLOPs over what the GPU's data sheet allows in time/step, in the weights' type.",
+    "flops": "Floating-point operations since the run began, evaluations aside, by the formulas of `tinyzero plan`: 2 "
+    "a weight and token read, 6 learned from. What is computed a second time to save memory is not counted.",
     "time/*": "Seconds of wall time spent in the named part.",
     "memory/*": "Memory held by the named part at its peak, in bytes.",
     # How it searched (behaviours.py says exactly what is counted)
@@ -242,9 +248,17 @@ class Console:
                 row[heading] = format(record[key], form)
         if record.get("time/step"):
             row["tokens/s"] = f"{record['tokens/generated'] / record['time/step']:,.0f}"
-        pace = (time.monotonic() - self.started) / max(finished - self.done, 1)
-        row["left"] = _clock(pace * (self.steps - finished))
+        if record.get("time/utilisation"):
+            row["of peak"] = f"{record['time/utilisation']:.0%}"
+        if record.get("time/dollars"):
+            row["cost"] = f"${record['time/dollars']:.2f} of ${record['time/dollars_total']:.2f}"
+        row["left"] = _clock(self.left(finished))
         return row
+
+    def left(self, finished: int) -> float:
+        """Seconds to the end after so many steps, at the pace since `begin`."""
+        pace = (time.monotonic() - self.started) / max(finished - self.done, 1)
+        return pace * (self.steps - finished)
 
     def _table(self) -> Table:
         headings = dict.fromkeys(heading for row in self.rows for heading in row)

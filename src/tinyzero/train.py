@@ -22,6 +22,8 @@ from tinyzero.batching import Batch, collate
 from tinyzero.config import Config, Named, to_toml
 from tinyzero.evaluate import completion_metrics, distinct_problems, evaluate
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
+from tinyzero.plan.meter import Meter
+from tinyzero.plan.shapes import read_shape
 from tinyzero.rollouts import Collected, Cursor, collect
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.tasks import load_task
@@ -56,6 +58,7 @@ class Run:
     encode: Callable[[Prompt], Sequence[int]]
     save_model: Callable[[Path], None]
     console: metrics.Console
+    meter: Meter
     step: int = 0
     cursor: Cursor = field(default_factory=Cursor)
     samples: int = 0
@@ -194,6 +197,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         encode=lambda prompt: models.encode_prompt(tokenizer, prompt),
         save_model=lambda path: save_policy(config, policy, tokenizer, path),
         console=console,
+        meter=make_meter(config, algorithm, policy, console),
         started=started,
     )
     check_problems(run, policy.context)
@@ -270,6 +274,17 @@ def make_sampler(
     tokens = rows * max(config.rollout.max_tokens, config.eval_tokens) + policy.context
     cache = int(config.sampler.cache_gb * 1e9) or tokens * policy.cache_bytes
     return VllmSampler(models.locate(config.model.name), policy, decode, end_ids, rows, cache)
+
+
+def make_meter(config: Config, algorithm: Algorithm, policy: models.Backbone, console: metrics.Console) -> Meter:
+    """Counts the run's cost; FLOPs only of models whose shape is known."""
+    shape = None
+    try:
+        shape = read_shape(policy.config.to_dict(), config.model.name)
+    except UserError as error:
+        console.note(f"no FLOPs are counted: {error}")
+    on_gpu = policy.device.type == "cuda"
+    return Meter(config, algorithm, shape, torch.cuda.get_device_name(policy.device) if on_gpu else None)
 
 
 def check_problems(run: Run, context: int) -> None:
@@ -395,6 +410,7 @@ def record(
         "time/cpu": time.process_time() + run.cpu,
         **clock.laps,
     }
+    entry |= spent(run, batch, collected, entry)
     metrics.append(run.folder / "metrics.jsonl", entry)
     if collected.reward_errors:
         run.console.note(
@@ -405,6 +421,23 @@ def record(
         for rollout in rollouts[:: max(1, len(rollouts) // run.config.run.rollouts)]:
             keep_rollout(run, run.step - 1, "train", rollout)
     run.console.show(entry)
+
+
+def spent(run: Run, batch: Batch, collected: Collected, entry: Mapping[str, Any]) -> dict[str, float]:
+    """What the step cost. A group's prompt is read once; rows without a gradient are not learned from."""
+    lengths, length = batch.lengths.float(), float(batch.lengths.float().mean())
+    prompt = length - float(batch.mask.sum(1).float().mean())
+    answers = collected.generated_tokens / max(entry["response_length"], 1e-9)
+    learned = lengths if batch.idle is None else lengths[~batch.idle]
+    return run.meter.step(
+        sampled=collected.generated_tokens + prompt * answers / run.config.rollout.samples,
+        scored=0.0 if collected.refused else float(lengths.sum()),
+        learned=0.0 if collected.refused else float(learned.sum()),
+        length=length,
+        seconds=entry["time/step"],
+        elapsed=entry["time/elapsed"],
+        left=run.console.left(run.step),
+    )
 
 
 def score(run: Run, split: Split, problems: int) -> None:
@@ -473,6 +506,7 @@ def save(run: Run) -> Path:
         "tokens": run.tokens,
         "seconds": time.perf_counter() - run.started,
         "cpu": time.process_time() + run.cpu,
+        "flops": run.meter.flops,
         "learners": {role: x.state_dict() for role, x in run.learners.items() if x.options is not None or refresh(run)},
     }
     return checkpoint.save(run.folder, run.step, run.save_model, state, run.config.checkpoint.keep)
@@ -483,7 +517,7 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     run.step, run.samples, run.tokens = state["step"], state["samples"], state["tokens"]
     run.cursor = Cursor.from_state(state["cursor"])
     run.started -= state["seconds"]
-    run.cpu = state.get("cpu", 0.0)
+    run.cpu, run.meter.flops = state.get("cpu", 0.0), state.get("flops", 0.0)
     for role, saved in state["learners"].items():
         run.learners[role].load_state_dict(saved)
     if run.step:

@@ -1,0 +1,46 @@
+"""What a run has cost so far, for the record of each step."""
+
+from __future__ import annotations
+
+from tinyzero.config import Config
+from tinyzero.plan import step_flops
+from tinyzero.plan.devices import device_named
+from tinyzero.plan.shapes import Shape
+from tinyzero.types import Algorithm
+
+
+class Meter:
+    """What a run has cost: FLOPs, dollars, and the share of the device's rate that it reached."""
+
+    def __init__(self, config: Config, algorithm: Algorithm, shape: Shape | None, device: str | None) -> None:
+        """`shape` None counts no FLOPs; `device` is a GPU's name, None for a CPU."""
+        self.config, self.algorithm, self.shape = config, algorithm, shape
+        self.on_gpu, known = device is not None, device_named(device or "")
+        self.rate = known.rates.get(config.model.dtype) if known else None
+        self.flops = 0.0
+
+    def step(
+        self,
+        sampled: float,
+        scored: float,
+        learned: float,
+        length: float,
+        *,
+        seconds: float,
+        elapsed: float,
+        left: float,
+    ) -> dict[str, float]:
+        """A step's entries in the record: of tokens as `step_flops` has them, and of the seconds of the step, of the
+        run so far, and to its end."""
+        entries: dict[str, float] = {}
+        if self.shape is not None:
+            flops = step_flops(self.config, self.algorithm, self.shape, sampled, scored, learned, length)
+            self.flops += flops
+            entries["flops"] = self.flops
+            if self.rate:
+                entries["time/utilisation"] = flops / (self.rate * seconds)
+        if self.on_gpu:
+            entries["time/gpu_hours"] = elapsed / 3600
+        if price := self.config.run.price:
+            entries |= {"time/dollars": price * elapsed / 3600, "time/dollars_total": price * (elapsed + left) / 3600}
+        return entries
