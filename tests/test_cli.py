@@ -356,3 +356,21 @@ def test_the_installed_command_and_its_exit_code() -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("tinyzero: error: unknown recipe 'nosuch'")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "task", "profile", "folder"),
+    [
+        ("laptop", None, None, "laptop-grpo-0"),
+        ("laptop", "multiplication", None, "laptop-multiplication-grpo-0"),
+        ("some/own.toml", None, None, "own-grpo-0"),
+        ("qwen2.5-3b", None, "24gb", "qwen2.5-3b-grpo-24gb-0"),
+        ("qwen2.5-3b-countdown-ppo", None, None, "qwen2.5-3b-countdown-grpo-0"),  # as overridden by --algorithm grpo
+    ],
+)
+def test_a_run_is_named_by_what_was_chosen(recipe: str, task: str | None, profile: str | None, folder: str) -> None:
+    assert cli._run_name(recipe, resolve({}, {}), task, profile) == folder
+
+
+def test_a_profile_of_a_run_that_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "leave out '24gb'" in refused(capsys, "train", "--resume", run, "--profile", "24gb")
