@@ -268,6 +268,7 @@ def test_play_answers_what_is_typed(
     monkeypatch.setattr(sys, "stdin", io.StringIO("24 from 3 5 12\n97 from 1 2 3\nnonsense\n\n24 3 5 12"))
     assert cli.main(["play", str(run)]) == 0
     said = capsys.readouterr().out
+    assert "a problem, as in `11 from 13 15 9`" in said, "the first of the test split"
     assert said.count("numbers [3, 5, 12]  target 24") == 2
     assert "97 cannot be made from 1, 2, 3" in said
     assert "'nonsense' is no Countdown problem" in said
@@ -277,11 +278,12 @@ def test_play_answers_what_is_typed(
 def test_play_poses_problems_of_other_tasks(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n47 x 36\n24 from 3 5 12"))
     assert cli.main(["play", str(run), "--task", "multiplication"]) == 0
     said = capsys.readouterr().out
     assert said.count("[wrong]") == 2
-    assert said.count("  b ") == 2
+    assert "a 47  b 36" in said
+    assert "'24 from 3 5 12' is no multiplication" in said
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

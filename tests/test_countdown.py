@@ -39,6 +39,13 @@ def test_a_problem_never_changes_between_releases() -> None:
     assert Countdown().problem("test", 0) == expected
 
 
+def test_what_is_drawn_can_be_typed() -> None:
+    task = Countdown(CountdownOptions(max_count=5, max_target=999))
+    for problem in (task.problem("test", index) for index in range(20)):
+        assert task.pose(task.line(problem)) == problem
+    assert task.pose("24, 3, 5, 12") == task.pose(" 24 from 3 5 12 ")
+
+
 @pytest.mark.parametrize(
     "options",
     [

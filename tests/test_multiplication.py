@@ -37,6 +37,20 @@ def test_operands_follow_tinyzeros_mix() -> None:
     assert sum(10 <= n < 100 for n in drawn) / len(drawn) == pytest.approx(0.27, abs=0.03)
 
 
+def test_a_problem_can_be_typed() -> None:
+    task = Multiplication()
+    for problem in (task.problem("test", index) for index in range(20)):
+        assert task.pose(task.line(problem)) == problem
+    for line in ("47*36", " 47 x 36", "47×36 "):
+        assert task.pose(line).fields == {"a": 47, "b": 36}
+
+
+@pytest.mark.parametrize("line", ["", "47", "47*", "47*36*2", "-4*3", "4.5*2", "a*b", "1234567890*2", "4**3", "४*3"])
+def test_what_is_no_multiplication_is_refused(line: str) -> None:
+    with pytest.raises(UserError, match="write two whole numbers of up to nine digits, as in 47"):
+        Multiplication().pose(line)
+
+
 def test_digits_can_be_fixed_or_a_range() -> None:
     exact = operands(Multiplication(MultiplicationOptions(min_digits=2, max_digits=2)), 500)
     assert 10 <= min(exact) < 15

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tinyzero import config as configs
 from tinyzero.evaluate import EVAL_SEED
 from tinyzero.plugins import suggest
-from tinyzero.types import SPLITS, NonFiniteError, Prompt, SamplingParams, Task, UserError
+from tinyzero.types import SPLITS, NonFiniteError, Posable, Prompt, SamplingParams, Task, UserError
 
 if TYPE_CHECKING:
     from tinyzero.samplers.torch_sampler import TorchSampler
@@ -112,6 +112,10 @@ def _parser() -> Parser:
 
     play = verb("play", _play, "pose problems to a model and watch it think")
     _model_arguments(play)
+    play.add_argument("other", nargs="?", metavar="model2", help="another model to ask beside it, with --web")
+    play.add_argument("--web", action="store_true", help="on a page in the browser")
+    play.add_argument("--host", help="address the page listens on, with --web (default: 127.0.0.1, this machine only)")
+    play.add_argument("--port", type=_port, help="port the page listens on, with --web; 0 for any (default: 8000)")
 
     sample = verb("sample", _sample, "write completions with their rewards to a JSONL file")
     _model_arguments(sample)
@@ -183,6 +187,7 @@ def _checked(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: st
 
 _positive = _checked(int, lambda value: value >= 1, "a whole number from 1 up")
 _natural = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 up")
+_port = _checked(int, lambda value: 0 <= value < 2**16, "a port from 0 to 65535")
 _temperature = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
 _share = _checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
@@ -362,13 +367,19 @@ def _eval(given: argparse.Namespace, rest: list[str], started: float) -> int:
 
 
 def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    if given.web:
+        return _play_on_a_page(given, rest)
+    for name, value in (("a second model", given.other), ("--host", given.host), ("--port", given.port)):
+        if value is not None:
+            raise UserError(f"{name} ({value}) is for the page: add --web")
     task, sampler, encode, template, params = _open(given, rest)
     from dataclasses import replace
 
-    pose = getattr(task, "pose", None)
-    print(
-        "a problem, as in `24 from 3 5 12`" if pose else "Enter draws a problem", "(Enter alone draws one; Ctrl-D ends)"
-    )
+    posable = isinstance(task, Posable)
+    if posable:
+        print(f"a problem, as in `{task.line(task.problem('test', 0))}` (Enter alone draws one; Ctrl-D ends)")
+    else:
+        print("Enter draws a problem (Ctrl-D ends)")
     drawn = 0
     while True:
         try:
@@ -377,7 +388,7 @@ def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
             print()
             return 0
         try:
-            problem = pose(line) if line and pose else task.problem("test", drawn)
+            problem = task.pose(line) if line and posable else task.problem("test", drawn)
             ids = encode(task.prompt(problem, template))
             drawn += 1
             print(*(f"{name} {value}" for name, value in problem.fields.items()), sep="  ")
@@ -394,6 +405,29 @@ def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
             print(f"\n[the reward function raised {type(error).__name__}: {error}]")
         else:
             print(f"\n[{'right' if reward.right else 'wrong'}]")
+
+
+def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
+    from tinyzero.web.play import Player, Playground, Server
+
+    tasks, players = [], []
+    for name in [given.model, *([given.other] if given.other else [])]:
+        task, sampler, encode, template, params = _open(argparse.Namespace(**vars(given) | {"model": name}), rest)
+        size = sum(p.numel() for p in sampler.model.parameters())
+        tasks.append(task)
+        players.append(Player(name, size, sampler, encode, template, params))
+    if type(tasks[0]) is not type(tasks[-1]):
+        raise UserError(f"{given.model} and {given.other} were made for different tasks: name one with --task")
+    host = given.host or "127.0.0.1"
+    with Server(Playground(tasks[0], players), host, 8000 if given.port is None else given.port) as server:
+        print(f"the page is at {server.url} (Ctrl-C ends)", flush=True)
+        if not server.is_private:
+            print("whoever reaches this machine can use it: there is no password")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+    return 0
 
 
 def _sample(given: argparse.Namespace, rest: list[str], started: float) -> int:

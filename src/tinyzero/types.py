@@ -135,6 +135,22 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Posable(Protocol):
+    """What a task offers besides so that a person can pose its problems."""
+
+    rules: str
+    """One sentence that tells a newcomer what is asked."""
+
+    def pose(self, line: str) -> Problem:
+        """The problem that a person typed. Raises `UserError` where it is none, or one without a solution."""
+        ...
+
+    def line(self, problem: Problem) -> str:
+        """What to type for `problem`: `pose` reads it back."""
+        ...
+
+
 class Sampler(Protocol):
     """Turns prompts into completions with the weights it was last given."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tinyzero.types import Completion, FinishReason, SamplingParams
@@ -37,6 +37,11 @@ class ScriptedSampler:
     ) -> list[list[Completion]]:
         """`params.n` completions a prompt."""
         return [[self._say(self.decode(p), i, params) for i in range(params.n)] for p in prompts]
+
+    def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
+        """The same as text that grows, a token at a time."""
+        for token in self._say(self.decode(prompt), 0, params).token_ids:
+            yield self.decode((token,))
 
     def _say(self, prompt: str, sample: int, params: SamplingParams) -> Completion:
         full = list(self.encode(self.script(prompt, sample)))

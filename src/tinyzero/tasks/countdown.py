@@ -108,6 +108,9 @@ class Countdown:
 
     def __init__(self, options: CountdownOptions | None = None) -> None:
         self.options = options or CountdownOptions()
+        self.rules = (
+            f"Make the target from the numbers, each used exactly once, with {' '.join(self.options.operators)}."
+        )
 
     def problem(self, split: Split, index: int) -> Problem:
         """Drawn from (data_seed, split, index), or row `index` of the split's rows, from the start again
@@ -170,6 +173,10 @@ class Countdown:
             given = ", ".join(map(str, numbers))
             raise UserError(f"{target} cannot be made from {given} with {operators}: try another target")
         return make_problem(numbers, target, split_of(numbers))
+
+    def line(self, problem: Problem) -> str:
+        """What to type for `problem`."""
+        return f"{problem.fields['target']} from {' '.join(map(str, problem.fields['numbers']))}"
 
     def reward(self, problem: Problem, text: str) -> Reward:
         """1 for the target from exactly the given numbers, `format_reward` for another expression, else 0."""

@@ -7,6 +7,7 @@ from 0..99 and half of the time from 0..999. a*b and b*a share a key, so they ar
 from __future__ import annotations
 
 import random
+import re
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -57,6 +58,7 @@ class Multiplication:
     """The task; `Multiplication()` draws TinyZero's mix of up to three digits."""
 
     Options = MultiplicationOptions
+    rules = "Multiply two whole numbers."
 
     def __init__(self, options: MultiplicationOptions | None = None) -> None:
         self.options = options or MultiplicationOptions()
@@ -80,6 +82,18 @@ class Multiplication:
     def prompt(self, problem: Problem, template: str) -> Prompt:
         """The question under the template "compact", "chat", "base" or "instruct"."""
         return prompts.multiplication(problem.fields["a"], problem.fields["b"], template)
+
+    def pose(self, line: str) -> Problem:
+        """A typed problem such as `47*36`. Raises UserError where it is none."""
+        typed = re.fullmatch(r"\s*([0-9]{1,9})\s*[*x×]\s*([0-9]{1,9})\s*", line)
+        if not typed:
+            raise UserError(f"{line!r} is no multiplication: write two whole numbers of up to nine digits, as in 47*36")
+        a, b = map(int, typed.groups())
+        return Problem(key_of(a, b), {"a": a, "b": b}, split_of(a, b), key_of(a, b))
+
+    def line(self, problem: Problem) -> str:
+        """What to type for `problem`."""
+        return f"{problem.fields['a']}*{problem.fields['b']}"
 
     def reward(self, problem: Problem, text: str) -> Reward:
         """1 for the product, `format_reward` for another integer, else 0."""

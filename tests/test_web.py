@@ -1,0 +1,565 @@
+"""The page to play on: what it is told, what it is refused, and how it looks to a browser and to a stranger."""
+
+import http.client
+import json
+import shutil
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import tiny
+
+from tinyzero import cli, models
+from tinyzero.samplers.scripted import ScriptedSampler
+from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.tasks.countdown import Countdown
+from tinyzero.tasks.multiplication import Multiplication
+from tinyzero.types import Problem, Reward, SamplingParams, Split, Task
+from tinyzero.web.play import ANSWERS, CONNECTIONS, MAX_BODY, Player, Playground, Server
+
+THOUGHT = "12-3=9,9*5=45 vs 24 no\n5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>(5-3)*12</answer>"
+ASKED = {"line": "24 from 3 5 12"}
+
+
+def player(script: Callable[[str, int], str], name: str = "scripted", max_tokens: int = 200) -> Player:
+    """A model that says what a script tells it to, token by token."""
+    tokenizer = tiny.tokenizer()
+    encode = partial(models.encode_prompt, tokenizer)
+    sampler = ScriptedSampler(script, encode, models.decoder(tokenizer))
+    return Player(name, 1_234_567, sampler, encode, "compact", SamplingParams(max_tokens=max_tokens))
+
+
+def scripted(text: str = THOUGHT, **more: Any) -> Player:
+    return player(lambda prompt, sample: text, **more)
+
+
+@contextmanager
+def serving(*players: Player, task: Task | None = None) -> Iterator[Server]:
+    with Server(Playground(task or Countdown(), players), "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def send(
+    server: Server, path: str, body: Any = None, method: str = "POST", **headers: str
+) -> tuple[int, http.client.HTTPMessage, str]:
+    """One request, as a browser on the page sends it, save for `headers`; one of "" is left out."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    own = f"127.0.0.1:{server.server_port}"
+    sent = {"Host": own} | ({"Content-Type": "application/json", "Origin": f"http://{own}"} if method == "POST" else {})
+    sent = {name: text for name, text in (sent | headers).items() if text}
+    text = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    try:
+        connection.request(method, path, text, sent)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """Server-sent events, by the letter of their format."""
+    parts = text.split("\n\n")
+    assert parts.pop() == ""
+    assert all(part.startswith("data: ") and "\n" not in part for part in parts)
+    return [json.loads(part.removeprefix("data: ")) for part in parts]
+
+
+def test_a_thought_comes_token_by_token_with_its_prompt_and_its_verdict() -> None:
+    with serving(scripted()) as server:
+        status, headers, text = send(server, "/think", ASKED)
+    assert (status, headers.get_content_type()) == (200, "text/event-stream")
+    first, *pieces, last = events(text)
+    assert first == {"fields": {"numbers": [3, 5, 12], "target": 24}, "prompt": "24 from 3 5 12\n<think>\n"}
+    assert "".join(piece["text"] for piece in pieces) == THOUGHT
+    tokens = len(models.encode_prompt(tiny.tokenizer(), THOUGHT))
+    assert len(pieces) == tokens
+    assert last == {"tokens": tokens, "limit": False, "right": True, "reward": 1.0}
+
+
+def test_the_verdict_is_the_graders_not_the_models() -> None:
+    wrong = "1+1=2 vs 24 yes\n</think>\n<answer>3+5+12</answer>"
+    with serving(scripted(wrong), scripted("5*5", max_tokens=2)) as server:
+        assert events(send(server, "/think", ASKED)[2])[-1] | {"tokens": 0} == {
+            "tokens": 0,
+            "limit": False,
+            "right": False,
+            "reward": 0.1,
+        }
+        assert events(send(server, "/think", ASKED | {"model": 1})[2])[-1] == {
+            "tokens": 2,
+            "limit": True,
+            "right": False,
+            "reward": 0.0,
+        }
+
+
+def test_each_model_is_asked_by_its_number_and_with_what_the_page_says() -> None:
+    asked = []
+
+    class Watched(ScriptedSampler):
+        def stream(self, prompt: Any, params: SamplingParams) -> Iterator[str]:
+            asked.append((self.script("", 0), params.seed, params.temperature))
+            return super().stream(prompt, params)
+
+    tokenizer = tiny.tokenizer()
+    encode = partial(models.encode_prompt, tokenizer)
+    players = []
+    for name in "ab":
+        sampler = Watched(lambda prompt, sample, name=name: name, encode, models.decoder(tokenizer))  # type: ignore[misc]
+        players.append(Player(name, 1, sampler, encode, "compact", SamplingParams(temperature=0.5, seed=9)))
+    with serving(*players) as server:
+        assert json.loads(send(server, "/about", method="GET")[2]) == {
+            "rules": "Make the target from the numbers, each used exactly once, with + - * /.",
+            "posable": True,
+            "models": [{"name": "a", "parameters": 1}, {"name": "b", "parameters": 1}],
+            "temperature": 0.5,
+            "seed": 9,
+        }
+        send(server, "/think", ASKED | {"model": 1, "seed": 4, "temperature": 0})
+        send(server, "/think", ASKED | {"seed": 5, "temperature": 1.5})
+    assert asked == [("b", 4, 0), ("a", 5, 1.5)]
+
+
+def test_problems_are_drawn_from_the_test_split_and_asked_by_their_number() -> None:
+    task = Countdown()
+    with serving(scripted(), task=task) as server:
+        drawn = json.loads(send(server, "/draw", {"index": 3})[2])
+        asked = events(send(server, "/think", {"index": 3})[2])[0]
+        solution = json.loads(send(server, "/solution", {"index": 3})[2])["solution"]
+    problem = task.problem("test", 3)
+    assert drawn == {"line": task.line(problem), "fields": dict(problem.fields)}
+    assert asked["fields"] == dict(problem.fields)
+    assert task.reward(problem, f"</think><answer>{solution}</answer>").value == 1
+    assert task.pose(drawn["line"]) == problem
+
+
+class Greet:
+    """A task without words for its problems, whose reward raises."""
+
+    def problem(self, split: Split, index: int) -> Problem:
+        return Problem(f"{index}", {"who": index}, split, f"{index}")
+
+    def prompt(self, problem: Problem, template: str) -> str:
+        return "hello\n"
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        raise ZeroDivisionError("no reward")
+
+    def solution(self, problem: Problem) -> str:
+        return "good day"
+
+
+def test_a_task_that_cannot_be_posed_and_whose_reward_raises() -> None:
+    with serving(scripted("good day"), task=Greet()) as server:
+        about = json.loads(send(server, "/about", method="GET")[2])
+        assert (about["posable"], about["rules"]) == (False, "")
+        assert json.loads(send(server, "/draw", {"index": 2})[2]) == {"line": None, "fields": {"who": 2}}
+        assert json.loads(send(server, "/solution", {"index": 2})[2]) == {"solution": "good day"}
+        last = events(send(server, "/think", {"index": 2})[2])[-1]
+        assert last["error"] == "the reward function raised ZeroDivisionError: no reward"
+        status, _, text = send(server, "/think", {"line": "you"})
+        assert (status, "can only be drawn" in text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"line": "nonsense"}, "'nonsense' is no Countdown problem"),
+        ({"line": ""}, "is no Countdown problem"),
+        ({"line": "97 from 1 2 3"}, "97 cannot be made from 1, 2, 3"),
+        ({"line": "1 " * 200}, "at most 200 characters"),
+        ({"line": 24}, "request.line is 24"),
+        (ASKED | {"model": 1}, "no model 1"),
+        (ASKED | {"model": -1}, "request.model is -1"),
+        (ASKED | {"seed": -1}, "request.seed is -1"),
+        (ASKED | {"seed": 0.5}, "request.seed is 0.5"),
+        (ASKED | {"temperature": 6}, "request.temperature is 6"),
+        (ASKED | {"temperature": float("nan")}, "request.temperature is nan"),
+        (ASKED | {"max_tokens": 10**9}, "unknown key request.max_tokens"),
+        ({"index": 10**9}, "request.index"),
+        ([], "send a JSON object"),
+        (b"{", "send a JSON object"),
+        (b"[" * 4000, "send a JSON object"),
+        (b"\xff", "send a JSON object"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(body: Any, says: str) -> None:
+    with serving(scripted()) as server:
+        status, headers, text = send(server, "/think", body)
+    assert (status, headers.get_content_type()) == (400, "application/json")
+    error = json.loads(text)["error"]
+    assert says in error
+    assert "\n" not in error
+
+
+def test_a_context_that_is_too_small_is_said() -> None:
+    sampler = tiny.sampler(tiny.model())
+    encode = partial(models.encode_prompt, tiny.tokenizer())
+    small = Player("small", 1, sampler, encode, "compact", SamplingParams(max_tokens=125))
+    with serving(small) as server:
+        last = events(send(server, "/think", ASKED)[2])[-1]
+    assert "lower max_tokens" in last["error"]
+
+
+def test_the_bundled_base_streams_what_it_generates() -> None:
+    model, tokenizer = models.load_model("tiny"), models.load_tokenizer("tiny")
+    sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
+    params = SamplingParams(max_tokens=60)
+    encode = partial(models.encode_prompt, tokenizer)
+    with serving(Player("tiny", 769_024, sampler, encode, "compact", params)) as server:
+        found = events(send(server, "/think", ASKED | {"seed": 3})[2])
+    expected = sampler.generate([encode(found[0]["prompt"])], SamplingParams(max_tokens=60, seed=3))[0][0]
+    assert "".join(event.get("text", "") for event in found) == expected.text
+    assert found[-1]["tokens"] == len(expected.token_ids)
+
+
+class Slow(ScriptedSampler):
+    """Says "1" for ever, each time when it is let, and tells who is still listening."""
+
+    def __init__(self) -> None:
+        encode = partial(models.encode_prompt, tiny.tokenizer())
+        super().__init__(lambda prompt, sample: "", encode, models.decoder(tiny.tokenizer()))
+        self.writing, self.go = 0, threading.Event()
+
+    def stream(self, prompt: Any, params: SamplingParams) -> Iterator[str]:
+        self.writing += 1
+        try:
+            while True:
+                yield "1"
+                self.go.wait(30)
+        finally:
+            self.writing -= 1
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether something comes to hold; what it waits for is another thread, so it may take a moment."""
+    for _ in range(1000):
+        if holds():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def begin(server: Server, body: dict[str, Any]) -> http.client.HTTPResponse:
+    """Ask for a thought, and listen to it no further than its first events."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    connection.request("POST", "/think", json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.readline().startswith(b"data: ")
+    return answer
+
+
+def test_no_more_answers_are_written_at_once_than_there_are_places_and_a_closed_tab_gives_its_place_back() -> None:
+    slow = Slow()
+    asking = Player("slow", 1, slow, slow.encode, "compact", SamplingParams())
+    with serving(asking) as server:
+        listening = [begin(server, ASKED) for _ in range(ANSWERS)]
+        assert eventually(lambda: slow.writing == ANSWERS)
+        status, headers, text = send(server, "/think", ASKED)
+        assert (status, headers["Retry-After"]) == (503, "2")
+        assert "try again in a moment" in json.loads(text)["error"]
+        assert send(server, "/", method="GET")[0] == 200, "the page itself comes all the same"
+        listening.pop().close()
+        slow.go.set()
+        assert eventually(lambda: slow.writing == ANSWERS - 1), "nobody listens, so nobody writes"
+        begin(server, ASKED).close()
+        for answer in listening:
+            answer.close()
+        assert eventually(lambda: slow.writing == 0)
+
+
+def test_connections_are_bounded() -> None:
+    with serving(scripted()) as server:
+        idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(CONNECTIONS)]
+        with pytest.raises((ConnectionError, http.client.BadStatusLine)):
+            send(server, "/", method="GET")
+        for connection in idle:
+            connection.close()
+        assert eventually(lambda: _answers(server))
+
+
+def _answers(server: Server) -> bool:
+    try:
+        return send(server, "/", method="GET")[0] == 200
+    except (ConnectionError, http.client.BadStatusLine):
+        return False
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[::1", "localhost.x"]
+)
+def test_a_strangers_name_for_this_machine_is_refused(host: str) -> None:
+    with serving(scripted()) as server:
+        for method, path, body in (("GET", "/", None), ("GET", "/about", None), ("POST", "/think", ASKED)):
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+            connection.putrequest(method, path, skip_host=True)
+            text = json.dumps(body).encode() if body else b""
+            for name, value in {"Host": host, "Content-Type": "application/json"}.items():
+                connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(text)))
+            connection.endheaders(text)
+            answer = connection.getresponse()
+            assert answer.status == 403
+            assert json.loads(answer.read())["error"] == f"this page is at {server.url}"
+            connection.close()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "192.168.1.7"])
+def test_its_own_names_and_addresses_are_let_in(host: str) -> None:
+    with serving(scripted()) as server:
+        own = f"{host}:{server.server_port}"
+        assert send(server, "/", method="GET", Host=own)[0] == 200
+        assert send(server, "/think", ASKED, Host=own, Origin=f"http://{own}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content-Type": ""}, 415),
+        ({"Origin": ""}, 200),  # no browser: curl, say
+    ],
+)
+def test_other_sites_cannot_ask(headers: dict[str, str], status: int) -> None:
+    with serving(scripted()) as server:
+        assert send(server, "/think", ASKED, **headers)[0] == status
+
+
+def test_bodies_are_bounded() -> None:
+    with serving(scripted()) as server:
+        assert send(server, "/think", b" " * (MAX_BODY + 1))[0] == 413
+        assert send(server, "/think", json.dumps(ASKED).encode().ljust(MAX_BODY))[0] == 200
+        assert send(server, "/think", ASKED, **{"Content-Length": "x"})[0] == 411
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/think"), ("GET", "/../play.py"), ("POST", "/"), ("POST", "/x")])
+def test_there_is_nothing_else(method: str, path: str) -> None:
+    with serving(scripted()) as server:
+        assert send(server, path, ASKED if method == "POST" else None, method)[0] == 404
+
+
+def test_the_page_asks_for_nothing_from_elsewhere() -> None:
+    with serving(scripted()) as server:
+        _, headers, page = send(server, "/", method="GET")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "//" not in page.replace("\n//", "").split("<script>")[0]
+    assert "innerHTML" not in page
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "private"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("localhost", "localhost", True),
+        ("0.0.0.0", "127.0.0.1", False),
+        ("::1", "[::1]", True),
+    ],
+)
+def test_where_it_listens(host: str, name: str, private: bool) -> None:
+    if host == "::1" and not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with Server(Playground(Countdown(), [scripted()]), host, 0) as server:
+        assert server.url == f"http://{name}:{server.server_port}/"
+        assert server.is_private == private
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert cli.main(list(arguments)) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "add --web" in refused(capsys, "play", "tiny", "tiny")
+    assert "add --web" in refused(capsys, "play", "tiny", "--port", "1")
+    assert "add --web" in refused(capsys, "play", "tiny", "--host", "0.0.0.0")
+    assert "'70000' is not a port" in refused(capsys, "play", "tiny", "--web", "--port", "70000")
+    assert "name one with --task" in refused(capsys, "play", "--web", "tiny", "tiny-multiplication")
+    assert "nosuch" in refused(capsys, "play", "--web", "tiny", "nosuch")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"cannot listen on 127.0.0.1 port {port}" in refused(capsys, "play", "--web", "tiny", "--port", port)
+
+
+def test_the_command_serves_two_models_until_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = []
+
+    def once(self: Server) -> None:
+        served.append(self.playground.about()["models"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", once)
+    assert cli.main(["play", "--web", "tiny", "tiny", "--port", "0", "--model.threads", "1"]) == 0
+    assert served == [[{"name": "tiny", "parameters": 769_024}] * 2]
+    assert "the page is at http://127.0.0.1:" in capsys.readouterr().out
+    assert cli.main(["play", "--web", "tiny", "--port", "0", "--host", "0.0.0.0", "--model.threads", "1"]) == 0
+    assert "there is no password" in capsys.readouterr().out
+
+
+# ---- in a browser
+
+
+def chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium of this machine."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install tinyzero[dev]")
+    path = chromium()
+    if path is None:
+        pytest.skip("needs a chromium on the path, such as Debian's package chromium")
+    with sync_api.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=path, args=["--no-sandbox"] if sys.platform == "linux" else [])
+        yield found
+        found.close()
+
+
+@contextmanager
+def page_of(browser: Any, server: Server, width: int = 1440) -> Iterator[Any]:
+    """The page as it is opened, without a complaint in its console when it is left."""
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(server.url)
+    page.wait_for_selector(".player")
+    yield page
+    assert complaints == []
+    page.close()
+
+
+def fits(page: Any) -> bool:
+    return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [375, 1440])
+def test_a_newcomer_poses_a_problem_with_the_keyboard_and_sees_both_models_think(browser: Any, width: int) -> None:
+    from playwright.sync_api import expect
+
+    wrong = "3+5=8,8+12=20 vs 24 no\n</think>\n<answer>3+5+12</answer>"
+    players = [scripted(wrong, name="base"), scripted(name="runs/a-folder-with-a-name/" + "long" * 12)]
+    with serving(*players) as server, page_of(browser, server, width) as page:
+        line = page.get_by_label("Problem")
+        expect(line).to_have_value(Countdown().line(Countdown().problem("test", 0)))
+        assert fits(page)
+        line.fill("24 from 3 5 12")
+        line.press("Enter")
+        expect(page.locator(".verdict")).to_have_text(["✗ wrong", "✓ right"])
+        texts = page.locator("pre")
+        assert texts.nth(0).text_content() == "24 from 3 5 12\n<think>\n" + wrong
+        assert texts.nth(1).text_content() == "24 from 3 5 12\n<think>\n" + THOUGHT
+        assert texts.nth(1).locator(".yes").text_content() == "\n5-3=2,2*12=24 vs 24 yes"
+        page.get_by_role("button", name="Show a solution").click()
+        expect(page.locator("#solution")).to_have_text("one solution: (5-3)*12")
+        assert fits(page)
+
+
+@pytest.mark.browser
+def test_tokens_are_seen_as_they_come_and_can_be_stopped(browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    slow = Slow()
+    with serving(Player("slow", 1, slow, slow.encode, "compact", SamplingParams())) as server:
+        with page_of(browser, server) as page:
+            page.get_by_role("button", name="Think").click()
+            expect(page.locator(".cost")).to_have_text("1 token")
+            expect(page.locator(".verdict")).to_have_text("thinking …")
+            page.get_by_role("button", name="Stop").click()
+            expect(page.locator(".verdict")).to_have_text("stopped")
+            slow.go.set()
+            assert eventually(lambda: slow.writing == 0)
+            page.get_by_role("button", name="Think").click()
+            assert eventually(lambda: slow.writing == 1)
+        assert eventually(lambda: slow.writing == 0), "a closed tab ends what it asked for"
+
+
+@pytest.mark.browser
+def test_what_models_write_is_text(browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    class Evil:
+        decode = staticmethod(models.decoder(tiny.tokenizer()))
+
+        def stream(self, prompt: Any, params: SamplingParams) -> Iterator[str]:
+            yield from ("<img src=x onerror=alert(1)>", "<script>alert(2)</", "script>\n\ndata: 3\u2028")
+
+    encode = partial(models.encode_prompt, tiny.tokenizer())
+    name = "<b>bold</b>"
+    evil = Player(name, 1, Evil(), encode, "compact", SamplingParams())
+    with serving(evil) as server, page_of(browser, server) as page:
+        page.get_by_role("button", name="Think").click()
+        expect(page.locator(".verdict")).to_have_text("✗ wrong")
+        text = page.locator("pre").text_content()
+        assert text.endswith("<img src=x onerror=alert(1)><script>alert(2)</script>\n\ndata: 3\u2028")
+        assert page.locator("pre img, pre script, h3 b").count() == 0
+
+
+@pytest.mark.browser
+def test_a_mistake_is_told_beside_the_line_and_goes_away(browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    with serving(scripted()) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.wait_for_selector(".player")
+        page.get_by_label("Problem").fill("97 from 1 2 3")
+        page.get_by_role("button", name="Think").click()
+        expect(page.get_by_role("alert")).to_have_text("97 cannot be made from 1, 2, 3 with +-*/: try another target")
+        expect(page.get_by_label("Problem")).to_have_attribute("aria-invalid", "true")
+        expect(page.locator("pre")).to_have_text("")
+        page.get_by_role("button", name="Draw another").click()
+        expect(page.locator("#message")).to_have_text("")
+        second = Countdown().problem("test", 1)
+        expect(page.get_by_label("Problem")).to_have_value(Countdown().line(second))
+        page.close()
+
+
+@pytest.mark.browser
+def test_products_and_tasks_without_words(browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    said = "</think>\n<answer>1692</answer>"
+    with serving(scripted(said), task=Multiplication()) as server, page_of(browser, server) as page:
+        page.get_by_label("Problem").fill("47 x 36")
+        page.get_by_role("button", name="Think").click()
+        expect(page.locator(".verdict")).to_have_text("✓ right")
+    with serving(scripted("good day"), task=Greet()) as server, page_of(browser, server) as page:
+        expect(page.get_by_role("heading", name="who 0")).to_be_visible()
+        expect(page.get_by_label("Problem")).to_be_hidden()
+        page.get_by_role("button", name="Draw another").click()
+        expect(page.get_by_role("heading", name="who 1")).to_be_visible()
+        page.get_by_role("button", name="Think").click()
+        expect(page.locator(".verdict")).to_contain_text("ZeroDivisionError")
