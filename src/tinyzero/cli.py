@@ -1,4 +1,4 @@
-"""`tinyzero VERB ...`: train, eval, play, sample, data, algorithms, ablate, check-task, pretrain.
+"""`tinyzero VERB ...`: train, eval, play, sample, export, data, algorithms, ablate, check-task, pretrain.
 
 Heavy imports wait until the command line is understood, so help and mistakes answer at once. A user's
 mistake is one line and exit code 2, never a traceback.
@@ -123,6 +123,11 @@ def _parser() -> Parser:
     sample.add_argument("--split", choices=SPLITS, default="dev", help="(default: dev)")
     sample.add_argument("--out", required=True, metavar="FILE", help="the JSONL file to write")
 
+    export = verb("export", _export, "write a model as a folder for transformers, vLLM and the hub, with its card")
+    export.add_argument("model", help="a run, a folder with a Hugging Face model, a hub id, or a bundled base")
+    export.add_argument("out", help="the new folder")
+    export.add_argument("--push", metavar="NAME", help="publish it on the Hugging Face hub too, as this new repository")
+
     data = verb("data", _data, "write problems in the public layout, or describe such a file")
     data.add_argument("task", nargs="?", default="countdown", help="(default: countdown)")
     data.add_argument("--n", type=_positive, default=1000, help="distinct problems (default: 1000)")
@@ -187,8 +192,8 @@ def _checked(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: st
 
 _positive = _checked(int, lambda value: value >= 1, "a whole number from 1 up")
 _natural = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 up")
-_port = _checked(int, lambda value: 0 <= value < 2**16, "a port from 0 to 65535")
 _temperature = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+_port = _checked(int, lambda value: 0 <= value < 2**16, "a port: a whole number from 0 to 65535")
 _share = _checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
@@ -321,6 +326,8 @@ def _locate(model: str) -> tuple[str | None, str]:
         if found is None:
             raise UserError(f"{folder} has no checkpoint yet: train on, or name a model folder")
         return str(folder / "config.toml"), str(found[0] / "model")
+    if (folder / "recipe.toml").is_file():  # an exported model
+        return str(folder / "recipe.toml"), model
     for parent in folder.resolve().parents[:3]:
         if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
             return str(parent / "config.toml"), model
@@ -375,9 +382,9 @@ def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
     task, sampler, encode, template, params = _open(given, rest)
     from dataclasses import replace
 
-    posable = isinstance(task, Posable)
+    posable = task if isinstance(task, Posable) else None
     if posable:
-        print(f"a problem, as in `{task.line(task.problem('test', 0))}` (Enter alone draws one; Ctrl-D ends)")
+        print(f"a problem, as in `{posable.line(task.problem('test', 0))}` (Enter alone draws one; Ctrl-D ends)")
     else:
         print("Enter draws a problem (Ctrl-D ends)")
     drawn = 0
@@ -388,7 +395,7 @@ def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
             print()
             return 0
         try:
-            problem = task.pose(line) if line and posable else task.problem("test", drawn)
+            problem = posable.pose(line) if line and posable else task.problem("test", drawn)
             ids = encode(task.prompt(problem, template))
             drawn += 1
             print(*(f"{name} {value}" for name, value in problem.fields.items()), sep="  ")
@@ -449,6 +456,22 @@ def _sample(given: argparse.Namespace, rest: list[str], started: float) -> int:
     for rollout in rollouts:
         metrics.append(out, rollout_record(0, given.split, rollout, task.prompt(rollout.problem, template)))
     print(f"wrote {len(rollouts)} completions to {out}")
+    return 0
+
+
+def _export(given: argparse.Namespace, rest: list[str], started: float) -> int:
+    if rest:
+        raise UserError(f"unknown argument {rest[0]} (see tinyzero export --help)")
+    from tinyzero.export import check_hub, export, push
+
+    if given.push:
+        check_hub(given.push)
+    recipe, model = _locate(given.model)
+    out = Path(given.out)
+    export(model, recipe, out, given.push or out.name)
+    print(f"wrote {out}: its card is {out / 'README.md'}")
+    if given.push:
+        print(f"pushed to {push(out, given.push)}")
     return 0
 
 

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from tinyzero.losses import fp32_logits
-from tinyzero.types import Prompt, UserError
+from tinyzero.types import Prompt, SamplingParams, UserError
 
 BUNDLED = ("tiny", "tiny-multiplication")
 ASSETS = Path(__file__).parent / "assets"
@@ -384,6 +384,11 @@ def pick_device(name: str) -> str:
     return name
 
 
+def stored_dtype(name: str) -> torch.dtype:
+    """The precision a model's weights are stored in, by its configuration."""
+    return AutoConfig.from_pretrained(_checked(locate(name))).dtype or torch.float32
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises UserError where there is none."""
     path = _checked(locate(name))
@@ -484,12 +489,37 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, model: Backbone) -> frozenset[int]:
-    """Every token that ends a sequence: the tokenizer's and the generation config's."""
+    """Every token that ends a sequence: the tokenizer's and the generation config's. A stop string that is one token,
+    which an exported model lists among them, is none here: it belongs to the text."""
     found = {tokenizer.eos_token_id}
     generation = getattr(model.lm, "generation_config", None)
     listed = getattr(generation, "eos_token_id", None)
     found.update(listed if isinstance(listed, list) else [listed])
-    return frozenset(i for i in found if i is not None)
+    stops = {ids[0] for ids in stop_ids(tokenizer, SamplingParams().stop) if len(ids) == 1}
+    return frozenset(i for i in found if i is not None and i not in stops)
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> list[tuple[int, ...]]:
+    """The tokens of each stop string."""
+    return [tuple(tokenizer(s, add_special_tokens=False)["input_ids"]) for s in stop]
+
+
+def set_generation(model: Backbone, tokenizer: PreTrainedTokenizerBase, params: SamplingParams) -> None:
+    """Have the model's generation config, which is saved with it, say how it is sampled and where it stops.
+
+    A stop string that is one token is an end token there, so that it stops wherever the folder is loaded;
+    transformers finds a longer one only where `generate` is also given the tokenizer.
+    """
+    stops = stop_ids(tokenizer, params.stop)
+    longer = [s for s, ids in zip(params.stop, stops, strict=True) if len(ids) > 1]
+    config = model.lm.generation_config
+    config.eos_token_id = sorted(end_ids(tokenizer, model) | {ids[0] for ids in stops if len(ids) == 1})
+    config.pad_token_id = config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id
+    config.stop_strings = longer or None
+    config._from_model_config = False  # else transformers may make it anew
+    config.max_length, config.max_new_tokens = None, params.max_tokens
+    config.do_sample, config.temperature = True, params.temperature
+    config.top_p, config.top_k = 1.0, 0  # the full distribution
 
 
 def _checked(path: str) -> str:

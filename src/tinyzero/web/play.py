@@ -97,10 +97,9 @@ class Playground:
 
     def about(self) -> dict[str, Any]:
         """What the page says before anything is asked."""
-        posable = isinstance(self.task, Posable)
         return {
-            "rules": self.task.rules if posable else "",
-            "posable": posable,
+            "rules": self.task.rules if isinstance(self.task, Posable) else "",
+            "posable": isinstance(self.task, Posable),
             "models": [{"name": p.name, "parameters": p.parameters} for p in self.players],
             "temperature": self.players[0].params.temperature,
             "seed": self.players[0].params.seed,
@@ -186,7 +185,7 @@ class Server(ThreadingHTTPServer):
     @property
     def is_private(self) -> bool:
         """Whether nobody but this machine can reach the page."""
-        return ip_address(self.server_address[0]).is_loopback
+        return ip_address(str(self.server_address[0])).is_loopback
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self.connections.acquire(blocking=False):

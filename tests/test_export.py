@@ -1,0 +1,417 @@
+"""An exported folder: the same weights and answers elsewhere, a card that is true, and a hub that takes it."""
+
+import base64
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from tinyzero import cli, export, metrics, models
+from tinyzero.config import read_recipe, resolve, to_toml
+from tinyzero.pretrain import corpus
+from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.types import SamplingParams
+
+SETTINGS = {"steps": 2, "rollout.max_tokens": 12, "rollout.prompts": 2, "rollout.samples": 2, "eval.every": 1}
+SETTINGS |= {"eval.problems": 3, "eval.test_problems": 3, "eval.max_tokens": 16, "checkpoint.every": 1}
+SETTINGS |= {"task.max_number": 20, "model.threads": 1, "eval.samples": 2, "eval.greedy": "true"}
+
+
+@pytest.fixture(scope="module")
+def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    options = {"model.name": base, "run.dir": folder} | SETTINGS
+    assert cli.main(["train", "laptop", *(f"--{key}={value}" for key, value in options.items())]) == 0
+    torch.set_num_threads(1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "deep" / "mine"
+    assert cli.main(["export", str(run), str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled base, exported: a model that ends its answers."""
+    out = tmp_path_factory.mktemp("out") / "base"
+    assert cli.main(["export", "tiny", str(out)]) == 0
+    return out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capsys.readouterr()
+    assert cli.main([str(a) for a in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("tinyzero: error: ")
+    assert said.count("\n") == 1, said
+    return said
+
+
+# ---- the folder
+
+
+def test_the_weights_and_the_tokenizer_are_the_checkpoints(run: Path, exported: Path) -> None:
+    source = run / "checkpoints" / "step_000002" / "model"
+    theirs, ours = load_file(source / "model.safetensors"), load_file(exported / "model.safetensors")
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) and theirs[name].dtype == ours[name].dtype for name in ours)
+    text = "24 from 3 5 12\n<think>\n5-3=2 vs 24 no\n</think>\n<answer>12</answer>"
+    assert AutoTokenizer.from_pretrained(exported).decode(AutoTokenizer.from_pretrained(source)(text).input_ids) == text
+    assert not list(exported.parent.glob(".tmp-*"))
+
+
+def test_the_precision_is_kept(bundled: Path) -> None:
+    source = load_file(Path(models.locate("tiny")) / "model.safetensors")
+    assert {t.dtype for t in source.values()} == {torch.bfloat16}
+    ours = load_file(bundled / "model.safetensors")
+    assert all(torch.equal(source[name], ours[name]) for name in source)
+    assert json.loads((bundled / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def greedily(name: str, prompts: list[str], max_tokens: int) -> list[str]:
+    """What this house's sampler answers, with the folder's own ends and the stop string that training has."""
+    model, tokenizer = models.load_model(name), models.load_tokenizer(name)
+    sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
+    ids = [models.encode_prompt(tokenizer, prompt) for prompt in prompts]
+    params = SamplingParams(temperature=0, max_tokens=max_tokens)
+    return [group[0].text for group in sampler.generate(ids, params)]
+
+
+def by_transformers(folder: Path, prompts: list[str], **more: Any) -> list[str]:
+    """What transformers answers greedily, stopping where the generation config says."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    answers = []
+    for prompt in prompts:
+        inputs = tokenizer(prompt, return_tensors="pt")
+        output = model.generate(**inputs, do_sample=False, **more)[0]
+        answers.append(tokenizer.decode(output[inputs.input_ids.shape[1] :]))
+    return answers
+
+
+PROMPTS = ["24 from 3 5 12\n<think>\n", "33 from 14 9 10\n<think>\n", "56 from 16 2 12\n<think>\n"]
+
+
+def test_transformers_gives_the_same_greedy_answers_as_before(run: Path, exported: Path, bundled: Path) -> None:
+    before = greedily(str(run / "checkpoints" / "step_000002"), PROMPTS, 16)
+    assert greedily(str(exported), PROMPTS, 16) == by_transformers(exported, PROMPTS) == before
+    before = greedily("tiny", PROMPTS, 60)
+    assert greedily(str(bundled), PROMPTS, 60) == by_transformers(bundled, PROMPTS, max_new_tokens=60) == before
+    assert any(answer.endswith("</answer>") for answer in before), "the stop was tried"
+
+
+def test_the_generation_config_says_where_it_stops_and_how_it_was_scored(exported: Path) -> None:
+    config = GenerationConfig.from_pretrained(exported)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    assert sorted(map(tokenizer.decode, config.eos_token_id)) == ["</answer>", "<|endoftext|>"]
+    assert config.stop_strings is None
+    assert config.max_new_tokens == 16
+    assert (config.do_sample, config.temperature, config.top_k, config.top_p) == (True, 1.0, 0, 1.0)
+    assert config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_a_stop_string_of_several_tokens_stops_where_the_tokenizer_is_given(tmp_path: Path) -> None:
+    tokenizer, made = tiny.tokenizer(), tiny.model(layers=1)
+    with torch.no_grad():  # says ">" for ever
+        made.lm.model.embed_tokens.weight.fill_(1.0)
+        made.lm.model.embed_tokens.weight[tokenizer(">").input_ids] *= 2
+    models.set_generation(made, tokenizer, SamplingParams(max_tokens=9, stop=(">>>", "</answer>")))
+    models.save_model(made, tokenizer, tmp_path)
+    config = GenerationConfig.from_pretrained(tmp_path)
+    assert config.stop_strings == [">>>"]
+    assert tokenizer.decode(config.eos_token_id) == "<|endoftext|></answer>"
+    assert by_transformers(tmp_path, ["24"], tokenizer=tokenizer) == [">>>"]
+    assert by_transformers(tmp_path, ["24"], stop_strings=[">" * 5], tokenizer=tokenizer) == [">>>>>"]
+
+
+def test_an_exported_model_is_played_and_scored_as_the_run_was(
+    exported: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = []
+    for number, name in enumerate((run, exported)):
+        path = tmp_path / f"{number}.json"
+        assert cli.main(["eval", str(name), "--n", "6", "--k", "2", "--json", str(path)]) == 0
+        figures.append(json.loads(path.read_text()) | {"model": ""})
+    assert figures[0] == figures[1]
+    torch.set_num_threads(1)
+
+
+def test_its_recipe_repeats_the_run(exported: Path, run: Path) -> None:
+    again = resolve(read_recipe(str(exported / "recipe.toml")), {})
+    assert to_toml(again) == (run / "config.toml").read_text()
+
+
+def test_it_never_overwrites(exported: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "exists" in refused(capsys, "export", run, exported)
+    (tmp_path / "file").write_text("mine")
+    assert "exists" in refused(capsys, "export", run, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_that_refuses_leaves_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(run: export.Run, picture: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "draw", full)
+    assert "No space left on device" in refused(capsys, "export", run, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "out" in refused(capsys, "export", run)
+    assert "nosuch" in refused(capsys, "export", "nosuch", tmp_path / "out")
+    assert "unknown argument --seed" in refused(capsys, "export", run, tmp_path / "out", "--seed", 1)
+    assert "unknown argument --model.prompt" in refused(
+        capsys, "export", run, tmp_path / "out", "--model.prompt", "base"
+    )
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    assert "pip install 'tinyzero[report]'" in refused(capsys, "export", run, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- the card
+
+
+def code(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+
+
+def test_the_card_tells_the_scores_of_the_run(exported: Path, run: Path) -> None:
+    card = (exported / "README.md").read_text()
+    evaluations = list(metrics.read(run / "eval.jsonl"))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.split("\n") if line.startswith("| ")]
+    assert rows[0] == ["split", "problems", "steps", "pass@1", "pass@2", "greedy"] or rows[0][3:] == [
+        "pass@1",
+        "greedy",
+    ]
+    scored = {(row[0], int(row[2])): row for row in rows if row[0] in ("test", "dev")}
+    assert scored.keys() == {("test", 0), ("test", 2), ("dev", 0), ("dev", 2)}, "first and last of each"
+    for e in evaluations:
+        if row := scored.get((e["split"], e["step"])):
+            assert row[1] == "3"
+            assert row[3] == f"{e['pass@1']:.3f} [{e['pass@1/low']:.3f}, {e['pass@1/high']:.3f}]"
+    assert "trained on countdown with grpo for 2 steps" in card
+    assert "tinyzero train recipe.toml" in card
+    assert ["samples", "8"] in rows
+    assert "](curve.png)" in card
+    assert (exported / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "no language" not in card, "it was not made from a bundled base"
+
+
+def test_a_card_of_an_earlier_checkpoint_knows_nothing_of_later_steps(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["export", str(run / "checkpoints" / "step_000001"), str(out)]) == 0
+    card = (out / "README.md").read_text()
+    assert "for 1 steps" in card
+    assert "| test | 3 | 0 |" in card
+    assert "| dev | 3 | 1 |" in card
+    assert "| 2 |" not in card
+    assert "| steps | 1 of 2 |" in card
+    assert "| samples | 4 |" in card
+
+
+def test_a_run_that_scored_nothing_says_so() -> None:
+    run = export.Run(5, [], [])
+    assert export._scores(run) == "The run scored nothing before this step."
+    early = {
+        "split": "dev",
+        "n": 4,
+        "step": 2,
+        "temperature": 1.0,
+        "pass@1": 0.5,
+        "pass@1/low": 0.1,
+        "pass@1/high": 0.9,
+    }
+    said = export._scores(export.Run(5, [], [early]))
+    assert "| dev | 4 | 2 | 0.500 [0.100, 0.900] |" in said
+    assert "trained for 3 steps more" in said
+
+
+def test_the_card_begins_as_the_hub_reads_it(exported: Path, bundled: Path) -> None:
+    front = (exported / "README.md").read_text().split("---\n")[1]
+    assert front == (
+        "library_name: transformers\npipeline_tag: text-generation\n"
+        'tags: ["tinyzero", "reinforcement-learning", "grpo", "countdown"]\n'
+    )
+    config = resolve(read_recipe("laptop"), {"model.name": "Qwen/Qwen2.5-3B", "task.name": "examples/my_task.py:Mine"})
+    hub = export._front_matter(config, export.Run(1, [], []))
+    assert 'base_model: "Qwen/Qwen2.5-3B"' in hub
+    assert '"Mine"]' in hub
+    assert "How it was made is not known here." in (bundled / "README.md").read_text()
+
+
+def test_the_cards_own_lines_run(
+    bundled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(bundled.parent)
+    prompt, transformers_code, vllm_code = code((bundled / "README.md").read_text())
+    names: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec(prompt, names)
+    exec(transformers_code, names)
+    said = capsys.readouterr().out
+    assert said.startswith(names["prompt"])
+    assert said.endswith("</answer>\n"), "it stops by itself"
+    compile(vllm_code, "card", "exec")
+
+
+def test_a_model_that_chats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END, corpus.CHAT_TEMPLATE)
+    models.save_model(tiny.model(layers=1), tokenizer, tmp_path / "source")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[model]\nprompt = "chat"\n[eval]\nmax_tokens = 4\n[task]\nname = "countdown"\nmax_number = 9\n')
+    export.export(str(tmp_path / "source"), str(recipe), tmp_path / "talker", "talker")
+    assert AutoTokenizer.from_pretrained(tmp_path / "talker").chat_template == corpus.CHAT_TEMPLATE
+    messages, transformers_code, vllm_code = code((tmp_path / "talker" / "README.md").read_text())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(messages, names)
+    exec(transformers_code, names)
+    assert capsys.readouterr().out.startswith(f"user: {names['messages'][0]['content']}\nassistant: <think>")
+    assert "llm.chat(messages" in vllm_code
+    compile(vllm_code, "card", "exec")
+
+
+def test_a_folder_of_which_nothing_is_known(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["export", str(base), str(out)]) == 0
+    assert "How it was made is not known here." in (out / "README.md").read_text()
+    assert not (out / "recipe.toml").exists()
+    assert load_file(out / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
+
+
+# ---- the hub
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a push asks for; `server.files` is what it was given."""
+
+    server: Any
+
+    def do_GET(self) -> None:
+        if self.path == "/api/whoami-v2":
+            known = self.headers["Authorization"] == "Bearer good"
+            self.answer(200 if known else 401, {"name": "ada"} if known else {"error": "Invalid credentials"})
+        else:
+            known = self.path.removeprefix("/api/models/") in self.server.repositories
+            self.answer(200 if known else 404, {"id": "ada/taken"} if known else {}, "" if known else "RepoNotFound")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if self.path == "/api/repos/create":
+            name = json.loads(body)["name"]
+            self.server.repositories.append(f"ada/{name}")
+            self.answer(200, {"url": f"{self.server.url}/ada/{name}"})
+        elif self.path == "/api/validate-yaml":
+            self.answer(200, {})
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            self.answer(
+                200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+            )
+        elif "/commit/" in self.path and not self.server.broken:
+            for entry in map(json.loads, body.splitlines()):
+                if entry["key"] == "file":
+                    self.server.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            self.answer(200, {"commitUrl": f"{self.server.url}/ada/mine/commit/0", "commitOid": "0" * 40})
+        else:
+            self.answer(500, {"error": "out of order"})
+
+    def answer(self, status: int, body: dict[str, Any], code: str = "") -> None:
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.send_header("X-Error-Code", code)
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A hub on this machine, and a client that is logged in to it."""
+    from huggingface_hub import constants
+
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    server.repositories, server.files, server.broken = ["ada/taken"], {}, False
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "good")
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_push_uploads_every_file(hub: Any, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["export", str(run), str(out), "--push", "ada/mine"]) == 0
+    assert hub.repositories == ["ada/taken", "ada/mine"]
+    assert hub.files == {path.name: path.read_bytes() for path in out.iterdir()}
+    assert f"pushed to {hub.url}/ada/mine" in capsys.readouterr().out
+    assert "# ada/mine" in (out / "README.md").read_text()
+    assert 'from_pretrained("ada/mine")' in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["taken", "ada/taken"])
+def test_a_repository_that_exists_is_left_alone(
+    name: str, hub: Any, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "exists on the hub" in refused(capsys, "export", run, tmp_path / "out", "--push", name)
+    assert (hub.files, list(tmp_path.iterdir())) == ({}, [])
+
+
+def test_what_keeps_from_pushing_is_said_before_anything_is_made(
+    hub: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import constants
+
+    command = ["export", run, tmp_path / "out", "--push"]
+    assert "not pushed" in refused(capsys, *command, "a//b")
+    monkeypatch.setenv("HF_TOKEN", "bad")
+    assert "the hub answered 401: Invalid user token" in refused(capsys, *command, "ada/mine")
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    assert "log in with `hf auth login`, or set HF_TOKEN" in refused(capsys, *command, "ada/mine")
+    monkeypatch.setenv("HF_TOKEN", "good")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "could not be asked" in refused(capsys, *command, "ada/mine")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "offline" in refused(capsys, *command, "ada/mine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_push_that_breaks_off_leaves_the_folder_and_says_how_to_go_on(
+    hub: Any, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.broken = True
+    out = tmp_path / "out"
+    said = refused(capsys, "export", run, out, "--push", "ada/mine")
+    assert f"{out} is whole, but not pushed (`hf upload ada/mine {out}` tries again)" in said
+    assert "500" in said
+    models.load_model(str(out))
