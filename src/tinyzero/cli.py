@@ -428,7 +428,7 @@ def _locate(model: str) -> tuple[str | None, str]:
         if found is None:
             raise UserError(f"{folder} has no checkpoint yet: train on, or name a model folder")
         return str(folder / "config.toml"), str(found[0] / "model")
-    if (folder / "recipe.toml").is_file():  # an exported model
+    if (folder / "recipe.toml").is_file() and (folder / "config.json").is_file():  # an exported model
         return str(folder / "recipe.toml"), model
     for parent in folder.resolve().parents[:3]:
         if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
