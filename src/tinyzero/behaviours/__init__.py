@@ -53,20 +53,20 @@ def measure(problem: Problem, text: str) -> dict[str, int]:
     if posed := _search(problem.fields):
         lines = trace(*posed, text) if is_compact(text) else None
         counts = count(_search_events(*posed, text, lines), text)
-        return counts | ({"free": 1} if lines is None else count_lines(posed[1], lines))
+        return counts | {"free": lines is None} | count_lines(posed[1], lines or [])
     return measure_product(a, b, text) if isinstance(a, int) and isinstance(b, int) else {}
 
 
 def _search(fields: Mapping[str, Any]) -> tuple[Sequence[int], int] | None:
     """The numbers and the target of a problem that is a search."""
     numbers, target = fields.get("numbers"), fields.get("target")
-    return (numbers, target) if isinstance(target, int) and isinstance(numbers, Sequence) else None
+    if not isinstance(target, int) or not isinstance(numbers, Sequence):
+        return None
+    return (numbers, target) if all(isinstance(number, int) for number in numbers) else None
 
 
-def _search_events(
-    numbers: Sequence[int], target: int, text: str, lines: Sequence[Attempt] | None
-) -> list[Event]:
-    thinking, closed = thinking_of(text)
+def _search_events(numbers: Sequence[int], target: int, text: str, lines: Sequence[Attempt] | None) -> list[Event]:
+    thinking, _ = thinking_of(text)
     found = free_events(numbers, target, thinking) if lines is None else compact_events(target, lines)
     kinds = {event.kind for event in found}
     searched, settled = kinds & {"step", "attempt"}, kinds & {"claim", "giveup"}
@@ -103,7 +103,6 @@ def count(found: Sequence[Event], text: str) -> dict[str, int]:
         "direct": answer is not None and not kinds["step"] and not kinds["attempt"],
         "claimed_answers": answer is not None and bool(claims),
         "faithful": expression is not None and canonical(expression) in claims,
-        "free": 0,
         "subgoals": kinds["subgoal"],
         "backward": kinds["backward"],
     }

@@ -33,9 +33,9 @@ _VERBS = {"add": "+", "subtract": "-", "tak": "-", "multipl": "*", "divid": "/"}
 _RELATION = re.compile(
     r"=+>?|≈|→|⇒|->|\\(?:approx|to|rightarrow|implies)"
     r"|,?\s*(?:(?:and|so|then)\s+)?(?:(?:which|that|this|it|we|i|you|the result)\s*)?(?:would\s+|will\s+)?"
-    r"(?:'s|is|equals?|is equal to|gives?|giving|get|makes?|making|yields?|yielding|have|obtain|results? in|resulting in"
-    r"|leads? (?:us )?to|comes? (?:out )?to|becomes?|to (?:get|give|make|obtain|reach))"
-    r"(?:\s+(?:us|me|exactly|just|only|about|the number))*"
+    r"(?:'s|is|equals?|is equal to|gives?|giving|get|makes?|making|yields?|yielding|have|obtain|results? in"
+    r"|resulting in|leads? (?:us )?to|comes? (?:out )?to|becomes?|to (?:get|give|make|obtain|reach))"
+    r"(?:\s+(?:us|me|exactly|just|only|about|approximately|roughly|the number))*"
 )
 _LEAD = re.compile(r"(?:(?:so|and|then|now|well|yes)\b[,\s]*)?")
 _MARKUP = " \t*$\\()[]{}`"
@@ -49,55 +49,48 @@ _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}")
 
 
 class Chain(NamedTuple):
-    """Expressions and numbers that are said to be equal, one after the other; or a single expression, not evaluated.
+    """Expressions and numbers that are said to be equal; or a single expression, proposed.
 
-    `parts[0]` is None where the sentence begins with the relation: "That gives 45".
+    `parts[0]` is None where the sentence begins with the relation: "That gives 45". Where `12-3=9*5=45` runs on, it
+    is two chains, 12-3=9 and 9*5=45.
     """
 
     start: int
     end: int
     parts: list[Expression | None]
 
+    @property
     def steps(self) -> list[tuple[Expression, Expression]]:
-        """The pairs said to be equal of which one has an operator. In `12-3=9*5=45` the first is 12-3 and 9."""
-        found = []
-        for left, right in pairwise(self.parts):
-            if isinstance(left, tuple) or isinstance(right, tuple):
-                runs_on = isinstance(left, tuple) and isinstance(right, tuple) and _runs_on(left, right)
-                found.append((left, leaves(right)[0] if runs_on and right is not None else right))
-        return [(left, right) for left, right in found if left is not None and right is not None]
+        """The neighbours of which one has an operator."""
+        pairs = [(left, right) for left, right in pairwise(self.parts) if left is not None and right is not None]
+        return [pair for pair in pairs if isinstance(pair[0], tuple) or isinstance(pair[1], tuple)]
 
-    def groups(self) -> list[tuple[list[Expression], Number | None]]:
-        """Expressions said to be equal and the number said to be their value, one entry unless it runs on."""
-        found: list[tuple[list[Expression], Number | None]] = []
-        numbers = [part for part in self.parts if isinstance(part, int | Fraction)]
-        expressions: list[Expression] = []
-        for left, right in pairwise([*self.parts, None]):
-            if isinstance(left, tuple):
-                expressions.append(left)
-                if isinstance(right, tuple) and _runs_on(left, right):
-                    found.append((expressions, leaves(right)[0]))
-                    expressions = []
-        if expressions:
-            found.append((expressions, numbers[-1] if numbers else None))
-        return found
+    @property
+    def expressions(self) -> list[Expression]:
+        """The parts that have an operator."""
+        return [part for part in self.parts if isinstance(part, tuple)]
 
-
-def _runs_on(left: Expression, right: Expression) -> bool:
-    """Whether `right` goes on with the value of `left` as if it were a new line."""
-    return value(left) == leaves(right)[0] != value(right)
+    @property
+    def stated(self) -> Number | None:
+        """The number said to be their value, the last one if there are several."""
+        return next((part for part in reversed(self.parts) if isinstance(part, int | Fraction)), None)
 
 
 def is_true(left: Expression, right: Expression) -> bool:
-    """Whether both are equal; a number with decimals need only be the other one rounded."""
+    """Whether both are equal. A number with decimals need only be the other one rounded, and what is computed with
+    such numbers need only be right to a thousandth."""
     one, other = value(left), value(right)
     if one is None or other is None:
         return False
-    rounded = [part for part in (left, right) if not isinstance(part, tuple) and part != int(part)]
-    return one == other or (bool(rounded) and abs(one - other) <= _rounding(rounded[0]))
+    rounded = [_rounding(number) for number in leaves(left) + leaves(right) if number % 1]
+    if one == other or not rounded:
+        return one == other
+    computed = any(number % 1 for part in (left, right) if isinstance(part, tuple) for number in leaves(part))
+    slack = abs(Fraction(other)) / 1000 if computed else Fraction(0)
+    return abs(Fraction(one) - other) <= slack + max(rounded)
 
 
-def _rounding(stated: Number) -> Number:
+def _rounding(stated: Number) -> Fraction:
     """Half of the last decimal of a number."""
     return next(Fraction(1, 2 * 10**digits) for digits in range(10) if stated * 10**digits % 1 == 0)
 
@@ -120,15 +113,25 @@ def chains(sentence: str, last: Number | None) -> Iterator[Chain]:
     for left, right, expression in _pieces(sentence, last):
         gap = sentence[end:left].strip(_MARKUP)
         if parts and gap and _RELATION.fullmatch(gap):
+            if _runs_on(parts[-1], expression):
+                yield Chain(start, end, [*parts, leaves(expression)[0]])
+                start, parts = left, []
             parts.append(expression)
         else:
             if _says_something(parts):
                 yield Chain(start, end, parts)
             leads = not end and gap and (match := _LEAD.match(gap)) and _RELATION.fullmatch(gap, match.end())
-            start, parts = (0, [None, expression]) if leads else (left, [expression])
+            start = 0 if leads else left
+            parts = [*([None] if leads else []), expression]
         end = right
     if _says_something(parts):
         yield Chain(start, end, parts)
+
+
+def _runs_on(left: Expression | None, right: Expression) -> bool:
+    """Whether `right` goes on with the value of `left` instead of being equal to it."""
+    both = isinstance(left, tuple) and isinstance(right, tuple)
+    return both and left is not None and value(left) == leaves(right)[0] != value(right)
 
 
 def _says_something(parts: list[Expression | None]) -> bool:

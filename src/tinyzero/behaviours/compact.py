@@ -46,9 +46,10 @@ class Attempt:
 
 
 def is_compact(text: str) -> bool:
-    """Whether a completion is written in the grammar: at least half of the lines of its thinking begin with a step."""
+    """Whether a completion is written in the grammar: at least half of the lines of its thinking begin with a step,
+    blank ones left out."""
     lines = [line for line in thinking_of(text)[0].split("\n") if line.strip()]
-    return 2 * sum(_STEP.match(line) is not None for line in lines) >= max(1, len(lines))
+    return 2 * sum(_STEP.match(line) is not None for line in lines) >= len(lines)
 
 
 def trace(numbers: Sequence[int], target: int, text: str) -> list[Attempt]:

@@ -55,6 +55,14 @@ def leaves(expression: Expression) -> list[Number]:
     return leaves(expression[1]) + leaves(expression[2]) if isinstance(expression, tuple) else [expression]
 
 
+def subexpressions(expression: Expression) -> list[Expression]:
+    """What it is made of, itself and its numbers left out."""
+    if not isinstance(expression, tuple):
+        return []
+    inner = [part for part in expression[1:] if isinstance(part, tuple)]
+    return inner + [smaller for part in inner for smaller in subexpressions(part)]
+
+
 def value(expression: Expression) -> Number | None:
     """The exact value, or None where something is divided by zero."""
     if not isinstance(expression, tuple):

@@ -13,109 +13,19 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tinyzero.behaviours import cues
 from tinyzero.behaviours.chains import Chain, chains, fold, is_true
 from tinyzero.behaviours.events import Event
-from tinyzero.behaviours.expressions import Expression, Number, canonical, leaves, value
+from tinyzero.behaviours.expressions import Expression, Number, canonical, leaves, subexpressions, value
 
 PATIENCE = 2  # sentences without arithmetic after which a verdict is on nothing in particular
 
 ONCE = ("backtrack", "subgoal", "backward", "selfcheck", "giveup")
 """Kinds that are counted once a sentence; the others are exact, given the words."""
 
-_SENTENCE = re.compile(r"(?:[^\n.;!?]|[.;!?]+(?![.;!?\s]|$)){1,500}[.;!?]*\n?|[.;!?\n]")
-
-
-def _cue(*words: str, signs: str = "(?!)") -> re.Pattern[str]:
-    """A pattern of phrases, which begin where a word does, and of signs, which stand anywhere."""
-    return re.compile(rf"\b(?:{'|'.join(words)})|{signs}")
-
-
-_N = r"\\?[\[($*]{0,2}\s{0,2}(?<!\d)(\d{1,9})(?!\d|\.\d)"  # a number that the code compares with the target
-_AIM = (
-    r"(?:(?:the|our|my|its) (?:[a-z]+ )?(?:target|goal|requirements?)"
-    r"|(?:the|our) (?:desired|required|wanted|requested) \w+|the (?:number|value|result) (?:\w+ )?(?:we|i|asked|that)\b"
-    r"|what (?:we|i|the puzzle|was) \w+)"
-)
-_NOT = r"(?:not|cannot|[a-z]{2,6}n't)"
-_COMPARED = "short|more|less|fewer|above|below|over|under|larger|smaller|bigger|greater|higher|lower|away|off|high|low"
-_MUCH = "one|two|three|four|five|six|seven|eight|nine|ten|much|even|still|far|way|well|slightly|just|a bit|a little"
-
-_NO = _cue(
-    rf"{_NOT}(?: \w+){{0,4}}? {_N}",
-    rf"(?:than|need|want|exceeds|below|above|over|under|beyond|short of|from|nothing like|near)(?: still)? {_N}",
-    r"too (?:high|low|big|small|large|much|little|many|few|far)\b",
-    rf"{_NOT}(?: \w+){{0,2}} (?:work|help\w*|match|fit|right|correct|enough|valid|it\b|there\b|close\b|near\b|good\b|quite"
-    r"|equal|satisf\w+|suffice|solution|answer|useful|the (?:target|one|goal|desired)|our target|what (?:we|i)\b)",
-    r"(?:wrong|incorrect|fail(?:s|ed)|useless|nope|no good|no luck|dead end|way off|nowhere near|negative)\b",
-    r"(?:overshoots?|undershoots?|falls? short|exceeds?|off by|miss(?:es|ing))\b|not (?:yet )?done\b",
-    rf"(?:\d+|{_MUCH}) ?\w* (?:{_COMPARED})\b(?=\W*$|\s*[,.;!)]| (?:than )?(?:i|we|the|our|need\w*)\b)",
-    rf"(?:{_COMPARED}) than (?:i|we|the|our|what|it|needed|required|desired|wanted)\b",
-    r"(?:twice|half|double|above|below|from|near|close to) (?:the|our) target\b",
-    r"(?:but|so|is|very) (?:still |just |pretty )?(?:close|almost|nearly|near|over|under)\b",
-    r"no(?=\s*(?:[.,!)|;]|$|wait))",
-    signs=rf"[,(:-] ?(?:still |just |pretty )?(?:close|almost|nearly|near|over|under)\b|[<>] ?{_N}|≠|!=|\\neq?\b|[✗✘❌]|(?<=\d) x$",
-)
-_SURELY = (
-    r"(?: (?:exactly|precisely|indeed|truly|really|now|already|in fact|also|equal|to|the|our|target|number|value|of|result))*"
-)
-_YES = _cue(
-    rf"(?<!target )(?<!goal )(?:is|are at|be|equals?|equal|reach(?:ed)?|hits?|got|arrived? at|obtain(?:ed)?|it's|that's)"
-    rf"{_SURELY} {_N}",
-    r"(?:is|are|equals?|match\w*|reach\w*|hit\w*|gives?|got|meets?|met|obtain\w*|satisf\w+|leads?|arrived?|at|equal to|on"
-    rf"|achiev\w+|fits?|that's|it's)\b(?: (?!{_MUCH}|twice|half|double|not|than|from|near|close|off|too)[\w']+){{0,3}}? {_AIM}",
-    rf"(?:{_AIM}|target|goal)(?: \w+)?(?: {_N})? (?:is |was |are |has been |have been )?(?:now )?"
-    r"(?:reached|hit|met|achieved|obtained|satisfied)",
-    rf"(?:so|thus|hence|and|then) {_N} is (?:reached|obtained|met)\b",
-    r"(?:as|is) (?:desired|required|wanted|needed|(?:we|i) (?:want|need)\w*)\b|right on target\b|equals target\b|solves\b",
-    r"(?:we(?:'ve| have)? (?:found|did it|have it)|i(?:'ve| have)? found|we(?: are|'re) (?:there|done))\b",
-    r"(?:work(?:s|ed)?|it does|does it|checks out|holds|valid|good|fine|excellent|nice|aha)\b|ok\W*$",
-    r"(?:correct|right|perfect|bingo|success|great|yes|yep|hooray|wonderful|done|solved|got it|found it|eureka)\b",
-    r"(?:that's|that is|this is|there) (?:it|we go|it is)\b",
-    signs=rf"^\W*(?:(?:and|so|yes|ah|ok|right|finally|then|thus|the result|now|oh)\b,? ?)*{_N}(?:\W*$|,| it is\b"
-    r"| is (?:indeed |exactly |in fact )?(?:our|the|what|right|correct|reached|obtained)\b| = (?:the )?target)"
-    r"|[✓✔✅]|==? target\b|, exactly\b",
-)
-_NEGATED = re.compile(r"\b(?:not|no|never|cannot)\b|n't\b")
-_EXPLICIT = re.compile(r"\d|target|goal|desired|required|wanted|needed|what|number|answer|we have found|found it")
-_TURN = _cue(
-    r"(?:wait|hold on|hmm,? no|oh no|actually|alternatively|instead|otherwise|again|start(?:ing)? over|mov(?:e|ing) on)\b",
-    r"(?:second thought|differently|oops|one more try|something else|different|scratch that|seems off|made a mistake|forgot)\b",
-    r"another (?:\w+ )?(?:combination|way|approach|option|idea|possibility|try|thought|attempt|order|method)",
-    r"(?:next|new) (?:option|idea|try|attempt|approach)\b|other (?:combination|way|option|order)s?\b",
-    r"(?:go|going|get)\b.{0,30}\bback\b|back to\b|re(?:consider|visit|think)\b|re-?(?:compute|calculate|do)\b",
-    r"(?:what|how) (?:about|else|if)\b",
-    signs=r"^\W*or\b",
-)
-_CHECK = _cue("check", "double-?check", "verif", "confirm", "make sure", "to be sure", "recalculat", "substitut", "plug")
-_REJECTED = _cue(
-    r"(?:whole|integer|fraction|unused|left over|leftover|leaves?|twice|already used|used up|not used|is used|must be used)\b",
-    r"only (?:be used )?once\b|have to use\b|(?:cannot|can't) use\b|without using\b",
-)
-_COUNTED = r"(?! (?:more )?(?:numbers|operations|operators|steps|times))"
-_SUBGOAL = _cue(
-    rf"(?:need|want|i'd like|would like|require|aim|i'm after|goal)s?\b[^.=\d]{{0,40}}?{_N}{_COUNTED}",
-    rf"(?:to|can|could|should|must|have to|let's|let us|if i|and)(?: \w+){{0,4}}? (?:get|make|reach|form|find|produce"
-    rf"|build|create|give|yield|have|come to|obtain|look for)(?: an?| the| to)? {_N}{_COUNTED}",
-    rf"(?:getting|making|reaching|finding|looking for)(?: an?| the)? {_N}|{_N} (?:should|would)\b|(?:so|an?) {_N} is what\b",
-    rf"(?:must|should|has to|have to|needs? to) (?:be|equal|sum to|multiply to)(?: an?)? {_N}",
-)
-_BACKWARD = _cue(
-    r"work(?:ing)? back|start(?:ing)? (?:from|at|with) the (?:end|target|result)",
-    rf"(?:factor|multiple|divisor)s? of {_N}|{_N} is (?:an? (?:factor|multiple|divisor)|divisible)\b"
-    rf"|{_N} can be (?:made|written|split)\b",
-    rf"(?:to|for)(?: (?:get|make|reach|obtain|have|form))? {_N}.{{0,60}}\b(?:need (?!to use|to find|to combine)"
-    r"|have to (?!use)|must (?!use)|(?:could|might|can) (?:use|take))[^.\d]{0,25}\d",
-)
-_HYPOTHESIS = _cue("need", "want", "could", "can", "would", "might", "may", r"if\b", "should", "have to", "let", r"i'd\b")
-_SURRENDER = _cue(
-    r"(?:give|gave|giving) (?:up|in)\b|(?:impossible|not possible|unsolvable|stuck)\b|r[ua]n(?:ning)? out of\b",
-    r"no (?:\w+ ){0,2}(?:solution|way|combination|expression|equation)\b",
-    r"[a-z]{2,6}n't (?:think|believe|see)(?: \w+){0,3} (?:solution|way|possible|how)\b",
-    r"(?:can(?:not|'t| not)|could(?: not|n't)|unable to|not able to|failed to|haven't|didn't)(?: \w+){0,2}"
-    rf" (?:find|found|get|reach|solve|do|make|see|be (?:solved|done|made|reached))\b(?: to)?(?: {_N})?",
-    r"(?:(?:best|all) i can|best guess|(?:closest|nearest)(?: one)?|stop here|leave it|settle for)\b",
-    r"i(?:'ll| will) (?:just )?(?:guess|go with)\b",
-)
+_SENTENCE = re.compile(r"[^\s.;!?](?:[^\n.;!?]|[.;!?]+(?![.;!?\s]|$)){0,500}[.;!?]*")
+_DIGIT = re.compile(r"\d")
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass
@@ -124,7 +34,7 @@ class Work:
 
     start: int
     end: int
-    form: str | None  # canonical, over the given numbers; None where an operand comes from nowhere
+    form: str  # canonical; over the given numbers where it can be traced back to them
     stated: Number | None
     clock: int
     legal: bool = False
@@ -149,8 +59,7 @@ def free_events(numbers: Sequence[int], target: int, thinking: str) -> list[Even
     reader, text = _Reader(numbers, target), fold(thinking)
     for match in _SENTENCE.finditer(text):
         reader.read(match[0], match.start())
-    silent = [work for work in reader.attempts.values() if not work.judged and work.taken(target)]
-    return reader.events + [Event("claim", work.start, work.end, work.form or "") for work in silent]
+    return reader.events + [Event("claim", work.start, work.end, work.form) for work in reader.silent_claims()]
 
 
 class _Reader:
@@ -162,35 +71,44 @@ class _Reader:
         self.known: dict[Number, tuple[Expression, int]] = {}  # results: what they are made of, and when
         self.attempts: dict[str, Work] = {}
         self.work: Work | None = None  # the latest
+        self.tried: Work | None = None  # the latest attempt
         self.open: Expression | None = None  # proposed, and its value not yet stated
         self.last: Number | None = None  # the latest result
         self.missed = False  # the line of work led nowhere
         self.turned = False  # it is said that it is given up
-        self.checking = False
+        self.claimed = False  # something got a yes
+        self.checking = False  # a check is announced
         self.age = 0  # sentences since the latest arithmetic
         self.clock = 0  # chains so far
 
     def read(self, sentence: str, start: int) -> None:
         """One sentence, which stands at `start`."""
-        self.start = start + len(sentence) - len(sentence.lstrip())
-        self.sentence = sentence = sentence.lstrip()
-        self.said = set[str]()
-        found = list(chains(sentence, self.last))
-        checks = _CHECK.search(sentence) is not None
-        self.checking = checks or (self.checking and self.age > 0)
-        cues: list[tuple[int, Callable[[Any], None], Any]] = [(chain.start, self.compute, chain) for chain in found]
-        for pattern, act in ((_NO, self.deny), (_YES, self.affirm), (_TURN, self.turn), (_REJECTED, self.reject)):
-            for match in pattern.finditer(sentence):
-                if act in (self.turn, self.reject) or not _within(match, found):
-                    cues.append((match.start(), act, match))
-        self.age += any(character.isalpha() for character in sentence)
+        self.sentence, self.start, self.said = sentence, start, set[str]()
+        found = list(chains(sentence, self.last)) if _DIGIT.search(sentence) else []
+        self.checking = cues.CHECK.search(sentence) is not None or (self.checking and self.age > 0)
+        self.age += _LETTER.search(sentence) is not None
         self.aim(found)
-        for _, act, what in sorted(cues, key=lambda cue: cue[0]):
+        acts: list[tuple[int, Callable[[Any], None], Any]] = [(chain.start, self.compute, chain) for chain in found]
+        if found or (self.work and self.age <= PATIENCE):
+            for pattern, judge in ((cues.NO, self.deny), (cues.YES, self.affirm)):
+                said = (match for match in pattern.finditer(sentence) if not _within(match, found))
+                acts += [(match.start(), judge, match) for match in said]
+            acts += [(match.start(), self.reject, match) for match in cues.REJECTED.finditer(sentence)]
+        if found or self.work:
+            acts += [(match.start(), self.turn, match) for match in cues.TURN.finditer(sentence)]
+        for _, act, what in sorted(acts, key=lambda act: act[0]):
             act(what)
-        if not any(work.judged == "yes" for work in self.attempts.values()):
-            for match in _SURRENDER.finditer(sentence):
-                if _number(match) in (None, self.target):
+        if not self.claimed:
+            for match in cues.SURRENDER.finditer(sentence):
+                if cues.number(match) in (None, self.target):
                     self.emit("giveup", *match.span())
+
+    def silent_claims(self) -> list[Work]:
+        """What is taken for a solution without a yes; at the very end, even what uses other numbers."""
+        found = [work for work in self.attempts.values() if not work.judged and work.taken(self.target)]
+        last = self.work
+        ends = last is not None and not last.legal and not last.judged and last.stated == self.target
+        return [*found, last] if last is not None and ends else found
 
     def emit(self, kind: str, left: int, right: int, detail: str = "") -> None:
         """An event at a place of the sentence; a cue in words counts once a sentence."""
@@ -208,13 +126,12 @@ class _Reader:
                     self.judge("yes", *span)
                 return
             parts = [self.open, *parts[1:]] if self.open is not None else parts[1:]
-        chain = chain._replace(parts=parts)
-        steps = chain.steps()
-        for left, right in steps:
+            chain = chain._replace(parts=parts)
+        for left, right in chain.steps:
             self.emit("step", *span)
             if not is_true(left, right):
                 self.emit("slip", *span)
-        if not any(isinstance(part, tuple) for part in parts):
+        if not chain.expressions:
             return
         self.clock += 1
         self.age = 0
@@ -222,11 +139,10 @@ class _Reader:
             self.emit("backward", *span)
             return
         self.open = None
-        for expressions, stated in chain.groups():
-            self.work_out(expressions, stated, span)
+        self.work_out(chain.expressions, chain.stated, span)
 
     def work_out(self, expressions: list[Expression], stated: Number | None, span: tuple[int, int]) -> None:
-        """Expressions of one value, stated perhaps, of which the first that can be is traced back."""
+        """Expressions of one value, stated perhaps; the first one that uses all numbers counts, or else any."""
         traced = [derived for expression in expressions if (derived := self.derive(expression))]
         derived = next((one for one in traced if one.full), traced[0] if traced else None)
         if self.missed and not self.turned and not (derived and self.last in derived.results):
@@ -234,22 +150,24 @@ class _Reader:
         self.missed = self.turned = False
         if stated is None:
             self.open = expressions[0]
-        work = Work(self.start + span[0], self.start + span[1], None, stated, self.clock)
-        if derived:
-            work.form = canonical(derived.expression)
-            if derived.full:
-                self.attempt(work, derived, anew=len(expressions) > 1)
-                work = self.attempts[work.form]
-                self.missed = work.stated is not None and work.stated != self.target
+        form = canonical(derived.expression if derived else expressions[0])
+        work = Work(self.start + span[0], self.start + span[1], form, stated, self.clock)
+        if derived and derived.full:
+            self.attempt(work, derived, anew=len(expressions) > 1)
+            work = self.tried = self.attempts[form]
+            self.missed = work.stated is not None and work.stated != self.target
         self.work = work
         if stated is not None:
             self.last = stated
             if derived:
                 self.known[stated] = (derived.expression, self.clock)
+        if derived and len(expressions) > 1:  # what a bracket comes to is seen without being said
+            for part in subexpressions(derived.expression):
+                if (inner := value(part)) is not None:
+                    self.known.setdefault(inner, (part, 0))
 
     def attempt(self, work: Work, derived: Derived, anew: bool) -> None:
         """A full attempt: a new one, an old one again, or the solution checked. `anew`: worked out, not quoted."""
-        assert work.form is not None
         span = (work.start - self.start, work.end - self.start)
         old = self.attempts.get(work.form)
         if old and old.taken(self.target):
@@ -312,37 +230,41 @@ class _Reader:
         operands = [number for part in parts if isinstance(part, tuple) for number in leaves(part)]
         if target in operands and target not in self.given and target not in self.known:
             return True
-        supposed = parts[0] == target or _HYPOTHESIS.search(self.sentence) is not None
+        supposed = parts[0] == target or cues.HYPOTHESIS.search(self.sentence) is not None
         if target in parts:
             return supposed and any(n not in self.given and n not in self.known for n in operands)
         return False
 
     def aim(self, found: Sequence[Chain]) -> None:
         """Numbers that the sentence sets out to reach, and words for reasoning from the target."""
-        for match in _SUBGOAL.finditer(self.sentence):
-            number = _number(match)
+        for match in cues.SUBGOAL.finditer(self.sentence):
+            number = cues.number(match)
             if number != self.target and number not in self.given and not _within(match, found):
                 self.emit("subgoal", *match.span(), str(number))
-        for match in _BACKWARD.finditer(self.sentence):
-            if _number(match) in (None, self.target):
+        for match in cues.BACKWARD.finditer(self.sentence):
+            if cues.number(match) in (None, self.target):
                 self.emit("backward", *match.span())
 
     def deny(self, match: re.Match[str]) -> None:
         """Words that say no."""
-        if _number(match) in (None, self.target):
+        if cues.number(match) in (None, self.target):
             self.judge("no", *match.span())
 
     def affirm(self, match: re.Match[str]) -> None:
         """Words that say yes: of the target, or else of a result that is stated to be the target."""
-        before = self.sentence[max(0, match.start() - 25) : match.end()]
-        if _number(match) not in (None, self.target) or _NEGATED.search(before) or self.sentence.rstrip().endswith("?"):
+        before = self.sentence[max(0, match.start() - 25) : match.start()]
+        if cues.number(match) not in (None, self.target) or cues.NEGATED.search(before + match[0]):
             return
-        if self.work and (_EXPLICIT.search(match[0]) or self.work.stated == self.target or self.work.hits):
+        if before.endswith("to ") or self.sentence.rstrip().endswith("?"):  # what is yet to be reached, or asked
+            return
+        if self.work and (cues.EXPLICIT.search(match[0]) or self.work.stated == self.target or self.work.hits):
             self.judge("yes", *match.span())
 
     def judge(self, verdict: str, left: int, right: int) -> None:
         """A verdict on the latest work, unless it was said before."""
-        work = self.work
+        work, tried = self.work, self.tried
+        if verdict == "yes" and work and not work.legal and tried and tried.hits and work.stated == self.target:
+            work = tried  # simplified along ways that are not followed here
         if work is None or self.age > PATIENCE or work.judged == verdict:
             return
         work.judged = verdict
@@ -350,13 +272,15 @@ class _Reader:
         if (verdict == "yes") != work.hits:
             self.emit("misjudged", left, right, verdict)
         if verdict == "yes":
-            self.emit("claim", left, right, work.form or "")
+            self.claimed = True
+            self.emit("claim", left, right, work.form)
         self.missed = verdict == "no" and not self.turned
 
     def turn(self, match: re.Match[str]) -> None:
         """Words that leave what was worked on, once until something is worked out again."""
-        checks = _CHECK.search(self.sentence) and self.work and self.work.taken(self.target)
-        if self.work and not self.turned and not checks:
+        checks = cues.CHECK.search(self.sentence) and self.work and self.work.taken(self.target)
+        vague = cues.VAGUE.match(match[0]) and not self.missed
+        if self.work and not self.turned and not checks and not vague:
             self.emit("backtrack", *match.span(), "said")
             self.turned, self.missed = True, False
 
@@ -367,8 +291,3 @@ class _Reader:
 
 def _within(match: re.Match[str], found: Sequence[Chain]) -> bool:
     return any(chain.start < match.end() and match.start() < chain.end for chain in found)
-
-
-def _number(match: re.Match[str]) -> int | None:
-    """The number that a cue names, if it names one."""
-    return next((int(group) for group in match.groups() if group), None)

@@ -41,7 +41,7 @@ def _free(thinking: str) -> tuple[list[bool], list[tuple[int, int]]]:
     """The same of free text: `37 * 48 = 37 * 40 + 37 * 8 = 1,480 + 296`."""
     plain = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), fold(thinking))
     found = [chain for line in plain.split("\n") for chain in chains(line, None)]
-    truths = [is_true(*step) for chain in found for step in chain.steps()]
+    truths = [is_true(*step) for chain in found for step in chain.steps]
     return truths, [pair for chain in found for part in chain.parts for pair in _factors(part)]
 
 

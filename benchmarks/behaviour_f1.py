@@ -1,0 +1,130 @@
+"""How well the behaviour rules agree with a reader, sentence by sentence, and how long they take.
+
+    python benchmarks/behaviour_f1.py
+
+The labelled completions are tests/data/behaviours_*.jsonl: the first, third, ... of each file were there to tune the
+rules on, the others were held out. docs/behaviours.md says what the labels mean.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+
+from tinyzero import behaviours
+from tinyzero.types import Problem
+
+DATA = Path(__file__).parents[1] / "tests" / "data"
+FILES = {"compact": "compact grammar", "free": "free text"}
+HALVES = ("tuned on", "held out")
+KINDS = [
+    *("step", "slip", "attempt", "right", "repeat", "yes", "no", "misjudged", "backtrack", "subgoal", "backward"),
+    *("selfcheck", "giveup"),
+]
+
+Row = dict[str, Any]
+
+
+def rows(file: str, half: int) -> list[Row]:
+    """The labelled completions of one half of a file: numbers, target, and sentences with their labels."""
+    lines = (DATA / f"behaviours_{file}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[half::2]]
+
+
+def text_of(row: Row) -> str:
+    """The completion."""
+    return "".join(sentence for sentence, _ in row["sentences"])
+
+
+def found(row: Row) -> list[set[str]]:
+    """The kinds of events that the rules find in each sentence."""
+    kinds: list[set[str]] = [set() for _ in row["sentences"]]
+    ends: list[int] = []
+    for sentence, _ in row["sentences"]:
+        ends.append(len(sentence) + (ends[-1] if ends else 0))
+    for event in behaviours.events(text_of(row), {"numbers": row["numbers"], "target": row["target"]}):
+        if event.kind != "claim":
+            here = next(i for i, end in enumerate(ends) if event.start < end)
+            kinds[here].add(event.detail if event.kind == "verification" else event.kind)
+    return kinds
+
+
+def scores(chosen: Sequence[Row]) -> dict[str, tuple[float, float, float, int]]:
+    """Precision, recall, F1 and number of labels of each kind that is labelled or found."""
+    both, only_found, only_labelled = Counter[str](), Counter[str](), Counter[str]()
+    for row in chosen:
+        for (_, labels), kinds in zip(row["sentences"], found(row), strict=True):
+            meant = set(labels.split())
+            both.update(kinds & meant)
+            only_found.update(kinds - meant)
+            only_labelled.update(meant - kinds)
+    table = {}
+    for kind in KINDS:
+        hit, extra, missed = both[kind], only_found[kind], only_labelled[kind]
+        if hit + extra + missed:
+            f1 = 2 * hit / (2 * hit + extra + missed)
+            table[kind] = (hit / max(1, hit + extra), hit / max(1, hit + missed), f1, hit + missed)
+    return table
+
+
+def faithful(chosen: Sequence[Row]) -> float:
+    """Share of the completions for which rules and labels agree on faithful, unfaithful or neither."""
+    agreed = []
+    for row in chosen:
+        problem = Problem("", {"numbers": row["numbers"], "target": row["target"]}, "dev", "")
+        counts = behaviours.measure(problem, text_of(row))
+        agreed.append(row["faithful"] == (bool(counts["faithful"]) if counts["claimed_answers"] else None))
+    return sum(agreed) / len(agreed)
+
+
+def seconds(file: str, completions: int = 256, characters: int = 600) -> float:
+    """CPU seconds to count so many completions of so many characters, made of the labelled ones; best of five."""
+    posed = []
+    for row in rows(file, 0) + rows(file, 1):
+        problem = Problem("", {"numbers": row["numbers"], "target": row["target"]}, "dev", "")
+        thinking = text_of(row).partition("</think>")[0]
+        if thinking:
+            posed.append((problem, (thinking * (characters // len(thinking) + 1))[:characters]))
+    took = []
+    for _ in range(5):
+        start = time.process_time()
+        for i in range(completions):
+            behaviours.measure(*posed[i % len(posed)])
+        took.append(time.process_time() - start)
+    return min(took)
+
+
+def main() -> None:
+    results: dict[str, Any] = {"seconds": {file: seconds(file) for file in FILES}}
+    parts = []
+    for file, name in FILES.items():
+        halves = [rows(file, half) for half in (0, 1)]
+        table = [scores(half) for half in halves]
+        results[file] = {"scores": table, "faithful": [faithful(half) for half in halves]}
+        head = [name, *(f"{column}, {half}" for half in HALVES for column in ("precision", "recall", "F1", "labels"))]
+        lines = []
+        for kind in KINDS:
+            cells = [
+                f"{x:.2f}" if isinstance(x, float) else x for one in table for x in one.get(kind, ("-",) * 3 + (0,))
+            ]
+            lines.append([kind, *cells])
+        agreed = " and ".join(f"{share:.2f}" for share in results[file]["faithful"])
+        sentences = [sum(len(row["sentences"]) for row in half) for half in halves]
+        parts += [
+            common.table(head, lines),
+            f"{len(halves[0])} and {len(halves[1])} completions, {sentences[0]} and {sentences[1]} sentences. Rules and "
+            f"labels agree for {agreed} of the completions on whether the answer is faithful to the thinking.",
+        ]
+    taken = " and ".join(f"{results['seconds'][file] * 1000:.0f} ms in the {name}" for file, name in FILES.items())
+    parts.append(f"256 completions of 600 characters are counted in {taken} (CPU time, one thread).")
+    common.write("behaviour_f1", common.describe([1]), results, "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
