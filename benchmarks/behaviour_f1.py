@@ -22,7 +22,6 @@ from tinyzero.types import Problem
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 FILES = {"compact": "compact grammar", "free": "free text"}
-HALVES = ("tuned on", "held out")
 KINDS = [
     *("step", "slip", "attempt", "right", "repeat", "yes", "no", "misjudged", "backtrack", "subgoal", "backward"),
     *("selfcheck", "giveup"),
@@ -105,24 +104,20 @@ def main() -> None:
     parts = []
     for file, name in FILES.items():
         halves = [rows(file, half) for half in (0, 1)]
-        table = [scores(half) for half in halves]
-        results[file] = {"scores": table, "faithful": [faithful(half) for half in halves]}
-        head = [name, *(f"{column}, {half}" for half in HALVES for column in ("precision", "recall", "F1", "labels"))]
-        lines = []
-        for kind in KINDS:
-            cells = [
-                f"{x:.2f}" if isinstance(x, float) else x for one in table for x in one.get(kind, ("-",) * 3 + (0,))
-            ]
-            lines.append([kind, *cells])
-        agreed = " and ".join(f"{share:.2f}" for share in results[file]["faithful"])
-        sentences = [sum(len(row["sentences"]) for row in half) for half in halves]
+        tuned, held = (scores(half) for half in halves)
+        results[file] = {"tuned on": tuned, "held out": held, "faithful": [faithful(half) for half in halves]}
+        nothing = ("-", "-", "-", 0)
+        lines = [(kind, *tuned.get(kind, nothing)[2:], *held.get(kind, nothing)) for kind in KINDS]
+        head = [name, "F1, tuned on", "labels", "precision, held out", "recall, held out", "F1, held out", "labels"]
+        sizes = [(len(half), sum(len(row["sentences"]) for row in half)) for half in halves]
+        counts = ", ".join(f"{completions} completions of {sentences} sentences" for completions, sentences in sizes)
+        agreed = ", ".join(f"{share:.2f}" for share in results[file]["faithful"])
         parts += [
-            common.table(head, lines),
-            f"{len(halves[0])} and {len(halves[1])} completions, {sentences[0]} and {sentences[1]} sentences. Rules and "
-            f"labels agree for {agreed} of the completions on whether the answer is faithful to the thinking.",
+            common.table(head, [[f"{x:.2f}" if isinstance(x, float) else x for x in line] for line in lines]),
+            f"Tuned on, held out: {counts}. On whether an answer is faithful to the thinking they agree for {agreed}.",
         ]
     taken = " and ".join(f"{results['seconds'][file] * 1000:.0f} ms in the {name}" for file, name in FILES.items())
-    parts.append(f"256 completions of 600 characters are counted in {taken} (CPU time, one thread).")
+    parts.append(f"256 completions of 600 characters are counted in {taken}, CPU time.")
     common.write("behaviour_f1", common.describe([1]), results, "\n\n".join(parts))
 
 

@@ -62,10 +62,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def write(name: str, about: dict[str, Any], results: Any, text: str) -> None:
     """Print the table; write results/NAME.json and results/NAME.md."""
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+    versions = "".join(f", {k} {v}" for k, v in about["versions"].items())
     note = (
         f"`{about['command']}` at commit {about['commit']}, on {about['cpu']}, {about['cores']} cores, "
-        f"threads {' and '.join(map(str, about['threads']))}; Python {about['python']}, {versions}."
+        f"threads {' and '.join(map(str, about['threads']))}; Python {about['python']}{versions}."
     )
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(about | {"results": results}, indent=1) + "\n")

@@ -57,18 +57,29 @@ def test_every_count_of_a_solved_completion() -> None:
         "repeats": 0,
         "steps": 6,
         "steps_right": 6,
+        "legal": 3,
         "judged": 3,
         "targets_right": 3,
         "equal": 1,
         "equal_claimed": 1,
         "unequal": 2,
         "unequal_claimed": 0,
+        "verdicts": 3,
+        "misjudged": 0,
         "claims": 1,
         "claims_true": 1,
+        "backtracks": 2,
+        "checked": 0,
         "found": 1,
         "first_hit": 3,
+        "first_hit_characters": 23 + 23 + 13,  # two lines, and the steps of the third
         "early_attempts": 3,
         "early_hits": 1,
+        "hits": 1,
+        "hits_claimed": 1,
+        "free": 0,
+        "subgoals": 0,
+        "backward": 0,
         "gave_up": 0,
         "direct": 0,
         "claimed_answers": 1,
@@ -85,18 +96,29 @@ def test_every_count_of_a_messy_completion() -> None:
         "repeats": 1,  # 12+3+5 after 5+3+12
         "steps": 11,
         "steps_right": 9,  # 5-3=3 and 9+5=24 are false
+        "legal": 5,
         "judged": 5,
         "targets_right": 4,  # 25 is not the target
         "equal": 1,  # 9+5=24 states the target
         "equal_claimed": 1,
         "unequal": 4,
         "unequal_claimed": 1,  # 25
+        "verdicts": 5,
+        "misjudged": 3,  # no to (5-3)*12, and both claims
         "claims": 2,
         "claims_true": 0,  # 9+5 is 14; 5*5 uses 5 twice
+        "backtracks": 3,  # the second, third and fourth line come after a no
+        "checked": 0,
         "found": 1,
         "first_hit": 3,  # (5-3)*12 hits although it states 36
+        "first_hit_characters": 23 + 25 + 13,
         "early_attempts": 3,
         "early_hits": 1,
+        "hits": 1,
+        "hits_claimed": 0,
+        "free": 0,
+        "subgoals": 0,
+        "backward": 0,
         "gave_up": 0,
         "direct": 0,
         "claimed_answers": 1,
@@ -111,13 +133,19 @@ def test_every_metric_over_both() -> None:
         "behaviour/repeat_rate": 1 / 8,
         "behaviour/legal_rate": 8 / 9,
         "behaviour/arithmetic_accuracy": 15 / 17,
+        "behaviour/verifications": 8 / 2,
+        "behaviour/verification_precision": 1 / 3,
+        "behaviour/verification_recall": 1 / 2,
+        "behaviour/misjudged": 3 / 8,
         "behaviour/verdict_rate": 8 / 9,
         "behaviour/target_restated": 7 / 8,
         "behaviour/recognition_recall": 2 / 2,
         "behaviour/false_claim_rate": 1 / 6,
-        "behaviour/verification_precision": 1 / 3,
+        "behaviour/backtracks": 5 / 2,
+        "behaviour/self_checked": 0.0,
         "behaviour/found_rate": 2 / 2,
         "behaviour/first_hit": 6 / 2,
+        "behaviour/first_hit_characters": (59 + 61) / 2,
         "behaviour/early_hit_rate": 2 / 6,
         "behaviour/gave_up": 0.0,
         "behaviour/direct": 0.0,
@@ -141,6 +169,9 @@ def test_nothing_to_measure_is_left_out() -> None:
     assert summarise([measure(PROBLEM, "")]) == {
         "behaviour/attempts": 0.0,
         "behaviour/distinct_attempts": 0.0,
+        "behaviour/verifications": 0.0,
+        "behaviour/backtracks": 0.0,
+        "behaviour/self_checked": 0.0,
         "behaviour/found_rate": 0.0,
         "behaviour/gave_up": 0.0,
         "behaviour/direct": 0.0,
@@ -320,8 +351,8 @@ LONG = "40*6=240,7*6=42,240+42=282\n40*3=120,7*3=21,120+21=141\n1410+282=1692\n<
     ],
 )
 def test_a_product_broken_down(a: int, b: int, text: str, found: tuple[int, int, int]) -> None:
-    steps = [Step(int(x), op, int(y), int(z)) for x, op, y, z in re.findall(r"(\d+)(.)(\d+)=(\d+)", text)]
-    assert behaviours.decomposition(a, b, steps) == found
+    factors = [(int(x), int(y)) for x, y in re.findall(r"(\d+)\*(\d+)", text)]
+    assert behaviours.decomposition(a, b, factors) == found
 
 
 def test_the_share_of_products_broken_down() -> None:
@@ -346,7 +377,7 @@ def test_the_share_of_products_broken_down() -> None:
 
 @given(st.integers(0, 999), st.integers(0, 999))
 def test_long_multiplication_covers_every_pair(a: int, b: int) -> None:
-    rows = [Step(10**i * int(x), "*", int(y), 0) for i, x in enumerate(reversed(str(a))) for y in str(b)]
+    rows = [(10**i * int(x), int(y)) for i, x in enumerate(reversed(str(a))) for y in str(b)]
     covered, pairs, _ = behaviours.decomposition(a, b, rows)
     assert covered == pairs == sum(x != "0" for x in str(a)) * sum(y != "0" for y in str(b))
 
@@ -362,11 +393,12 @@ def check_counts(counts: dict[str, Any]) -> None:
     """What holds of every completion, whatever its text."""
     assert all(value >= 0 for value in counts.values())
     for above, below in behaviours.RATIOS.values():
-        if below != "completions" and above != "first_hit" and above in counts:
+        if below not in ("completions", "free") and not above.startswith("first_hit") and above in counts:
             assert counts[above] <= counts[below]
     assert counts["equal"] + counts["unequal"] == counts["judged"] <= counts["lines"]
-    assert counts["equal_claimed"] + counts["unequal_claimed"] == counts["claims"]
+    assert counts["free"] or counts["equal_claimed"] + counts["unequal_claimed"] == counts["claims"]
     assert counts["distinct_attempts"] + counts["repeats"] == counts["attempts"]
+    assert bool(counts["hits"]) == counts["found"]
     assert counts["first_hit"] <= counts["attempts"]
 
 

@@ -358,5 +358,6 @@ def test_whole_work_is_right_and_breaks_the_product_down(a: int, b: int) -> None
     assert extract_answer(text) == str(a * b)
     steps = [behaviours.Step(int(x), op, int(y), int(z)) for x, op, y, z in STEP.findall(text)]
     assert all(step.is_true for step in steps)
-    covered, pairs, _ = behaviours.decomposition(a, b, steps)
+    factors = [(step.left, step.right) for step in steps if step.operator == "*"]
+    covered, pairs, _ = behaviours.decomposition(a, b, factors)
     assert covered == pairs

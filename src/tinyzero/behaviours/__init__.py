@@ -113,7 +113,8 @@ def _count_hits(found: Sequence[Event]) -> dict[str, int]:
     """The attempts that hit: the number of the first one, those among the first three, those that get a yes."""
     attempts = first_hit = early_hits = hits = hits_claimed = 0
     waiting = False  # the latest attempt hits and has no yes yet
-    for kind, _, _, detail in found:
+    false = {event.start for event in found if event.kind == "misjudged"}
+    for kind, start, _, detail in found:
         if kind == "attempt":
             attempts += 1
             waiting = False
@@ -122,7 +123,7 @@ def _count_hits(found: Sequence[Event]) -> dict[str, int]:
             first_hit = first_hit or attempts
             early_hits += attempts <= EARLY
             waiting = True
-        elif kind == "verification" and detail == "yes" and waiting:
+        elif kind == "verification" and detail == "yes" and waiting and start not in false:
             hits_claimed += 1
             waiting = False
     return {

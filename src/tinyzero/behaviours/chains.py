@@ -135,7 +135,7 @@ def _runs_on(left: Expression | None, right: Expression) -> bool:
 
 
 def _says_something(parts: list[Expression | None]) -> bool:
-    return len(parts) > 1 or any(isinstance(part, tuple) for part in parts)
+    return not all(isinstance(part, int | Fraction) for part in parts)
 
 
 def _pieces(sentence: str, last: Number | None) -> Iterator[tuple[int, int, Expression]]:

@@ -263,8 +263,9 @@ class _Reader:
     def judge(self, verdict: str, left: int, right: int) -> None:
         """A verdict on the latest work, unless it was said before."""
         work, tried = self.work, self.tried
-        if verdict == "yes" and work and not work.legal and tried and tried.hits and work.stated == self.target:
-            work = tried  # simplified along ways that are not followed here
+        simplified = tried and tried.hits and tried.stated is None and not tried.judged
+        if simplified and work and not work.legal and work.stated == self.target:
+            work = tried  # worked out in ways that are not followed here
         if work is None or self.age > PATIENCE or work.judged == verdict:
             return
         work.judged = verdict

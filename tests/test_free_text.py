@@ -1,0 +1,301 @@
+"""Thinking in free text: agreement with labelled completions, and small texts whose every event is counted by hand."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyzero import behaviours
+from tinyzero.behaviours import KINDS, Event, events, measure
+from tinyzero.behaviours.chains import chains, fold, is_true
+from tinyzero.behaviours.compact import is_compact
+from tinyzero.types import Problem
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import behaviour_f1
+
+FIELDS = {"numbers": [3, 5, 12], "target": 24}
+PROBLEM = Problem("3,5,12=24", FIELDS, "dev", "3,5,12")
+
+BOUNDS = {"compact": 0.95, "free": 0.85}
+
+
+@pytest.mark.parametrize("half", [0, 1], ids=["tuned_on", "held_out"])
+@pytest.mark.parametrize("file", BOUNDS)
+def test_rules_and_labels_agree(file: str, half: int) -> None:
+    chosen = behaviour_f1.rows(file, half)
+    low = {kind: f1 for kind, (_, _, f1, _) in behaviour_f1.scores(chosen).items() if f1 < BOUNDS[file]}
+    assert low == {}
+    assert behaviour_f1.faithful(chosen) >= BOUNDS[file]
+
+
+def test_enough_is_labelled_and_read_as_what_it_is() -> None:
+    for file, least in (("free", 60), ("compact", 40)):
+        chosen = behaviour_f1.rows(file, 0) + behaviour_f1.rows(file, 1)
+        assert len(chosen) >= least
+        assert all(is_compact(behaviour_f1.text_of(row)) == (file == "compact") for row in chosen)
+        assert {label for row in chosen for _, labels in row["sentences"] for label in labels.split()} <= set(
+            behaviour_f1.KINDS
+        )
+
+
+def test_an_agreement_that_is_poor_is_seen() -> None:
+    row = {"numbers": [3, 5, 12], "target": 24, "sentences": [["12 - 3 = 9. ", "attempt"], ["12 - 5 = 7.", "step"]]}
+    scores = behaviour_f1.scores([row])
+    assert scores["attempt"] == (0, 0, 0, 1)
+    assert scores["step"] == (1 / 2, 1, 2 / 3, 1)
+
+
+FOUND = """I need an 8, as 24 / 3 = 8.
+Let's try 12 - 5 = 7. That is not 8.
+Instead, 12 - 3 = 9 and 9 * 5 = 55, too high.
+12 * (5 - 3) = 12 * 2 = 24. That's our target!
+Let me check: 5 - 3 = 2, 2 * 12 = 24.
+</think>
+<answer>(5 - 3) * 12</answer>"""
+
+
+def test_every_event_of_a_text_and_its_place() -> None:
+    found = [(kind, FOUND[start:end], detail) for kind, start, end, detail in events(FOUND, FIELDS)]
+    assert found == [
+        ("subgoal", "need an 8", "8"),
+        ("step", "24 / 3 = 8", ""),
+        ("backward", "24 / 3 = 8", ""),
+        ("step", "12 - 5 = 7", ""),
+        ("backtrack", "Instead", "said"),
+        ("step", "12 - 3 = 9", ""),
+        ("step", "9 * 5 = 55", ""),
+        ("slip", "9 * 5 = 55", ""),
+        ("attempt", "9 * 5 = 55", "45"),
+        ("verification", "too high", "no"),
+        ("step", "12 * (5 - 3) = 12 * 2 = 24", ""),
+        ("step", "12 * (5 - 3) = 12 * 2 = 24", ""),
+        ("backtrack", "12 * (5 - 3) = 12 * 2 = 24", "silent"),
+        ("attempt", "12 * (5 - 3) = 12 * 2 = 24", "24"),
+        ("right", "12 * (5 - 3) = 12 * 2 = 24", ""),
+        ("verification", "That's our target", "yes"),
+        ("claim", "That's our target", "(*(+5-3)*12)"),
+        ("step", "5 - 3 = 2", ""),
+        ("step", "2 * 12 = 24", ""),
+        ("selfcheck", "2 * 12 = 24", ""),
+    ]
+
+
+def test_every_count_of_a_text() -> None:
+    counts = measure(PROBLEM, FOUND)
+    assert {name: number for name, number in counts.items() if number} == {
+        "completions": 1,
+        "free": 1,
+        "attempts": 2,
+        "distinct_attempts": 2,
+        "steps": 8,
+        "steps_right": 7,
+        "verdicts": 2,
+        "claims": 1,
+        "claims_true": 1,
+        "backtracks": 2,
+        "subgoals": 1,
+        "backward": 1,
+        "checked": 1,
+        "found": 1,
+        "first_hit": 2,
+        "first_hit_characters": FOUND.index(". That's our"),
+        "early_attempts": 2,
+        "early_hits": 1,
+        "hits": 1,
+        "hits_claimed": 1,
+        "claimed_answers": 1,
+        "faithful": 1,
+    }
+
+
+def test_every_count_of_a_text_that_goes_astray() -> None:
+    text = (
+        "12 * 5 - 3 = 57, which is not 24. Wait, 5 * 12 - 3 = 57, no. 12 + 5 + 3 = 20? "
+        "5 - 3 = 2 and 12 * 2 = 26, so that doesn't work. 12 + 12 = 24, done! "
+        "But I can't find another one.\n</think>\n<answer>12 + 5 + 3</answer>"
+    )
+    counts = measure(PROBLEM, text)
+    assert {name: number for name, number in counts.items() if number} == {
+        "completions": 1,
+        "free": 1,
+        "attempts": 4,
+        "distinct_attempts": 3,
+        "repeats": 1,  # 5*12-3
+        "steps": 6,
+        "steps_right": 5,  # 12*2 is not 26
+        "verdicts": 4,
+        "misjudged": 2,  # no to 12*(5-3), yes to 12+12
+        "claims": 1,
+        "backtracks": 4,  # at "Wait", and silently at 12+5+3, 5-3 and 12+12
+        "found": 1,
+        "first_hit": 4,
+        "first_hit_characters": text.index(", so that"),
+        "early_attempts": 3,
+        "hits": 1,
+        "claimed_answers": 1,
+    }
+
+
+def kinds(text: str, *left_out: str) -> list[str]:
+    """The kinds of events, verdicts by what they say, without steps and claims."""
+    names = [event.detail if event.kind == "verification" else event.kind for event in events(text, FIELDS)]
+    return [name for name in names if name not in ("step", "claim", *left_out)]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("12 - 3 = 9 * 5 = 45", ["attempt"]),  # runs on
+        ("12 minus 3 is 9. Multiply that by 5 to get 45", ["attempt"]),
+        ("Subtract 3 from 12 to get 9, then multiply 9 by 5, which gives us 44.", ["slip", "attempt"]),
+        (r"\[12 \times \left(5 - 3\right) = 24\] ✓", ["attempt", "right", "yes"]),
+        (r"\frac{12}{3} + 5 = 9", ["attempt"]),
+        ("12 ÷ 3 × 5 = 20 ≠ 24", ["attempt", "no"]),
+        ("- 12 - 3 - 5 = 4 (no)\n- 12 - 3 + 5 = 14 (no)", ["attempt", "no", "backtrack", "attempt", "no"]),
+        ("1. 12 * 5 * 3 = 180\n2. 12 + 5 * 3 = 27", ["attempt", "backtrack", "attempt"]),
+        ("Try (12 - 3) * 5. That gives 45. It's too high.", ["attempt", "no"]),
+        ("(12 - 3) * 5: 12 - 3 = 9, 9 * 5 = 45", ["attempt"]),  # worked out, not made again
+        ("12 / 5 = 2.4, 2.4 * 3 = 7.2", ["attempt"]),
+        ("5 / 3 = 1.67", []),  # rounded
+        ("5 / 3 = 1.66", ["slip"]),
+        ("5 / 3 = 2", ["slip"]),  # a whole number is not rounded
+        ("12 * 12 = 144", []),  # 12 is given once
+        ("I need to reach 24. 12 + 12 is not allowed.", []),
+        ("12 + 5 = 17. We need to get to 24.", []),
+        ("12 + 5 = 17, which is close to 20.", []),
+        ("12 + 5 = 17, which is less than 24.", ["no"]),
+        ("12 + 5 = 17. Close, but not 24. It's too low.", ["no"]),  # said again
+        ("12 + 5 = 17. Is it 24?", []),
+        ("Let's try different combinations.", []),  # nothing is given up yet
+        ("12 + 5 = 17. Alternatively, let's try again. Or start over.", ["backtrack"]),  # one turn
+        (
+            "12 * (5 - 3) = 24. Yes! Wait, let me verify: 5 - 3 = 2, 12 * 2 = 24.",
+            ["attempt", "right", "yes", "selfcheck"],
+        ),
+        ("12 * (5 - 3) = 24. So the equation is 12 * (5 - 3) = 24.", ["attempt", "right"]),  # quoted
+        ("To get 24 I need 3 * 8.", ["backward"]),
+        ("24 = 12 * (5 - 3).", ["attempt", "right"]),  # not backward: all is there
+        ("How can I make 2? I can't get 24.", ["subgoal", "giveup"]),
+        ("12 + 5 + 3 = 20.\n</think>\n<answer>12 + 5 + 3</answer>", ["attempt", "giveup"]),
+        ("12 + 12 = 24.\n</think>\n<answer>12 + 12</answer>", []),  # taken for a solution
+        ("12 + 5 + 3 = 20.\n</think>\n", ["attempt"]),
+    ],
+)
+def test_what_a_text_does(text: str, found: list[str]) -> None:
+    assert kinds(text) == found
+
+
+@pytest.mark.parametrize(
+    ("sentence", "parts"),
+    [
+        ("5 times 9 gives us 45", [("*", 5, 9), 45]),
+        ("then add 5", [("+", 7, 5)]),
+        ("That is 3", [None, 3]),
+        ("90 - -62 = 152", [("-", 90, -62), 152]),
+        ("3 5 12", []),
+        ("a2 * 3b = 6, 4th + 5 = 9", []),
+        ("1234567890 + 1 = 2", []),
+    ],
+)
+def test_chains(sentence: str, parts: list[object]) -> None:
+    assert [part for chain in chains(fold(sentence), last=7) for part in chain.parts] == parts
+
+
+def test_what_is_computed_with_rounded_numbers_may_be_a_thousandth_off() -> None:
+    assert is_true(("*", 72, 3.4783), 250.43)  # type: ignore[arg-type]
+    assert not is_true(("*", 72, 3.4783), 249.79)  # type: ignore[arg-type]
+
+
+def test_folding_keeps_every_place() -> None:
+    text = r"A × B ÷ \frac{12}{3} − 5。 İ"
+    assert len(fold(text)) == len(text)
+    assert fold(text).endswith("- 5\n İ")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("37 * 48 = 37 * (40 + 8) = 37 * 40 + 37 * 8 = 1,480 + 296 = 1776", (1, 0, 4, 4)),
+        ("First 37 times 40 is 1480. Then 7 × 8 = 58.", (0, 1, 2, 1)),
+        ("37 * 48 = 1776.", (0, 0, 1, 1)),
+    ],
+)
+def test_a_product_in_free_text(text: str, found: tuple[int, int, int, int]) -> None:
+    counts = measure(Problem("p", {"a": 37, "b": 48}, "dev", "p"), f"{text}\n</think>\n<answer>1776</answer>")
+    assert tuple(counts[name] for name in ("decomposed", "decomposed_partly", "steps", "steps_right")) == found
+
+
+PIECES = [
+    *("12", "3", "5", "9", "24", "2.5", " - ", "+", " * ", "/", " = ", "(", ")", ",", ". ", "\n", "? ", "not ", "is "),
+    *(
+        "which gives ",
+        "too high",
+        "wait, ",
+        "let me check: ",
+        "I need ",
+        "to get ",
+        "that's ",
+        "works! ",
+        "× ",
+        "\\frac{",
+    ),
+    *(
+        "12 * (5 - 3) = 24",
+        "12 - 3 = 9",
+        "the target",
+        "can't find ",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        "multiply it by ",
+    ),
+]
+
+
+def check(text: str, fields: dict[str, object]) -> None:
+    """What holds of the events of every text."""
+    found = events(text, fields)
+    assert found == sorted(found, key=lambda event: event.start)
+    assert {event.kind for event in found} <= set(KINDS)
+    assert all(0 <= event.start <= event.end <= len(text) for event in found)
+    spans = {kind: [(e.start, e.end) for e in found if e.kind == kind] for kind in KINDS}
+    assert set(spans["right"]) | set(spans["repeat"]) <= set(spans["attempt"])
+    assert set(spans["misjudged"]) <= set(spans["verification"])
+    assert set(spans["slip"]) <= set(spans["step"])
+    counts = behaviours.count(found, text)
+    assert counts["repeats"] <= counts["attempts"]
+    assert counts["hits_claimed"] <= counts["hits"] <= counts["attempts"]
+    assert counts["claims_true"] <= counts["claims"] <= counts["verdicts"]
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.sampled_from(PIECES), max_size=50).map("".join))
+def test_any_arithmetic_talk_is_read(text: str) -> None:
+    check(text, FIELDS)
+
+
+@settings(deadline=None)
+@given(st.text(), st.lists(st.integers(-5, 99), max_size=6), st.integers(-5, 100))
+def test_any_text_is_read(text: str, numbers: list[int], target: int) -> None:
+    check(text, {"numbers": numbers, "target": target})
+
+
+@pytest.mark.parametrize("fields", [{}, {"numbers": [[3]], "target": 24}, {"numbers": [3], "target": "24"}, {"a": 3}])
+def test_another_kind_of_problem_has_no_events(fields: dict[str, object]) -> None:
+    assert events(FOUND, fields) == []
+
+
+@pytest.mark.parametrize(
+    "piece", ["(", "1 + ", "wait, 12 * 5 = 60, too high. ", "9", "to need 24 ", "12 times 3 and ", "add 3 ", "go back "]
+)
+def test_garbage_is_bounded(piece: str) -> None:
+    text = piece * (2 * behaviours.MAX_CHARACTERS // len(piece))
+    assert all(event.end <= behaviours.MAX_CHARACTERS for event in events(text, FIELDS))
+
+
+def test_an_event_is_what_the_report_takes() -> None:
+    assert Event("attempt", 3, 8) == ("attempt", 3, 8, "")
