@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tinyzero.behaviours.events import Event, thinking_of
 from tinyzero.behaviours.expressions import Expression, Step, canonical, value
@@ -37,7 +38,7 @@ class Attempt:
     verdict: bool | None
     """The claim that the target is reached; None where the line has no verdict."""
     places: tuple[int, ...]
-    """Where each step begins in the text, where the last one ends, and where the line does."""
+    """Where in its line each step begins, where the last one ends, and where the line does."""
 
     @property
     def stated(self) -> int:
@@ -54,24 +55,30 @@ def is_compact(text: str) -> bool:
 
 def trace(numbers: Sequence[int], target: int, text: str) -> list[Attempt]:
     """The lines of steps of a completion, in order; other lines are passed over. Never raises."""
+    return [line for _, line in places(numbers, target, text)]
+
+
+def places(numbers: Sequence[int], target: int, text: str) -> list[tuple[int, Attempt]]:
+    """The lines of steps, each with the place in the text where it begins."""
     thinking, closed = thinking_of(text)
-    found, start = list[Attempt](), 0
+    given, found, start = tuple(numbers), list[tuple[int, Attempt]](), 0
     for line in thinking.split("\n"):
         whole = closed or start + len(line) < len(thinking)
-        if attempt := _attempt(numbers, target, line, start, whole):
-            found.append(attempt)
+        if attempt := _attempt(given, target, line, whole):
+            found.append((start, attempt))
         start += len(line) + 1
     return found
 
 
-def compact_events(target: int, lines: Sequence[Attempt]) -> list[Event]:
+def compact_events(target: int, lines: Sequence[tuple[int, Attempt]]) -> list[Event]:
     """What happens in the lines, in order."""
     found: list[Event] = []
     tried, claimed = set[str | None](), set[str | None]()
     missed = False  # the line before
-    for line in lines:
-        start, end, stop = line.places[0], line.places[-2], line.places[-1]
-        for step, left, right in zip(line.steps, line.places, line.places[1:], strict=False):
+    for at, line in lines:
+        here = [at + place for place in line.places]
+        start, end, stop = here[0], here[-2], here[-1]
+        for step, left, right in zip(line.steps, here, here[1:], strict=False):
             found.append(Event("step", left, right))
             if not step.is_true:
                 found.append(Event("slip", left, right))
@@ -113,15 +120,16 @@ def count_lines(target: int, lines: Sequence[Attempt]) -> dict[str, int]:
     }
 
 
-def _attempt(numbers: Sequence[int], target: int, line: str, start: int, whole: bool) -> Attempt | None:
+@lru_cache(maxsize=4096)  # the completions of one problem have many lines in common
+def _attempt(numbers: tuple[int, ...], target: int, line: str, whole: bool) -> Attempt | None:
     """`line` as an attempt, or None where it has no step. In a line cut short the last digits may be missing."""
     steps: list[Step] = []
-    places: list[int] = []
+    begins: list[int] = []
     position = 0
     while match := _STEP.match(line, position):
         if match.end() == len(line) and not whole:
             break
-        places.append(start + position)
+        begins.append(position)
         position = match.end()
         left, operator, right, result = match.groups()
         steps.append(Step(int(left), operator, int(right), int(result)))
@@ -141,7 +149,7 @@ def _attempt(numbers: Sequence[int], target: int, line: str, start: int, whole: 
         form=None if expression is None else canonical(expression),
         restated=int(judged[1]) if judged else None,
         verdict=judged[2] == "yes" if judged else None,
-        places=(*places, start + position, start + len(line)),
+        places=(*begins, position, len(line)),
     )
 
 

@@ -193,7 +193,8 @@ class _Reader:
         first only the latest result as a result, then none that is given, then all.
         """
         best = None
-        for results in ({self.last}, set[Number](), self.known):
+        several = any(number in self.known for number in leaves(expression))
+        for results in ({self.last}, set[Number](), self.known) if several else (self.known,):
             left, used = self.given.copy(), list[Number]()
             traced = self.trace(expression, results, left, used)
             if traced is not None:
