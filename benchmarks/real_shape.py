@@ -38,9 +38,9 @@ WAYS: dict[str, dict[str, Any]] = {
     | {"optimizer.learning_rate": 1e-3},
 }
 COMMON = {"task.name": "benchmarks/vowels.py:Vowels", "model.prompt": "base", "model.device": "cpu", "seed": 0}
-COMMON |= {"rollout.prompts": 2, "rollout.samples": 4, "optimizer.learning_rate": 1e-4, "eval.every": 0}
+COMMON |= {"rollout.prompts": 2, "rollout.samples": 2, "optimizer.learning_rate": 1e-4, "eval.every": 0}
 COMMON |= {"eval.test_problems": 0, "algorithm.name": "grpo", "update.micro_tokens": 2048, "sampler.name": "torch"}
-COMMON |= {"rollout.max_tokens": 64, "update.logit_rows": 256}
+COMMON |= {"rollout.max_tokens": 32, "update.logit_rows": 64}
 
 
 def make_model(folder: Path) -> None:
