@@ -11,10 +11,11 @@ import tiny
 import torch
 import transformers
 
-from tinyzero import cli, metrics
+from tinyzero import cli, lora, metrics, models
 from tinyzero.algorithms import NAMES, load_algorithm
 from tinyzero.batching import Batch
 from tinyzero.config import Config, parse_overrides, read_recipe, resolve
+from tinyzero.learner import TorchLearner, policy_outputs
 from tinyzero.plan import Plan, calibrate, make_plan, passes, prompt_tokens, remedies, step_flops
 from tinyzero.plan.devices import CPU, DEVICES, Device, device_named
 from tinyzero.plan.meter import Meter
@@ -246,6 +247,32 @@ def test_what_offload_parking_and_adapters_leave_on_the_device() -> None:
     assert fp32.held == 16 * QWEN3B.parameters
 
 
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_states_are_what_a_learner_holds(dtype: str, rank: int, base: Path) -> None:
+    config = resolve({"model": {"name": str(base), "dtype": dtype}, "lora": {"rank": rank}}, {})
+    model = models.load_model(str(base), getattr(torch, dtype))
+    if rank:
+        pytest.importorskip("peft")
+        lora.add_adapter(model, config.lora)
+    learner = TorchLearner(model, policy_outputs, config.optimizer)
+    learner.update(batch_of(2, 5), lambda out, part, totals: (out["logprobs"].sum(), {}))
+    assert learner.optimizer is not None
+    moments = [t for state in learner.optimizer.state.values() for t in state.values() if t.ndim]
+    held = [*model.parameters(), *learner.masters, *(m.grad for m in learner.masters), *moments]
+    unique = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if t is not None}
+    assert plan_of(config, DEVICES["h100"]).held == pytest.approx(sum(unique.values()), rel=0.01)
+
+
+def batch_of(rows: int, columns: int) -> Batch:
+    flat = torch.zeros(rows, columns - 1)
+    return Batch(
+        tokens=torch.ones(rows, columns, dtype=torch.long), mask=flat == 0, sampled_logprobs=flat,
+        rewards=torch.zeros(rows), groups=torch.arange(rows) // 2, lengths=torch.full((rows,), columns),
+        temperature=1.0, max_length=columns - 1, right=torch.arange(rows) % 2 == 0,
+    )  # fmt: skip
+
+
 def test_times_by_hand() -> None:
     parts = original().step
     forward = sum(part.seconds for name, part in parts.items() if name.startswith("score"))
@@ -313,18 +340,12 @@ class Counted:
 def test_passes_are_those_of_the_algorithm(name: str, options: list[str]) -> None:
     config = resolve({"rollout": {"prompts": 2, "samples": 2}}, parse_overrides([f"--algorithm={name}", *options]))
     algorithm = load_algorithm(name, config.algorithm.options)
-    models = {role: Counted() for role in ("policy", *algorithm.roles)}
-    flat = torch.zeros(4, 3)
-    batch = Batch(
-        tokens=torch.zeros(4, 4, dtype=torch.long), mask=flat == 0, sampled_logprobs=flat,
-        rewards=torch.tensor([1.0, 0, 0, 1]), groups=torch.tensor([0, 0, 1, 1]), lengths=torch.full((4,), 4),
-        temperature=1.0, max_length=3, right=torch.tensor([True, False, False, True]),
-        minibatches=config.update.minibatches,
-    )  # fmt: skip
-    algorithm.annotate(batch, models)  # type: ignore[arg-type]
+    found = {role: Counted() for role in ("policy", *algorithm.roles)}
+    batch = replace(batch_of(4, 4), rewards=torch.tensor([1.0, 0, 1, 0]), minibatches=config.update.minibatches)
+    algorithm.annotate(batch, found)  # type: ignore[arg-type]
     scorers, trained = passes(config, algorithm)
-    assert {role: model.scored for role, model in models.items()} == {r: scorers.count(r) for r in models}
-    assert set(trained) == set(models) - {"reference"}
+    assert {role: model.scored for role, model in found.items()} == {r: scorers.count(r) for r in found}
+    assert set(trained) == set(found) - {"reference"}
 
 
 def test_a_meter_counts_what_a_plan_counts() -> None:
@@ -392,7 +413,7 @@ def test_a_survey_prefers_whole_weights() -> None:
     assert lines["h200"][0] == "141gb"
     assert lines["l40s"][0] == "48gb"
     assert lines["4090"][0] == "48gb"
-    assert " ".join(lines["t4"]) == "Tesla T4 does not compute in bfloat16"
+    assert " ".join(lines["t4"]) == "Tesla T4 has no rate in bfloat16"
     alone = survey({"24gb": configs["24gb"]}, plan_of, 0)
     assert "$" not in alone
     assert "24gb" in alone
@@ -544,7 +565,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("laptop --price -1", "--price"),
         ("nosuch", "unknown recipe"),
         ("laptop --profile 24gb", "this recipe has none"),
-        ("qwen2.5-3b --gpu t4", "does not compute in bfloat16"),
+        ("qwen2.5-3b --gpu t4", "has no rate in bfloat16"),
         ("laptop --model.name Some/Model", "its shape is not known"),
         ("laptop --algorithm gpro", "did you mean"),
         ("laptop --rollout.promts 3", "promts"),

@@ -149,7 +149,7 @@ def make_plan(
     config: Config, algorithm: Algorithm, shape: Shape, device: Device, prompt: float, length: float | None = None
 ) -> Plan:
     """The plan of `config` on `device`, for prompts of so many tokens and answers of `length` on average, by default
-    LENGTH of the limit. Raises UserError where the device does not compute in the recipe's type."""
+    LENGTH of the limit. Raises UserError where the device has no rate in the recipe's type."""
     device.rate(config.model.dtype)
     load = step_load(config, algorithm, prompt, length)
     models, host, disk = _models(config, algorithm, shape)

@@ -21,7 +21,7 @@ class Device:
     bandwidth: float
     """Bytes a second."""
     rates: Mapping[str, float]
-    """Dense FLOPs a second by type of number; one that is missing is not computed in hardware."""
+    """Dense FLOPs a second by type of number; one that is missing is not computed in hardware, or not known."""
     forward: float = 0.45
     """Share of the rate that reading reaches."""
     update: float = 0.40
@@ -38,9 +38,9 @@ class Device:
     is_cpu: bool = False
 
     def rate(self, dtype: str) -> float:
-        """FLOPs a second. Raises UserError where the device does not compute in that type."""
+        """FLOPs a second. Raises UserError where the device has none for that type."""
         if dtype not in self.rates:
-            raise UserError(f"{self.name} does not compute in {dtype}: use --model.dtype {' or '.join(self.rates)}")
+            raise UserError(f"{self.name} has no rate in {dtype}: use --model.dtype {' or '.join(self.rates)}")
         return self.rates[dtype]
 
 
