@@ -1,0 +1,589 @@
+"""Decoding, learning and whole steps of Qwen2.5 shapes on one GPU, against bounds, transformers and TRL.
+
+    python benchmarks/gpu.py --part decode|update|step|trl
+
+decode    tokens a second: the torch sampler, transformers' `generate` with a growing and with a static cache, and its
+          continuous batching, against what the memory's bandwidth allows
+update    trained tokens a second of the GRPO update, and what share of the GPU's rate the model's own FLOPs are
+step      seconds of a whole GRPO step and a whole PPO step by part, and a projection of what a run would cost
+trl       the GRPO step in TRL's GRPOTrainer; needs trl
+
+Models are randomly initialised in bf16, prompts are random tokens, and every completion runs to the limit. A part
+stops after --minutes and goes on where it was when it is run again: what was measured is in results/NAME.json. The
+parts but the last need torch >= 2.11, transformers >= 5.17 and what TinyZero itself needs. `--device cpu` runs a toy
+through the same lines, to try them where there is no GPU; its figures mean nothing.
+
+A data sheet's peaks are used for the GPUs below and the rates measured here for any other; both are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import common
+import torch
+
+from tinyzero import models
+from tinyzero.algorithms import load_algorithm
+from tinyzero.batching import Batch, collate
+from tinyzero.config import OptimizerOptions
+from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
+from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams
+
+
+def shape(layers: int, width: int, heads: int, feed_forward: int, vocabulary: int = 151_936) -> dict[str, Any]:
+    """A Qwen2.5 configuration: two key-value heads, tied embeddings."""
+    sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": feed_forward}
+    sizes |= {"num_attention_heads": heads, "num_key_value_heads": 2, "vocab_size": vocabulary}
+    fixed = {"model_type": "qwen2", "tie_word_embeddings": True, "rms_norm_eps": 1e-6}
+    return sizes | fixed | {"max_position_embeddings": 32_768, "rope_theta": 1e6, "bos_token_id": None}
+
+
+SHAPES = {
+    "3b": shape(36, 2048, 16, 11_008),
+    "1.5b": shape(28, 1536, 12, 8960),
+    "0.5b": shape(24, 896, 14, 4864),
+    "toy": shape(2, 64, 4, 96, vocabulary=300),
+}
+PEAKS = {  # bytes a second and dense bf16 FLOPs a second by NVIDIA's data sheets, under the device's whole name
+    "NVIDIA H200": (4.8e12, 989.4e12),
+    "NVIDIA H100 80GB HBM3": (3.35e12, 989.4e12),
+    "NVIDIA A100-SXM4-80GB": (2.039e12, 311.9e12),
+    "NVIDIA L40S": (0.864e12, 362.1e12),
+    "NVIDIA GeForce RTX 4090": (1.008e12, 165.2e12),
+}
+STEPS, PRICE = 475, 2.5  # of the projection: GRPO steps, dollars an hour
+OUT_OF_MEMORY = "out of memory"  # the one error that would come again
+ENGINES = ("ours", "generate", "static", "continuous")
+Found = dict[str, Any]
+
+
+def parameters(c: dict[str, Any]) -> tuple[int, int]:
+    """Parameters in the layers' matrices, and in the head's."""
+    width, head = c["hidden_size"], c["hidden_size"] // c["num_attention_heads"]
+    projections = 2 * width * head * (c["num_attention_heads"] + c["num_key_value_heads"])
+    layer = projections + 3 * width * c["intermediate_size"]
+    return c["num_hidden_layers"] * layer, c["vocab_size"] * width
+
+
+def cache_bytes(c: dict[str, Any]) -> int:
+    """Keys and values of one token in bf16."""
+    head = c["hidden_size"] // c["num_attention_heads"]
+    return 2 * 2 * c["num_hidden_layers"] * c["num_key_value_heads"] * head
+
+
+def decode_bound(c: dict[str, Any], batch: int, prompt: int, new: int, bandwidth: float) -> float:
+    """Tokens a second where nothing but memory takes time: each step reads the weights and all that is cached.
+
+    The first new token comes from the prompt; the step after it reads a context of prompt + 1 tokens, the last one
+    of prompt + new - 1.
+    """
+    steps = new - 1
+    contexts = sum(prompt + t for t in range(1, new))
+    read = 2 * sum(parameters(c)) * steps + batch * cache_bytes(c) * contexts
+    return batch * steps / (read / bandwidth)
+
+
+def update_flops(c: dict[str, Any], rows: int, prompt: int, new: int) -> float:
+    """The model's FLOPs of learning `new` tokens after `prompt` in each row: three forwards, the head for what is
+    learned, attention over what is seen. What is computed again to save memory is no work of the model."""
+    body, head = parameters(c)
+    length = prompt + new
+    products = 2 * (rows * length * body + rows * new * head)
+    seen = rows * length * (length + 1) / 2
+    return 3 * (products + 4 * c["num_hidden_layers"] * c["hidden_size"] * seen)
+
+
+def cost(seconds: float, steps: int = STEPS, price: float = PRICE) -> float:
+    """Dollars of `steps` steps of so many seconds."""
+    return steps * seconds / 3600 * price
+
+
+def build(name: str, device: str, pack: bool = True, checkpointing: bool = False) -> models.Backbone:
+    """A random model of that shape, in bf16."""
+    with torch.device(device):
+        model = models.build_model(SHAPES[name], seed=0).to(torch.bfloat16).eval()
+    model.pack = pack
+    if checkpointing:
+        models.recompute_layers(model)
+    return model
+
+
+def prompts_of(given: argparse.Namespace, name: str, count: int) -> list[list[int]]:
+    """Random tokens."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(1, SHAPES[name]["vocab_size"], (count, given.prompt), generator=generator).tolist()
+
+
+def timed(given: argparse.Namespace, work: Callable[[], Any]) -> float:
+    """Seconds of `work`, waiting for the device."""
+    synchronize(given.device)
+    began = time.perf_counter()
+    work()
+    synchronize(given.device)
+    return time.perf_counter() - began
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def ceilings(given: argparse.Namespace) -> Found:
+    """What this device reaches: bytes a second of a large copy, bf16 FLOPs a second of a large product."""
+    size = 1 << 30 if given.device == "cuda" else 1 << 24
+    source = torch.randint(0, 100, (size,), dtype=torch.int8, device=given.device)
+    target = torch.empty_like(source)
+    side = 8192 if given.device == "cuda" else 256
+    a, b = (torch.randn(side, side, device=given.device, dtype=torch.bfloat16) for _ in range(2))
+    copies = [timed(given, lambda: target.copy_(source)) for _ in range(12)]
+    products = [timed(given, lambda: a @ b) for _ in range(12)]
+    return {"bandwidth": 2 * size / median(copies[2:]), "rate": 2 * side**3 / median(products[2:])}
+
+
+def peaks(given: argparse.Namespace, results: Found) -> tuple[float, float]:
+    """(bytes a second, FLOPs a second) that the shares are of."""
+    measured = results["ceilings"]
+    return PEAKS.get(given.name_of_device, (measured["bandwidth"], measured["rate"]))
+
+
+# decode
+
+
+def decode_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Found]]]:
+    for name in given.models:
+        for batch in given.batches:
+            for engine in given.engines:
+                yield f"{name}/{batch}/{engine}", partial(decode_case, given, name, batch, engine)
+
+
+def decode_case(given: argparse.Namespace, name: str, batch: int, engine: str) -> Found:
+    """Tokens a second of one engine at one batch size, the best of the rounds after a warm-up."""
+    prompts = prompts_of(given, name, batch)
+    run = our_engine(given, name, batch) if engine == "ours" else their_engine(given, name, engine)
+    run(prompts, given.new if engine == "static" else min(given.new, 16))  # a static cache compiles for its length
+    seconds, counts = [], []
+    for _ in range(given.rounds):
+        seconds.append(timed(given, lambda: counts.append(run(prompts, given.new))))
+    assert set(counts) == {batch * given.new}, f"{engine} made {counts} tokens, not {batch * given.new}"
+    return {"seconds": seconds, "tokens": counts[0], "tokens/s": counts[0] / min(seconds)}
+
+
+def our_engine(given: argparse.Namespace, name: str, batch: int) -> Callable[[list[list[int]], int], int]:
+    """The torch sampler, in slots, as a run on a GPU has it."""
+    sampler = TorchSampler(build(name, given.device), lambda ids: "", frozenset(), max_rows=batch, in_slots=True)
+
+    def run(prompts: list[list[int]], new: int) -> int:
+        found = sampler.generate(prompts, SamplingParams(max_tokens=new, stop=()))
+        return sum(len(c.token_ids) for group in found for c in group)
+
+    return run
+
+
+def their_engine(given: argparse.Namespace, name: str, engine: str) -> Callable[[list[list[int]], int], int]:
+    """transformers: `generate` with a growing or a static cache, or continuous batching."""
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    lm = build(name, given.device).lm
+    lm.set_attn_implementation("sdpa")
+    lm.generation_config = GenerationConfig()  # else its end token comes back
+    # on a CPU it would take all memory for its cache
+    small = {"num_blocks": 64, "page_size": 32, "max_batch_tokens": 256} if given.device == "cpu" else {}
+
+    def run(prompts: list[list[int]], new: int) -> int:
+        settings = GenerationConfig(
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=new,
+            eos_token_id=-1 if engine == "continuous" else None,
+            pad_token_id=0,
+            cache_implementation="static" if engine == "static" else None,
+            disable_compile=given.device == "cpu",
+        )
+        if engine == "continuous":
+            more = ContinuousBatchingConfig(**small)
+            found = lm.generate_batch(prompts, generation_config=settings, continuous_batching_config=more)
+            return sum(len(output.generated_tokens) for output in found.values())
+        ids = torch.tensor(prompts, device=given.device)
+        with torch.inference_mode():
+            made = lm.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        return int((made.shape[1] - ids.shape[1]) * made.shape[0])
+
+    return run
+
+
+def decode_table(given: argparse.Namespace, results: Found) -> str:
+    bandwidth, _ = peaks(given, results)
+    rows = []
+    for name in given.models:
+        for batch in given.batches:
+            found = {engine: results.get(f"{name}/{batch}/{engine}", {}) for engine in given.engines}
+            bound = decode_bound(SHAPES[name], batch, given.prompt, given.new, bandwidth)
+            share = found["ours"].get("tokens/s", float("nan")) / bound if "ours" in found else float("nan")
+            rates = [cell(found[engine], "tokens/s") for engine in given.engines]
+            rows.append(
+                [name, batch, *rates, f"{bound:,.0f}", f"{share:.0%}", cell(found.get("ours", {}), "peak", 1e9)]
+            )
+    head = ["model", "batch", *given.engines, "bandwidth bound", "ours / bound", "our peak, GB"]
+    return f"Tokens a second, {given.prompt} prompt tokens, {given.new} new.\n\n" + common.table(head, rows)
+
+
+# update and step
+
+
+def rollouts(name: str, prompts: list[list[int]], completions: list[list[Completion]]) -> list[list[Rollout]]:
+    """Groups whose rewards alternate, so that every row has a gradient."""
+    problem = Problem("random", {}, "train", "random")
+    return [
+        [Rollout(problem, tuple(prompt), c, Reward(float((g + i) % 2)), g) for i, c in enumerate(group)]
+        for g, (prompt, group) in enumerate(zip(prompts, completions, strict=True))
+    ]
+
+
+def invented(given: argparse.Namespace, name: str, groups: int, samples: int, new: int) -> list[list[Rollout]]:
+    """Random completions, for an update without sampling."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, SHAPES[name]["vocab_size"], (groups, samples, new), generator=generator).tolist()
+    zeros, kept = (-1.0,) * new, (True,) * new
+    made = [[Completion(tuple(row), kept, zeros, "", "length") for row in group] for group in ids]
+    return rollouts(name, prompts_of(given, name, groups), made)
+
+
+def learner_of(given: argparse.Namespace, model: models.Backbone, value: bool = False) -> TorchLearner:
+    """As train.py makes one."""
+    made = models.ValueModel(model) if value else model
+    outputs = value_outputs if value else partial(policy_outputs, logit_rows=2048)
+    return TorchLearner(made, outputs, OptimizerOptions(), micro_tokens=given.micro_tokens)  # type: ignore[call-arg]
+
+
+def update_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Found]]]:
+    for name in given.models:
+        for checkpointing in (False, True):
+            yield f"{name}/{'again' if checkpointing else 'kept'}", partial(update_case, given, name, checkpointing)
+
+
+def update_case(given: argparse.Namespace, name: str, checkpointing: bool) -> Found:
+    """One optimizer step on a whole batch, the best of the rounds after a warm-up."""
+    algorithm = load_algorithm("grpo")
+    learner = learner_of(given, build(name, given.device, checkpointing=checkpointing))
+    groups = invented(given, name, given.update_rows // 4, 4, given.update_new)
+    batch = algorithm.annotate(collate(groups, 1.0, given.update_new), {})
+    assert batch.idle is None or not batch.idle.any(), "every row is to be computed"
+    seconds = [
+        timed(given, lambda: learner.update(batch, partial(algorithm.loss, "policy"))) for _ in range(given.rounds + 1)
+    ]
+    tokens = batch.size * (given.prompt + given.update_new)
+    assert int(batch.lengths.sum()) == tokens
+    flops = update_flops(SHAPES[name], batch.size, given.prompt, given.update_new)
+    best = min(seconds[1:])
+    return {"seconds": seconds, "tokens": tokens, "flops": flops, "tokens/s": tokens / best, "flops/s": flops / best}
+
+
+def update_table(given: argparse.Namespace, results: Found) -> str:
+    _, rate = peaks(given, results)
+    rows = []
+    for name in given.models:
+        for kind in ("kept", "again"):
+            found = results.get(f"{name}/{kind}", {})
+            share = f"{found['flops/s'] / rate:.0%}" if "flops/s" in found else cell(found, "flops/s")
+            rows.append([name, kind, cell(found, "tokens/s"), share, cell(found, "peak", 1e9)])
+    title = f"The GRPO update of {given.update_rows} rows of {given.prompt} + {given.update_new} tokens.\n\n"
+    head = ["model", "activations", "tokens/s", "model FLOPs / peak", "peak, GB"]
+    return title + common.table(head, rows)
+
+
+def step_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Found]]]:
+    for name in given.models:
+        for algorithm in ("grpo", "ppo"):
+            yield f"{name}/{algorithm}", partial(step_case, given, name, algorithm)
+
+
+def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
+    """Sampling, scoring and the update of every model, with the recipes' settings: several updates a batch, truncated
+    importance sampling. A warm-up step, then timed ones."""
+    algorithm = load_algorithm(kind, {"correction": "truncate"})
+    prompts, samples, minibatches = given.grpo if kind == "grpo" else given.ppo
+    policy = build(name, given.device, checkpointing=given.checkpointing)
+    learners = {"policy": learner_of(given, policy)}
+    if kind == "ppo":
+        critic = build(name, given.device, checkpointing=given.checkpointing)
+        learners["critic"] = learner_of(given, critic, value=True)
+    sampler = TorchSampler(policy, lambda ids: "", frozenset(), max_rows=prompts * samples, in_slots=True)
+    ids = prompts_of(given, name, prompts)
+    steps: list[dict[str, float]] = []
+    for number in range(given.rounds + 1):
+        made: list[Any] = []
+        laps: dict[str, float] = {}
+        params = SamplingParams(max_tokens=given.step_new, n=samples, stop=(), seed=number)
+        laps["sample"] = timed(given, lambda params=params, made=made: made.append(sampler.generate(ids, params)))
+        groups = rollouts(name, ids, made[0])
+        batch = collate(groups, 1.0, given.step_new, minibatches)
+
+        def annotate(batch: Batch = batch, made: list[Any] = made) -> None:
+            made.append(replace(algorithm.annotate(batch, learners), idle=None))
+
+        laps["annotate"] = timed(given, annotate)
+        for role, learner in learners.items():
+            loss = partial(algorithm.loss, role)
+            update = partial(learner.update, made[1], loss, minibatches)
+            laps[f"update {role}"] = timed(given, update)
+        tokens = sum(len(r.completion.token_ids) for group in groups for r in group)
+        assert tokens == prompts * samples * given.step_new
+        steps.append(laps | {"step": sum(laps.values()), "tokens": tokens})
+    best = min(steps[1:], key=lambda laps: laps["step"])
+    return {"steps": steps, **best}
+
+
+def step_table(given: argparse.Namespace, results: Found) -> str:
+    rows, notes = [], []
+    laps = ("sample", "annotate", "update policy", "update critic", "step")
+    for name in given.models:
+        for kind, (prompts, samples, _) in (("grpo", given.grpo), ("ppo", given.ppo)):
+            found = results.get(f"{name}/{kind}", {})
+            cells = [cell(found, lap, digits=2) for lap in laps]
+            rows.append([name, f"{kind} {prompts} × {samples}", *cells, cell(found, "peak", 1e9)])
+            if kind == "grpo" and "step" in found:
+                notes.append(projection(name, found["step"]))
+    title = f"Seconds of a step, {given.prompt} prompt tokens and {given.step_new} new.\n\n"
+    return title + common.table(["model", "step", *laps, "peak, GB"], rows) + "\n\n" + "\n".join(notes)
+
+
+def projection(name: str, seconds: float) -> str:
+    hours = STEPS * seconds / 3600
+    return (
+        f"PROJECTION, not a run: {STEPS} such GRPO steps of {name} take {hours:.1f} hours, "
+        f"${cost(seconds):.2f} at ${PRICE:.2f} an hour."
+    )
+
+
+# TRL
+
+
+def trl_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Found]]]:
+    for name in given.models:
+        yield f"{name}/trl", partial(trl_case, given, name)
+
+
+def trl_case(given: argparse.Namespace, name: str) -> Found:
+    """TRL's GRPOTrainer on a step of the same shape: as many updates a batch, no reference model, no logging."""
+    sys.modules.setdefault("vllm", None)  # type: ignore[arg-type]  # not used: spare TRL its import
+    import datasets
+    from transformers import GenerationConfig, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    datasets.disable_progress_bars()
+    prompts, samples, minibatches = given.grpo
+    rows, total = prompts * samples, given.rounds + 1
+    tokenizer = models.build_tokenizer("0123456789", [])
+    lm = build(name, given.device).lm
+    lm.set_attn_implementation("sdpa")
+    texts = ["".join(str((i + j) % 10) for j in range(given.prompt)) for i in range(prompts * total)]
+    data = datasets.Dataset.from_dict({"prompt": texts})
+    micro = max(samples, given.micro_tokens // (given.prompt + given.step_new) // samples * samples)
+    while rows % (micro * minibatches):
+        micro -= samples
+    with tempfile.TemporaryDirectory() as out:
+        arguments = GRPOConfig(
+            output_dir=out,
+            max_steps=total * minibatches,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=rows // minibatches // micro,
+            steps_per_generation=rows // micro,
+            num_generations=samples,
+            max_completion_length=given.step_new,
+            temperature=1.0,
+            top_k=0,
+            beta=0.0,
+            loss_type="dapo",
+            learning_rate=1e-6,
+            lr_scheduler_type="constant",
+            gradient_checkpointing=given.checkpointing,
+            bf16=given.device == "cuda",
+            use_cpu=given.device == "cpu",
+            use_vllm=False,
+            shuffle_dataset=False,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+
+        def reward(completions: list[str], **_: Any) -> list[float]:
+            return [float(i % 2) for i in range(len(completions))]
+
+        trainer = GRPOTrainer(lm, reward, args=arguments, train_dataset=data, processing_class=tokenizer)
+        trainer.eos_token_ids = [-1]  # every completion runs to the limit
+        lm.generation_config = GenerationConfig()
+        trainer.generation_config.eos_token_id = trainer.generation_kwargs["eos_token_id"] = None
+        seconds: list[float] = []
+        tokens: list[float] = []
+
+        class Clock(TrainerCallback):
+            began = 0.0
+
+            def on_train_begin(self, *_: Any, **__: Any) -> None:
+                self.began = time.perf_counter()
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if state.global_step % minibatches:
+                    return
+                synchronize(given.device)
+                seconds.append(time.perf_counter() - self.began)
+                tokens.append(trainer._metrics["train"]["completions/mean_length"][-1] * rows)
+                self.began = time.perf_counter()
+
+        trainer.add_callback(Clock())
+        trainer.train()
+    assert set(tokens) == {rows * given.step_new}, f"TRL made {tokens} tokens a step"
+    return {"seconds": seconds, "tokens": rows * given.step_new, "step": min(seconds[1:]), "micro": micro}
+
+
+def trl_table(given: argparse.Namespace, results: Found) -> str:
+    ours = read(given, "step").get("results", {})
+    rows = []
+    for name in given.models:
+        theirs, mine = results.get(f"{name}/trl", {}), ours.get(f"{name}/grpo", {})
+        ratio = f"{theirs['step'] / mine['step']:.2f}" if "step" in theirs and "step" in mine else "-"
+        rows.append(
+            [name, cell(theirs, "step", digits=2), cell(mine, "step", digits=2), ratio, cell(theirs, "peak", 1e9)]
+        )
+    prompts, samples, _ = given.grpo
+    title = (
+        f"Seconds of a GRPO step of {prompts} × {samples}, {given.prompt} prompt tokens and {given.step_new} new.\n\n"
+    )
+    return title + common.table(["model", "TRL", "ours", "TRL / ours", "TRL's peak, GB"], rows)
+
+
+PARTS: dict[str, tuple[Any, Any]] = {
+    "decode": (decode_cases, decode_table),
+    "update": (update_cases, update_table),
+    "step": (step_cases, step_table),
+    "trl": (trl_cases, trl_table),
+}
+
+
+def cell(found: Found, key: str, unit: float = 1.0, digits: int | None = None) -> str:
+    """A figure of a table: what was measured, why it was not, or a dash where it is still to come."""
+    if key not in found:
+        return str(found.get("error", "-"))
+    return f"{found[key] / unit:,.{(1 if unit > 1 else 0) if digits is None else digits}f}"
+
+
+def file_of(given: argparse.Namespace, part: str) -> str:
+    return f"{given.name}_{part}"
+
+
+def settings_of(given: argparse.Namespace) -> Found:
+    """What a figure depends on: results of other settings are never mixed."""
+    kept = ("device", "name_of_device", "prompt", "new", "update_rows", "update_new", "step_new", "grpo", "ppo")
+    values = {key: getattr(given, key) for key in (*kept, "micro_tokens", "checkpointing", "rounds")}
+    return json.loads(json.dumps(values | {"torch": torch.__version__}))
+
+
+def read(given: argparse.Namespace, part: str) -> Found:
+    """What an earlier run of a part has written; nothing where there was none, or with other settings."""
+    path = common.RESULTS / f"{file_of(given, part)}.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    return found if found.get("settings") == settings_of(given) else {}
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Measure the cases of a part that are not there yet, until the time is over; write and print the table."""
+    cases, table = PARTS[given.part]
+    began, longest, left = time.perf_counter(), 0.0, 0
+    results: Found = read(given, given.part).get("results", {})
+    about = common.describe([torch.get_num_threads()], "torch", "transformers", "trl")
+    about |= {"device": given.name_of_device, "settings": settings_of(given)}
+    if "ceilings" not in results:
+        results["ceilings"] = ceilings(given)
+    for key, run in cases(given):
+        if key in results and results[key].get("error", OUT_OF_MEMORY) == OUT_OF_MEMORY:
+            continue
+        if time.perf_counter() - began + longest > 60 * given.minutes:
+            left += 1
+            continue
+        at = time.perf_counter()
+        results[key] = with_memory(given, run)
+        longest = max(longest, time.perf_counter() - at)
+        print(f"{given.part} {key}: {results[key]}", file=sys.stderr, flush=True)
+        save(given, about, results)
+    reached = results["ceilings"]
+    text = (
+        f"{given.name_of_device}: measured {gigas(reached['bandwidth'], reached['rate'])}; "
+        f"shares are of {gigas(*peaks(given, results))}.\n\n"
+    )
+    text += table(given, results) + (f"\n\n{left} cases are left: run it again." if left else "")
+    common.write(file_of(given, given.part), about, results, text)
+
+
+def gigas(bandwidth: float, rate: float) -> str:
+    return f"{bandwidth / 1e9:,.0f} GB/s and {rate / 1e9:,.0f} GFLOP/s"
+
+
+def with_memory(given: argparse.Namespace, run: Callable[[], Found]) -> Found:
+    """What a case found, and the peak of its memory in bytes (on a CPU the process's); or why it found nothing."""
+    gc.collect()
+    if given.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        found = run()
+    except torch.OutOfMemoryError:
+        return {"error": OUT_OF_MEMORY}
+    except Exception as error:  # whatever goes wrong in one case, the others are measured
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:80]}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return found | {"peak": torch.cuda.max_memory_allocated() if given.device == "cuda" else peak}
+
+
+def save(given: argparse.Namespace, about: Found, results: Found) -> None:
+    common.RESULTS.mkdir(exist_ok=True)
+    path: Path = common.RESULTS / f"{file_of(given, given.part)}.json"
+    path.write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; a CPU gets the toy."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, required=True)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--models", nargs="+", choices=SHAPES)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--batches", nargs="+", type=int)
+    parser.add_argument("--rounds", type=int, default=2, help="timed, after a warm-up (default: 2)")
+    parser.add_argument("--minutes", type=float, default=7.0, help="no case is begun that would end later (default: 7)")
+    parser.add_argument("--micro-tokens", type=int, default=16_384)
+    parser.add_argument("--checkpointing", action="store_true", help="in step and trl: activations computed again")
+    parser.add_argument("--name", help="of the files in benchmarks/results")
+    given = parser.parse_args(arguments)
+    toy = given.device == "cpu"
+    given.models = given.models or (["toy"] if toy else ["3b", "1.5b", "0.5b"])
+    given.batches = given.batches or ([4, 6] if toy else [256, 64, 512])
+    given.name = given.name or ("gpu_toy" if toy else "gpu")
+    given.name_of_device = common.cpu() if toy else torch.cuda.get_device_name()
+    given.prompt, given.new, given.step_new = (10, 12, 8) if toy else (140, 512, 400)
+    given.update_rows, given.update_new = (8, 14) if toy else (256, 510)
+    given.grpo, given.ppo = ((4, 5, 2), (8, 1, 4)) if toy else ((128, 5, 2), (256, 1, 4))  # prompts, samples, updates
+    return given
+
+
+if __name__ == "__main__":
+    measure(parse())

@@ -1,0 +1,126 @@
+"""benchmarks/gpu.py: its bounds by hand, and its bookkeeping on a toy."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The script as a module that writes into a folder of the test."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", BENCHMARKS / "gpu.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module.common, "RESULTS", tmp_path)
+    monkeypatch.setattr(module, "ceilings", lambda given: {"bandwidth": 1e9, "rate": 1e12})
+    return module
+
+
+def run(gpu: Any, part: str, *more: str) -> dict[str, Any]:
+    given = gpu.parse(["--part", part, "--device", "cpu", "--rounds", "1", *more])
+    gpu.measure(given)
+    return dict(json.loads((gpu.common.RESULTS / f"gpu_toy_{part}.json").read_text())["results"])
+
+
+def test_parameters_are_the_published_ones(gpu: Any) -> None:
+    """Qwen2.5-3B: 3.086 billion with embeddings, of which 2.775 without, as its card has it; norms and biases aside."""
+    for name, whole, body in (("3b", 3.086e9, 2.775e9), ("1.5b", 1.544e9, 1.310e9), ("0.5b", 0.494e9, 0.358e9)):
+        layers, head = gpu.parameters(gpu.SHAPES[name])
+        assert layers + head == pytest.approx(whole, rel=1e-3)
+        assert layers == pytest.approx(body, rel=2e-3)
+    assert gpu.cache_bytes(gpu.SHAPES["3b"]) == 36_864
+
+
+def test_the_bandwidth_bound_by_hand(gpu: Any) -> None:
+    """3B at batch 256, 140 + 512 tokens, 4.8 TB/s: contexts of 141 to 651, 396 on average; 6.171 GB of weights and
+    256 * 396 * 36,864 B = 3.737 GB of cache a step are 2.064 ms, so 124,000 tokens a second."""
+    assert gpu.decode_bound(gpu.SHAPES["3b"], 256, 140, 512, 4.8e12) == pytest.approx(124_000, rel=2e-3)
+    toy = {"num_hidden_layers": 1, "hidden_size": 2, "intermediate_size": 3, "num_attention_heads": 1}
+    toy |= {"num_key_value_heads": 1, "vocab_size": 5}
+    # 16 + 18 + 10 parameters, 8 B of cache a token; two steps with contexts 5 and 6 of two rows
+    assert gpu.parameters(toy) == (34, 10)
+    assert gpu.decode_bound(toy, 2, 4, 3, 100.0) == pytest.approx(2 * 2 / ((2 * 44 * 2 + 2 * 8 * 11) / 100))
+
+
+def test_the_updates_flops_by_hand(gpu: Any) -> None:
+    toy = {"num_hidden_layers": 1, "hidden_size": 2, "intermediate_size": 3, "num_attention_heads": 1}
+    toy |= {"num_key_value_heads": 1, "vocab_size": 5}
+    # 3 rows of 2 + 2 tokens: 12 through the layer, 6 through the head; 10 pairs a row, each 4 * 2 FLOPs
+    assert gpu.update_flops(toy, 3, 2, 2) == 3 * (2 * (12 * 34 + 6 * 10) + 8 * 30)
+    # 3B, 256 x 650: 6 N T of the body is 2.770e15; the head's 510 tokens 0.244e15; attention 0.048e15
+    assert gpu.update_flops(gpu.SHAPES["3b"], 256, 140, 510) == pytest.approx(3.063e15, rel=2e-3)
+
+
+def test_the_projection_by_hand(gpu: Any) -> None:
+    assert gpu.cost(20.0) == pytest.approx(475 * 20 / 3600 * 2.5)
+    assert gpu.projection("3b", 20.0) == (
+        "PROJECTION, not a run: 475 such GRPO steps of 3b take 2.6 hours, $6.60 at $2.50 an hour."
+    )
+
+
+def test_decode_counts_its_tokens_and_resumes(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(gpu, "decode", "--engines", "ours", "generate", "--batches", "4", "--minutes", "0")
+    assert set(found) == {"ceilings"}, "no time, no case"
+    assert "2 cases are left: run it again" in capsys.readouterr().out
+    found = run(gpu, "decode", "--engines", "ours", "generate", "--batches", "4")
+    for engine in ("ours", "generate"):
+        case = found[f"toy/4/{engine}"]
+        assert case["tokens"] == 4 * 12
+        assert case["tokens/s"] == pytest.approx(48 / min(case["seconds"]))
+    again = run(gpu, "decode", "--engines", "ours", "generate", "--batches", "4", "6")
+    assert {key: again[key] for key in found} == found, "what was measured stays"
+    assert "toy/6/ours" in again
+    table = capsys.readouterr().out
+    bound = gpu.decode_bound(gpu.SHAPES["toy"], 4, 10, 12, 1e9)
+    assert f"| toy | 4 | {found['toy/4/ours']['tokens/s']:,.0f} |" in table
+    assert f"| {bound:,.0f} | {found['toy/4/ours']['tokens/s'] / bound:.0%} |" in table
+    other = run(gpu, "decode", "--engines", "ours", "--batches", "4", "--micro-tokens", "99")
+    assert "toy/6/ours" not in other, "other settings begin anew"
+
+
+def test_what_goes_wrong_is_written_down_and_tried_again(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = lambda *_: {}["a figure"]  # noqa: E731
+    monkeypatch.setattr(gpu, "their_engine", broken)
+    found = run(gpu, "decode", "--engines", "generate", "ours", "--batches", "4")
+    assert found["toy/4/generate"] == {"error": "KeyError: 'a figure'"}
+    assert found["toy/4/ours"]["tokens"] == 48
+    monkeypatch.setattr(gpu, "their_engine", lambda *_: lambda prompts, new: 4 * new)
+    assert run(gpu, "decode", "--engines", "generate", "ours", "--batches", "4")["toy/4/generate"]["tokens"] == 48
+
+
+def test_the_update_counts_its_tokens(gpu: Any) -> None:
+    found = run(gpu, "update")
+    for kind in ("kept", "again"):
+        case, flops = found[f"toy/{kind}"], gpu.update_flops(gpu.SHAPES["toy"], 8, 10, 14)
+        assert case["tokens"] == 8 * 24
+        assert case["flops/s"] == pytest.approx(flops / min(case["seconds"][1:]))
+
+
+def test_a_step_is_the_sum_of_its_parts(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(gpu, "step")
+    for kind, parts, tokens in (("grpo", 3, 4 * 5 * 8), ("ppo", 4, 8 * 8)):
+        for step in found[f"toy/{kind}"]["steps"]:
+            laps = [seconds for name, seconds in step.items() if name not in ("step", "tokens")]
+            assert len(laps) == parts
+            assert step["step"] == pytest.approx(sum(laps))
+            assert step["tokens"] == tokens
+    assert gpu.projection("toy", found["toy/grpo"]["step"]) in capsys.readouterr().out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs trl")
+@pytest.mark.filterwarnings("default")
+def test_trl_takes_the_same_step(gpu: Any) -> None:
+    found = run(gpu, "trl")["toy/trl"]
+    assert found["tokens"] == 4 * 5 * 8
+    assert found["step"] == min(found["seconds"][1:])
+    assert len(found["seconds"]) == 2
+    assert sys.modules["trl"]
