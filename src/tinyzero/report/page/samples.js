@@ -14,11 +14,11 @@ function sampleSection() {
   const tally = el("p", { class: "tally", role: "status" });
   const cards = el("div", { class: "samples" });
   const more = el("button", { type: "button", class: "more" }, "Show more");
-  const first = el("p", { class: "first" });
+  const first = el("p", { class: "first" }), marks = el("p", { class: "marks" });
   const node = el("section", { id: "samples" },
     el("h2", {}, "What it wrote"),
     el("p", { class: "lead" }, "The same held-out problems again and again as training went on, and some of what it trained on. All of it is the model's own writing, its verdicts too; the marks are ours."),
-    first, legendOfMarks(),
+    first, marks,
     el("form", { class: "filters", onsubmit: (event) => event.preventDefault() }, Object.values(fields), clear), tally, cards, more);
 
   for (const [name, select] of Object.entries(selects))
@@ -77,6 +77,7 @@ function sampleSection() {
     offer("outcome", [["right", "right"], ["wrong", "wrong"]]);
     const kinds = Object.entries(story.marks).filter(([kind]) => all.some((s) => s.kinds.includes(kind)));
     offer("kind", [...kinds, ...(all.some((s) => s.revises) ? [["revises", "a check that fails, then one that holds"]] : [])]);
+    marks.replaceChildren(...meanings(new Set(all.flatMap((s) => s.kinds))));
     showFirst();
     const open = story.runs[0].opening.dev ?? story.runs[0].opening.test;
     if (firstTime && open) set({ problem: story.runs[0].samples[open[0]].problem });
@@ -104,13 +105,16 @@ function sampleSection() {
   return { node, update };
 }
 
-function legendOfMarks() {
-  return el("p", { class: "marks" },
-    el("span", { class: "attempt" }, "12*5=60,60+3=63"), " an attempt that misses, ",
-    el("span", { class: "attempt right" }, "5-3=2,2*12=24"), " one that hits, ",
-    el("span", { class: "verification" }, "vs 24 no"), " a check, ",
-    el("span", { class: "slip" }, "7+5=13"), " false arithmetic, ",
-    el("span", { class: "backtrack" }), " a new start");
+// What the marks mean, of those that occur.
+function meanings(kinds) {
+  const marks = [
+    ["attempt", "attempt", "12*5=60,60+3=63", "an attempt that misses"], ["right", "attempt right", "5-3=2,12*2=24", "one that hits"],
+    ["verification", "verification", "vs 24 no", "a check"], ["misjudged", "verification misjudged", "vs 24 yes", "a check that is mistaken"],
+    ["slip", "slip", "7+5=13", "false arithmetic"], ["backtrack", "backtrack", "", "a new start"],
+    ["subgoal", "subgoal", "I need 8", "a number to reach on the way"], ["backward", "backward", "24 is 3*8", "reasoning from the target"],
+  ];
+  return marks.filter(([kind]) => kinds.has(kind)).map(([, name, text, means]) =>
+    el("span", {}, el("code", { class: name }, text), ` ${means}`));
 }
 
 function sampleCard(s, several) {
