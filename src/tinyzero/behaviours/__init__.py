@@ -30,6 +30,7 @@ __all__ = [
     "Expression",
     "Step",
     "canonical",
+    "count",
     "decomposition",
     "events",
     "measure",
