@@ -61,7 +61,7 @@ def opened(browser: Any, address: str, width: int = 1440, dark: bool = False, qu
         viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
     )
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -190,7 +190,7 @@ def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> No
         thread.start()
         try:
             page = browser.new_context().new_page()
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(120_000)
             errors: list[str] = []
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.goto(f"http://127.0.0.1:{server.server_address[1]}/")

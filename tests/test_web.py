@@ -442,6 +442,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("needs a chromium on the path, such as Debian's package chromium")
     with sync_api.sync_playwright() as started:
         found = started.chromium.launch(executable_path=path, args=["--no-sandbox"] if sys.platform == "linux" else [])
+        sync_api.expect.set_options(timeout=60_000)  # a busy machine is no mistake of the page
         yield found
         found.close()
 
