@@ -13,7 +13,8 @@ stops after --minutes and goes on where it was when it is run again: what was me
 parts but the last need torch >= 2.11, transformers >= 5.17 and what TinyZero itself needs. `--device cpu` runs a toy
 through the same lines, to try them where there is no GPU; its figures mean nothing.
 
-A data sheet's peaks are used for the GPUs below and the rates measured here for any other; both are printed.
+Shares are of the data sheet's peaks for a GPU that `tinyzero plan` knows, and for any other of the rates measured here;
+both are printed.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ from tinyzero.algorithms import load_algorithm
 from tinyzero.batching import Batch, collate
 from tinyzero.config import OptimizerOptions
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
+from tinyzero.plan.devices import device_named
+from tinyzero.plan.shapes import Shape, read_shape
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams
 
 
-def shape(layers: int, width: int, heads: int, feed_forward: int, vocabulary: int = 151_936) -> dict[str, Any]:
+def qwen(layers: int, width: int, heads: int, feed_forward: int, vocabulary: int = 151_936) -> dict[str, Any]:
     """A Qwen2.5 configuration: two key-value heads, tied embeddings."""
     sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": feed_forward}
     sizes |= {"num_attention_heads": heads, "num_key_value_heads": 2, "vocab_size": vocabulary}
@@ -54,17 +57,10 @@ def shape(layers: int, width: int, heads: int, feed_forward: int, vocabulary: in
 
 
 SHAPES = {
-    "3b": shape(36, 2048, 16, 11_008),
-    "1.5b": shape(28, 1536, 12, 8960),
-    "0.5b": shape(24, 896, 14, 4864),
-    "toy": shape(2, 64, 4, 96, vocabulary=300),
-}
-PEAKS = {  # bytes a second and dense bf16 FLOPs a second by NVIDIA's data sheets, under the device's whole name
-    "NVIDIA H200": (4.8e12, 989.4e12),
-    "NVIDIA H100 80GB HBM3": (3.35e12, 989.4e12),
-    "NVIDIA A100-SXM4-80GB": (2.039e12, 311.9e12),
-    "NVIDIA L40S": (0.864e12, 362.1e12),
-    "NVIDIA GeForce RTX 4090": (1.008e12, 165.2e12),
+    "3b": qwen(36, 2048, 16, 11_008),
+    "1.5b": qwen(28, 1536, 12, 8960),
+    "0.5b": qwen(24, 896, 14, 4864),
+    "toy": qwen(2, 64, 4, 96, vocabulary=300),
 }
 STEPS, PRICE = 475, 2.5  # of the projection: GRPO steps, dollars an hour
 OUT_OF_MEMORY = "out of memory"  # the one error that would come again
@@ -72,21 +68,7 @@ ENGINES = ("ours", "generate", "static", "continuous")
 Found = dict[str, Any]
 
 
-def parameters(c: dict[str, Any]) -> tuple[int, int]:
-    """Parameters in the layers' matrices, and in the head's."""
-    width, head = c["hidden_size"], c["hidden_size"] // c["num_attention_heads"]
-    projections = 2 * width * head * (c["num_attention_heads"] + c["num_key_value_heads"])
-    layer = projections + 3 * width * c["intermediate_size"]
-    return c["num_hidden_layers"] * layer, c["vocab_size"] * width
-
-
-def cache_bytes(c: dict[str, Any]) -> int:
-    """Keys and values of one token in bf16."""
-    head = c["hidden_size"] // c["num_attention_heads"]
-    return 2 * 2 * c["num_hidden_layers"] * c["num_key_value_heads"] * head
-
-
-def decode_bound(c: dict[str, Any], batch: int, prompt: int, new: int, bandwidth: float) -> float:
+def decode_bound(shape: Shape, batch: int, prompt: int, new: int, bandwidth: float) -> float:
     """Tokens a second where nothing but memory takes time: each step reads the weights and all that is cached.
 
     The first new token comes from the prompt; the step after it reads a context of prompt + 1 tokens, the last one
@@ -94,18 +76,17 @@ def decode_bound(c: dict[str, Any], batch: int, prompt: int, new: int, bandwidth
     """
     steps = new - 1
     contexts = sum(prompt + t for t in range(1, new))
-    read = 2 * sum(parameters(c)) * steps + batch * cache_bytes(c) * contexts
+    read = 2 * shape.active * steps + batch * shape.cache(2) * contexts
     return batch * steps / (read / bandwidth)
 
 
-def update_flops(c: dict[str, Any], rows: int, prompt: int, new: int) -> float:
+def update_flops(shape: Shape, rows: int, prompt: int, new: int) -> float:
     """The model's FLOPs of learning `new` tokens after `prompt` in each row: three forwards, the head for what is
     learned, attention over what is seen. What is computed again to save memory is no work of the model."""
-    body, head = parameters(c)
-    length = prompt + new
-    products = 2 * (rows * length * body + rows * new * head)
+    head, length = shape.vocabulary * shape.width, prompt + new
+    products = 2 * rows * (length * (shape.active - head) + new * head)
     seen = rows * length * (length + 1) / 2
-    return 3 * (products + 4 * c["num_hidden_layers"] * c["hidden_size"] * seen)
+    return 3 * (products + 4 * shape.layers * shape.heads * shape.head * seen)
 
 
 def cost(seconds: float, steps: int = STEPS, price: float = PRICE) -> float:
@@ -157,8 +138,9 @@ def ceilings(given: argparse.Namespace) -> Found:
 
 def peaks(given: argparse.Namespace, results: Found) -> tuple[float, float]:
     """(bytes a second, FLOPs a second) that the shares are of."""
-    measured = results["ceilings"]
-    return PEAKS.get(given.name_of_device, (measured["bandwidth"], measured["rate"]))
+    if (device := device_named(given.name_of_device)) is not None:
+        return device.bandwidth, device.rate("bfloat16")
+    return results["ceilings"]["bandwidth"], results["ceilings"]["rate"]
 
 
 # decode
@@ -234,7 +216,7 @@ def decode_table(given: argparse.Namespace, results: Found) -> str:
     for name in given.models:
         for batch in given.batches:
             found = {engine: results.get(f"{name}/{batch}/{engine}", {}) for engine in given.engines}
-            bound = decode_bound(SHAPES[name], batch, given.prompt, given.new, bandwidth)
+            bound = decode_bound(read_shape(SHAPES[name], name), batch, given.prompt, given.new, bandwidth)
             share = found["ours"].get("tokens/s", float("nan")) / bound if "ours" in found else float("nan")
             rates = [cell(found[engine], "tokens/s") for engine in given.engines]
             rows.append(
@@ -290,7 +272,7 @@ def update_case(given: argparse.Namespace, name: str, checkpointing: bool) -> Fo
     ]
     tokens = batch.size * (given.prompt + given.update_new)
     assert int(batch.lengths.sum()) == tokens
-    flops = update_flops(SHAPES[name], batch.size, given.prompt, given.update_new)
+    flops = update_flops(read_shape(SHAPES[name], name), batch.size, given.prompt, given.update_new)
     best = min(seconds[1:])
     return {"seconds": seconds, "tokens": tokens, "flops": flops, "tokens/s": tokens / best, "flops/s": flops / best}
 
@@ -319,10 +301,11 @@ def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
     importance sampling. A warm-up step, then timed ones."""
     algorithm = load_algorithm(kind, {"correction": "truncate"})
     prompts, samples, minibatches = given.grpo if kind == "grpo" else given.ppo
-    policy = build(name, given.device, checkpointing=given.checkpointing)
+    made = partial(build, name, given.device, checkpointing=kind == "ppo" or given.checkpointing)
+    policy = made()
     learners = {"policy": learner_of(given, policy)}
     if kind == "ppo":
-        critic = build(name, given.device, checkpointing=given.checkpointing)
+        critic = made()
         learners["critic"] = learner_of(given, critic, value=True)
     sampler = TorchSampler(policy, lambda ids: "", frozenset(), max_rows=prompts * samples, in_slots=True)
     ids = prompts_of(given, name, prompts)
@@ -570,8 +553,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int)
     parser.add_argument("--rounds", type=int, default=2, help="timed, after a warm-up (default: 2)")
     parser.add_argument("--minutes", type=float, default=7.0, help="no case is begun that would end later (default: 7)")
-    parser.add_argument("--micro-tokens", type=int, default=16_384)
-    parser.add_argument("--checkpointing", action="store_true", help="in step and trl: activations computed again")
+    parser.add_argument("--micro-tokens", type=int, default=8192)
+    parser.add_argument(
+        "--checkpointing",
+        action="store_true",
+        help="compute activations again in GRPO and TRL too, not in PPO only",
+    )
     parser.add_argument("--name", help="of the files in benchmarks/results")
     given = parser.parse_args(arguments)
     toy = given.device == "cpu"

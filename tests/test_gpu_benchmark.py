@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tinyzero.plan.shapes import SHAPES, Shape
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -31,33 +33,28 @@ def run(gpu: Any, part: str, *more: str) -> dict[str, Any]:
     return dict(json.loads((gpu.common.RESULTS / f"gpu_toy_{part}.json").read_text())["results"])
 
 
-def test_parameters_are_the_published_ones(gpu: Any) -> None:
-    """Qwen2.5-3B: 3.086 billion with embeddings, of which 2.775 without, as its card has it; norms and biases aside."""
-    for name, whole, body in (("3b", 3.086e9, 2.775e9), ("1.5b", 1.544e9, 1.310e9), ("0.5b", 0.494e9, 0.358e9)):
-        layers, head = gpu.parameters(gpu.SHAPES[name])
-        assert layers + head == pytest.approx(whole, rel=1e-3)
-        assert layers == pytest.approx(body, rel=2e-3)
-    assert gpu.cache_bytes(gpu.SHAPES["3b"]) == 36_864
+TOY = Shape(layers=1, width=2, heads=1, kv_heads=1, head=2, feed_forward=3, vocabulary=5, tied=True)
+"""34 parameters in the layer's matrices, 10 in the head; 8 bytes of cache a token in bf16."""
+
+
+def test_the_shapes_are_the_published_ones(gpu: Any) -> None:
+    for name, hub in (("3b", "Qwen/Qwen2.5-3B"), ("1.5b", "Qwen/Qwen2.5-1.5B"), ("0.5b", "Qwen/Qwen2.5-0.5B")):
+        assert gpu.read_shape(gpu.SHAPES[name], name) == SHAPES[hub]
 
 
 def test_the_bandwidth_bound_by_hand(gpu: Any) -> None:
     """3B at batch 256, 140 + 512 tokens, 4.8 TB/s: contexts of 141 to 651, 396 on average; 6.171 GB of weights and
     256 * 396 * 36,864 B = 3.737 GB of cache a step are 2.064 ms, so 124,000 tokens a second."""
-    assert gpu.decode_bound(gpu.SHAPES["3b"], 256, 140, 512, 4.8e12) == pytest.approx(124_000, rel=2e-3)
-    toy = {"num_hidden_layers": 1, "hidden_size": 2, "intermediate_size": 3, "num_attention_heads": 1}
-    toy |= {"num_key_value_heads": 1, "vocab_size": 5}
-    # 16 + 18 + 10 parameters, 8 B of cache a token; two steps with contexts 5 and 6 of two rows
-    assert gpu.parameters(toy) == (34, 10)
-    assert gpu.decode_bound(toy, 2, 4, 3, 100.0) == pytest.approx(2 * 2 / ((2 * 44 * 2 + 2 * 8 * 11) / 100))
+    assert gpu.decode_bound(SHAPES["Qwen/Qwen2.5-3B"], 256, 140, 512, 4.8e12) == pytest.approx(124_000, rel=2e-3)
+    # two steps that read the weights, and contexts of 5 and 6 tokens of both rows
+    assert gpu.decode_bound(TOY, 2, 4, 3, 100.0) == pytest.approx(2 * 2 / ((2 * 44 * 2 + 2 * 8 * 11) / 100))
 
 
 def test_the_updates_flops_by_hand(gpu: Any) -> None:
-    toy = {"num_hidden_layers": 1, "hidden_size": 2, "intermediate_size": 3, "num_attention_heads": 1}
-    toy |= {"num_key_value_heads": 1, "vocab_size": 5}
     # 3 rows of 2 + 2 tokens: 12 through the layer, 6 through the head; 10 pairs a row, each 4 * 2 FLOPs
-    assert gpu.update_flops(toy, 3, 2, 2) == 3 * (2 * (12 * 34 + 6 * 10) + 8 * 30)
+    assert gpu.update_flops(TOY, 3, 2, 2) == 3 * (2 * (12 * 34 + 6 * 10) + 8 * 30)
     # 3B, 256 x 650: 6 N T of the body is 2.770e15; the head's 510 tokens 0.244e15; attention 0.048e15
-    assert gpu.update_flops(gpu.SHAPES["3b"], 256, 140, 510) == pytest.approx(3.063e15, rel=2e-3)
+    assert gpu.update_flops(SHAPES["Qwen/Qwen2.5-3B"], 256, 140, 510) == pytest.approx(3.063e15, rel=2e-3)
 
 
 def test_the_projection_by_hand(gpu: Any) -> None:
@@ -80,7 +77,7 @@ def test_decode_counts_its_tokens_and_resumes(gpu: Any, capsys: pytest.CaptureFi
     assert {key: again[key] for key in found} == found, "what was measured stays"
     assert "toy/6/ours" in again
     table = capsys.readouterr().out
-    bound = gpu.decode_bound(gpu.SHAPES["toy"], 4, 10, 12, 1e9)
+    bound = gpu.decode_bound(gpu.read_shape(gpu.SHAPES["toy"], "toy"), 4, 10, 12, 1e9)
     assert f"| toy | 4 | {found['toy/4/ours']['tokens/s']:,.0f} |" in table
     assert f"| {bound:,.0f} | {found['toy/4/ours']['tokens/s'] / bound:.0%} |" in table
     other = run(gpu, "decode", "--engines", "ours", "--batches", "4", "--micro-tokens", "99")
@@ -100,7 +97,7 @@ def test_what_goes_wrong_is_written_down_and_tried_again(gpu: Any, monkeypatch: 
 def test_the_update_counts_its_tokens(gpu: Any) -> None:
     found = run(gpu, "update")
     for kind in ("kept", "again"):
-        case, flops = found[f"toy/{kind}"], gpu.update_flops(gpu.SHAPES["toy"], 8, 10, 14)
+        case, flops = found[f"toy/{kind}"], gpu.update_flops(gpu.read_shape(gpu.SHAPES["toy"], "toy"), 8, 10, 14)
         assert case["tokens"] == 8 * 24
         assert case["flops/s"] == pytest.approx(flops / min(case["seconds"][1:]))
 

@@ -93,7 +93,7 @@ class TorchSampler:
         Raises UserError where a prompt and `max_tokens` do not fit the model's context.
         """
         self._check_length(prompts, params)
-        if self.in_slots:
+        if self.in_slots and prompts:
             return self._refilled(prompts, params, first_group)
         at_once = max(1, self.max_rows // params.n)
         completions: list[list[Completion]] = []
@@ -196,9 +196,10 @@ class TorchSampler:
     def _slots_for(self, count: int, length: int) -> Slots:
         """Slots for so many sequences of that length: those of the last call where they do."""
         if self._slots is None or not self._slots.fits(self.model, count, length):
-            longest = max(length, self._slots.length if self._slots else 0)
+            if self._slots is not None:
+                count, length = max(count, self._slots.count), max(length, self._slots.length)
             self._slots = None  # the old ones' memory is free before the new ones are made
-            self._slots = Slots(self.model, count, longest)
+            self._slots = Slots(self.model, count, length)
         return self._slots
 
     def _prefill(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tensor, KeyValueCache]:
