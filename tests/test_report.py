@@ -21,14 +21,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero import cli, config, metrics
+from tinyzero import behaviours, cli, config, metrics
+from tinyzero.behaviours import Event
 from tinyzero.evaluate import distinct_problems
 from tinyzero.report import alarms, samples, story
 from tinyzero.report.columns import Columns, thin
 from tinyzero.report.command import command
 from tinyzero.report.page import write_report
 from tinyzero.report.read import Recorded, Tail
-from tinyzero.report.samples import Event, Ladder, marked, spread
+from tinyzero.report.samples import Ladder, marked, spread
 from tinyzero.report.watch import serve
 from tinyzero.tasks.countdown import Countdown, CountdownOptions
 from tinyzero.types import UserError
@@ -268,10 +269,20 @@ def test_an_event_without_length_marks_what_follows() -> None:
 
 def test_the_search_is_marked_where_it_happens() -> None:
     pieces = samples.shown(fake_run.rollout(10, "dev", 0, fake_run.SEARCH))["text"]
-    assert pieces[:2] == [("12*5=60,60+3=63", "attempt"), (" vs 24 no", "verification no")]
-    names = {text: set(called.split()) for text, called in (p for p in pieces if not isinstance(p, str))}
-    assert {"attempt", "right"} <= names["5-3=2,12*2=24"]
-    assert names[" vs 24 yes"] == {"verification", "yes"}
+    named = [(text, set(called.split())) for text, called in (p for p in pieces if not isinstance(p, str))]
+    assert named == [
+        ("12*5=60,", {"step", "attempt"}),
+        ("60+3=63", {"step", "attempt"}),
+        (" vs 24 no", {"verification", "no"}),
+        ("5-3=2,", {"backtrack", "step", "attempt", "right"}),
+        ("12*2=24", {"step", "attempt", "right"}),
+        (" vs 24 yes", {"verification", "yes"}),
+        ("12*(5-3)", {"answer"}),
+    ]
+
+
+def test_every_kind_of_event_has_its_words() -> None:
+    assert samples.MARKS.keys() == behaviours.KINDS.keys() - {"claim"}
 
 
 @pytest.mark.parametrize(

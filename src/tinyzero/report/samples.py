@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tinyzero import behaviours
+from tinyzero.behaviours import Event
 from tinyzero.report.columns import Columns
 from tinyzero.types import SPLITS
 
@@ -21,13 +22,6 @@ TRAINED = 2  # right ones, and as many wrong ones, of a step's training rollouts
 CHARACTERS = 6_000  # of a completion that are shown, from its beginning; and a third of that from its end
 SEARCHED = 3_000_000  # characters of right answers that are searched for the first one that checks and revises
 PERIOD, COPIES, LOOPED = 400, 4, 40  # a loop repeats at most so many characters, so often, and over so many at least
-
-
-class Event(NamedTuple):
-    kind: str
-    start: int
-    end: int
-    detail: str = ""
 
 
 class Ladder(Generic[Item]):
@@ -125,28 +119,9 @@ def loops(text: str) -> bool:
 
 
 def find_events(record: Record) -> list[Event]:
-    """What the completion does, where."""
-    numbers, target, text = record["fields"].get("numbers"), record["fields"].get("target"), record["text"]
-    if not isinstance(target, int):
-        return []
-    found: list[Event] = []
-    start, failed = 0, False
-    thinking = text.rpartition("</think>")[0] or text
-    for line in thinking.split("\n"):
-        for attempt in behaviours.trace(numbers, target, line + "\n</think>"):
-            end = start + len(line)
-            cut = start + line.find(" vs ") if " vs " in line else end
-            if failed:
-                found.append(Event("backtrack", start, start))
-            if attempt.legal:
-                found.append(Event("attempt", start, cut))
-            if attempt.hits:
-                found.append(Event("right", start, cut))
-            if attempt.verdict is not None:
-                found.append(Event("verification", cut, end, "yes" if attempt.verdict else "no"))
-            failed = attempt.verdict is not True
-        start += len(line) + 1
-    return found
+    """What the completion does, where; a new start is marked at its beginning only."""
+    found = behaviours.events(record["text"], record["fields"])
+    return [e._replace(end=e.start) if e.kind == "backtrack" else e for e in found if e.kind in MARKS]
 
 
 def revises(events: Sequence[Event]) -> bool:
@@ -171,7 +146,7 @@ MARKS = {
     "selfcheck": "a solution worked out again",
     "giveup": "giving up",
 }
-"""The kinds of event that a reader may ask for."""
+"""The kinds of event that a reader may ask for, in fewer words than behaviours.KINDS."""
 
 SHOWN = {*MARKS, "answer"}
 
