@@ -1,8 +1,11 @@
 """Grids: runs in processes of their own, stopped and gone on with, and what is written of them."""
 
 import json
+import math
 import os
 import random
+import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -14,10 +17,12 @@ import pytest
 import tiny
 
 from tinyzero import ablate, cli, metrics, models
+from tinyzero.pretrain import base
 from tinyzero.types import UserError
 
 pytest.importorskip("matplotlib")
 
+GRIDS = Path(__file__).parent.parent / "ablations"
 GRID = """
 seeds = [3, 4]
 
@@ -168,3 +173,21 @@ def test_a_run_that_fails_is_named(grid: Path, tmp_path: Path, capsys: pytest.Ca
     assert "grpo-fast-3.log" in said
     out = tmp_path / "out"
     assert set(json.loads((out / "ablation.json").read_text())["results"]) == {"grpo-slow"}, "what finished is compared"
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_grids_here_can_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the bases that their own commands make; that they can be made is checked as far as their options go."""
+    text = path.read_text()
+    made: list[str] = []
+    monkeypatch.setattr(base, "pretrain", lambda options, folder, report: made.append(f"{folder}/model") or folder)
+    for line in re.findall(r"# +tinyzero (pretrain .*)", re.sub(r" \\\n# +", " ", text)):
+        assert cli.main(shlex.split(line)) == 0
+    assert set(re.findall(r'"(runs/bases/[^"]*)"', text)) == set(made)
+    rows = [{"target": sum(nums), "nums": nums} for nums in ([a, b, 7] for a in range(1, 9) for b in range(1, 9))]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    copied = tmp_path / path.name
+    copied.write_text(text.replace("Jiayi-Pan/Countdown-Tasks-3to4", str(data)))
+    grid, cells = ablate.read_grid(copied)
+    assert len(cells) == len(grid.seeds) * math.prod(map(len, grid.axes.values()))

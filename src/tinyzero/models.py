@@ -375,12 +375,12 @@ def _recomputed(forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
 
 
 def pick_device(name: str) -> str:
-    """The device that `model.device` means on this machine. Raises UserError where it is not there."""
+    """The device that an option called `device` means on this machine. Raises UserError where it is not there."""
     count = torch.cuda.device_count()
     if name == "auto":
         return "cuda" if count else "cpu"
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= count:
-        raise UserError(f"model.device is {name}, but torch sees {count} CUDA devices: use cpu or auto")
+        raise UserError(f"device is {name}, but torch sees {count} CUDA devices: use cpu or auto")
     return name
 
 

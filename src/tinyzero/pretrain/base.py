@@ -51,6 +51,7 @@ class PretrainOptions(BaseModel):
     start: str = Field("", description="begin with this model's weights: a bundled base or a folder; empty for random")
     chat: bool = Field(False, description="pose problems as chats, for --model.prompt chat")
     seed: int = Field(0, description="fixes the corpus and the initial weights")
+    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where to compute; auto takes a GPU if any")
     pools: int = Field(300, ge=1, description="pools of documents to train on")
     pool_documents: int = Field(1024, ge=1, description="documents a pool")
     batch_tokens: int = Field(2048, ge=64, description="tokens of a batch, padding included")
@@ -122,8 +123,9 @@ def rate(o: PretrainOptions, pool: float) -> float:
 def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = print) -> Path:
     """Train the base into `folder`/model, resuming what is there; returns that path.
 
-    Raises UserError where the folder cannot be written, or holds a run of other options.
+    Raises UserError where the folder cannot be written, holds a run of other options, or the device is not there.
     """
+    device = models.pick_device(o.device)
     template = corpus.CHAT_TEMPLATE if o.chat else None
     tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END, template)
     words = {str(tokenizer.decode([i])): i for i in range(len(tokenizer))}
@@ -133,6 +135,9 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
             raise UserError(f"pretrain.start is {o.start!r}: its vocabulary is another; give one that pretrain made")
     else:
         model = models.build_model(model_config(o.model, len(tokenizer)), o.seed)
+    model.to(device)
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [
@@ -171,7 +176,7 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
             for optimizer, peak in zip(optimizers, peaks, strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = peak * share
-            losses.append(_train_step(model, ids, mask, optimizers))
+            losses.append(_train_step(model, ids.to(device), mask.to(device), optimizers))
             tokens += int((ids != 0).sum())
         seconds += time.perf_counter() - started
         loss, left = sum(losses) / len(losses), seconds / (pool + 1) * (o.pools - pool - 1) / 60

@@ -19,7 +19,7 @@ function written(value, form = "number") {
   if (form === "dollars") return `$${value.toFixed(value < 10 ? 2 : 0)}`;
   if (form === "bytes") return `${(value / 2 ** 30).toFixed(1)} GiB`;
   const size = Math.abs(value);
-  if (size >= 1e9) return value.toExponential(1);
+  if (size >= 1e9) return value.toExponential(1).replace("e+", "e");
   if (size >= 1000) return Math.round(value).toLocaleString("en-US");
   if (size !== 0 && size < 0.001) return value.toExponential(1);
   return String(Number(value.toPrecision(3)));
