@@ -143,12 +143,13 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
     from tinyzero import train
     from tinyzero.batching import collate
     from tinyzero.rollouts import Collected
+    from tinyzero.run import build, publish
     from tinyzero.types import Group
 
     config = recipe(given)
     stopping = given.part == "accuracy"
     with tempfile.TemporaryDirectory() as folder:
-        run = train.build(config, Path(folder) / "run", resume=False, started=time.perf_counter())
+        run = build(config, Path(folder) / "run", resume=False, started=time.perf_counter())
     laps, idle = Laps(), 0.0
     sampler: Any = run.sampler
     generate = laps.timed("generation", sampler.generate)
@@ -169,7 +170,7 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
             idle = float(batch.idle.float().mean())
             batch = replace(batch, idle=None)
         laps.timed("update", train.update)(run, batch)
-        train.publish(run, version=number + 1)
+        publish(run, version=number + 1)
         return groups, collected
 
     if stopping:

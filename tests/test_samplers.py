@@ -15,9 +15,9 @@ from tinyzero.algorithms import load_algorithm
 from tinyzero.algorithms._options import PolicyOptions
 from tinyzero.algorithms._policy import policy_loss
 from tinyzero.batching import Batch
+from tinyzero.run import make_sampler, settle
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.samplers.vllm_sampler import VllmSampler, fingerprint, stale_layers
-from tinyzero.train import make_sampler, settle
 from tinyzero.types import UserError
 
 

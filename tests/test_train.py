@@ -17,6 +17,7 @@ from toy_task import Early
 
 from tinyzero import checkpoint, cli, learner, losses, metrics, models, train
 from tinyzero.config import Config, resolve, to_toml
+from tinyzero.run import locked
 from tinyzero.types import NonFiniteError, Problem, Reward, Split
 
 STEPS = 5
@@ -391,7 +392,7 @@ def test_one_process_at_a_time_trains_in_a_folder(
     whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(whole["ppo"], tmp_path / "run"))
-    with train.locked(run):
+    with locked(run):
         assert cli.main(["train", "--resume", str(run), "--steps", "6"]) == 2
         assert "another process is training in" in error_line(capsys)
     assert records(run) == records(whole["ppo"])
@@ -416,7 +417,7 @@ def test_gradients_that_are_not_finite_stop_the_run_with_the_batch(
         found = outputs(model, batch, **more)
         return {k: v * float("nan") if calls[0] > 4 else v for k, v in found.items()}
 
-    monkeypatch.setattr(train, "policy_outputs", spoilt)
+    monkeypatch.setattr("tinyzero.run.policy_outputs", spoilt)
     run = tmp_path / "run"
     code = cli.main(["train", str(recipe), "--run.dir", str(run), "--update.patience", "3"])
     assert code == 1
