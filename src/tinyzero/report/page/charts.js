@@ -154,14 +154,16 @@ function drawBaselines(u, baselines) {
   ctx.font = `${11 * ratio}px system-ui, sans-serif`;
   ctx.textAlign = "right";
   ctx.setLineDash([4 * ratio, 4 * ratio]);
-  for (const b of baselines) {
+  let words = Infinity; // where the label below stands: labels of close lines are stacked
+  for (const b of [...baselines].sort((one, other) => one.value - other.value)) {
     const y = Math.round(u.valToPos(b.value, "y", true)), end = u.bbox.left + u.bbox.width;
+    words = Math.min(y - 4 * ratio, words - 13 * ratio);
     ctx.strokeStyle = ctx.fillStyle = colour("--soft");
     ctx.beginPath();
     ctx.moveTo(u.bbox.left, y);
     ctx.lineTo(end, y);
     ctx.stroke();
-    ctx.fillText(b.label, end - 4 * ratio, y - 4 * ratio);
+    ctx.fillText(b.label, end - 4 * ratio, words);
   }
   ctx.restore();
 }

@@ -209,7 +209,7 @@ function kindsOfProblems() {
   const ceiling = run.kinds.some((kind) => kind.ceiling !== null) ? " The dashed mark is the share that + and − alone can solve: who passes it has learned to multiply or divide when it is needed." : "";
   const node = el("section", { id: "kinds" }, el("h2", {}, "By kind of problem"),
     el("p", { class: "lead" }, `Right answers on test problems before and after.${ceiling}`), dots(rows, "Right answers by kind of problem"));
-  if (base.length) node.append(el("h3", {}, "Without training, for as many tokens"), el("p", {}, "What could be had from the base by spending what the trained model spends."), dots(base, "Baselines at equal tokens"));
+  if (base.length) node.append(el("h3", {}, "Without training, for as many tokens"), el("p", {}, "What could be had for the tokens that the trained model spends: from its base, and from no model at all."), dots(base, "Baselines at equal tokens"));
   return node;
 }
 
