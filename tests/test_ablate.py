@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 
 from tinyzero import ablate, cli, metrics, models
+from tinyzero import config as configs
 from tinyzero.pretrain import base
 from tinyzero.types import UserError
 
@@ -94,7 +96,10 @@ def test_interval_by_hand() -> None:
         ("steps = 2", "seed = 2", "use seeds"),
         ("[axes.rate]", "[axis.rate]", "axis"),
         ("seeds = [3, 4]", "seeds = [3, 3]", "names a run 'grpo-slow-3' twice"),
-        ("slow = {", '"slow/er" = {', "with a slash"),
+        ("slow = {", '"slow/er" = {', "names a choice 'slow/er'.*without a slash"),
+        ("slow = {", '"slow|er" = {', "names a choice 'slow|er'.*or a bar"),
+        ("slow = {", '"" = {', "names a choice ''"),
+        ("[axes.rate]", "[axes.nothing]\n[axes.rate]", "has no choice on the axis 'nothing'"),
         ('"algorithm.lam" = 0.9', '"algorithm.lamm" = 0.9', "did you mean lam"),
         ('"ppo", "alg', '"pppo", "alg', "unknown algorithm 'pppo'"),
         ("toy_task.py:Early", "toy_task.py:Late", "Late"),
@@ -155,6 +160,21 @@ def assert_an_unscored_run_is_not_finished(grid: Path, out: Path) -> None:
     assert len(path.read_text()) < len(whole)
     assert not ablate.finished(cell, out / cell.name)
     path.write_text(whole)
+
+
+@pytest.mark.parametrize("asked", [{"sampler.name": "vllm"}, {}, {"algorithm.correction": "truncate"}])
+def test_what_a_run_settled_is_not_another_setting(asked: dict[str, Any], tmp_path: Path) -> None:
+    """Under vLLM a run adds a correction, and says what auto came to mean; one that was given is the grid's."""
+    settings = configs.resolve(configs.read_recipe("laptop"), asked)
+    settled = {"sampler.name": "vllm", "algorithm.correction": "truncate"}
+    there = configs.resolve(settings.model_dump(), settled)
+    assert ablate.unsettled(there, settings) == settings
+    (tmp_path / "config.toml").write_text(configs.to_toml(there))
+    assert not ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path), "it is gone on with"
+    other = configs.resolve(settings.model_dump(), settled | {"algorithm.correction": "mask"})
+    (tmp_path / "config.toml").write_text(configs.to_toml(other))
+    with pytest.raises(UserError, match="other settings"):
+        ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path)
 
 
 def test_a_missing_extra_is_named_first(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

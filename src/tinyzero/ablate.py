@@ -80,6 +80,11 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     grid = validate(Grid, values, "grid")
+    if empty := [axis for axis, choices in grid.axes.items() if not choices]:
+        raise UserError(f"{path} has no choice on the axis {empty[0]!r}: write NAME = {{}} below [axes.{empty[0]}]")
+    for choice in (choice for choices in grid.axes.values() for choice in choices):
+        if not choice or set(choice) & set("/|"):
+            raise UserError(f"{path} names a choice {choice!r}: give it a name, without a slash or a bar")
     recipe = config.read_recipe(str(path.parent / grid.recipe) if grid.recipe.endswith(".toml") else grid.recipe)
     cells = []
     for choices in product(*(axis.items() for axis in grid.axes.values())):
@@ -93,8 +98,8 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
             cells.append(cell)
         check(cell.config, path)
     names = [cell.name for cell in cells]
-    if wrong := [name for name in names if names.count(name) > 1 or "/" in name]:
-        raise UserError(f"{path} names a run {wrong[0]!r} twice, or with a slash: give other names, or other seeds")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path} names a run {twice[0]!r} twice: give other names, or other seeds")
     return grid, cells
 
 
@@ -179,11 +184,13 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
 
 def unsettled(there: config.Config, asked: config.Config) -> config.Config:
     """A run's settings as they were asked for: it says what `sampler.name = "auto"` came to mean, and what followed."""
-    if asked.sampler.name != "auto":
-        return there
-    options = {k: v for k, v in there.algorithm.options.items() if k != "correction" or k in asked.algorithm.options}
-    algorithm = config.Named(name=there.algorithm.name, **options)
-    sampler = there.sampler.model_copy(update={"name": "auto"})
+    options = dict(there.algorithm.options)
+    corrected = there.sampler.name == "vllm" and options.get("correction") == "truncate"
+    if corrected and "correction" not in asked.algorithm.options:
+        del options["correction"]
+    algorithm, sampler = config.Named(name=there.algorithm.name, **options), there.sampler
+    if asked.sampler.name == "auto":
+        sampler = sampler.model_copy(update={"name": "auto"})
     return there.model_copy(update={"sampler": sampler, "algorithm": algorithm})
 
 
