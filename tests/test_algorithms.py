@@ -289,15 +289,16 @@ def test_a_sampler_that_differs_is_corrected() -> None:
 
 
 def test_rows_of_an_older_policy_have_their_own_ratio() -> None:
-    batch = replace(batch_of([1, 0], [2, 2], [0, 0]), stale=True)
-    found = GRPO().annotate(batch, {})
-    assert found.old_logprobs is batch.sampled_logprobs
-    versions = [
-        [replace(r, completion=replace(r.completion, last_version=v)) for r in group]
-        for v, group in enumerate(_groups([2, 2]))
-    ]
-    assert collate(versions, 1.0, 4, version=1).stale
-    assert not collate(_groups([2, 2]), 1.0, 4).stale
+    """The rows beside them keep the ratio 1 of the learner's own score: nothing of theirs is clipped."""
+    batch, learned = batch_of([1, 0], [2, 2], [0, 0]), [[0.0, -1.7, -0.4]] * 2  # sampled: -1
+    assert GRPO().annotate(batch, {}).old_logprobs is None, "where none is stale"
+    batch = replace(batch, stale=torch.tensor([False, True]))
+    found = GRPO().annotate(batch, {"policy": Says(learned)})  # type: ignore[dict-item]
+    assert responses(found.old_logprobs) == [pytest.approx([-1.7, -0.4]), [-1, -1]]
+    outputs = {"logprobs": torch.tensor(learned), "entropy": torch.zeros(2, 3)}
+    _, metrics = GRPO().loss("policy", outputs, found, found.totals())
+    assert [float(x) for x in metrics["clip_fraction"]] == [1, 4], "the stale one's, whose advantage is below zero"
+    assert [float(x) for x in metrics["mismatch"]] == pytest.approx([1.3, 2]), "of the fresh row alone"
 
 
 def prime(prm: list[list[float]], **options: Any) -> Batch:

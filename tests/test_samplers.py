@@ -87,7 +87,7 @@ def test_the_torch_sampler_shares_the_weights() -> None:
 
 
 def test_the_mismatch_by_hand() -> None:
-    """Against the logprobs of before the update, whichever they are; nothing where rows waited."""
+    """Against the logprobs of before the update, whichever they are; of no row that waited."""
     batch = Batch(
         tokens=torch.zeros(1, 4, dtype=torch.long),
         mask=torch.tensor([[False, True, True]]),
@@ -109,7 +109,11 @@ def test_the_mismatch_by_hand() -> None:
     assert [float(x) for x in found(batch, learned)["mismatch"]] == [0.75, 2]
     moved = replace(batch, old_logprobs=learned)
     assert [float(x) for x in found(moved, learned + 1)["mismatch"]] == [0.75, 2], "the learner's of before"
-    assert "mismatch" not in found(replace(batch, stale=True), learned)
+    assert "mismatch" not in found(replace(batch, stale=torch.tensor([True])), learned)
+    two = replace(batch.select(torch.tensor([0, 0])), stale=torch.tensor([True, False]))
+    outputs = {"logprobs": torch.stack([learned[0] + 1, learned[0]]), "entropy": torch.zeros(2, 3)}
+    metrics = policy_loss(outputs, two, two.totals(), PolicyOptions())[1]
+    assert [float(x) for x in metrics["mismatch"]] == [0.75, 2]
 
 
 def test_without_vllm_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
