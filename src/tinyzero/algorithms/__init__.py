@@ -78,7 +78,7 @@ def composition(name: str) -> tuple[str, str, dict[str, str]]:
     }
     for stage, options in STAGES.items():
         if values.get(options[0]) not in (None, 0, "none"):
-            stages[stage] = [f"{option} {values[option]}" for option in options if option in values]
+            stages[stage] = [f"{option} {values[option]}" for option in options if values.get(option, 0) != 0]
     title, *rest = (sys.modules[kind.__module__].__doc__ or name).splitlines()
     formulas = "\n".join(line.strip() for line in rest if line.startswith("    "))
     return title, formulas, {stage: ", ".join(choices) for stage, choices in stages.items()}

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -33,6 +33,8 @@ from tinyzero.types import Group, Learner
 
 class PRIMEOptions(PolicyOptions):
     """PRIME's own choices; the other stages are inherited."""
+
+    by_token: ClassVar[bool] = True
 
     filter: Filter = Field("band", description="groups dropped and drawn anew")
     band_low: float = Field(0.05, ge=0, le=1, description="lowest share of right answers that the band keeps")
@@ -52,8 +54,15 @@ class PRIMEOptions(PolicyOptions):
     gamma: float = Field(1.0, gt=0, le=1, description="discount of later process rewards")
     whiten: bool = Field(True, description="normalise advantages over all tokens of the batch")
 
+    @property
+    def without_effect(self) -> set[str]:
+        """Without process rewards, nor has how they are made."""
+        return super().without_effect | (set() if self.process else {"baseline", "norm", "update", "gamma"})
+
     @model_validator(mode="after")
-    def _reference_stays(self) -> PRIMEOptions:
+    def _rewards_remain(self) -> PRIMEOptions:
+        if not self.outcome and not self.process:
+            raise ValueError("outcome and process are both 0: no reward is left to learn from")
         if self.refresh:
             raise ValueError("refresh would move the reference that process rewards are measured against: leave it out")
         return self

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -24,6 +25,8 @@ from tinyzero.types import Group, Learner
 
 class ReinforcePPOptions(PolicyOptions):
     """REINFORCE++'s choices."""
+
+    by_token: ClassVar[bool] = True
 
     gamma: float = Field(1.0, gt=0, le=1, description="discount of later rewards")
 
