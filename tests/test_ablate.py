@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import tiny
 
-from tinyzero import ablate, cli, metrics, models
+from tinyzero import ablate, cli, metrics, models, run
 from tinyzero import config as configs
+from tinyzero.algorithms import NAMES
 from tinyzero.pretrain import base
 from tinyzero.types import UserError
 
@@ -175,6 +176,32 @@ def test_what_a_run_settled_is_not_another_setting(asked: dict[str, Any], tmp_pa
     (tmp_path / "config.toml").write_text(configs.to_toml(other))
     with pytest.raises(UserError, match="other settings"):
         ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path)
+
+
+def laptop(**overrides: Any) -> configs.Config:
+    return configs.resolve(configs.read_recipe("laptop"), {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def settled(asked: configs.Config) -> configs.Config:
+    return run.settle(asked, tiny.model(layers=1), lambda text: None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_says_its_defaults_is_the_grids_and_so_is_one_that_does_not(name: str) -> None:
+    asked = laptop(algorithm__name=name, algorithm__kl=0.1, algorithm__entropy=0, task__max_number="25")
+    for there in (asked, settled(asked), settled(settled(asked))):
+        assert ablate.unsettled(there, asked) == asked
+    silent = laptop(algorithm__name=name, algorithm__kl=0.1, task__max_number="25")
+    assert ablate.unsettled(settled(silent), asked) == ablate.unsettled(silent, asked) == asked, "entropy is 0 anyway"
+    for changes in ({"algorithm__kl": 0.2}, {"algorithm__clip_high": 0.5}, {"task__max_count": 4}, {"seed": 1}):
+        if name == "rloo" and "algorithm__clip_high" in changes:
+            continue
+        other = laptop(**{"algorithm__name": name, "algorithm__kl": 0.1, "task__max_number": "25"} | changes)
+        assert ablate.unsettled(settled(other), asked) != asked, changes
+
+
+def test_a_run_of_another_algorithm_is_another() -> None:
+    assert ablate.unsettled(settled(laptop(algorithm__name="ppo")), laptop()).algorithm == configs.Named(name="ppo")
 
 
 def test_a_missing_extra_is_named_first(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

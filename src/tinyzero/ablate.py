@@ -183,15 +183,35 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
 
 
 def unsettled(there: config.Config, asked: config.Config) -> config.Config:
-    """A run's settings as they were asked for: it says what `sampler.name = "auto"` came to mean, and what followed."""
-    options = dict(there.algorithm.options)
-    corrected = there.sampler.name == "vllm" and options.get("correction") == "truncate"
+    """A run's settings in the words they were asked for: a run writes down every option of its task and algorithm, what
+    `sampler.name = "auto"` came to mean, and the correction that follows from vLLM."""
+    from tinyzero import algorithms, tasks  # torch comes with them
+
+    kind = algorithms.find(there.algorithm.name).Options
+    algorithm = as_asked(kind, there.algorithm, asked.algorithm, "algorithm")
+    corrected = there.sampler.name == "vllm" and algorithm.options.get("correction") == "truncate"
     if corrected and "correction" not in asked.algorithm.options:
-        del options["correction"]
-    algorithm, sampler = config.Named(name=there.algorithm.name, **options), there.sampler
+        options = {key: value for key, value in algorithm.options.items() if key != "correction"}
+        algorithm = config.Named(name=algorithm.name, **options)
+    task_kind = getattr(tasks.find(there.task.name), "Options", None)
+    task = as_asked(task_kind, there.task, asked.task, "task") if task_kind else there.task
+    sampler = there.sampler
     if asked.sampler.name == "auto":
         sampler = sampler.model_copy(update={"name": "auto"})
-    return there.model_copy(update={"sampler": sampler, "algorithm": algorithm})
+    return there.model_copy(update={"sampler": sampler, "task": task, "algorithm": algorithm})
+
+
+def as_asked(kind: type[BaseModel], there: config.Named, asked: config.Named, where: str) -> config.Named:
+    """The options of `there` that are no defaults or are asked for, in the words of `asked` where they mean the same."""
+    given = asked.options if asked.name == there.name else {}
+    values, wanted = validate(kind, there.options, where).model_dump(), validate(kind, given, where).model_dump()
+    defaults = kind.model_construct().model_dump()
+    options = {
+        key: given[key] if key in given and wanted[key] == value else value
+        for key, value in values.items()
+        if key in given or value != defaults.get(key)
+    }
+    return config.Named(name=there.name, **options)
 
 
 def finished(cell: Cell, folder: Path) -> bool:

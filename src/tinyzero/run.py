@@ -13,16 +13,15 @@ from typing import Any
 
 import torch
 
-from tinyzero import checkpoint, lora, metrics, models, samplers, trackers
-from tinyzero.algorithms import load_algorithm
+from tinyzero import algorithms, checkpoint, lora, metrics, models, samplers, tasks, trackers
 from tinyzero.config import Config, Named, to_toml
 from tinyzero.evaluate import distinct_problems
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.plan.meter import Meter
 from tinyzero.plan.shapes import read_shape
+from tinyzero.plugins import effective
 from tinyzero.rollouts import Cursor
 from tinyzero.samplers.torch_sampler import TorchSampler
-from tinyzero.tasks import load_task
 from tinyzero.types import Algorithm, Problem, Prompt, Sampler, Split, Task, UserError
 
 ROLES = ("policy", "critic", "prm", "reference")
@@ -92,8 +91,8 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     torch.manual_seed(config.seed)
     console = metrics.Console(config.steps)
     trackers.require(config.run.track)
-    task = load_task(config.task.name, config.task.options)
-    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    task = tasks.load_task(config.task.name, config.task.options)
+    algorithm = algorithms.load_algorithm(config.algorithm.name, config.algorithm.options)
     if config.rollout.samples < algorithm.min_samples:
         raise UserError(
             f"rollout.samples is {config.rollout.samples}: "
@@ -109,8 +108,8 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
     tokenizer = models.load_tokenizer(config.model.name)
-    config = settle(config, algorithm, policy, console.note)
-    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    config = settle(config, policy, console.note)
+    algorithm = algorithms.load_algorithm(config.algorithm.name, config.algorithm.options)
     sampler = make_sampler(config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy))
     learner = partial(
         TorchLearner,
@@ -190,18 +189,29 @@ def check_memory(config: Config) -> None:
         raise UserError("model.park moves weights that lora.rank lets all models share: leave one of them out")
 
 
-def settle(config: Config, algorithm: Algorithm, policy: models.Backbone, note: Callable[[str], None]) -> Config:
-    """`config` with the sampler that was chosen and, where it is not the learner itself, a correction for that."""
+def settle(config: Config, policy: models.Backbone, note: Callable[[str], None]) -> Config:
+    """`config` with the sampler that was chosen and, where it is not the learner itself, a correction for that; and
+    with every option of the task and the algorithm that acts, since a default may change before the run goes on."""
     name, why = samplers.choose(config.sampler.name, policy)
     if config.sampler.name == "auto":
         note(f"sampler {name}: {why}")
-    config = config.model_copy(update={"sampler": config.sampler.model_copy(update={"name": name})})
-    unsaid = getattr(getattr(algorithm, "options", None), "correction", "") == "none"
-    if name == "torch" or not unsaid or "correction" in config.algorithm.options:
-        return config
-    note("vLLM's probabilities are not quite the learner's: --algorithm.correction truncate (none switches it off)")
-    corrected = config.algorithm.options | {"correction": "truncate"}
-    return config.model_copy(update={"algorithm": Named(name=config.algorithm.name, **corrected)})
+    given, kind = config.algorithm.options, algorithms.find(config.algorithm.name).Options
+    options = effective(kind, given, "algorithm")
+    if "correction" not in given and options.get("correction") == "none":
+        del options["correction"]  # whoever repeats the run with another sampler has not chosen to have none
+        if name == "vllm":
+            note(
+                "vLLM's probabilities are not quite the learner's: --algorithm.correction truncate (none: as they are)"
+            )
+            options = effective(kind, given | {"correction": "truncate"}, "algorithm")
+    task, kind = config.task, getattr(tasks.find(config.task.name), "Options", None)
+    return config.model_copy(
+        update={
+            "sampler": config.sampler.model_copy(update={"name": name}),
+            "algorithm": Named(name=config.algorithm.name, **options),
+            "task": Named(name=task.name, **effective(kind, task.options, "task")) if kind else task,
+        }
+    )
 
 
 def make_sampler(
