@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -146,6 +147,7 @@ def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tm
         assert f"| {name} |" in (out / "ablation.md").read_text()
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert_an_unscored_run_is_not_finished(grid, out)
+    assert_only_its_records_make_a_run_finished(grid, out)
     grid.write_text(grid.read_text().replace("steps = 2", "steps = 3"))
     with pytest.raises(UserError, match="was run with other settings than the grid's"):
         ablate.run_grid(grid, out, 1)
@@ -159,6 +161,18 @@ def assert_an_unscored_run_is_not_finished(grid: Path, out: Path) -> None:
     whole = path.read_text()
     path.write_text("".join(line + "\n" for line in whole.splitlines() if '"step": 2' not in line))
     assert len(path.read_text()) < len(whole)
+    assert not ablate.finished(cell, out / cell.name)
+    path.write_text(whole)
+
+
+def assert_only_its_records_make_a_run_finished(grid: Path, out: Path) -> None:
+    """Whoever removes checkpoints for their room does not train anew; a step that is not recorded was lost."""
+    cell = ablate.read_grid(grid)[1][0]
+    shutil.rmtree(out / cell.name / "checkpoints")
+    assert ablate.finished(cell, out / cell.name)
+    path = out / cell.name / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.splitlines()[0] + "\n")
     assert not ablate.finished(cell, out / cell.name)
     path.write_text(whole)
 

@@ -202,7 +202,7 @@ def unsettled(there: config.Config, asked: config.Config) -> config.Config:
 
 
 def as_asked(kind: type[BaseModel], there: config.Named, asked: config.Named, where: str) -> config.Named:
-    """The options of `there` that are no defaults or are asked for, in the words of `asked` where they mean the same."""
+    """The options of `there` that are no defaults or are asked for, as `asked` writes them where they are the same."""
     given = asked.options if asked.name == there.name else {}
     values, wanted = validate(kind, there.options, where).model_dump(), validate(kind, given, where).model_dump()
     defaults = kind.model_construct().model_dump()
@@ -215,7 +215,8 @@ def as_asked(kind: type[BaseModel], there: config.Named, asked: config.Named, wh
 
 
 def finished(cell: Cell, folder: Path) -> bool:
-    """Whether the run came to its end: it is saved and scored on test after its last step.
+    """Whether the run came to its end: every step is recorded, and it is scored on test after the last. Its checkpoints
+    may be gone since.
 
     Raises UserError where the folder holds a run of other settings.
     """
@@ -226,7 +227,7 @@ def finished(cell: Cell, folder: Path) -> bool:
         raise UserError(f"{folder} was run with other settings than the grid's: move it away, or name another --out")
     steps = cell.config.steps
     scored = any(e["split"] == "test" and e["step"] == steps for e in metrics.read(folder / "eval.jsonl"))
-    return scored and (folder / "checkpoints" / f"step_{steps:06d}" / "manifest.json").is_file()
+    return scored and [e["step"] for e in metrics.read(folder / "metrics.jsonl")] == list(range(steps))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
