@@ -106,6 +106,15 @@ def test_interval_by_hand() -> None:
         ('"ppo", "alg', '"pppo", "alg', "unknown algorithm 'pppo'"),
         ("toy_task.py:Early", "toy_task.py:Late", "Late"),
         ("slow = {", "slow = (", "not valid TOML"),
+        ('"rollout.samples" = 4', '"rollout.samples" = 1', "grpo needs at least 2"),
+        (
+            '"algorithm.name" = "grpo"',
+            '"algorithm.name" = "dapo", "algorithm.overlong" = 6',
+            "overlong is 6, more",
+        ),
+        ('"rollout.max_tokens" = 5', '"rollout.max_tokens" = 128', "rollout.max_tokens 128 exceeds .* context of 128"),
+        ('"eval.max_tokens" = 5', '"eval.max_tokens" = 999', "eval.max_tokens 999 exceeds"),
+        ('/base"', '/removed"', "no model folder at '.*/removed'"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(grid: Path, before: str, after: str, says: str) -> None:
@@ -135,7 +144,14 @@ def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tm
     for name in begun:  # gone on with where it was, not begun anew
         assert [e["step"] for e in metrics.read(out / name / "metrics.jsonl")] == [0, 1]
         assert "exists" not in (out / f"{name}.log").read_text()
-    found = json.loads((out / "ablation.json").read_text())["results"]
+    about = json.loads((out / "ablation.json").read_text())
+    assert about["command"] == f"tinyzero ablate {grid} --jobs 2"
+    if (GRIDS.parent / ".git").exists():
+        assert re.fullmatch(r"[\w.-]*[0-9a-f]{7,}(-dirty)?", about["commit"])
+        assert f"at commit {about['commit']} on" in (out / "ablation.md").read_text()
+    assert about["not finished"] == []
+    assert "not finished" not in (out / "ablation.md").read_text()
+    found = about["results"]
     assert set(found) == {"grpo", "ppo"}
     for name, cell in found.items():
         afters = [run["after"] for run in cell["seeds"].values()]
@@ -144,6 +160,15 @@ def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tm
         assert (cell["mean"]["after/low"], cell["mean"]["after/high"]) == (low, high)
         assert cell["mean"]["CPU minutes"] > 0
         assert cell["mean"]["samples"] == 16
+        assert cell["settings"]["algorithm"]["clip_low"] == 0.2, "defaults too"
+        assert (cell["settings"]["steps"], "seed" in cell["settings"]) == (2, False)
+        for seed, found_there in cell["seeds"].items():
+            written = list(metrics.read(out / f"{name}-{seed}" / "eval.jsonl"))
+            assert [(e["step"], e["samples"]) for e in found_there["curve"]] == [(0, 0), (1, 8), (2, 16)]
+            assert [e["pass@1"] for e in found_there["curve"]] == [e["pass@1"] for e in written if e["split"] == "dev"]
+            assert all("response_length" in e for e in found_there["curve"])
+            assert found_there["test"].items() <= written[-1].items()
+            assert {key.partition("/")[0] for key in found_there["test"]} >= {"response_length"}
         assert f"| {name} |" in (out / "ablation.md").read_text()
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert_an_unscored_run_is_not_finished(grid, out)
@@ -233,7 +258,10 @@ def test_a_run_that_fails_is_named(grid: Path, tmp_path: Path, capsys: pytest.Ca
     assert "1 run failed" in said
     assert "grpo-fast-3.log" in said
     out = tmp_path / "out"
-    assert set(json.loads((out / "ablation.json").read_text())["results"]) == {"grpo-slow"}, "what finished is compared"
+    about = json.loads((out / "ablation.json").read_text())
+    assert set(about["results"]) == {"grpo-slow"}, "what finished is compared"
+    assert about["not finished"] == ["grpo-fast-3"]
+    assert "\nnot finished: grpo-fast-3\n" in (out / "ablation.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.toml")), ids=lambda path: path.stem)
@@ -241,7 +269,14 @@ def test_the_grids_here_can_run(path: Path, tmp_path: Path, monkeypatch: pytest.
     """With the bases that their own commands make; that they can be made is checked as far as their options go."""
     text = path.read_text()
     made: list[str] = []
-    monkeypatch.setattr(base, "pretrain", lambda options, folder, report: made.append(f"{folder}/model") or folder)
+
+    def pretrain(options: base.PretrainOptions, folder: Path, report: Any) -> Path:
+        made.append(f"{folder}/model")
+        models.save_model(tiny.model(layers=1, context=options.model.context), tiny.tokenizer(), folder / "model")
+        return folder
+
+    monkeypatch.setattr(base, "pretrain", pretrain)
+    monkeypatch.chdir(tmp_path)
     for line in re.findall(r"# +tinyzero (pretrain .*)", re.sub(r" \\\n# +", " ", text)):
         assert cli.main(shlex.split(line)) == 0
     assert set(re.findall(r'"(runs/bases/[^"]*)"', text)) == set(made)

@@ -53,7 +53,7 @@ def effective(model: type[BaseModel], values: Mapping[str, Any], where: str) -> 
     What a model knows to be `without_effect` is left out.
     """
     made = validate(model, values, where)
-    idle = getattr(made, "without_effect", set())
+    idle: set[str] = getattr(made, "without_effect", set())
     return {k: v for k, v in made.model_dump(mode="json", exclude_none=True).items() if k not in idle}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tinyzero import algorithms, checkpoint, lora, metrics, models, samplers, tasks, trackers
+from tinyzero.check_config import check_config
 from tinyzero.config import Config, Named, to_toml
 from tinyzero.evaluate import distinct_problems
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
@@ -90,21 +91,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         torch.set_num_threads(config.model.threads)
     torch.manual_seed(config.seed)
     console = metrics.Console(config.steps)
-    trackers.require(config.run.track)
-    task = tasks.load_task(config.task.name, config.task.options)
-    algorithm = algorithms.load_algorithm(config.algorithm.name, config.algorithm.options)
-    if config.rollout.samples < algorithm.min_samples:
-        raise UserError(
-            f"rollout.samples is {config.rollout.samples}: "
-            f"{config.algorithm.name} needs at least {algorithm.min_samples}"
-        )
-    overlong = option(algorithm, "overlong")
-    if overlong > config.rollout.max_tokens:
-        raise UserError(
-            f"algorithm.overlong is {overlong}, more than rollout.max_tokens {config.rollout.max_tokens}: "
-            "the penalty would begin before the answer"
-        )
-    check_memory(config)
+    task, algorithm = check_config(config)
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
     tokenizer = models.load_tokenizer(config.model.name)
@@ -121,7 +108,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     learners = {"policy": learner(policy, outputs, config.optimizer)}
     beside = partial(learner, park=config.model.park)
     for role in algorithm.roles:
-        model = load(config, role, None if role == "reference" and option(algorithm, "refresh") else policy)
+        model = load(config, role, None if role == "reference" and algorithms.option(algorithm, "refresh") else policy)
         if role == "critic":
             learners[role] = beside(models.ValueModel(model), value_outputs, config.critic)
         elif role == "prm":
@@ -176,17 +163,6 @@ def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: P
     models.save_model(policy, tokenizer, path)
     if config.lora.rank:
         lora.save_adapter(policy, config.lora, path / lora.FOLDER, config.model.name)
-
-
-def check_memory(config: Config) -> None:
-    """Raise UserError where an option that saves memory would do nothing, or undo another."""
-    trained = {"optimizer": config.optimizer, "critic": config.critic, "prm": config.prm}
-    moved = [f"{name}.offload" for name, section in trained.items() if section.offload]
-    moved += ["model.park"] if config.model.park else []
-    if moved and models.pick_device(config.model.device) == "cpu":
-        raise UserError(f"{moved[0]} moves things to CPU memory, where a run on a CPU has them: leave it out")
-    if config.model.park and config.lora.rank:
-        raise UserError("model.park moves weights that lora.rank lets all models share: leave one of them out")
 
 
 def settle(config: Config, policy: models.Backbone, note: Callable[[str], None]) -> Config:
@@ -280,12 +256,7 @@ def publish(run: Run, version: int) -> None:
 
 def refresh(run: Run) -> int:
     """Steps after which the policy becomes the reference; 0 for never."""
-    return option(run.algorithm, "refresh")
-
-
-def option(algorithm: Algorithm, name: str) -> int:
-    """A shared option of the algorithm; 0 where one of the user's own has none of that name."""
-    return int(getattr(getattr(algorithm, "options", None), name, 0))
+    return algorithms.option(run.algorithm, "refresh")
 
 
 def updates(config: Config) -> int:

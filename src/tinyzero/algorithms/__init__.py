@@ -49,6 +49,11 @@ def find(name: str) -> Any:
     return kind
 
 
+def option(algorithm: Algorithm, name: str) -> int:
+    """A shared option of the algorithm; 0 where one of the user's own has none of that name."""
+    return int(getattr(getattr(algorithm, "options", None), name, 0))
+
+
 STAGES = {  # in the order in which they act; the first option of a stage switches it on
     "filter": ("filter", "band_low", "band_high"),
     "length": ("overlong", "overlong_penalty"),
