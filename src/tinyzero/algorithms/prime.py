@@ -4,8 +4,8 @@
     A_t = sum_{s >= t} (r_s - mean of the others' r)  +  R - mean of the others' R,    then PPO's clip
 
 Reward model and reference both start as the base, so at first r is 0 and this is leave-one-out exactly. Groups of
-which too many or too few are right are dropped and drawn anew, at most `rollout.refills` times; what that costs
-is reported.
+which fewer than 0.2 or more than 0.8 are right are dropped and drawn anew, at most `rollout.refills` times; what that
+costs is reported. (That is the paper's band, for its 4 answers a problem; recipes with 16 have a wider one.)
 
 Where the released code departs from the paper, the paper is followed; `baseline = "code"` and `norm = "batch"`
 are the code's: deviations within a response stretched by K/(K - 1); r divided by the batch's largest return, by
@@ -37,8 +37,6 @@ class PRIMEOptions(PolicyOptions):
     by_token: ClassVar[bool] = True
 
     filter: Filter = Field("band", description="groups dropped and drawn anew")
-    band_low: float = Field(0.05, ge=0, le=1, description="lowest share of right answers that the band keeps")
-    band_high: float = Field(0.95, ge=0, le=1, description="highest share of right answers that the band keeps")
     beta: float = Field(0.05, gt=0, description="token rewards are this times log(PRM/reference)")
     outcome: float = Field(1.0, ge=0, description="weight of the outcome's advantage")
     process: float = Field(1.0, ge=0, description="weight of the process rewards' advantage")
