@@ -60,7 +60,7 @@ class PPO:
         if o.whiten:
             found = advantages.whiten(found, batch.mask)
         # a critic that knows nothing yet would lead the policy astray (VC-PPO, arXiv:2503.01491)
-        waiting = models["critic"].steps < o.value_warmup * batch.updates
+        waiting = models["critic"].batches < o.value_warmup
         return replace(
             batch, advantages=found, returns=returns, values=values, updated={"policy": {}} if waiting else {}
         )
