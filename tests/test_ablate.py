@@ -208,7 +208,7 @@ def test_what_a_run_settled_is_not_another_setting(asked: dict[str, Any], tmp_pa
     settings = configs.resolve(configs.read_recipe("laptop"), asked)
     settled = {"sampler.name": "vllm", "algorithm.correction": "truncate"}
     there = configs.resolve(settings.model_dump(), settled)
-    assert ablate.unsettled(there, settings) == settings
+    assert configs.unsettled(there, settings) == settings
     (tmp_path / "config.toml").write_text(configs.to_toml(there))
     assert not ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path), "it is gone on with"
     other = configs.resolve(settings.model_dump(), settled | {"algorithm.correction": "mask"})
@@ -229,18 +229,18 @@ def settled(asked: configs.Config) -> configs.Config:
 def test_a_run_that_says_its_defaults_is_the_grids_and_so_is_one_that_does_not(name: str) -> None:
     asked = laptop(algorithm__name=name, algorithm__kl=0.1, algorithm__entropy=0, task__max_number="25")
     for there in (asked, settled(asked), settled(settled(asked))):
-        assert ablate.unsettled(there, asked) == asked
+        assert configs.unsettled(there, asked) == asked
     silent = laptop(algorithm__name=name, algorithm__kl=0.1, task__max_number="25")
-    assert ablate.unsettled(settled(silent), asked) == ablate.unsettled(silent, asked) == asked, "entropy is 0 anyway"
+    assert configs.unsettled(settled(silent), asked) == configs.unsettled(silent, asked) == asked, "entropy is 0 anyway"
     for changes in ({"algorithm__kl": 0.2}, {"algorithm__clip_high": 0.5}, {"task__max_count": 4}, {"seed": 1}):
         if name == "rloo" and "algorithm__clip_high" in changes:
             continue
         other = laptop(**{"algorithm__name": name, "algorithm__kl": 0.1, "task__max_number": "25"} | changes)
-        assert ablate.unsettled(settled(other), asked) != asked, changes
+        assert configs.unsettled(settled(other), asked) != asked, changes
 
 
 def test_a_run_of_another_algorithm_is_another() -> None:
-    assert ablate.unsettled(settled(laptop(algorithm__name="ppo")), laptop()).algorithm == configs.Named(name="ppo")
+    assert configs.unsettled(settled(laptop(algorithm__name="ppo")), laptop()).algorithm == configs.Named(name="ppo")
 
 
 def test_a_missing_extra_is_named_first(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,38 +182,6 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
-def unsettled(there: config.Config, asked: config.Config) -> config.Config:
-    """A run's settings in the words they were asked for: a run writes down every option of its task and algorithm, what
-    `sampler.name = "auto"` came to mean, and the correction that follows from vLLM."""
-    from tinyzero import algorithms, tasks  # torch comes with them
-
-    kind = algorithms.find(there.algorithm.name).Options
-    algorithm = as_asked(kind, there.algorithm, asked.algorithm, "algorithm")
-    corrected = there.sampler.name == "vllm" and algorithm.options.get("correction") == "truncate"
-    if corrected and "correction" not in asked.algorithm.options:
-        options = {key: value for key, value in algorithm.options.items() if key != "correction"}
-        algorithm = config.Named(name=algorithm.name, **options)
-    task_kind = getattr(tasks.find(there.task.name), "Options", None)
-    task = as_asked(task_kind, there.task, asked.task, "task") if task_kind else there.task
-    sampler = there.sampler
-    if asked.sampler.name == "auto":
-        sampler = sampler.model_copy(update={"name": "auto"})
-    return there.model_copy(update={"sampler": sampler, "task": task, "algorithm": algorithm})
-
-
-def as_asked(kind: type[BaseModel], there: config.Named, asked: config.Named, where: str) -> config.Named:
-    """The options of `there` that are no defaults or are asked for, as `asked` writes them where they are the same."""
-    given = asked.options if asked.name == there.name else {}
-    values, wanted = validate(kind, there.options, where).model_dump(), validate(kind, given, where).model_dump()
-    defaults = kind.model_construct().model_dump()
-    options = {
-        key: given[key] if key in given and wanted[key] == value else value
-        for key, value in values.items()
-        if key in given or value != defaults.get(key)
-    }
-    return config.Named(name=there.name, **options)
-
-
 def finished(cell: Cell, folder: Path) -> bool:
     """Whether the run came to its end: every step is recorded, and it is scored on test after the last. Its checkpoints
     may be gone since.
@@ -223,7 +191,7 @@ def finished(cell: Cell, folder: Path) -> bool:
     if not (folder / "config.toml").is_file():
         return False
     there = config.resolve(config.read_recipe(str(folder / "config.toml")), {})
-    if unsettled(there, cell.config) != cell.config:
+    if config.unsettled(there, cell.config) != cell.config:
         raise UserError(f"{folder} was run with other settings than the grid's: move it away, or name another --out")
     steps = cell.config.steps
     scored = any(e["split"] == "test" and e["step"] == steps for e in metrics.read(folder / "eval.jsonl"))
@@ -300,8 +268,8 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
         if len(runs) > 1:
             low, high = interval([run["after"] for run in runs.values()])
             means |= {"after/low": max(0.0, low), "after/high": min(1.0, high)}
-        seeds = {cell.seed: runs[cell.seed] | evaluations(out / cell.name) for cell in members}
-        results[name] = {"mean": means, "seeds": seeds, "settings": settings(out / members[0].name)}
+        by_seed = {cell.seed: runs[cell.seed] | evaluations(out / cell.name) for cell in members}
+        results[name] = {"mean": means, "seeds": by_seed, "settings": settings(out / members[0].name)}
     about = {"command": shlex.join(["tinyzero", "ablate", str(path), "--jobs", str(jobs)])} | machine()
     record = about | {"grid": grid.model_dump(), "not finished": waiting, "results": results}
     (out / "ablation.json").write_text(json.dumps(record, indent=1))

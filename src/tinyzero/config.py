@@ -26,8 +26,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyzero.algorithms import NAMES as ALGORITHMS
+from tinyzero.algorithms import find as find_algorithm
 from tinyzero.plugins import suggest, validate
 from tinyzero.tasks import TASKS
+from tinyzero.tasks import find as find_task
 from tinyzero.types import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -373,6 +375,33 @@ def keys() -> list[str]:
         else:
             found.append(name)
     return found
+
+
+def unsettled(there: Config, asked: Config) -> Config:
+    """A run's settings in the words they were asked for: a run writes down every option of its task and algorithm, what
+    `sampler.name = "auto"` came to mean, and the correction that follows from vLLM."""
+    algorithm = _as_asked(find_algorithm(there.algorithm.name).Options, there.algorithm, asked.algorithm)
+    followed = there.sampler.name == "vllm" and algorithm.options.get("correction") == "truncate"
+    if followed and "correction" not in asked.algorithm.options:
+        options = {key: value for key, value in algorithm.options.items() if key != "correction"}
+        algorithm = Named(name=algorithm.name, **options)
+    options_of_task = getattr(find_task(there.task.name), "Options", None)
+    task = _as_asked(options_of_task, there.task, asked.task) if options_of_task else there.task
+    sampler = there.sampler.model_copy(update={"name": "auto"} if asked.sampler.name == "auto" else {})
+    return there.model_copy(update={"sampler": sampler, "task": task, "algorithm": algorithm})
+
+
+def _as_asked(kind: type[BaseModel], there: Named, asked: Named) -> Named:
+    """The options of `there` that are no defaults or are asked for, as `asked` writes them where they are the same."""
+    given = asked.options if asked.name == there.name else {}
+    values, wanted = (validate(kind, options, there.name).model_dump() for options in (there.options, given))
+    defaults = kind.model_construct().model_dump()
+    options = {
+        key: given[key] if key in given and wanted[key] == value else value
+        for key, value in values.items()
+        if key in given or value != defaults.get(key)
+    }
+    return Named(name=there.name, **options)
 
 
 def to_toml(config: Config) -> str:
