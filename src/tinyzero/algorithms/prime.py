@@ -2,6 +2,7 @@
 
     r_t = beta log(prm(y_t) / reference(y_t)),    prm: cross-entropy of sigmoid(sum_t r_t) against right or wrong
     A_t = sum_{s >= t} (r_s - mean of the others' r)  +  R - mean of the others' R,    then PPO's clip
+    other here: the sum is whitened over the batch's tokens (released code: too, paper: not named)
 
 Reward model and reference both start as the base, so at first r is 0 and this is leave-one-out exactly. Groups of
 which fewer than 0.2 or more than 0.8 are right are dropped and drawn anew, at most `rollout.refills` times; what that
