@@ -576,11 +576,29 @@ def test_the_page_asks_nobody_for_anything(run: Path, tmp_path: Path) -> None:
     assert re.findall(r"(?:@import|url\()", markup) == []
 
 
-def test_the_page_of_a_long_run_is_small(tmp_path: Path) -> None:
-    text = "12*5=60,60+3=63 vs 24 no\n" * 400
-    folder = fake_run.write(tmp_path / "run", steps=400, every=5, text=lambda step: f"{step}{text}")
-    assert write_report([folder], tmp_path / "one.html") < 5e6
-    assert write_report([folder] * 9, tmp_path / "nine.html") < 5e6
+@pytest.mark.parametrize("piece", ["12*5=60,60+3=63 vs 24 no\n", "<<<<<<<<<<<<", "12*5=60 é"])
+def test_the_page_of_long_runs_is_small_and_tells_each_to_its_end(piece: str, tmp_path: Path) -> None:
+    def text(step: int) -> str:
+        return f"{step}{piece * (10_000 // len(piece))}"
+
+    folders = [fake_run.write(tmp_path / str(i), steps=400, every=5, text=text, seed=i) for i in range(9)]
+    assert write_report(folders[:1], tmp_path / "one.html") < 5e6
+    assert write_report(folders, tmp_path / "nine.html") < 5e6
+    for run in data_of((tmp_path / "nine.html").read_text())["runs"]:
+        assert {0, 400} <= {s["step"] for s in run["samples"]}
+
+
+def test_room_is_given_problem_by_problem_and_to_the_ends_first() -> None:
+    at = [(0, "dev"), (0, "dev"), (0, "train"), (4, "dev"), (4, "dev"), (9, "dev"), (9, "dev")]
+    assert story.by_turns([{"step": step, "split": split} for step, split in at]) == [0, 2, 5, 3, 1, 6, 4]
+
+
+def test_an_answer_is_marked_up_once_however_often_it_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded(run)
+    recorded.update()
+    first = story.tell([recorded])
+    monkeypatch.setattr(samples, "shown", lambda record: pytest.fail("marked up again"))
+    assert story.tell([recorded]) == first
 
 
 def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from tinyzero.types import UserError
 
 PACKAGE = Path(configs.__file__).parent
 POINTS = 600  # of a curve; several runs share five times as many
-CHARACTERS = 2_000_000  # of completions, all runs together
+ROOM = 3_000_000  # bytes of marked completions, all runs together
 AXES = {"step": "steps", "samples": "answers sampled", "minutes": "minutes"}
 
 
@@ -74,7 +74,7 @@ def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
         "curves": curves(run, max(60, min(POINTS, 5 * POINTS // of))),
         "kinds": kinds(run, tests),
         "baselines": baselines(run.folder),
-        **shown_samples(run, CHARACTERS // of),
+        **shown_samples(run, ROOM // of),
     }
 
 
@@ -195,21 +195,37 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is not what benchmarks/what_training_added.py writes: remove it") from None
 
 
-def shown_samples(run: Recorded, characters: int) -> dict[str, Any]:
+def shown_samples(run: Recorded, room: int) -> dict[str, Any]:
     """The rollouts to show, no more than fit; which problem to open with; the first that checks and revises, and how
     many right answers were searched for it where that was not all of them."""
-    found: list[dict[str, Any]] = []
-    revision = None
-    for record in run.samples.chosen():
-        sample = samples.shown(record)
-        characters -= sum(len(piece if isinstance(piece, str) else piece[0]) for piece in sample["text"])
-        if characters < 0 and record is not run.samples.revision:
-            continue
-        if record is run.samples.revision:
-            revision = len(found)
-        found.append(sample)
+    chosen, fitting = run.samples.shown(), set()
+    for i in by_turns([record for record, _ in chosen]):
+        if (size := written_size(chosen[i][1])) <= room or chosen[i][0] is run.samples.revision:
+            fitting.add(i)
+            room -= size
+    kept = [chosen[i] for i in sorted(fitting)]
+    found = [sample for _, sample in kept]
+    revision = next((i for i, (record, _) in enumerate(kept) if record is run.samples.revision), None)
     searched = None if run.samples.unread > 0 else run.samples.searched
     return {"samples": found, "revision": revision, "searched": searched, "opening": opening(found)}
+
+
+def by_turns(records: Sequence[samples.Record]) -> list[int]:
+    """In which order rollouts are given room: of every evaluation and step the first, then of every one the second, so
+    that one problem is followed to the end before another is begun; the ends of the run before its middle."""
+    last = max((record["step"] for record in records), default=0)
+    seen: Counter[tuple[int, str]] = Counter()
+    turns = []
+    for i, record in enumerate(records):
+        at = (record["step"], record["split"])
+        turns.append((seen[at], min(at[0], last - at[0]), i))
+        seen[at] += 1
+    return [i for *_, i in sorted(turns)]
+
+
+def written_size(sample: Mapping[str, Any]) -> int:
+    """Bytes that it takes in a page, or a little more: what is not ASCII takes less there."""
+    return len(json.dumps(sample).replace("<", "\\u003c"))
 
 
 def opening(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
