@@ -119,6 +119,28 @@ def test_a_line_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
         Recorded(folder).update()
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("metrics.jsonl", {"step": None}),
+        ("eval.jsonl", {"step": -1}),
+        ("eval.jsonl", {"split": "tset"}),
+        ("eval.jsonl", {"pass@1/low": "low"}),
+        ("rollouts.jsonl", {"split": "tset"}),
+        ("rollouts.jsonl", {"fields": []}),
+        ("rollouts.jsonl", {"parts": {"answer": "yes"}}),
+    ],
+)
+def test_a_whole_line_that_is_no_runs_is_named(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2)
+    text = (folder / name).read_text()
+    first = json.loads(text.splitlines()[0])
+    for line in ({}, first | changes):
+        (folder / name).write_text(text + json.dumps(line) + "\n")
+        with pytest.raises(UserError, match=rf"byte {(folder / name).stat().st_size} of .*{name} .*mend or remove it"):
+            told(folder)
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "eval.jsonl", "rollouts.jsonl"])
 def test_a_torn_last_line_is_no_error(name: str, tmp_path: Path) -> None:
     folder = fake_run.write(tmp_path / "run", steps=10)
@@ -610,6 +632,16 @@ def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (run / "report.html").read_text() == out.read_text()
 
 
+def test_runs_named_from_here_and_from_the_root_have_their_page_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        fake_run.write(tmp_path / "runs" / name, steps=2)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", "runs/a", str(tmp_path / "runs" / "b")]) == 0
+    assert f"wrote {tmp_path / 'runs' / 'report.html'} " in capsys.readouterr().out
+
+
 # --- live
 
 
@@ -650,6 +682,11 @@ def test_a_watched_run_is_told_as_it_grows(server: tuple[Path, str]) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('acy": 0.5}\n')
     assert json.loads(get(address + "/data.json", If_None_Match=headers["ETag"])[2])["runs"][0]["done"] == 11
+    rollouts = (folder / "rollouts.jsonl").read_text()
+    (folder / "rollouts.jsonl").write_text(rollouts + "{}\n")
+    assert "rollouts.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
+    (folder / "rollouts.jsonl").write_text(rollouts)
+    assert json.loads(get(address + "/data.json")[2])["runs"][0]["done"] == 11, "mended"
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("damaged\n{}\n")
     assert "metrics.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
