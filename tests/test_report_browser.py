@@ -1,5 +1,6 @@
 """The report's page in a real browser: no complaint, no overflow, and everything does what it says."""
 
+import json
 import shutil
 import sys
 import threading
@@ -40,6 +41,26 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("runs") / "made-up-0"
     fake_run.write(folder, columns={"truncated": lambda step: 0.4})
     metrics.append(folder / "rollouts.jsonl", fake_run.rollout(40, "train", 1, EVIL) | {"problem": EVIL, "fields": {}})
+    write_report([folder], folder / "report.html")
+    return (folder / "report.html").as_uri()
+
+
+BASELINES = {"forced to go on": {"value": 0.05, "low": 0.03, "high": 0.08, "tokens": 160.0}} | {
+    f"best of {n}": {"value": value, "low": value - 0.02, "high": value + 0.02, "tokens": 160.0}
+    for n, value in ((4, 0.33), (8, 0.38))
+}
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of the report of a run that hardly learned, with baselines below and above its curves."""
+    folder = tmp_path_factory.mktemp("controlled") / "run"
+    fake_run.write(folder, columns={"accuracy": lambda step: 0.2})
+    evals = list(metrics.read(folder / "eval.jsonl"))
+    (folder / "eval.jsonl").unlink()
+    for e in evals:
+        metrics.append(folder / "eval.jsonl", e | {"pass@1": 0.2, "pass@1/low": 0.15, "pass@1/high": 0.25})
+    (folder / "baselines.json").write_text(json.dumps({"baselines": BASELINES}))
     write_report([folder], folder / "report.html")
     return (folder / "report.html").as_uri()
 
@@ -104,6 +125,52 @@ def test_several_runs_fit_and_lie_over_each_other(browser: Any, several: str, wi
         chart.get_by_role("combobox").select_option(label="training answers")
         assert chart.locator(".legend span").count() == 4
         assert overflow(page) == 0
+
+
+def test_numbers_stand_under_their_own_run_where_one_has_none(browser: Any, tmp_path: Path) -> None:
+    for i, name in enumerate("abc"):
+        kl = {"kl": lambda step, i=i: 0.5 + i} if name != "a" else {}
+        fake_run.write(tmp_path / name, steps=10, columns=kl)
+    write_report([tmp_path], tmp_path / "report.html")
+    with opened(browser, (tmp_path / "report.html").as_uri()) as page:
+        chart = page.locator("figure.chart", has=page.get_by_role("heading", name="KL"))
+        chart.locator("summary").click()
+        chart.locator("tbody tr").first.wait_for()
+        assert chart.locator("thead th").all_inner_texts() == ["steps", "b", "c"]
+        assert chart.locator("tbody tr").first.locator("td").all_inner_texts() == ["1.5", "2.5"]
+
+
+# The share of dark pixels along heights of the first plot: about half of a dashed line.
+DARK = """(values) => {
+  const { u } = [...drawn][0], { left, width } = u.bbox;
+  const { data } = u.ctx.getImageData(left, 0, width, u.ctx.canvas.height);
+  return values.map((value) => {
+    const row = Math.round(u.valToPos(value, "y", true)) * width;
+    const dark = [...Array(width).keys()].map((x) => 4 * (row + x)).filter((i) => data[i + 3] > 60 && data[i] < 160);
+    return dark.length / width;
+  });
+}"""
+
+
+def test_baselines_are_drawn_within_the_plot_heard_and_in_the_table(browser: Any, controlled: str) -> None:
+    with opened(browser, controlled) as page:
+        chart = page.locator("figure.chart").first
+        low, high = page.evaluate("(({ min, max }) => [min, max])([...drawn][0].u.scales.y)")
+        for name, b in BASELINES.items():
+            assert low < b["value"] < high < 0.5, "on the plot, which is no larger than it need be"
+            words = f"{name} at {100 * b['value']:.{int(b['value'] < 0.1)}f}\u202f%"
+            assert words in (chart.locator(".plot").get_attribute("aria-label") or "")
+        chart.locator("summary").click()
+        chart.locator("tbody tr").first.wait_for()
+        assert chart.locator("thead th").all_inner_texts()[-3:] == list(BASELINES)
+        assert chart.locator("tbody tr").first.locator("td").all_inner_texts()[-3:] == [
+            "5.0\u202f%",
+            "33\u202f%",
+            "38\u202f%",
+        ]
+        *on_lines, off = page.evaluate(DARK, [*(b["value"] for b in BASELINES.values()), 0.28])
+        assert all(0.3 < share < 0.9 for share in on_lines)
+        assert off < 0.1, "there is no line where no baseline is"
 
 
 def test_what_a_model_wrote_is_text(browser: Any, report: str) -> None:

@@ -15,7 +15,7 @@ function curvesOf(spec, story, axis, picked) {
       const y = source[line.key], x = source[`x/${axis}`], steps = line.source === "steps";
       const group = several ? groupOf(story, run) : i;
       found.push({
-        label: several ? nameOf(story, run) : line.label, group, hue: hue(several ? group : i), x, y,
+        label: several ? nameOf(story, run) : line.label, run: run.name, group, hue: hue(several ? group : i), x, y,
         smooth: steps ? smoothed(y) : y, raw: steps && !several,
         low: several ? null : source[`${line.key}/low`], high: several ? null : source[`${line.key}/high`],
         points: !steps, only: line.source === "test", finished: run.finished,
@@ -47,7 +47,7 @@ function smoothed(values) {
   });
 }
 
-function chartCard(spec, baselines) {
+function chartCard(spec) {
   const picker = el("select", { "aria-label": `curve of ${spec.title}` });
   const legend = el("div", { class: "legend" }), place = el("small");
   const plot = el("div", { class: "plot", tabindex: 0, role: "img" });
@@ -55,12 +55,13 @@ function chartCard(spec, baselines) {
   const details = el("details", {}, el("summary", {}, "Table and meaning"), numbers);
   const node = el("figure", { class: "card chart" },
     el("figcaption", {}, el("h3", {}, spec.title), el("span", {}, picker, place), el("p", {}, spec.says)), legend, plot, details);
-  const card = { node, spec, u: null, curves: [] };
+  const card = { node, spec, u: null, curves: [], baselines: [] };
   let last = null; // what was last drawn, for what happens between updates
 
   card.update = (fresh, story, axis) => {
     last = { story, axis };
     card.spec = spec = fresh;
+    card.baselines = story.runs.length === 1 && spec === story.sections[0].charts[0] ? story.runs[0].baselines : [];
     if (picker.options.length !== spec.lines.length)
       picker.replaceChildren(...spec.lines.map((line, i) => el("option", { value: i }, line.label)));
     picker.hidden = story.runs.length < 2 || spec.lines.length < 2;
@@ -73,10 +74,11 @@ function chartCard(spec, baselines) {
     if (same) card.u.setData(data);
     else {
       if (card.u) card.u.destroy();
-      card.u = new uPlot(options(card, story, axis, baselines), data, plot);
+      card.u = new uPlot(options(card, story, axis), data, plot);
       fit();
     }
-    plot.setAttribute("aria-label", `${spec.title}: ${curves.map((c) => said(c, spec.form)).join("; ")}. Arrow keys read the curves; the table follows.`);
+    const heard = [...curves.map((c) => said(c, spec.form)), ...card.baselines.map((b) => `${b.label} at ${written(b.value, spec.form)}`)];
+    plot.setAttribute("aria-label", `${spec.title}: ${heard.join("; ")}. Arrow keys read the curves; the table follows.`);
     card.read = (i) => showLegend(legend, place, card, story, axis, i);
     card.read(null);
     if (details.open) fill();
@@ -108,7 +110,7 @@ function joined(curves) {
   return tables.length ? uPlot.join(tables) : [[]];
 }
 
-function options(card, story, axis, baselines) {
+function options(card, story, axis) {
   const series = [{}], bands = [];
   for (const c of card.curves) {
     const paint = () => colour(c.hue);
@@ -127,7 +129,7 @@ function options(card, story, axis, baselines) {
   const ink = { stroke: () => colour("--soft"), grid: { stroke: () => colour("--grid"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
   return {
     width: 300, height: HEIGHT, series, bands, legend: { show: false },
-    scales: { x: { time: false }, y: { range: (u, low, high) => bounds(low, high, form) } },
+    scales: { x: { time: false }, y: { range: (u, low, high) => bounds(low, high, form, card.baselines) } },
     axes: [
       { ...ink, size: 26, labelSize: 18, labelGap: 0, labelFont: "12px system-ui, sans-serif", label: story.axes[axis], space: 60, values: (u, vs) => vs.map((v) => count(v)) },
       { ...ink, size: 52, space: 34, values: (u, vs) => vs.map((v) => written(v, form)) },
@@ -135,14 +137,15 @@ function options(card, story, axis, baselines) {
     cursor: { y: false, sync: { key: "tinyzero", scales: ["x", null] }, drag: { x: true, y: false } },
     hooks: {
       setCursor: [(u) => card.read && card.read(u.cursor.idx)],
-      draw: [(u) => drawBaselines(u, baselines)],
+      draw: [(u) => drawBaselines(u, card.baselines)],
     },
   };
 }
 
-// Shares that come near the whole show it all; what is never negative starts at zero.
-function bounds(low, high, form) {
+// Shares that come near the whole show it all; what is never negative starts at zero; baselines are never off the plot.
+function bounds(low, high, form, baselines) {
   if (low === null || high === null) return [0, 1];
+  [low, high] = [Math.min(low, ...baselines.map((b) => b.value)), Math.max(high, ...baselines.map((b) => b.value))];
   if (form === "share" && high > 0.4) return [0, 1];
   const room = 0.06 * (high - low || Math.abs(high) || 1);
   return [low >= 0 ? 0 : low - room, high + room];
@@ -216,12 +219,10 @@ function chartTable(card, story, axis) {
   const tables = card.curves.map((c) => [c.x, c.y, ...(c.low ? [c.low, c.high] : [])]);
   if (!tables.length) return el("p", {}, "Nothing yet.");
   const [xs, ...columns] = uPlot.join(tables);
-  const heads = card.curves.flatMap((c, i) => {
-    const label = story.runs.length > 1 ? story.runs[i]?.name ?? c.label : c.label;
-    return [label, ...(c.low ? ["low", "high"] : [])];
-  });
-  const rows = xs.map((x, i) => [written(x), ...columns.map((column) => written(column[i], card.spec.form))]);
-  return table([story.axes[axis], ...heads], rows, `${card.spec.title}: the numbers`);
+  const heads = card.curves.flatMap((c) => [story.runs.length > 1 ? c.run : c.label, ...(c.low ? ["low", "high"] : [])]);
+  const base = card.baselines.map((b) => written(b.value, card.spec.form));
+  const rows = xs.map((x, i) => [written(x), ...columns.map((column) => written(column[i], card.spec.form)), ...base]);
+  return table([story.axes[axis], ...heads, ...card.baselines.map((b) => b.label)], rows, `${card.spec.title}: the numbers`);
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((card) => card.u && card.u.redraw(false)));

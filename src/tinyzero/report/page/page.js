@@ -183,7 +183,7 @@ function curves(section) {
   for (const spec of section.charts) {
     const id = `${section.name}/${spec.title}`;
     if (!cards.has(id)) {
-      cards.set(id, chartCard(spec, spec === told.sections[0].charts[0] && told.runs.length === 1 ? told.runs[0].baselines : []));
+      cards.set(id, chartCard(spec));
       box.append(cards.get(id).node);
     }
     pending.push([id, spec]);
