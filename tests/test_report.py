@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -30,9 +31,10 @@ from tinyzero.report.command import command
 from tinyzero.report.page import write_report
 from tinyzero.report.read import Recorded, Tail
 from tinyzero.report.samples import Ladder, marked, spread
-from tinyzero.report.watch import serve
+from tinyzero.report.watch import Handler, Server
 from tinyzero.tasks.countdown import Countdown, CountdownOptions
 from tinyzero.types import UserError
+from tinyzero.web.server import CONNECTIONS, PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -650,7 +652,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder that is still empty, and the address where it is watched."""
     folder = tmp_path / "run"
     folder.mkdir()
-    with serve(folder, "127.0.0.1", 0) as made:
+    with Server(folder, "127.0.0.1", 0) as made:
         thread = threading.Thread(target=made.serve_forever)
         thread.start()
         yield folder, f"http://127.0.0.1:{made.server_address[1]}"
@@ -692,16 +694,64 @@ def test_a_watched_run_is_told_as_it_grows(server: tuple[Path, str]) -> None:
     assert "metrics.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
 
 
-def test_only_this_machine_s_names_are_answered(server: tuple[Path, str]) -> None:
+def test_only_this_machine_s_names_are_answered_and_only_this_page(server: tuple[Path, str]) -> None:
     _, address = server
     assert get(address + "/", Host="localhost:80")[0] == 200
-    assert get(address + "/data.json", Host="evil.example")[0] == 403
+    for host in ("evil.example", "[::1"):
+        assert get(address + "/data.json", Host=host)[0] == 403
+    assert get(address + "/data.json", Origin="http://evil.example")[0] == 403
     assert get(address + "/../config.toml")[0] == 404
+
+
+def test_a_browser_is_told_what_the_live_page_may_do(server: tuple[Path, str]) -> None:
+    _, headers, body = get(server[1] + "/")
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    for text in re.findall(rb"<(?:script|style)>(.*?)</(?:script|style)>", body, re.DOTALL):
+        assert f"'sha256-{b64encode(hashlib.sha256(text).digest()).decode()}'" in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert get(server[1] + "/data.json")[1]["Content-Security-Policy"] == policy
+
+
+def test_the_live_page_has_so_many_connections_and_patience(server: tuple[Path, str]) -> None:
+    port = int(server[1].rpartition(":")[2])
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
+    with pytest.raises(OSError):
+        get(server[1] + "/")
+    for connection in idle:
+        connection.close()
+    assert Handler.timeout == PATIENCE
+
+
+def test_the_live_page_says_where_it_is_and_who_can_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Server, "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    hosts = {"127.0.0.1": ("http://127.0.0.1:", False), "0.0.0.0": ("http://127.0.0.1:", True)}
+    for host, (address, open_to_all) in (hosts | ({"::1": ("http://[::1]:", False)} if _has_ipv6() else {})).items():
+        assert cli.main(["watch", str(tmp_path), "--port", "0", "--host", host]) == 0
+        said = capsys.readouterr().out
+        assert address in said
+        assert ("there is no password" in said) == open_to_all
+    assert cli.main(["watch", str(tmp_path), "--host", "no.such.host.invalid"]) == 2
+    said = capsys.readouterr().err
+    assert "or --host" in said
+    assert said.count("\n") == 1
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_folder_or_a_port_that_is_not_there(server: tuple[Path, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no folder .*nothing"):
-        serve(tmp_path / "nothing", "127.0.0.1", 0)
+        Server(tmp_path / "nothing", "127.0.0.1", 0)
     port = int(server[1].rpartition(":")[2])
-    with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
-        serve(tmp_path, "127.0.0.1", port)
+    with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port}"):
+        Server(tmp_path, "127.0.0.1", port)

@@ -14,7 +14,7 @@ import pytest
 
 from tinyzero import metrics
 from tinyzero.report.page import write_report
-from tinyzero.report.watch import serve
+from tinyzero.report.watch import Server
 
 pytestmark = pytest.mark.browser
 
@@ -252,7 +252,7 @@ def test_alarms_stand_before_the_curves(browser: Any, report: str) -> None:
 def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    with serve(folder, "127.0.0.1", 0) as server:
+    with Server(folder, "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
