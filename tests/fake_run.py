@@ -21,7 +21,8 @@ def write(
 ) -> Path:
     """A run of so many steps, evaluated on dev `every` so many; `columns` say other numbers, `text` what is written."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = config.resolve(config.read_recipe("laptop"), {"steps": steps, "eval.every": every} | overrides)
+    changes = {"steps": steps, "eval.every": every, "sampler.name": "torch"}  # a run says what "auto" came to
+    settings = config.resolve(config.read_recipe("laptop"), changes | overrides)
     (folder / "config.toml").write_text(config.to_toml(settings))
     for step in range(steps):
         metrics.append(

@@ -457,6 +457,23 @@ def test_the_command_repeats_the_run(changes: dict[str, Any], repeats: str) -> N
     assert config.resolve(config.read_recipe("laptop"), config.parse_overrides(typed)) == resolved
 
 
+@pytest.mark.parametrize(
+    ("asked", "sampler", "followed", "repeats"),
+    [
+        ({}, "torch", {}, "tinyzero train laptop"),
+        ({}, "vllm", {"correction": "truncate"}, "tinyzero train laptop"),
+        ({"algorithm.correction": "mask"}, "torch", {}, "tinyzero train laptop --algorithm.correction mask"),
+        ({"algorithm.correction": "mask"}, "vllm", {}, "tinyzero train laptop --algorithm.correction mask"),
+        ({"seed": 3, "sampler.name": "vllm"}, "vllm", {"correction": "truncate"}, "tinyzero train laptop --seed 3"),
+    ],
+)
+def test_what_the_run_settled_itself_is_not_in_its_command(
+    asked: dict[str, Any], sampler: str, followed: dict[str, str], repeats: str
+) -> None:
+    settled = {"sampler.name": sampler} | {f"algorithm.{key}": value for key, value in followed.items()}
+    assert command(config.resolve(config.read_recipe("laptop"), asked | settled), Path("run")) == repeats
+
+
 def test_a_command_too_long_to_read_is_the_settings_file(tmp_path: Path) -> None:
     many = {"rollout.prompts": 3, "rollout.samples": 5, "rollout.max_tokens": 77, "rollout.rows": 9, "eval.every": 7}
     many |= {
