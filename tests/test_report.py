@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from html.parser import HTMLParser
 from itertools import pairwise, product
 from operator import mul
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 from tinyzero import behaviours, cli, config, metrics
 from tinyzero.behaviours import Event
 from tinyzero.evaluate import distinct_problems
-from tinyzero.report import alarms, samples, story
+from tinyzero.report import alarms, charts, samples, story
 from tinyzero.report.columns import Columns, thin
 from tinyzero.report.command import command
 from tinyzero.report.page import write_report
@@ -422,6 +423,9 @@ def test_a_step_stands_after_what_came_before_it(run: Path) -> None:
     assert curves["steps"]["x/minutes"][1] == pytest.approx(22.5 / 60)
     assert curves["dev"]["x/samples"] == [0, 2560, 5120, 7680, 10240]
     assert curves["dev"]["x/minutes"][-1] == pytest.approx(120 / 60)
+    for source in ("steps", "dev", "test"):
+        assert curves[source]["x/length"] == curves[source]["response_length"]
+    assert curves["steps"].keys() >= {f"x/{axis}" for axis in story.AXES}
 
 
 def test_every_curve_is_in_the_glossary_and_has_its_words(run: Path) -> None:
@@ -431,11 +435,28 @@ def test_every_curve_is_in_the_glossary_and_has_its_words(run: Path) -> None:
             assert all(chart["means"].values()), chart["title"]
 
 
+def test_every_key_of_the_glossary_is_drawn_or_left_out_for_a_reason() -> None:
+    drawn = [line.key for _, _, drawn in charts.SECTIONS.values() for chart in drawn for line in chart.lines]
+    for key in metrics.GLOSSARY:
+        found = any(fnmatchcase(key, line) or fnmatchcase(line, key) for line in drawn)
+        assert found or key in charts.LEFT_OUT, key
+        assert not (key in drawn and key in charts.LEFT_OUT), key
+    assert [key for key in charts.LEFT_OUT if metrics.define(key) is None] == []
+
+
+def test_a_part_of_the_reward_that_a_task_names_has_its_curve(tmp_path: Path) -> None:
+    parts = {f"reward/{name}": lambda step: 0.5 for name in ("truncated", "style", "answer")}
+    folder = fake_run.write(tmp_path / "run", steps=2, columns=parts)
+    (chart,) = (c for section in told(folder)["sections"] for c in section["charts"] if c["title"] == "Reward")
+    assert [line["label"] for line in chart["lines"]] == ["reward", "for the answer", "well-formed", "style"]
+    assert chart["band"]
+
+
 def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
     folder = fake_run.write(tmp_path / "run", steps=2)
     metrics.append(folder / "eval.jsonl", fake_run.evaluation(1, "dev", 0.5) | {"pass@16": 0.9, "pass@2": 0.6})
-    charts = {chart["title"]: chart for section in told(folder)["sections"] for chart in section["charts"]}
-    assert [line["label"] for line in charts["The best of several"]["lines"]] == ["one of 1", "one of 2", "one of 16"]
+    found = {chart["title"]: chart for section in told(folder)["sections"] for chart in section["charts"]}
+    assert [line["label"] for line in found["The best of several"]["lines"]] == ["one of 1", "one of 2", "one of 16"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import sqrt
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import fake_run
@@ -228,6 +230,38 @@ def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(browser
         page.locator("#axis").select_option("samples")
         chart.locator("tbody tr").nth(1).wait_for()
         assert chart.locator("tbody tr").nth(1).locator("th").inner_text() == "256"
+
+
+def test_over_length_curves_are_clouds_in_order(browser: Any, tmp_path: Path) -> None:
+    lengths = [30.0, 50.0, 40.0, 20.0, 60.0] * 50
+    columns: dict[str, Any] = {"response_length": lambda step: lengths[step], "kl": lambda step: step}
+    write_report([fake_run.write(tmp_path / "run", steps=250, every=50, columns=columns)], tmp_path / "report.html")
+    with opened(browser, (tmp_path / "report.html").as_uri()) as page:
+        page.locator("#axis").select_option("length")
+        chart = page.locator("figure.chart", has=page.get_by_role("heading", name="KL"))
+        assert "at the end" in chart.locator("figcaption").inner_text()
+        assert "249" in chart.locator(".legend").inner_text(), "the run's end, which is not the longest answer"
+        xs = page.evaluate("[...drawn].find((card) => card.spec.title === 'KL').u.data[0]")
+        assert xs == sorted(lengths)
+        dev = page.evaluate("[...drawn][0].u.data[0]")
+        assert dev == sorted(dev)
+        assert "tokens an answer" in page.locator("#axis option:checked").inner_text()
+
+
+def test_the_band_of_a_training_curve_is_students_interval_of_its_neighbours(browser: Any, report: str) -> None:
+    near = [0.2, 0.5, 0.3, 0.6, 0.4]
+    half = 2.776 * stdev(near) / sqrt(5)
+    with opened(browser, report) as page:
+        found = page.evaluate("(near) => around([...near, ...Array(75).fill(null)])", near)
+        middle = [found[key][2] for key in ("mean", "low", "high")]
+        assert middle == pytest.approx([0.4, 0.4 - half, 0.4 + half], rel=0.01)
+        assert found["mean"][5] is None
+        assert page.evaluate("around([1, 2])") == {"mean": [1, 2]}, "too short a curve has none"
+        chart = page.locator("figure.chart", has=page.get_by_role("heading", name="Reward"))
+        assert "[" in chart.locator(".legend span").first.inner_text()
+        chart.locator("summary").click()
+        chart.locator("tbody tr").first.wait_for()
+        assert chart.locator("thead th").all_inner_texts()[:4] == ["steps", "reward", "mean from", "to"]
 
 
 def test_the_first_thing_the_tab_key_reaches_leads_past_the_rest(browser: Any, report: str) -> None:

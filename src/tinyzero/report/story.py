@@ -24,7 +24,7 @@ from tinyzero.types import UserError
 PACKAGE = Path(configs.__file__).parent
 POINTS = 600  # of a curve; several runs share five times as many
 ROOM = 3_000_000  # bytes of marked completions, all runs together
-AXES = {"step": "steps", "samples": "answers sampled", "minutes": "minutes"}
+AXES = {"step": "steps", "samples": "answers sampled", "minutes": "minutes", "length": "tokens an answer"}
 
 
 def tell(runs: Sequence[Recorded], folder: Path | None = None) -> dict[str, Any]:
@@ -113,7 +113,8 @@ def headline(run: Recorded) -> dict[str, Any]:
 def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]]]:
     """By source and key the numbers, thinned to `points`; `x/NAME` are where they stand on each axis.
 
-    A step's record stands where its answers were sampled: after the batches, answers and minutes before it.
+    A step's record stands where its answers were sampled: after the batches, answers and minutes before it; on the axis
+    of length, at their own.
     """
     steps = run.steps
     samples, elapsed = ([0.0, *steps.get(key, ())] for key in ("samples/generated", "time/elapsed"))
@@ -123,6 +124,7 @@ def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]
             n / s if s > 0 else math.nan for n, s in zip(steps["tokens/generated"], steps["time/step"], strict=True)
         ]
     table |= {"x/step": steps.get("step", ()), "x/samples": samples[:-1], "x/minutes": [e / 60 for e in elapsed[:-1]]}
+    table |= {"x/length": steps.get("response_length", ())}
     found = {"steps": {key: [short(v) for v in thin(values, points)] for key, values in table.items()}}
     for split in ("dev", "test"):
         scored = Columns()
@@ -130,6 +132,7 @@ def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]
             if e["split"] == split:
                 at = min(e["step"], len(samples) - 1)
                 axes = {"x/step": e["step"], "x/samples": samples[at], "x/minutes": elapsed[at] / 60}
+                axes |= {"x/length": e.get("response_length", math.nan)}
                 scored.add({k: v for k, v in e.items() if "=" not in k} | axes)
         found[split] = {key: [short(v) for v in thin(scored[key], points)] for key in scored if key != "step"}
     return found

@@ -4,7 +4,8 @@
 const HEIGHT = 230;
 const drawn = new Set(); // every chart on the page, to be drawn anew when light turns dark
 
-// The curves of a chart: {label, group, hue, x, y, low, high, raw, points}.
+// The curves of a chart: {label, run, group, hue, x, y, low, high, raw, points, ...}. Over length, which goes up and
+// down, they are clouds of points.
 function curvesOf(spec, story, axis, picked) {
   const several = story.runs.length > 1;
   const found = [];
@@ -12,13 +13,13 @@ function curvesOf(spec, story, axis, picked) {
     for (const [i, line] of spec.lines.entries()) {
       const source = run.curves[line.source];
       if (!(line.key in source) || (several && i !== picked)) continue;
-      const y = source[line.key], x = source[`x/${axis}`], steps = line.source === "steps";
-      const group = several ? groupOf(story, run) : i;
+      const y = source[line.key], x = source[`x/${axis}`], steps = line.source === "steps", cloud = axis === "length";
+      const group = several ? groupOf(story, run) : i, window = steps && !cloud ? around(y) : null;
+      const band = several ? null : window && spec.band ? window : { low: source[`${line.key}/low`], high: source[`${line.key}/high`] };
       found.push({
         label: several ? nameOf(story, run) : line.label, run: run.name, group, hue: hue(several ? group : i), x, y,
-        smooth: steps ? smoothed(y) : y, raw: steps && !several,
-        low: several ? null : source[`${line.key}/low`], high: several ? null : source[`${line.key}/high`],
-        points: !steps, only: line.source === "test", finished: run.finished,
+        smooth: window ? window.mean : y, raw: window && !several, low: band?.low, high: band?.high,
+        points: !steps || cloud, small: steps, only: line.source === "test", loose: line.source === "test" || cloud, finished: run.finished,
       });
     }
   }
@@ -36,15 +37,22 @@ function nameOf(story, run) {
   return found ? found[0] : run.name;
 }
 
-// The mean over a window of a twentieth of the curve around each number.
-function smoothed(values) {
+// Around each number, over a window of a twentieth of the curve: the mean, and its 95 % interval by Student's t, as
+// far as the numbers scatter (so a little too wide where the curve climbs). A short curve is its own mean.
+function around(values) {
   const half = Math.floor(values.length / 40);
-  if (half === 0) return values;
-  return values.map((own, i) => {
-    if (own === null) return null;
-    const near = values.slice(Math.max(0, i - half), i + half + 1).filter((v) => v !== null);
-    return near.reduce((a, b) => a + b, 0) / near.length;
-  });
+  if (half === 0) return { mean: values };
+  const found = { mean: [], low: [], high: [] };
+  for (const [i, own] of values.entries()) {
+    const near = values.slice(Math.max(0, i - half), i + half + 1).filter((v) => v !== null), d = near.length - 1;
+    const mean = near.reduce((a, b) => a + b, 0) / near.length;
+    const t = 1.96 + 2.372 / d + 2.822 / d ** 2 + 2.556 / d ** 3;
+    const wide = d < 1 ? null : t * Math.sqrt(near.reduce((a, v) => a + (v - mean) ** 2, 0) / d / near.length);
+    found.mean.push(own === null ? null : mean);
+    found.low.push(own === null || wide === null ? null : mean - wide);
+    found.high.push(own === null || wide === null ? null : mean + wide);
+  }
+  return found;
 }
 
 function chartCard(spec) {
@@ -106,8 +114,15 @@ function chartCard(spec) {
 
 // One x for all curves; each curve gives its drawn line, and if it has them its raw line and its bounds.
 function joined(curves) {
-  const tables = curves.map((c) => [c.x, c.smooth, ...(c.raw ? [c.y] : []), ...(c.low ? [c.low, c.high] : [])]);
+  const tables = curves.map((c) => ordered([c.x, c.smooth, ...(c.raw ? [c.y] : []), ...(c.low ? [c.low, c.high] : [])]));
   return tables.length ? uPlot.join(tables) : [[]];
+}
+
+// By the first column, without the rows that lack it: along its length a curve goes to and fro.
+function ordered(columns) {
+  const [xs] = columns;
+  const rows = [...xs.keys()].filter((i) => xs[i] !== null).sort((a, b) => xs[a] - xs[b]);
+  return columns.map((column) => rows.map((i) => column[i]));
 }
 
 function options(card, story, axis) {
@@ -115,12 +130,12 @@ function options(card, story, axis) {
   for (const c of card.curves) {
     const paint = () => colour(c.hue);
     const line = { spanGaps: true, stroke: paint, width: story.runs.length > 8 ? 1.25 : 2 };
-    const dot = { show: c.points, size: c.only ? 9 : 6, stroke: paint, fill: () => colour(c.only ? "--card" : c.hue) };
-    series.push({ ...line, points: dot, ...(c.only ? { paths: () => null } : {}) });
+    const dot = { show: c.points, size: c.only ? 9 : c.small ? 4 : 6, stroke: paint, fill: () => colour(c.only ? "--card" : c.hue) };
+    series.push({ ...line, points: dot, ...(c.loose ? { paths: () => null } : {}) });
     if (c.raw) series.push({ ...line, stroke: () => `${colour(c.hue)}40`, width: 1, points: { show: false } });
     if (c.low) {
-      const bound = { ...line, stroke: () => `${colour(c.hue)}${c.only ? "99" : "00"}`, width: 1, points: { show: c.only, size: 5, stroke: paint } };
-      if (c.only) bound.paths = () => null;
+      const bound = { ...line, stroke: () => `${colour(c.hue)}${c.loose ? "99" : "00"}`, width: 1, points: { show: c.loose, size: 5, stroke: paint } };
+      if (c.loose) bound.paths = () => null;
       else bands.push({ series: [series.length + 1, series.length], fill: () => `${colour(c.hue)}26` });
       series.push(bound, bound);
     }
@@ -179,7 +194,7 @@ function showLegend(legend, place, card, story, axis, index) {
     if (x === null && !c.finished && card.curves.some((other) => other.group === c.group && other.finished)) continue;
     const entry = groups.get(c.group) ?? { ...c, values: [] };
     const i = x === null ? lastAt(c.y) : nearest(c.x, c.y, x);
-    if (i !== null) entry.values.push(c.y[i]);
+    if (i !== null) entry.values.push((c.low ? c.smooth : c.y)[i]); // an interval is of the mean
     entry.bounds = c.low && i !== null ? { low: c.low[i], high: c.high[i] } : null;
     groups.set(c.group, entry);
   }
@@ -216,10 +231,10 @@ function meaning(spec) {
 }
 
 function chartTable(card, story, axis) {
-  const tables = card.curves.map((c) => [c.x, c.y, ...(c.low ? [c.low, c.high] : [])]);
+  const tables = card.curves.map((c) => ordered([c.x, c.y, ...(c.low ? [c.low, c.high] : [])]));
   if (!tables.length) return el("p", {}, "Nothing yet.");
   const [xs, ...columns] = uPlot.join(tables);
-  const heads = card.curves.flatMap((c) => [story.runs.length > 1 ? c.run : c.label, ...(c.low ? ["low", "high"] : [])]);
+  const heads = card.curves.flatMap((c) => [story.runs.length > 1 ? c.run : c.label, ...(!c.low ? [] : c.raw ? ["mean from", "to"] : ["low", "high"])]);
   const base = card.baselines.map((b) => written(b.value, card.spec.form));
   const rows = xs.map((x, i) => [written(x), ...columns.map((column) => written(column[i], card.spec.form)), ...base]);
   return table([story.axes[axis], ...heads, ...card.baselines.map((b) => b.label)], rows, `${card.spec.title}: the numbers`);
