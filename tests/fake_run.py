@@ -68,6 +68,7 @@ def step_record(step: int, steps: int) -> dict[str, float]:
         "tokens/generated": 10_000,
         "time/step": 2.5,
         "time/elapsed": 20.0 + 2.5 * (step + 1),
+        "time/cpu": 2.0 * (step + 1),
         "memory/peak": 2**30,
     }
 
@@ -80,7 +81,7 @@ def evaluation(step: int, split: str, score: float) -> dict[str, Any]:
             f"pass@1{label}/low": value - 0.1,
             f"pass@1{label}/high": min(1, value + 0.1),
         }
-    return found | {"response_length": 30 + 100 * score, "behaviour/attempts": 1 + 5 * score}
+    return found | {"response_length": 30 + 100 * score, "truncated": 0.02, "behaviour/attempts": 1 + 5 * score}
 
 
 def rollout(step: int, split: str, problem: int, text: str, **changes: Any) -> dict[str, Any]:

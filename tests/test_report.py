@@ -30,9 +30,10 @@ from tinyzero.report import alarms, charts, samples, story
 from tinyzero.report.columns import Columns, thin
 from tinyzero.report.command import command
 from tinyzero.report.page import write_report
-from tinyzero.report.read import Recorded, Tail
+from tinyzero.report.read import Recorded, Tail, find_runs
 from tinyzero.report.samples import Ladder, marked, spread
 from tinyzero.report.watch import Handler, Server
+from tinyzero.tasks import countdown_data
 from tinyzero.tasks.countdown import Countdown, CountdownOptions
 from tinyzero.types import UserError
 from tinyzero.web.server import CONNECTIONS, PATIENCE
@@ -524,6 +525,20 @@ def test_the_ceiling_of_plus_and_minus_is_counted() -> None:
     assert story.plus_minus(json.dumps(table | {"data": "some.parquet"}), 60) == {}
 
 
+def test_the_ceiling_of_problems_from_a_file_is_counted_in_its_rows(tmp_path: Path) -> None:
+    table = config.read_recipe("laptop")["task"]
+    task = Countdown(CountdownOptions(**{key: value for key, value in table.items() if key != "name"}))
+    problems = distinct_problems(task, "test", 20)
+    countdown_data.write_rows(
+        tmp_path / "rows.jsonl", [countdown_data.Row(p.fields["target"], tuple(p.fields["numbers"])) for p in problems]
+    )
+    can = [task.describe(p)["operators"] == "+-" for p in problems]
+    assert 0 < sum(can) < 20
+    found = story.plus_minus(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 20)
+    assert found[""] == sum(can) / 20
+    assert story.plus_minus(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 21) == {}, "too few of them"
+
+
 def test_a_grid_is_told(run: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         fake_run.write(tmp_path / "grid" / f"grpo-{seed}", steps=10, seed=seed)
@@ -563,6 +578,14 @@ def test_baselines_are_told_where_they_were_measured(tmp_path: Path) -> None:
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     folders = [fake_run.write(tmp_path / place / "run", steps=2) for place in ("a", "b")]
     assert [run["name"] for run in told(*folders)["runs"]] == ["a/run", "b/run"]
+    places = [Path("/x/a/one/run"), Path("/y/a/one/run"), Path("/y/b/run"), Path("/y/c")]
+    assert story.names_of(places) == ["x/a/one/run", "y/a/one/run", "b/run", "c"]
+    assert story.names_of([Path("/a/run"), Path("/run")]) == ["a/run", "/run"], "the end of the other one"
+
+
+def test_a_run_named_twice_is_told_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    assert len(find_runs([run, Path(run.name), run.parent])) == 1
 
 
 def test_a_run_that_has_not_begun_is_told_too(tmp_path: Path) -> None:

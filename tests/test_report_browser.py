@@ -14,7 +14,7 @@ from typing import Any
 import fake_run
 import pytest
 
-from tinyzero import metrics
+from tinyzero import ablate, metrics
 from tinyzero.report.page import write_report
 from tinyzero.report.watch import Server
 
@@ -77,6 +77,20 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (place / "report.html").as_uri()
 
 
+GRID = """
+seeds = [0, 1]
+[common]
+steps = 20
+"eval.every" = 10
+[axes.algorithm]
+grpo = { "algorithm.name" = "grpo" }
+rloo = { "algorithm.name" = "rloo" }
+[axes.samples]
+4 = { "rollout.samples" = 4 }
+8 = { "rollout.samples" = 8 }
+"""
+
+
 @contextmanager
 def opened(browser: Any, address: str, width: int = 1440, dark: bool = False, quiet: bool = True) -> Iterator[Any]:
     """The page, of which nothing is complained in the console, and which asks nobody else for anything."""
@@ -126,6 +140,18 @@ def test_several_runs_fit_and_lie_over_each_other(browser: Any, several: str, wi
         assert "a-choice-with-a-rather-long-name-0 80" in chart.locator(".legend").inner_text()
         chart.get_by_role("combobox").select_option(label="training answers")
         assert chart.locator(".legend span").count() == 4
+        assert page.locator("#kinds thead th").all_inner_texts() == [
+            "run",
+            "all problems",
+            "× or ÷ needed",
+            "+ and − suffice",
+        ]
+        assert page.locator("#kinds tbody tr").count() == 4
+        cells = page.locator("#kinds tbody tr").first.locator("td").all_inner_texts()
+        assert cells[:2] == [
+            "20\u202f% → 80\u202f% [70, 90\u202f%]",
+            "10\u202f% → 40\u202f% [30, 50\u202f%]",
+        ]
         assert overflow(page) == 0
 
 
@@ -175,6 +201,33 @@ def test_baselines_are_drawn_within_the_plot_heard_and_in_the_table(browser: Any
         assert off < 0.1, "there is no line where no baseline is"
 
 
+def test_a_grid_is_a_matrix_of_its_choices(browser: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install tinyzero[report]")
+    path, out = tmp_path / "grid.toml", tmp_path / "runs"
+    path.write_text(GRID)
+    about, cells = ablate.read_grid(path)
+    for cell in cells:
+        algorithm, size = cell.choices
+        settings = {"seed": cell.seed, "algorithm.name": algorithm, "rollout.samples": int(size)}
+        fake_run.write(out / cell.name, 20, 10, **settings)
+        manifest = out / cell.name / "checkpoints" / "step_000020" / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text("{}")
+    ablate.write(path, about, cells, out)
+    write_report([out], out / "report.html")
+    with opened(browser, (out / "report.html").as_uri()) as page:
+        assert f"tinyzero ablate {path}" in page.locator("#top").inner_text()
+        grid = page.locator("#table .scroll").first
+        assert grid.locator("thead th").all_inner_texts() == ["algorithm \\ samples", "4", "8"]
+        assert grid.locator("tbody th").all_inner_texts() == ["grpo", "rloo"]
+        assert grid.locator("td .heat b").all_inner_texts() == ["80\u202f%"] * 4
+        assert "Means over 2 seeds." in page.locator("#table").inner_text()
+        assert page.locator("#table .scroll").last.locator("tbody tr").count() == 8
+        legend = page.locator("figure.chart").first.locator(".legend span")
+        assert legend.count() == 4, "the seeds of a choice are one"
+        assert overflow(page) == 0
+
+
 def test_what_a_model_wrote_is_text(browser: Any, report: str) -> None:
     with opened(browser, report) as page:
         page.get_by_role("button", name="Show all").click()
@@ -215,7 +268,9 @@ def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(browser
         chart = page.locator("figure.chart", has=page.get_by_role("heading", name="Tokens an answer"))
         assert "wrong 69.3" in chart.locator(".legend").inner_text(), "the last of 30.25 + step"
         plot = chart.locator(".plot")
+        assert plot.get_attribute("role") == "application", "its arrow keys are its own"
         plot.focus()
+        assert page.locator("[aria-live=polite]").count() == 2, "of all legends, one is read out, and where it is"
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
         page.wait_for_function(
@@ -299,10 +354,15 @@ def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> No
             fake_run.write(folder, steps=10, every=5)
             page.get_by_text("finished").wait_for()
             page.locator(".setup summary").click()
+            page.locator("#contents a").last.focus()
+            (folder / "baselines.json").write_text(json.dumps({"baselines": BASELINES}))
             fake_run.write(folder, steps=10, every=5)
             metrics.append(folder / "metrics.jsonl", fake_run.step_record(10, 20) | {"kl": 0.5})
             page.get_by_role("heading", name="KL").wait_for()
             assert page.locator(".setup").get_attribute("open") is not None, "what was unfolded stays so"
+            assert page.evaluate("document.activeElement.textContent") == "Samples", "and a link in use is kept"
+            heard = page.locator(".plot").first.get_attribute("aria-label") or ""
+            assert "best of 8 at 38" in heard, "measured since the chart was first drawn"
             assert errors == []
         finally:
             server.shutdown()

@@ -115,7 +115,7 @@ class Recorded:
 
 
 def find_runs(paths: list[Path]) -> list[Path]:
-    """The runs that `paths` mean: a folder without config.toml stands for the runs in it, as a grid's does.
+    """The runs that `paths` mean, each once: a folder without config.toml stands for the runs in it, as a grid's does.
 
     Raises UserError where there is none.
     """
@@ -127,4 +127,4 @@ def find_runs(paths: list[Path]) -> list[Path]:
         if not inside and not (path / "config.toml").is_file():
             raise UserError(f"no run at {path}: it has no config.toml")
         found += inside or [path]
-    return list(dict.fromkeys(found))
+    return list({path.resolve(): path for path in found}.values())

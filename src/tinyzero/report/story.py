@@ -45,10 +45,13 @@ def tell(runs: Sequence[Recorded], folder: Path | None = None) -> dict[str, Any]
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """What to call each run: its folder's name, with its parent's where two would be called the same."""
-    paths = [folder.resolve() for folder in folders]
-    count = Counter(path.name for path in paths)
-    return [path.name if count[path.name] == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+    """What to call each run: the end of its path, as much of it as no other run's path ends in."""
+    paths = [folder.resolve().parts for folder in folders]
+    names = []
+    for path in paths:
+        lengths = (n for n in range(1, len(path)) if sum(other[-n:] == path[-n:] for other in paths) == 1)
+        names.append(str(Path(*path[-next(lengths, len(path)) :])))
+    return names
 
 
 def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
@@ -170,14 +173,18 @@ def kinds(run: Recorded, tests: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 def plus_minus(task: str, problems: int) -> dict[str, float]:
     """By label of Countdown's test problems, and "" for all: the share that + and - alone can solve.
 
-    Of problems that are drawn, not read from a file; of another task, nothing.
+    Of another task, nothing; nor where the problems were read from what is no file here: nothing is fetched.
     """
     table = json.loads(task)
-    if table.pop("name") != "countdown" or table.get("data"):
+    if table.pop("name") != "countdown" or not Path(table.get("data") or __file__).is_file():
         return {}
-    countdown = Countdown(CountdownOptions(**table))
+    try:
+        countdown = Countdown(CountdownOptions(**table))
+        posed = distinct_problems(countdown, "test", problems)
+    except UserError:
+        return {}
     found: dict[str, list[bool]] = defaultdict(list)
-    for problem in distinct_problems(countdown, "test", problems):
+    for problem in posed:
         labels = countdown.describe(problem)
         for label in ("", *(f"{name}={value}" for name, value in labels.items())):
             found[label].append(labels["operators"] == "+-")

@@ -58,7 +58,7 @@ function around(values) {
 function chartCard(spec) {
   const picker = el("select", { "aria-label": `curve of ${spec.title}` });
   const legend = el("div", { class: "legend" }), place = el("small");
-  const plot = el("div", { class: "plot", tabindex: 0, role: "img" });
+  const plot = el("div", { class: "plot", tabindex: 0, role: "application", "aria-roledescription": "chart" }); // arrow keys are its own
   const numbers = el("div");
   const details = el("details", {}, el("summary", {}, "Table and meaning"), numbers);
   const node = el("figure", { class: "card chart" },
@@ -103,6 +103,8 @@ function chartCard(spec) {
     const i = Math.min(xs.length - 1, Math.max(0, from + turn));
     card.u.setCursor({ left: card.u.valToPos(xs[i], "x"), top: 0 });
   });
+  for (const [event, live] of [["focus", "polite"], ["blur", "off"]]) // every legend follows the cursor: one is read out
+    plot.addEventListener(event, () => [place, legend].forEach((node) => node.setAttribute("aria-live", live)));
   const fit = () => {
     const width = Math.floor(plot.clientWidth);
     if (card.u && width > 0 && width !== card.u.width) card.u.setSize({ width, height: HEIGHT });
