@@ -177,16 +177,6 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
-def unsettled(there: config.Config, asked: config.Config) -> config.Config:
-    """A run's settings as they were asked for: it says what `sampler.name = "auto"` came to mean, and what followed."""
-    if asked.sampler.name != "auto":
-        return there
-    options = {k: v for k, v in there.algorithm.options.items() if k != "correction" or k in asked.algorithm.options}
-    algorithm = config.Named(name=there.algorithm.name, **options)
-    sampler = there.sampler.model_copy(update={"name": "auto"})
-    return there.model_copy(update={"sampler": sampler, "algorithm": algorithm})
-
-
 def finished(cell: Cell, folder: Path) -> bool:
     """Whether the run came to its end: it is saved and scored on test after its last step.
 
@@ -195,7 +185,7 @@ def finished(cell: Cell, folder: Path) -> bool:
     if not (folder / "config.toml").is_file():
         return False
     there = config.resolve(config.read_recipe(str(folder / "config.toml")), {})
-    if unsettled(there, cell.config) != cell.config:
+    if config.unsettled(there, cell.config) != cell.config:
         raise UserError(f"{folder} was run with other settings than the grid's: move it away, or name another --out")
     steps = cell.config.steps
     scored = any(e["split"] == "test" and e["step"] == steps for e in metrics.read(folder / "eval.jsonl"))

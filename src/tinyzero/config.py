@@ -375,6 +375,19 @@ def keys() -> list[str]:
     return found
 
 
+def unsettled(there: Config, asked: Config) -> Config:
+    """A run's settings as they were asked for: it says what `sampler.name = "auto"` came to mean, and what followed."""
+    if asked.sampler.name != "auto":
+        return there
+    options = dict(there.algorithm.options)
+    followed = there.sampler.name != "torch" and options.get("correction") == "truncate"
+    if followed and "correction" not in asked.algorithm.options:
+        del options["correction"]
+    sampler = there.sampler.model_copy(update={"name": "auto"})
+    algorithm = Named(name=there.algorithm.name, **options)
+    return there.model_copy(update={"sampler": sampler, "algorithm": algorithm})
+
+
 def to_toml(config: Config) -> str:
     """The configuration as TOML that `read_recipe` and `resolve` turn back into it, without the run's folder."""
     values = config.model_dump()
