@@ -21,7 +21,8 @@ def write(
 ) -> Path:
     """A run of so many steps, evaluated on dev `every` so many; `columns` say other numbers, `text` what is written."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = config.resolve(config.read_recipe("laptop"), {"steps": steps, "eval.every": every} | overrides)
+    changes = {"steps": steps, "eval.every": every, "sampler.name": "torch"}  # a run says what "auto" came to
+    settings = config.resolve(config.read_recipe("laptop"), changes | overrides)
     (folder / "config.toml").write_text(config.to_toml(settings))
     for step in range(steps):
         metrics.append(
@@ -67,6 +68,7 @@ def step_record(step: int, steps: int) -> dict[str, float]:
         "tokens/generated": 10_000,
         "time/step": 2.5,
         "time/elapsed": 20.0 + 2.5 * (step + 1),
+        "time/cpu": 2.0 * (step + 1),
         "memory/peak": 2**30,
     }
 
@@ -79,7 +81,7 @@ def evaluation(step: int, split: str, score: float) -> dict[str, Any]:
             f"pass@1{label}/low": value - 0.1,
             f"pass@1{label}/high": min(1, value + 0.1),
         }
-    return found | {"response_length": 30 + 100 * score, "behaviour/attempts": 1 + 5 * score}
+    return found | {"response_length": 30 + 100 * score, "truncated": 0.02, "behaviour/attempts": 1 + 5 * score}
 
 
 def rollout(step: int, split: str, problem: int, text: str, **changes: Any) -> dict[str, Any]:

@@ -437,30 +437,42 @@ def test_a_calibration_finds_the_machine_again(monkeypatch: pytest.MonkeyPatch) 
 
     def decoded(rows: int) -> float:
         row = shape.forward(1, 2 * context) / rate + shape.channels(context) * machine.decoding
-        return calibrate.NEW * (rows * row + shape.layers * machine.launch)
+        laid_out = 4 * shape.active / machine.bandwidth
+        return calibrate.NEW * (rows * row + laid_out + shape.layers * machine.launch)
 
     tokens = calibrate.ROWS * calibrate.COLUMNS
     other = 3 * tokens * shape.channels(calibrate.COLUMNS / 2) * machine.reading
     learned = 3 * shape.forward(tokens, calibrate.COLUMNS) / rate + other
     monkeypatch.setattr(calibrate, "matrix_rate", lambda clock: rate)
+    monkeypatch.setattr(calibrate, "bandwidth", lambda rate, clock: machine.bandwidth)
     monkeypatch.setattr(calibrate, "decoding", lambda model, rows: decoded(rows))
     monkeypatch.setattr(calibrate, "updating", lambda model: learned)
     monkeypatch.setattr(calibrate, "fastest", lambda work, clock: work)
     found = calibrate.calibrate(1)
-    for field in ("launch", "reading", "decoding"):
+    for field in ("launch", "reading", "decoding", "bandwidth"):
         assert getattr(found, field) == pytest.approx(getattr(machine, field))
     assert found.rates == machine.rates
     assert found.is_cpu
 
 
+def test_a_cpu_lays_the_weights_out_for_every_step() -> None:
+    """Were computing free: 512 steps that each read 767,104 fp32 numbers at 1 GB/s, whatever the rows."""
+    machine = replace(CPU, bandwidth=1e9, rates={"float32": 1e30}, launch=0.0, decoding=0.0)
+    config = resolve(read_recipe("laptop"), {})
+    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    shape = find_shape("tiny")
+    decode = make_plan(config, algorithm, shape, machine, prompt=14).step["decode"]
+    assert decode.seconds == pytest.approx(512 * 4 * 767_104 / 1e9)
+
+
 def test_a_calibration_runs_the_base_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that counts the calls, since no test may lean on a real one."""
-    for name, value in {"NEW": 2, "FEW": 2, "MANY": 4, "ROWS": 2, "PRODUCTS": 1}.items():
+    for name, value in {"NEW": 2, "FEW": 2, "MANY": 4, "ROWS": 2, "PRODUCTS": 1, "LAYERS": 1}.items():
         monkeypatch.setattr(calibrate, name, value)
     ticks = iter(range(1000))
     found = calibrate.calibrate(1, clock=lambda: float(next(ticks)))
     assert found.rates["float32"] == 2 * 512 * 512 * 1536  # in one tick
-    assert next(ticks) == 4 * 2 * 4  # four works, four tries, two looks at the clock
+    assert next(ticks) == 5 * 2 * 4  # five works, four tries, two looks at the clock
 
 
 # During a run

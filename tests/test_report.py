@@ -5,11 +5,13 @@ import json
 import math
 import re
 import shlex
+import socket
 import threading
 import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from html.parser import HTMLParser
 from itertools import pairwise, product
 from operator import mul
@@ -24,15 +26,17 @@ from hypothesis import strategies as st
 from tinyzero import behaviours, cli, config, metrics
 from tinyzero.behaviours import Event
 from tinyzero.evaluate import distinct_problems
-from tinyzero.report import alarms, samples, story
+from tinyzero.report import alarms, charts, samples, story
 from tinyzero.report.columns import Columns, thin
 from tinyzero.report.command import command
 from tinyzero.report.page import write_report
-from tinyzero.report.read import Recorded, Tail
+from tinyzero.report.read import Recorded, Tail, find_runs
 from tinyzero.report.samples import Ladder, marked, spread
-from tinyzero.report.watch import serve
+from tinyzero.report.watch import Handler, Server
+from tinyzero.tasks import countdown_data
 from tinyzero.tasks.countdown import Countdown, CountdownOptions
 from tinyzero.types import UserError
+from tinyzero.web.server import CONNECTIONS, PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +121,28 @@ def test_a_line_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
     (folder / "metrics.jsonl").write_text("\n".join([lines[0][:-9], lines[1], ""]))
     with pytest.raises(UserError, match=r"byte 0 of .*metrics.jsonl"):
         Recorded(folder).update()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("metrics.jsonl", {"step": None}),
+        ("eval.jsonl", {"step": -1}),
+        ("eval.jsonl", {"split": "tset"}),
+        ("eval.jsonl", {"pass@1/low": "low"}),
+        ("rollouts.jsonl", {"split": "tset"}),
+        ("rollouts.jsonl", {"fields": []}),
+        ("rollouts.jsonl", {"parts": {"answer": "yes"}}),
+    ],
+)
+def test_a_whole_line_that_is_no_runs_is_named(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2)
+    text = (folder / name).read_text()
+    first = json.loads(text.splitlines()[0])
+    for line in ({}, first | changes):
+        (folder / name).write_text(text + json.dumps(line) + "\n")
+        with pytest.raises(UserError, match=rf"byte {(folder / name).stat().st_size} of .*{name} .*mend or remove it"):
+            told(folder)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "eval.jsonl", "rollouts.jsonl"])
@@ -398,6 +424,9 @@ def test_a_step_stands_after_what_came_before_it(run: Path) -> None:
     assert curves["steps"]["x/minutes"][1] == pytest.approx(22.5 / 60)
     assert curves["dev"]["x/samples"] == [0, 2560, 5120, 7680, 10240]
     assert curves["dev"]["x/minutes"][-1] == pytest.approx(120 / 60)
+    for source in ("steps", "dev", "test"):
+        assert curves[source]["x/length"] == curves[source]["response_length"]
+    assert curves["steps"].keys() >= {f"x/{axis}" for axis in story.AXES}
 
 
 def test_every_curve_is_in_the_glossary_and_has_its_words(run: Path) -> None:
@@ -407,11 +436,28 @@ def test_every_curve_is_in_the_glossary_and_has_its_words(run: Path) -> None:
             assert all(chart["means"].values()), chart["title"]
 
 
+def test_every_key_of_the_glossary_is_drawn_or_left_out_for_a_reason() -> None:
+    drawn = [line.key for _, _, drawn in charts.SECTIONS.values() for chart in drawn for line in chart.lines]
+    for key in metrics.GLOSSARY:
+        found = any(fnmatchcase(key, line) or fnmatchcase(line, key) for line in drawn)
+        assert found or key in charts.LEFT_OUT, key
+        assert not (key in drawn and key in charts.LEFT_OUT), key
+    assert [key for key in charts.LEFT_OUT if metrics.define(key) is None] == []
+
+
+def test_a_part_of_the_reward_that_a_task_names_has_its_curve(tmp_path: Path) -> None:
+    parts = {f"reward/{name}": lambda step: 0.5 for name in ("truncated", "style", "answer")}
+    folder = fake_run.write(tmp_path / "run", steps=2, columns=parts)
+    (chart,) = (c for section in told(folder)["sections"] for c in section["charts"] if c["title"] == "Reward")
+    assert [line["label"] for line in chart["lines"]] == ["reward", "for the answer", "well-formed", "style"]
+    assert chart["band"]
+
+
 def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
     folder = fake_run.write(tmp_path / "run", steps=2)
     metrics.append(folder / "eval.jsonl", fake_run.evaluation(1, "dev", 0.5) | {"pass@16": 0.9, "pass@2": 0.6})
-    charts = {chart["title"]: chart for section in told(folder)["sections"] for chart in section["charts"]}
-    assert [line["label"] for line in charts["The best of several"]["lines"]] == ["one of 1", "one of 2", "one of 16"]
+    found = {chart["title"]: chart for section in told(folder)["sections"] for chart in section["charts"]}
+    assert [line["label"] for line in found["The best of several"]["lines"]] == ["one of 1", "one of 2", "one of 16"]
 
 
 @pytest.mark.parametrize(
@@ -431,6 +477,23 @@ def test_the_command_repeats_the_run(changes: dict[str, Any], repeats: str) -> N
     assert command(resolved, Path("run")) == repeats
     typed = shlex.split(repeats)[3:]
     assert config.resolve(config.read_recipe("laptop"), config.parse_overrides(typed)) == resolved
+
+
+@pytest.mark.parametrize(
+    ("asked", "sampler", "followed", "repeats"),
+    [
+        ({}, "torch", {}, "tinyzero train laptop"),
+        ({}, "vllm", {"correction": "truncate"}, "tinyzero train laptop"),
+        ({"algorithm.correction": "mask"}, "torch", {}, "tinyzero train laptop --algorithm.correction mask"),
+        ({"algorithm.correction": "mask"}, "vllm", {}, "tinyzero train laptop --algorithm.correction mask"),
+        ({"seed": 3, "sampler.name": "vllm"}, "vllm", {"correction": "truncate"}, "tinyzero train laptop --seed 3"),
+    ],
+)
+def test_what_the_run_settled_itself_is_not_in_its_command(
+    asked: dict[str, Any], sampler: str, followed: dict[str, str], repeats: str
+) -> None:
+    settled = {"sampler.name": sampler} | {f"algorithm.{key}": value for key, value in followed.items()}
+    assert command(config.resolve(config.read_recipe("laptop"), asked | settled), Path("run")) == repeats
 
 
 def test_a_command_too_long_to_read_is_the_settings_file(tmp_path: Path) -> None:
@@ -460,6 +523,20 @@ def test_the_ceiling_of_plus_and_minus_is_counted() -> None:
         assert ceilings[f"numbers={n}"] == sum(of_n) / len(of_n)
     assert story.plus_minus(json.dumps({"name": "multiplication"}), 60) == {}
     assert story.plus_minus(json.dumps(table | {"data": "some.parquet"}), 60) == {}
+
+
+def test_the_ceiling_of_problems_from_a_file_is_counted_in_its_rows(tmp_path: Path) -> None:
+    table = config.read_recipe("laptop")["task"]
+    task = Countdown(CountdownOptions(**{key: value for key, value in table.items() if key != "name"}))
+    problems = distinct_problems(task, "test", 20)
+    countdown_data.write_rows(
+        tmp_path / "rows.jsonl", [countdown_data.Row(p.fields["target"], tuple(p.fields["numbers"])) for p in problems]
+    )
+    can = [task.describe(p)["operators"] == "+-" for p in problems]
+    assert 0 < sum(can) < 20
+    found = story.plus_minus(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 20)
+    assert found[""] == sum(can) / 20
+    assert story.plus_minus(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 21) == {}, "too few of them"
 
 
 def test_a_grid_is_told(run: Path, tmp_path: Path) -> None:
@@ -501,6 +578,14 @@ def test_baselines_are_told_where_they_were_measured(tmp_path: Path) -> None:
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     folders = [fake_run.write(tmp_path / place / "run", steps=2) for place in ("a", "b")]
     assert [run["name"] for run in told(*folders)["runs"]] == ["a/run", "b/run"]
+    places = [Path("/x/a/one/run"), Path("/y/a/one/run"), Path("/y/b/run"), Path("/y/c")]
+    assert story.names_of(places) == ["x/a/one/run", "y/a/one/run", "b/run", "c"]
+    assert story.names_of([Path("/a/run"), Path("/run")]) == ["a/run", "/run"], "the end of the other one"
+
+
+def test_a_run_named_twice_is_told_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    assert len(find_runs([run, Path(run.name), run.parent])) == 1
 
 
 def test_a_run_that_has_not_begun_is_told_too(tmp_path: Path) -> None:
@@ -576,11 +661,29 @@ def test_the_page_asks_nobody_for_anything(run: Path, tmp_path: Path) -> None:
     assert re.findall(r"(?:@import|url\()", markup) == []
 
 
-def test_the_page_of_a_long_run_is_small(tmp_path: Path) -> None:
-    text = "12*5=60,60+3=63 vs 24 no\n" * 400
-    folder = fake_run.write(tmp_path / "run", steps=400, every=5, text=lambda step: f"{step}{text}")
-    assert write_report([folder], tmp_path / "one.html") < 5e6
-    assert write_report([folder] * 9, tmp_path / "nine.html") < 5e6
+@pytest.mark.parametrize("piece", ["12*5=60,60+3=63 vs 24 no\n", "<<<<<<<<<<<<", "12*5=60 é"])
+def test_the_page_of_long_runs_is_small_and_tells_each_to_its_end(piece: str, tmp_path: Path) -> None:
+    def text(step: int) -> str:
+        return f"{step}{piece * (10_000 // len(piece))}"
+
+    folders = [fake_run.write(tmp_path / str(i), steps=400, every=5, text=text, seed=i) for i in range(9)]
+    assert write_report(folders[:1], tmp_path / "one.html") < 5e6
+    assert write_report(folders, tmp_path / "nine.html") < 5e6
+    for run in data_of((tmp_path / "nine.html").read_text())["runs"]:
+        assert {0, 400} <= {s["step"] for s in run["samples"]}
+
+
+def test_room_is_given_problem_by_problem_and_to_the_ends_first() -> None:
+    at = [(0, "dev"), (0, "dev"), (0, "train"), (4, "dev"), (4, "dev"), (9, "dev"), (9, "dev")]
+    assert story.by_turns([{"step": step, "split": split} for step, split in at]) == [0, 2, 5, 3, 1, 6, 4]
+
+
+def test_an_answer_is_marked_up_once_however_often_it_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded(run)
+    recorded.update()
+    first = story.tell([recorded])
+    monkeypatch.setattr(samples, "shown", lambda record: pytest.fail("marked up again"))
+    assert story.tell([recorded]) == first
 
 
 def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -592,6 +695,16 @@ def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (run / "report.html").read_text() == out.read_text()
 
 
+def test_runs_named_from_here_and_from_the_root_have_their_page_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        fake_run.write(tmp_path / "runs" / name, steps=2)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", "runs/a", str(tmp_path / "runs" / "b")]) == 0
+    assert f"wrote {tmp_path / 'runs' / 'report.html'} " in capsys.readouterr().out
+
+
 # --- live
 
 
@@ -600,7 +713,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder that is still empty, and the address where it is watched."""
     folder = tmp_path / "run"
     folder.mkdir()
-    with serve(folder, "127.0.0.1", 0) as made:
+    with Server(folder, "127.0.0.1", 0) as made:
         thread = threading.Thread(target=made.serve_forever)
         thread.start()
         yield folder, f"http://127.0.0.1:{made.server_address[1]}"
@@ -632,21 +745,74 @@ def test_a_watched_run_is_told_as_it_grows(server: tuple[Path, str]) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('acy": 0.5}\n')
     assert json.loads(get(address + "/data.json", If_None_Match=headers["ETag"])[2])["runs"][0]["done"] == 11
+    rollouts = (folder / "rollouts.jsonl").read_text()
+    (folder / "rollouts.jsonl").write_text(rollouts + "{}\n")
+    assert "rollouts.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
+    (folder / "rollouts.jsonl").write_text(rollouts)
+    assert json.loads(get(address + "/data.json")[2])["runs"][0]["done"] == 11, "mended"
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("damaged\n{}\n")
     assert "metrics.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
 
 
-def test_only_this_machine_s_names_are_answered(server: tuple[Path, str]) -> None:
+def test_only_this_machine_s_names_are_answered_and_only_this_page(server: tuple[Path, str]) -> None:
     _, address = server
     assert get(address + "/", Host="localhost:80")[0] == 200
-    assert get(address + "/data.json", Host="evil.example")[0] == 403
+    for host in ("evil.example", "[::1"):
+        assert get(address + "/data.json", Host=host)[0] == 403
+    assert get(address + "/data.json", Origin="http://evil.example")[0] == 403
     assert get(address + "/../config.toml")[0] == 404
+
+
+def test_a_browser_is_told_what_the_live_page_may_do(server: tuple[Path, str]) -> None:
+    _, headers, body = get(server[1] + "/")
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    for text in re.findall(rb"<(?:script|style)>(.*?)</(?:script|style)>", body, re.DOTALL):
+        assert f"'sha256-{b64encode(hashlib.sha256(text).digest()).decode()}'" in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert get(server[1] + "/data.json")[1]["Content-Security-Policy"] == policy
+
+
+def test_the_live_page_has_so_many_connections_and_patience(server: tuple[Path, str]) -> None:
+    port = int(server[1].rpartition(":")[2])
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
+    with pytest.raises(OSError):
+        get(server[1] + "/")
+    for connection in idle:
+        connection.close()
+    assert Handler.timeout == PATIENCE
+
+
+def test_the_live_page_says_where_it_is_and_who_can_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Server, "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    hosts = {"127.0.0.1": ("http://127.0.0.1:", False), "0.0.0.0": ("http://127.0.0.1:", True)}
+    for host, (address, open_to_all) in (hosts | ({"::1": ("http://[::1]:", False)} if _has_ipv6() else {})).items():
+        assert cli.main(["watch", str(tmp_path), "--port", "0", "--host", host]) == 0
+        said = capsys.readouterr().out
+        assert address in said
+        assert ("there is no password" in said) == open_to_all
+    assert cli.main(["watch", str(tmp_path), "--host", "no.such.host.invalid"]) == 2
+    said = capsys.readouterr().err
+    assert "or --host" in said
+    assert said.count("\n") == 1
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_folder_or_a_port_that_is_not_there(server: tuple[Path, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no folder .*nothing"):
-        serve(tmp_path / "nothing", "127.0.0.1", 0)
+        Server(tmp_path / "nothing", "127.0.0.1", 0)
     port = int(server[1].rpartition(":")[2])
-    with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
-        serve(tmp_path, "127.0.0.1", port)
+    with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port}"):
+        Server(tmp_path, "127.0.0.1", port)

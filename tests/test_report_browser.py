@@ -1,19 +1,22 @@
 """The report's page in a real browser: no complaint, no overflow, and everything does what it says."""
 
+import json
 import shutil
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import sqrt
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import fake_run
 import pytest
 
-from tinyzero import metrics
+from tinyzero import ablate, metrics
 from tinyzero.report.page import write_report
-from tinyzero.report.watch import serve
+from tinyzero.report.watch import Server
 
 pytestmark = pytest.mark.browser
 
@@ -44,6 +47,26 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "report.html").as_uri()
 
 
+BASELINES = {"forced to go on": {"value": 0.05, "low": 0.03, "high": 0.08, "tokens": 160.0}} | {
+    f"best of {n}": {"value": value, "low": value - 0.02, "high": value + 0.02, "tokens": 160.0}
+    for n, value in ((4, 0.33), (8, 0.38))
+}
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of the report of a run that hardly learned, with baselines below and above its curves."""
+    folder = tmp_path_factory.mktemp("controlled") / "run"
+    fake_run.write(folder, columns={"accuracy": lambda step: 0.2})
+    evals = list(metrics.read(folder / "eval.jsonl"))
+    (folder / "eval.jsonl").unlink()
+    for e in evals:
+        metrics.append(folder / "eval.jsonl", e | {"pass@1": 0.2, "pass@1/low": 0.15, "pass@1/high": 0.25})
+    (folder / "baselines.json").write_text(json.dumps({"baselines": BASELINES}))
+    write_report([folder], folder / "report.html")
+    return (folder / "report.html").as_uri()
+
+
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the report of four runs."""
@@ -52,6 +75,20 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> str:
         fake_run.write(place / f"a-choice-with-a-rather-long-name-{seed}", steps=20 + seed, seed=seed)
     write_report([place], place / "report.html")
     return (place / "report.html").as_uri()
+
+
+GRID = """
+seeds = [0, 1]
+[common]
+steps = 20
+"eval.every" = 10
+[axes.algorithm]
+grpo = { "algorithm.name" = "grpo" }
+rloo = { "algorithm.name" = "rloo" }
+[axes.samples]
+4 = { "rollout.samples" = 4 }
+8 = { "rollout.samples" = 8 }
+"""
 
 
 @contextmanager
@@ -103,6 +140,91 @@ def test_several_runs_fit_and_lie_over_each_other(browser: Any, several: str, wi
         assert "a-choice-with-a-rather-long-name-0 80" in chart.locator(".legend").inner_text()
         chart.get_by_role("combobox").select_option(label="training answers")
         assert chart.locator(".legend span").count() == 4
+        assert page.locator("#kinds thead th").all_inner_texts() == [
+            "run",
+            "all problems",
+            "× or ÷ needed",
+            "+ and − suffice",
+        ]
+        assert page.locator("#kinds tbody tr").count() == 4
+        cells = page.locator("#kinds tbody tr").first.locator("td").all_inner_texts()
+        assert cells[:2] == [
+            "20\u202f% → 80\u202f% [70, 90\u202f%]",
+            "10\u202f% → 40\u202f% [30, 50\u202f%]",
+        ]
+        assert overflow(page) == 0
+
+
+def test_numbers_stand_under_their_own_run_where_one_has_none(browser: Any, tmp_path: Path) -> None:
+    for i, name in enumerate("abc"):
+        kl = {"kl": lambda step, i=i: 0.5 + i} if name != "a" else {}
+        fake_run.write(tmp_path / name, steps=10, columns=kl)
+    write_report([tmp_path], tmp_path / "report.html")
+    with opened(browser, (tmp_path / "report.html").as_uri()) as page:
+        chart = page.locator("figure.chart", has=page.get_by_role("heading", name="KL"))
+        chart.locator("summary").click()
+        chart.locator("tbody tr").first.wait_for()
+        assert chart.locator("thead th").all_inner_texts() == ["steps", "b", "c"]
+        assert chart.locator("tbody tr").first.locator("td").all_inner_texts() == ["1.5", "2.5"]
+
+
+# The share of dark pixels along heights of the first plot: about half of a dashed line.
+DARK = """(values) => {
+  const { u } = [...drawn][0], { left, width } = u.bbox;
+  const { data } = u.ctx.getImageData(left, 0, width, u.ctx.canvas.height);
+  return values.map((value) => {
+    const row = Math.round(u.valToPos(value, "y", true)) * width;
+    const dark = [...Array(width).keys()].map((x) => 4 * (row + x)).filter((i) => data[i + 3] > 60 && data[i] < 160);
+    return dark.length / width;
+  });
+}"""
+
+
+def test_baselines_are_drawn_within_the_plot_heard_and_in_the_table(browser: Any, controlled: str) -> None:
+    with opened(browser, controlled) as page:
+        chart = page.locator("figure.chart").first
+        low, high = page.evaluate("(({ min, max }) => [min, max])([...drawn][0].u.scales.y)")
+        for name, b in BASELINES.items():
+            assert low < b["value"] < high < 0.5, "on the plot, which is no larger than it need be"
+            words = f"{name} at {100 * b['value']:.{int(b['value'] < 0.1)}f}\u202f%"
+            assert words in (chart.locator(".plot").get_attribute("aria-label") or "")
+        chart.locator("summary").click()
+        chart.locator("tbody tr").first.wait_for()
+        assert chart.locator("thead th").all_inner_texts()[-3:] == list(BASELINES)
+        assert chart.locator("tbody tr").first.locator("td").all_inner_texts()[-3:] == [
+            "5.0\u202f%",
+            "33\u202f%",
+            "38\u202f%",
+        ]
+        *on_lines, off = page.evaluate(DARK, [*(b["value"] for b in BASELINES.values()), 0.28])
+        assert all(0.3 < share < 0.9 for share in on_lines)
+        assert off < 0.1, "there is no line where no baseline is"
+
+
+def test_a_grid_is_a_matrix_of_its_choices(browser: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install tinyzero[report]")
+    path, out = tmp_path / "grid.toml", tmp_path / "runs"
+    path.write_text(GRID)
+    about, cells = ablate.read_grid(path)
+    for cell in cells:
+        algorithm, size = cell.choices
+        settings = {"seed": cell.seed, "algorithm.name": algorithm, "rollout.samples": int(size)}
+        fake_run.write(out / cell.name, 20, 10, **settings)
+        manifest = out / cell.name / "checkpoints" / "step_000020" / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text("{}")
+    ablate.write(path, about, cells, out)
+    write_report([out], out / "report.html")
+    with opened(browser, (out / "report.html").as_uri()) as page:
+        assert f"tinyzero ablate {path}" in page.locator("#top").inner_text()
+        grid = page.locator("#table .scroll").first
+        assert grid.locator("thead th").all_inner_texts() == ["algorithm \\ samples", "4", "8"]
+        assert grid.locator("tbody th").all_inner_texts() == ["grpo", "rloo"]
+        assert grid.locator("td .heat b").all_inner_texts() == ["80\u202f%"] * 4
+        assert "Means over 2 seeds." in page.locator("#table").inner_text()
+        assert page.locator("#table .scroll").last.locator("tbody tr").count() == 8
+        legend = page.locator("figure.chart").first.locator(".legend span")
+        assert legend.count() == 4, "the seeds of a choice are one"
         assert overflow(page) == 0
 
 
@@ -146,7 +268,9 @@ def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(browser
         chart = page.locator("figure.chart", has=page.get_by_role("heading", name="Tokens an answer"))
         assert "wrong 69.3" in chart.locator(".legend").inner_text(), "the last of 30.25 + step"
         plot = chart.locator(".plot")
+        assert plot.get_attribute("role") == "application", "its arrow keys are its own"
         plot.focus()
+        assert page.locator("[aria-live=polite]").count() == 2, "of all legends, one is read out, and where it is"
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
         page.wait_for_function(
@@ -161,6 +285,38 @@ def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(browser
         page.locator("#axis").select_option("samples")
         chart.locator("tbody tr").nth(1).wait_for()
         assert chart.locator("tbody tr").nth(1).locator("th").inner_text() == "256"
+
+
+def test_over_length_curves_are_clouds_in_order(browser: Any, tmp_path: Path) -> None:
+    lengths = [30.0, 50.0, 40.0, 20.0, 60.0] * 50
+    columns: dict[str, Any] = {"response_length": lambda step: lengths[step], "kl": lambda step: step}
+    write_report([fake_run.write(tmp_path / "run", steps=250, every=50, columns=columns)], tmp_path / "report.html")
+    with opened(browser, (tmp_path / "report.html").as_uri()) as page:
+        page.locator("#axis").select_option("length")
+        chart = page.locator("figure.chart", has=page.get_by_role("heading", name="KL"))
+        assert "at the end" in chart.locator("figcaption").inner_text()
+        assert "249" in chart.locator(".legend").inner_text(), "the run's end, which is not the longest answer"
+        xs = page.evaluate("[...drawn].find((card) => card.spec.title === 'KL').u.data[0]")
+        assert xs == sorted(lengths)
+        dev = page.evaluate("[...drawn][0].u.data[0]")
+        assert dev == sorted(dev)
+        assert "tokens an answer" in page.locator("#axis option:checked").inner_text()
+
+
+def test_the_band_of_a_training_curve_is_students_interval_of_its_neighbours(browser: Any, report: str) -> None:
+    near = [0.2, 0.5, 0.3, 0.6, 0.4]
+    half = 2.776 * stdev(near) / sqrt(5)
+    with opened(browser, report) as page:
+        found = page.evaluate("(near) => around([...near, ...Array(75).fill(null)])", near)
+        middle = [found[key][2] for key in ("mean", "low", "high")]
+        assert middle == pytest.approx([0.4, 0.4 - half, 0.4 + half], rel=0.01)
+        assert found["mean"][5] is None
+        assert page.evaluate("around([1, 2])") == {"mean": [1, 2]}, "too short a curve has none"
+        chart = page.locator("figure.chart", has=page.get_by_role("heading", name="Reward"))
+        assert "[" in chart.locator(".legend span").first.inner_text()
+        chart.locator("summary").click()
+        chart.locator("tbody tr").first.wait_for()
+        assert chart.locator("thead th").all_inner_texts()[:4] == ["steps", "reward", "mean from", "to"]
 
 
 def test_the_first_thing_the_tab_key_reaches_leads_past_the_rest(browser: Any, report: str) -> None:
@@ -185,7 +341,7 @@ def test_alarms_stand_before_the_curves(browser: Any, report: str) -> None:
 def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    with serve(folder, "127.0.0.1", 0) as server:
+    with Server(folder, "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -198,10 +354,15 @@ def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> No
             fake_run.write(folder, steps=10, every=5)
             page.get_by_text("finished").wait_for()
             page.locator(".setup summary").click()
+            page.locator("#contents a").last.focus()
+            (folder / "baselines.json").write_text(json.dumps({"baselines": BASELINES}))
             fake_run.write(folder, steps=10, every=5)
             metrics.append(folder / "metrics.jsonl", fake_run.step_record(10, 20) | {"kl": 0.5})
             page.get_by_role("heading", name="KL").wait_for()
             assert page.locator(".setup").get_attribute("open") is not None, "what was unfolded stays so"
+            assert page.evaluate("document.activeElement.textContent") == "Samples", "and a link in use is kept"
+            heard = page.locator(".plot").first.get_attribute("aria-label") or ""
+            assert "best of 8 at 38" in heard, "measured since the chart was first drawn"
             assert errors == []
         finally:
             server.shutdown()

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from tinyzero import cli
-from tinyzero.web.play import Server
+from tinyzero.report import watch
+from tinyzero.web import play
+from tinyzero.web.server import PageServer
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
@@ -28,6 +30,8 @@ SMALLER = {
     "eval": ["--n", "4", "--max-tokens", "48", "--model.threads", "1"],
     "play": ["--max-tokens", "48", "--model.threads", "1"],
     "play --web": ["--port", "0", "--model.threads", "1"],
+    "watch": ["--port", "0"],
+    "report": [],
     "export": [],
     "algorithms": [],
     "check-task": [],
@@ -60,11 +64,12 @@ def test_every_command_runs(
     Path(name).write_text(code)
     pages = []
 
-    def opened(server: Server) -> None:
-        pages.append([player.name for player in server.playground.players])
+    def opened(server: PageServer) -> None:
+        asked = [player.name for player in server.playground.players] if isinstance(server, play.Server) else []
+        pages.append((type(server), asked))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Server, "serve_forever", opened)
+    monkeypatch.setattr(PageServer, "serve_forever", opened)
     ran = []
     for program, *command in commands(TUTORIAL):
         if program != "tinyzero":
@@ -75,8 +80,9 @@ def test_every_command_runs(
         ran.append(command[0])
     torch.set_num_threads(1)
     said = capsys.readouterr().out
-    assert len(ran) == TUTORIAL.count("\ntinyzero ") >= 10, "every line that begins with tinyzero, and no fewer"
-    assert pages == [["tiny", "runs/laptop-grpo-0"]]
+    assert len(ran) == TUTORIAL.count("\ntinyzero ") >= 12, "every line that begins with tinyzero, and no fewer"
+    assert pages == [(watch.Server, []), (play.Server, ["tiny", "runs/laptop-grpo-0"])]
+    assert (tmp_path / "runs" / "laptop-grpo-0" / "report.html").is_file()
     assert f"{name}:Fifty: every check passed" in said
     assert said.count("numbers [3, 5, 12]  target 24") == 1, "only Countdown's problems can be typed"
     assert (tmp_path / "countdown-tiny" / "README.md").is_file()

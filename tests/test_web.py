@@ -21,7 +21,8 @@ from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.tasks.countdown import Countdown
 from tinyzero.tasks.multiplication import Multiplication
 from tinyzero.types import Problem, Reward, SamplingParams, Split, Task
-from tinyzero.web.play import ANSWERS, CONNECTIONS, MAX_BODY, Player, Playground, Server
+from tinyzero.web.play import ANSWERS, MAX_BODY, Player, Playground, Server
+from tinyzero.web.server import CONNECTIONS
 
 THOUGHT = "12-3=9,9*5=45 vs 24 no\n5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>(5-3)*12</answer>"
 ASKED = {"line": "24 from 3 5 12"}
@@ -329,6 +330,7 @@ def test_its_own_names_and_addresses_are_let_in(host: str) -> None:
     [
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://[::1"}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),
         ({"Content-Type": "text/plain"}, 415),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415),

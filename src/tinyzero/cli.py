@@ -616,7 +616,7 @@ def _report(given: argparse.Namespace, rest: list[str], started: float) -> int:
     if rest:
         raise UserError(f"unknown argument {rest[0]} (see tinyzero report --help)")
     paths = [Path(run) for run in given.runs]
-    out = Path(given.out) if given.out else Path(os.path.commonpath(paths)) / "report.html"
+    out = Path(given.out) if given.out else Path(os.path.commonpath(map(os.path.abspath, paths))) / "report.html"
     size = write_report(paths, out)
     print(f"wrote {out} ({size / 1e6:.1f} MB): open it in a browser")
     return 0

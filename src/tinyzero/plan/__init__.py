@@ -296,8 +296,10 @@ def _sample(config: Config, shape: Shape, device: Device, load: Load) -> dict[st
     prefill, decode = shape.forward(read, load.prompt), shape.forward(written, 2 * context)
     # with all rows at once the longest answer decides; else freed rows are filled, until the last ones run out
     steps = load.longest if load.answers <= rows else written / rows + load.longest - load.length
-    moved = steps * shape.active * itemsize + written * context * shape.cache(itemsize)
-    bound = max(moved / (device.bandwidth * device.decode), decode / (rate * device.forward))
+    weights, cache = steps * shape.active * itemsize, written * context * shape.cache(itemsize)
+    through, computing = device.bandwidth * device.decode, decode / (rate * device.forward)
+    # a GPU computes while it reads; a CPU first lays a product's weights out anew, and reads its cache in `decoding`
+    bound = weights / through + computing if device.is_cpu else max((weights + cache) / through, computing)
     other = written * shape.channels(context) * device.decoding + steps * shape.layers * device.launch
     return {
         "prefill": Part(prefill, _seconds(config, shape, device, prefill, read, load.prompt)),

@@ -1,8 +1,9 @@
-"""A CPU for `tinyzero plan`: four timings of this machine, made with the bundled base.
+"""A CPU for `tinyzero plan`: five timings of this machine, made with the bundled base.
 
-One big matrix product gives its rate. What a pass over the laptop's base takes beyond its products at that rate is
-laid on its layers and channels; what a decode step takes at many rows and at few tells its cost a row from its cost
-a layer. A fifth of a minute, and other widths, depths and lengths follow from `plan`'s formulas.
+One big matrix product gives its rate; one of a few rows, how fast weights are laid out for it. What a pass over the
+laptop's base takes beyond its products at that rate is laid on its layers and channels; what a decode step takes at
+many rows and at few tells its cost a row from its cost a layer. A fifth of a minute, and other widths, depths and
+lengths follow from `plan`'s formulas.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch.nn import functional as F
 
 from tinyzero import models
 from tinyzero.batching import Batch
@@ -28,6 +30,8 @@ PROMPT, NEW = 14, 48  # tokens of what is decoded
 FEW, MANY = 16, 256  # rows decoded at once
 ROWS, COLUMNS = 48, 128  # of what is learned from
 PRODUCTS = 20  # matrix products timed together
+WIDTH, INNER = 512, 1536  # of the products that are timed by themselves: a small model's layer
+LAYERS = 40  # of such weights, which no cache holds
 
 
 def calibrate(threads: int, clock: Callable[[], float] = time.perf_counter) -> Device:
@@ -39,6 +43,7 @@ def calibrate(threads: int, clock: Callable[[], float] = time.perf_counter) -> D
         torch.set_num_threads(threads)
     shape = find_shape(MODEL)
     model, rate = models.load_model(MODEL), matrix_rate(clock)
+    through = bandwidth(rate, clock)
     few, many = (fastest(decoding(model, rows), clock) / NEW for rows in (FEW, MANY))
     row = (many - few) / (MANY - FEW)
     context = PROMPT + NEW / 2
@@ -51,8 +56,9 @@ def calibrate(threads: int, clock: Callable[[], float] = time.perf_counter) -> D
         CPU,
         name=f"this CPU with {torch.get_num_threads()} threads, calibrated",
         memory=float(memory),
+        bandwidth=through,
         rates={"float32": rate},
-        launch=max(0.0, few - FEW * row) / shape.layers,
+        launch=max(0.0, few - FEW * row - 4 * shape.active / through) / shape.layers,
         reading=max(0.0, beyond) / (3 * tokens * shape.channels(COLUMNS / 2)),
         decoding=max(0.0, row - shape.forward(1, 2 * context) / rate) / channels,
     )
@@ -71,14 +77,26 @@ def fastest(work: Callable[[], object], clock: Callable[[], float], tries: int =
 
 def matrix_rate(clock: Callable[[], float]) -> float:
     """FLOPs a second of an fp32 product of the size that a small model's layers have at a few hundred rows."""
-    rows, width, inner = 512, 512, 1536
-    a, b = torch.randn(rows, width), torch.randn(width, inner)
+    rows = 512
+    a, b = torch.randn(rows, WIDTH), torch.randn(WIDTH, INNER)
 
     def work() -> None:
         for _ in range(PRODUCTS):
             a @ b
 
-    return PRODUCTS * 2 * rows * width * inner / fastest(work, clock)
+    return PRODUCTS * 2 * rows * WIDTH * INNER / fastest(work, clock)
+
+
+def bandwidth(rate: float, clock: Callable[[], float]) -> float:
+    """Bytes of weights a second that go into products of FEW rows, beside the `rate` at which these compute."""
+    rows, layers = torch.randn(FEW, WIDTH), [torch.randn(INNER, WIDTH) for _ in range(LAYERS)]
+
+    def work() -> None:
+        for weights in layers:
+            F.linear(rows, weights)
+
+    count, seconds = LAYERS * WIDTH * INNER, fastest(work, clock)
+    return 4 * count / max(seconds - 2 * FEW * count / rate, 0.1 * seconds)
 
 
 def decoding(model: models.Backbone, rows: int) -> Callable[[], object]:

@@ -30,16 +30,19 @@ class Chart(NamedTuple):
     """How values are written: number, share, dollars, bytes."""
     least: int = 1
     """Fewer lines than this are not drawn."""
+    band: bool = False
+    """Whether the mean over neighbouring steps is drawn with its 95 % interval, by their scatter."""
 
 
-def chart(title: str, says: str, *lines: Line | tuple[str, str], form: str = "number", least: int = 1) -> Chart:
-    return Chart(title, says, tuple(Line(*line) for line in lines), form, least)
+def chart(title: str, says: str, *lines: Line | tuple[str, str], **more: Any) -> Chart:
+    return Chart(title, says, tuple(Line(*line) for line in lines), **more)
 
 
 SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
     "accuracy": (
         "Accuracy",
-        "Does it get better? The band is a 95 % interval; held-out problems are never trained on.",
+        "Does it get better? Bands are 95 % intervals: of dev and test, which are never trained on, over their "
+        "problems; of training over neighbouring steps.",
         [
             chart(
                 "Right answers",
@@ -49,6 +52,7 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 Line("pass@1", "test, one answer", "test"),
                 Line("accuracy", "training answers"),
                 form="share",
+                band=True,
             ),
             chart(
                 "The best of several",
@@ -59,10 +63,12 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
             ),
             chart(
                 "Reward",
-                "What the policy is paid: the answer's part, and the part for its form where the task has one.",
+                "What the policy is paid: the answer's part, and every other part that the task names.",
                 ("reward", "reward"),
                 ("reward/answer", "for the answer"),
                 ("reward/format", "well-formed"),
+                ("reward/*", "*"),
+                band=True,
             ),
         ],
     ),
@@ -99,11 +105,41 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 ("behaviour/backward", "steps back from the target"),
             ),
             chart(
+                "Does the search find it?",
+                "Whether some attempt hits, and how soon; whether the answer is what the search came to.",
+                ("behaviour/found_rate", "some attempt hits"),
+                ("behaviour/early_hit_rate", "of the first three attempts"),
+                ("behaviour/faithful", "answers that were found so"),
+                ("behaviour/self_checked", "worked out once more"),
+                form="share",
+            ),
+            chart(
+                "Characters to the first hit",
+                "How much it writes before the first attempt that hits.",
+                ("behaviour/first_hit_characters", ""),
+            ),
+            chart(
                 "Can its checks be trusted?",
-                "Whether its yes is true, whether it sees a hit when it has one, and whether it can calculate.",
+                "Whether its yes is true, whether it sees a hit when it has one, and how often its verdict is false.",
                 ("behaviour/verification_precision", "yes that is true"),
                 ("behaviour/verification_recall", "hits seen"),
+                ("behaviour/misjudged", "verdicts that are false"),
+                form="share",
+            ),
+            chart(
+                "Does it know the target?",
+                "What it says of results that equal the target, and of those that do not. Compact grammar only.",
+                ("behaviour/recognition_recall", "the target, and yes"),
+                ("behaviour/false_claim_rate", "another, and yes"),
+                ("behaviour/target_restated", "restated rightly"),
+                form="share",
+            ),
+            chart(
+                "Is its writing sound?",
+                "Whether it can calculate, and whether its lines are full attempts that end in a verdict.",
                 ("behaviour/arithmetic_accuracy", "arithmetic that is true"),
+                ("behaviour/legal_rate", "lines that are attempts"),
+                ("behaviour/verdict_rate", "lines with a verdict"),
                 form="share",
             ),
             chart(
@@ -168,6 +204,12 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 ("malformed", "malformed"),
                 form="share",
             ),
+            chart(
+                "Sampled in vain",
+                "Groups that the algorithm did not keep, and how often it had to sample more to fill a batch.",
+                ("dropped_groups", "dropped groups"),
+                ("refill_rounds", "extra rounds"),
+            ),
         ],
     ),
     "cost": (
@@ -180,7 +222,9 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 "Where the time goes.",
                 ("time/step", "step"),
                 ("time/sample", "sampling"),
+                ("time/annotate", "scoring"),
                 ("time/update", "learning"),
+                ("time/publish", "publishing"),
             ),
             chart("Peak memory", "Of the training process.", ("memory/peak", ""), form="bytes"),
             chart("Computation", "Floating-point operations since the run began.", ("flops", "FLOPs")),
@@ -206,11 +250,17 @@ def described(present: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
     for name, (title, says, charts) in SECTIONS.items():
         drawn = []
         for c in charts:
-            lines = [spelt for line in c.lines for spelt in spell_out(line, present[line.source])]
+            by_key: dict[tuple[str, str], Line] = {}
+            for line in c.lines:
+                for spelt in spell_out(line, present[line.source]):
+                    by_key.setdefault((spelt.source, spelt.key), spelt)  # what is named goes before what a * finds
+            lines = list(by_key.values())
             if len(lines) >= c.least:
                 means = {line.key: DERIVED.get(line.key) or define(line.key) for line in lines}
                 named = [line._asdict() | {"label": line.label or c.title} for line in lines]
-                drawn.append({"title": c.title, "says": c.says, "form": c.form, "lines": named, "means": means})
+                drawn.append(
+                    {"title": c.title, "says": c.says, "form": c.form, "band": c.band, "lines": named, "means": means}
+                )
         if drawn:
             found.append({"name": name, "title": title, "says": says, "charts": drawn})
     return found
@@ -219,12 +269,28 @@ def described(present: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
 def spell_out(line: Line, present: Collection[str]) -> list[Line]:
     """The lines that are there: none, the one, or each that a `*` stands for."""
     pattern = re.compile(re.escape(line.key).replace(r"\*", "([^/=]+)"))
-    found = [match for key in present if (match := pattern.fullmatch(key))]
+    found = [match for key in present if key not in LEFT_OUT and (match := pattern.fullmatch(key))]
     if "*" in line.key:
         found.sort(key=lambda m: (len(m[1]), m[1]))  # 2 before 16
         return [line._replace(key=m[0], label=line.label.replace("*", m[1])) for m in found]
     return [line] if found else []
 
+
+LEFT_OUT: dict[str, str] = {
+    **dict.fromkeys(("step", "samples/generated", "time/elapsed"), "an axis"),
+    **dict.fromkeys(("samples", "tokens", "version", "time/cpu", "time/gpu_hours"), "it goes up evenly"),
+    **dict.fromkeys(("split", "n", "k", "temperature"), "how an evaluation was made"),
+    **dict.fromkeys(("reward_errors", "skipped"), "an alarm tells it"),
+    **dict.fromkeys(("problem", "prompt", "fields", "group", "text", "finish_reason", "parts"), "a sample shows it"),
+    **dict.fromkeys(("pass@*/low", "pass@*/high", "greedy*/low", "greedy*/high"), "the band of a curve"),
+    **dict.fromkeys(("pass@*/*=*", "greedy/*=*"), "the kinds of problem tell it"),
+    "reward/truncated": "the share of answers cut off, which has its curve",
+    "loss": "its value says nothing of progress",
+    "refused": "every group is flat then, which has its curve",
+    "tokens/generated": "it is in the tokens a second, and in the length",
+    "tokens/trained": "it is in the length",
+}
+"""What is measured and has no curve, and why."""
 
 DERIVED = {"tokens/s": "Completion tokens sampled in the step, over its seconds of wall time."}
 """What the report itself makes of a step's record."""

@@ -22,8 +22,9 @@ def command(config: configs.Config, folder: Path) -> str:
     for recipe in configs.recipes():
         with suppress(UserError):  # a recipe may not go together with what another one asks for
             values = configs.read_recipe(recipe)
-            overrides = changes(values, config)
-            if configs.resolve(values, overrides) == config:
+            asked = configs.unsettled(config, configs.resolve(values, {}))
+            overrides = changes(values, asked)
+            if configs.resolve(values, overrides) == asked:
                 flags = [f"--{short.get(key, key)} {typed(value)}" for key, value in overrides.items()]
                 commands.append(" ".join(["tinyzero train", recipe, *flags]))
     best = min(commands, key=len, default="")

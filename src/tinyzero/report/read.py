@@ -6,10 +6,46 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from tinyzero import config, metrics
 from tinyzero.report.columns import Columns
 from tinyzero.report.samples import Samples
-from tinyzero.types import UserError
+from tinyzero.types import Split, UserError
+
+
+class Line(BaseModel):
+    """What every line of a stream has: a file may be cut, mended by hand, or not be a run's at all."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: int = Field(ge=0)
+
+
+class EvalLine(Line):
+    """What a report needs of an evaluation."""
+
+    split: Split
+    n: int
+    value: float = Field(alias="pass@1")
+    low: float = Field(alias="pass@1/low")
+    high: float = Field(alias="pass@1/high")
+
+
+class RolloutLine(Line):
+    """What a report needs of a rollout."""
+
+    split: Split
+    problem: str
+    fields: dict[str, Any]
+    text: str
+    finish_reason: str
+    response_length: int
+    reward: float
+    parts: dict[str, float]
+
+
+LINES: dict[str, type[Line]] = {"metrics.jsonl": Line, "eval.jsonl": EvalLine, "rollouts.jsonl": RolloutLine}
 
 
 class Tail:
@@ -27,10 +63,17 @@ class Tail:
         return found is None or found.st_ino != self.inode or found.st_size < self.offset
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What is new."""
+        """What is new. Raises UserError where a line is damaged, or lacks what its file's lines have."""
         if self.path.exists():
             self.inode = self.path.stat().st_ino
         for self.offset, record in metrics.follow(self.path, self.offset):  # noqa: B020 (the offset is kept)
+            try:
+                LINES[self.path.name].model_validate(record)
+            except ValidationError as error:
+                wrong = error.errors()[0]
+                what = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg'].lower()}"
+                where = f"the line that ends at byte {self.offset} of {self.path}"
+                raise UserError(f"{where} is none of a run's ({what}): mend or remove it") from None
             yield record
 
 
@@ -60,7 +103,7 @@ class Recorded:
         self._tails = [(Tail(self.folder / name), sink) for name, sink in sinks.items()]
 
     def update(self) -> bool:
-        """Read what was added; whether there was anything. Raises UserError where a line is damaged."""
+        """Read what was added; whether there was anything. Raises UserError where a line is no run's."""
         if any(tail.replaced() for tail, _ in self._tails):
             self.config = self._config()  # it may have been given more steps
             self._clear()
@@ -72,7 +115,7 @@ class Recorded:
 
 
 def find_runs(paths: list[Path]) -> list[Path]:
-    """The runs that `paths` mean: a folder without config.toml stands for the runs in it, as a grid's does.
+    """The runs that `paths` mean, each once: a folder without config.toml stands for the runs in it, as a grid's does.
 
     Raises UserError where there is none.
     """
@@ -84,4 +127,4 @@ def find_runs(paths: list[Path]) -> list[Path]:
         if not inside and not (path / "config.toml").is_file():
             raise UserError(f"no run at {path}: it has no config.toml")
         found += inside or [path]
-    return list(dict.fromkeys(found))
+    return list({path.resolve(): path for path in found}.values())

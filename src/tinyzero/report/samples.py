@@ -58,6 +58,7 @@ class Samples:
         self.unread = SEARCHED
         self._at: tuple[int, str] | None = None
         self._group: list[Record] = []
+        self._shown: list[tuple[Record, dict[str, Any]]] = []
 
     def add(self, record: Record) -> None:
         """The next rollout of the stream."""
@@ -89,6 +90,12 @@ class Samples:
         found = [r for split in SPLITS for group in spread(self.ladders[split].items(), SHOWN_STEPS) for r in group]
         found += [r for r in [self.revision] if r is not None and not any(r is other for other in found)]
         return sorted(found, key=lambda r: (r["step"], SPLITS.index(r["split"])))
+
+    def shown(self) -> list[tuple[Record, dict[str, Any]]]:
+        """The rollouts to show, and each as the page has it: marked up once, however often it is asked for."""
+        known = {id(record): sample for record, sample in self._shown}
+        self._shown = [(record, known.get(id(record)) or shown(record)) for record in self.chosen()]
+        return self._shown
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:

@@ -23,8 +23,8 @@ from tinyzero.types import UserError
 
 PACKAGE = Path(configs.__file__).parent
 POINTS = 600  # of a curve; several runs share five times as many
-CHARACTERS = 2_000_000  # of completions, all runs together
-AXES = {"step": "steps", "samples": "answers sampled", "minutes": "minutes"}
+ROOM = 3_000_000  # bytes of marked completions, all runs together
+AXES = {"step": "steps", "samples": "answers sampled", "minutes": "minutes", "length": "tokens an answer"}
 
 
 def tell(runs: Sequence[Recorded], folder: Path | None = None) -> dict[str, Any]:
@@ -45,10 +45,13 @@ def tell(runs: Sequence[Recorded], folder: Path | None = None) -> dict[str, Any]
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """What to call each run: its folder's name, with its parent's where two would be called the same."""
-    paths = [folder.resolve() for folder in folders]
-    count = Counter(path.name for path in paths)
-    return [path.name if count[path.name] == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+    """What to call each run: the end of its path, as much of it as no other run's path ends in."""
+    paths = [folder.resolve().parts for folder in folders]
+    names = []
+    for path in paths:
+        lengths = (n for n in range(1, len(path)) if sum(other[-n:] == path[-n:] for other in paths) == 1)
+        names.append(str(Path(*path[-next(lengths, len(path)) :])))
+    return names
 
 
 def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
         "curves": curves(run, max(60, min(POINTS, 5 * POINTS // of))),
         "kinds": kinds(run, tests),
         "baselines": baselines(run.folder),
-        **shown_samples(run, CHARACTERS // of),
+        **shown_samples(run, ROOM // of),
     }
 
 
@@ -113,7 +116,8 @@ def headline(run: Recorded) -> dict[str, Any]:
 def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]]]:
     """By source and key the numbers, thinned to `points`; `x/NAME` are where they stand on each axis.
 
-    A step's record stands where its answers were sampled: after the batches, answers and minutes before it.
+    A step's record stands where its answers were sampled: after the batches, answers and minutes before it; on the axis
+    of length, at their own.
     """
     steps = run.steps
     samples, elapsed = ([0.0, *steps.get(key, ())] for key in ("samples/generated", "time/elapsed"))
@@ -123,6 +127,7 @@ def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]
             n / s if s > 0 else math.nan for n, s in zip(steps["tokens/generated"], steps["time/step"], strict=True)
         ]
     table |= {"x/step": steps.get("step", ()), "x/samples": samples[:-1], "x/minutes": [e / 60 for e in elapsed[:-1]]}
+    table |= {"x/length": steps.get("response_length", ())}
     found = {"steps": {key: [short(v) for v in thin(values, points)] for key, values in table.items()}}
     for split in ("dev", "test"):
         scored = Columns()
@@ -130,6 +135,7 @@ def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]
             if e["split"] == split:
                 at = min(e["step"], len(samples) - 1)
                 axes = {"x/step": e["step"], "x/samples": samples[at], "x/minutes": elapsed[at] / 60}
+                axes |= {"x/length": e.get("response_length", math.nan)}
                 scored.add({k: v for k, v in e.items() if "=" not in k} | axes)
         found[split] = {key: [short(v) for v in thin(scored[key], points)] for key in scored if key != "step"}
     return found
@@ -167,14 +173,18 @@ def kinds(run: Recorded, tests: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 def plus_minus(task: str, problems: int) -> dict[str, float]:
     """By label of Countdown's test problems, and "" for all: the share that + and - alone can solve.
 
-    Of problems that are drawn, not read from a file; of another task, nothing.
+    Of another task, nothing; nor where the problems were read from what is no file here: nothing is fetched.
     """
     table = json.loads(task)
-    if table.pop("name") != "countdown" or table.get("data"):
+    if table.pop("name") != "countdown" or not Path(table.get("data") or __file__).is_file():
         return {}
-    countdown = Countdown(CountdownOptions(**table))
+    try:
+        countdown = Countdown(CountdownOptions(**table))
+        posed = distinct_problems(countdown, "test", problems)
+    except UserError:
+        return {}
     found: dict[str, list[bool]] = defaultdict(list)
-    for problem in distinct_problems(countdown, "test", problems):
+    for problem in posed:
         labels = countdown.describe(problem)
         for label in ("", *(f"{name}={value}" for name, value in labels.items())):
             found[label].append(labels["operators"] == "+-")
@@ -195,21 +205,37 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is not what benchmarks/what_training_added.py writes: remove it") from None
 
 
-def shown_samples(run: Recorded, characters: int) -> dict[str, Any]:
+def shown_samples(run: Recorded, room: int) -> dict[str, Any]:
     """The rollouts to show, no more than fit; which problem to open with; the first that checks and revises, and how
     many right answers were searched for it where that was not all of them."""
-    found: list[dict[str, Any]] = []
-    revision = None
-    for record in run.samples.chosen():
-        sample = samples.shown(record)
-        characters -= sum(len(piece if isinstance(piece, str) else piece[0]) for piece in sample["text"])
-        if characters < 0 and record is not run.samples.revision:
-            continue
-        if record is run.samples.revision:
-            revision = len(found)
-        found.append(sample)
+    chosen, fitting = run.samples.shown(), set()
+    for i in by_turns([record for record, _ in chosen]):
+        if (size := written_size(chosen[i][1])) <= room or chosen[i][0] is run.samples.revision:
+            fitting.add(i)
+            room -= size
+    kept = [chosen[i] for i in sorted(fitting)]
+    found = [sample for _, sample in kept]
+    revision = next((i for i, (record, _) in enumerate(kept) if record is run.samples.revision), None)
     searched = None if run.samples.unread > 0 else run.samples.searched
     return {"samples": found, "revision": revision, "searched": searched, "opening": opening(found)}
+
+
+def by_turns(records: Sequence[samples.Record]) -> list[int]:
+    """In which order rollouts are given room: of every evaluation and step the first, then of every one the second, so
+    that one problem is followed to the end before another is begun; the ends of the run before its middle."""
+    last = max((record["step"] for record in records), default=0)
+    seen: Counter[tuple[int, str]] = Counter()
+    turns = []
+    for i, record in enumerate(records):
+        at = (record["step"], record["split"])
+        turns.append((seen[at], min(at[0], last - at[0]), i))
+        seen[at] += 1
+    return [i for *_, i in sorted(turns)]
+
+
+def written_size(sample: Mapping[str, Any]) -> int:
+    """Bytes that it takes in a page, or a little more: what is not ASCII takes less there."""
+    return len(json.dumps(sample).replace("<", "\\u003c"))
 
 
 def opening(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:

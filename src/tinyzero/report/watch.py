@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
 
 from tinyzero.report.page import page
 from tinyzero.report.read import Recorded, find_runs
 from tinyzero.report.story import tell
 from tinyzero.types import UserError
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from tinyzero.web.server import PageHandler, PageServer, Refused
 
 
 class Live:
@@ -54,56 +50,47 @@ class Live:
         self.tag = f'"{hashlib.sha256(self.body).hexdigest()[:16]}"'
 
 
-def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
-    """A server of the page and its data, not started yet. Raises UserError where it cannot listen there."""
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: name a run's folder, as in runs/laptop-grpo-0")
-    live, html = Live(folder), page(folder.resolve().name, None).encode()
-    try:
-        return ThreadingHTTPServer((host, port), handler(live, html, guarded=host in LOOPBACK))
-    except OSError as error:
-        raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; name another with --port") from None
+class Server(PageServer):
+    """The report's page, and the data that it asks for."""
+
+    def __init__(self, folder: Path, host: str, port: int) -> None:
+        """Listens from here on. Raises UserError where it cannot, or there is no such folder."""
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}: name a run's folder, as in runs/laptop-grpo-0")
+        self.live = Live(folder)
+        super().__init__(page(folder.resolve().name, None).encode(), Handler, host, port)
 
 
-def handler(live: Live, html: bytes, guarded: bool) -> type[BaseHTTPRequestHandler]:
-    """What answers a browser. A guarded one answers only to this machine's own names, so that no web page that
-    points its name here can read a run."""
+class Handler(PageHandler):
+    """GET / is the page, GET /data.json what it shows: nothing where it has that already."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if guarded and urlsplit(f"//{self.headers.get('Host', '')}").hostname not in LOOPBACK:
-                self.send_error(HTTPStatus.FORBIDDEN)
-            elif self.path == "/":
-                self._send(html, "text/html; charset=utf-8")
+    server: Server
+
+    def do_GET(self) -> None:
+        with self._refusals():
+            self._admit()
+            if self.path == "/":
+                self._send_page()
             elif self.path == "/data.json":
-                body, tag = live.story()
-                if self.headers.get("If-None-Match") == tag:
-                    self.send_response(HTTPStatus.NOT_MODIFIED)
-                    self.end_headers()
-                else:
-                    self._send(body, "application/json", tag)
+                self._send_story()
             else:
-                self.send_error(HTTPStatus.NOT_FOUND)
+                raise Refused(404, f"there is nothing at {self.path[:80]}")
 
-        def _send(self, body: bytes, kind: str, tag: str = "") -> None:
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Cache-Control", "no-cache")
-            if tag:
-                self.send_header("ETag", tag)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *values: Any) -> None:
-            """Nothing: the terminal belongs to whoever watches."""
-
-    return Handler
+    def _send_story(self) -> None:
+        body, tag = self.server.live.story()
+        if self.headers.get("If-None-Match") == tag:
+            self._head(304, "application/json", more={"ETag": tag})
+        else:
+            self._send(200, "application/json", body, {"ETag": tag})
 
 
 def watch(folder: Path, host: str, port: int, report: Callable[[str], None] = print) -> None:
     """Serve until Ctrl-C."""
-    with serve(folder, host, port) as server:
-        name = f"[{host}]" if ":" in host else host
-        report(f"{folder} is live at http://{name}:{server.server_address[1]} (Ctrl-C ends)")
-        server.serve_forever()
+    with Server(folder, host, port) as server:
+        report(f"{folder} is live at {server.url} (Ctrl-C ends)")
+        if not server.is_private:
+            report("whoever reaches this machine can see it: there is no password")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            report("")

@@ -7,33 +7,25 @@ once. What models write is data on the way and text on the page. A closed tab en
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
-import re
-import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tinyzero.plugins import validate
 from tinyzero.rewards import extract_answer
 from tinyzero.types import NonFiniteError, Posable, Problem, Prompt, SamplingParams, Task, UserError
+from tinyzero.web.server import PageHandler, PageServer, Refused
 
 PAGE = Path(__file__).with_name("play.html")
 ANSWERS = 4  # written at once: they share the processor
-CONNECTIONS = 32
 MAX_BODY = 4096  # bytes of a request
-PATIENCE = 30  # seconds that a browser may keep a connection waiting
 
 
 class Streamer(Protocol):
@@ -68,14 +60,6 @@ class Asked(BaseModel):
     model: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
     temperature: float = Field(default=1.0, ge=0, le=5)
-
-
-class Refused(Exception):
-    """A request that is not answered, and why."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status, self.why = status, why
 
 
 class Playground:
@@ -155,52 +139,16 @@ class Playground:
         return {"right": reward.right, "reward": value}
 
 
-class Server(ThreadingHTTPServer):
-    """One thread a connection, and a bound on how many there are."""
-
-    daemon_threads = True
-    request_queue_size = CONNECTIONS
+class Server(PageServer):
+    """The playground's page, and what it asks for."""
 
     def __init__(self, playground: Playground, host: str, port: int) -> None:
         """Listens from here on; port 0 takes a free one. Raises UserError where it cannot."""
-        self.playground, self.host = playground, host
-        self.page = PAGE.read_bytes()
-        self.policy = _policy(self.page.decode())
-        self.connections = BoundedSemaphore(CONNECTIONS)
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            super().__init__((host, port), Handler)
-        except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise UserError(
-                f"cannot listen on {host} port {port}: {why}; give another --port (0 for any), or --host"
-            ) from None
-
-    @property
-    def url(self) -> str:
-        """Where a browser on this machine finds the page."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/"
-
-    @property
-    def is_private(self) -> bool:
-        """Whether nobody but this machine can reach the page."""
-        return ip_address(str(self.server_address[0])).is_loopback
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self.connections.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self.connections.release()
+        self.playground = playground
+        super().__init__(PAGE.read_bytes(), Handler, host, port)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(PageHandler):
     """GET / is the page, GET /about what it says; POST /draw, /solution and /think take an `Asked` as JSON.
 
     /think answers with server-sent events, each a JSON object; the others with one object. What is refused is
@@ -208,14 +156,12 @@ class Handler(BaseHTTPRequestHandler):
     """
 
     server: Server
-    timeout = PATIENCE
-    server_version, sys_version = "tinyzero", ""
 
     def do_GET(self) -> None:
         with self._refusals():
             self._admit()
             if self.path == "/":
-                self._send(200, "text/html; charset=utf-8", self.server.page)
+                self._send_page()
             elif self.path == "/about":
                 self._send_json(200, self.server.playground.about())
             else:
@@ -236,26 +182,6 @@ class Handler(BaseHTTPRequestHandler):
                     self._send_json(200, playground.solution(asked))
                 else:
                     raise Refused(404, f"there is nothing at {self.path[:80]}")
-
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Answer what cannot be done by its reason. A browser that went away needs none."""
-        try:
-            yield
-        except Refused as refused:
-            self._send_json(refused.status, {"error": refused.why})
-        except UserError as error:
-            self._send_json(400, {"error": str(error)})
-        except (ConnectionError, TimeoutError):
-            self.close_connection = True
-
-    def _admit(self) -> None:
-        """Raises Refused where the request names another machine, or another site's page may have sent it."""
-        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        if not _is_this_machine(host, self.server.host):
-            raise Refused(403, f"this page is at {self.server.url}")
-        if origin is not None and urlsplit(origin).netloc != host:
-            raise Refused(403, "only this server's own page may ask")
 
     def _body(self) -> dict[str, Any]:
         """The JSON object that a request carries. Raises Refused where it carries none, or too much."""
@@ -286,53 +212,3 @@ class Handler(BaseHTTPRequestHandler):
 
     def _event(self, event: dict[str, Any]) -> None:
         self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-
-    def _send_json(self, status: int, body: dict[str, Any]) -> None:
-        self._send(status, "application/json", json.dumps(body).encode())
-
-    def _send(self, status: int, kind: str, body: bytes) -> None:
-        self._head(status, kind, len(body))
-        self.wfile.write(body)
-
-    def _head(self, status: int, kind: str, length: int | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        if status == 503:
-            self.send_header("Retry-After", "2")
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", self.server.policy)
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Referrer-Policy", "no-referrer")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the terminal belongs to whoever started the page."""
-
-
-def _is_this_machine(host: str, given: str) -> bool:
-    """Whether a Host header names this machine. A name of somebody else's may lead here too (DNS rebinding), and then
-    the page that it belongs to would be taken for ours; an address cannot belong to a page of theirs."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        if name in ("localhost", given, socket.gethostname().lower()):
-            return True
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _policy(page: str) -> str:
-    """A Content-Security-Policy under which nothing runs but the page's own script, and nothing is fetched from
-    elsewhere."""
-    hashes: dict[str, str] = {}
-    for kind in ("script", "style"):
-        texts = re.findall(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
-        digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
-        hashes[kind] = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return (
-        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )

@@ -4,7 +4,8 @@
 const HEIGHT = 230;
 const drawn = new Set(); // every chart on the page, to be drawn anew when light turns dark
 
-// The curves of a chart: {label, group, hue, x, y, low, high, raw, points}.
+// The curves of a chart: {label, run, group, hue, x, y, low, high, raw, points, ...}. Over length, which goes up and
+// down, they are clouds of points.
 function curvesOf(spec, story, axis, picked) {
   const several = story.runs.length > 1;
   const found = [];
@@ -12,13 +13,13 @@ function curvesOf(spec, story, axis, picked) {
     for (const [i, line] of spec.lines.entries()) {
       const source = run.curves[line.source];
       if (!(line.key in source) || (several && i !== picked)) continue;
-      const y = source[line.key], x = source[`x/${axis}`], steps = line.source === "steps";
-      const group = several ? groupOf(story, run) : i;
+      const y = source[line.key], x = source[`x/${axis}`], steps = line.source === "steps", cloud = axis === "length";
+      const group = several ? groupOf(story, run) : i, window = steps && !cloud ? around(y) : null;
+      const band = several ? null : window && spec.band ? window : { low: source[`${line.key}/low`], high: source[`${line.key}/high`] };
       found.push({
-        label: several ? nameOf(story, run) : line.label, group, hue: hue(several ? group : i), x, y,
-        smooth: steps ? smoothed(y) : y, raw: steps && !several,
-        low: several ? null : source[`${line.key}/low`], high: several ? null : source[`${line.key}/high`],
-        points: !steps, only: line.source === "test", finished: run.finished,
+        label: several ? nameOf(story, run) : line.label, run: run.name, group, hue: hue(several ? group : i), x, y,
+        smooth: window ? window.mean : y, raw: window && !several, low: band?.low, high: band?.high,
+        points: !steps || cloud, small: steps, only: line.source === "test", loose: line.source === "test" || cloud, finished: run.finished,
       });
     }
   }
@@ -36,31 +37,39 @@ function nameOf(story, run) {
   return found ? found[0] : run.name;
 }
 
-// The mean over a window of a twentieth of the curve around each number.
-function smoothed(values) {
+// Around each number, over a window of a twentieth of the curve: the mean, and its 95 % interval by Student's t, as
+// far as the numbers scatter (so a little too wide where the curve climbs). A short curve is its own mean.
+function around(values) {
   const half = Math.floor(values.length / 40);
-  if (half === 0) return values;
-  return values.map((own, i) => {
-    if (own === null) return null;
-    const near = values.slice(Math.max(0, i - half), i + half + 1).filter((v) => v !== null);
-    return near.reduce((a, b) => a + b, 0) / near.length;
-  });
+  if (half === 0) return { mean: values };
+  const found = { mean: [], low: [], high: [] };
+  for (const [i, own] of values.entries()) {
+    const near = values.slice(Math.max(0, i - half), i + half + 1).filter((v) => v !== null), d = near.length - 1;
+    const mean = near.reduce((a, b) => a + b, 0) / near.length;
+    const t = 1.96 + 2.372 / d + 2.822 / d ** 2 + 2.556 / d ** 3;
+    const wide = d < 1 ? null : t * Math.sqrt(near.reduce((a, v) => a + (v - mean) ** 2, 0) / d / near.length);
+    found.mean.push(own === null ? null : mean);
+    found.low.push(own === null || wide === null ? null : mean - wide);
+    found.high.push(own === null || wide === null ? null : mean + wide);
+  }
+  return found;
 }
 
-function chartCard(spec, baselines) {
+function chartCard(spec) {
   const picker = el("select", { "aria-label": `curve of ${spec.title}` });
   const legend = el("div", { class: "legend" }), place = el("small");
-  const plot = el("div", { class: "plot", tabindex: 0, role: "img" });
+  const plot = el("div", { class: "plot", tabindex: 0, role: "application", "aria-roledescription": "chart" }); // arrow keys are its own
   const numbers = el("div");
   const details = el("details", {}, el("summary", {}, "Table and meaning"), numbers);
   const node = el("figure", { class: "card chart" },
     el("figcaption", {}, el("h3", {}, spec.title), el("span", {}, picker, place), el("p", {}, spec.says)), legend, plot, details);
-  const card = { node, spec, u: null, curves: [] };
+  const card = { node, spec, u: null, curves: [], baselines: [] };
   let last = null; // what was last drawn, for what happens between updates
 
   card.update = (fresh, story, axis) => {
     last = { story, axis };
     card.spec = spec = fresh;
+    card.baselines = story.runs.length === 1 && spec === story.sections[0].charts[0] ? story.runs[0].baselines : [];
     if (picker.options.length !== spec.lines.length)
       picker.replaceChildren(...spec.lines.map((line, i) => el("option", { value: i }, line.label)));
     picker.hidden = story.runs.length < 2 || spec.lines.length < 2;
@@ -73,10 +82,11 @@ function chartCard(spec, baselines) {
     if (same) card.u.setData(data);
     else {
       if (card.u) card.u.destroy();
-      card.u = new uPlot(options(card, story, axis, baselines), data, plot);
+      card.u = new uPlot(options(card, story, axis), data, plot);
       fit();
     }
-    plot.setAttribute("aria-label", `${spec.title}: ${curves.map((c) => said(c, spec.form)).join("; ")}. Arrow keys read the curves; the table follows.`);
+    const heard = [...curves.map((c) => said(c, spec.form)), ...card.baselines.map((b) => `${b.label} at ${written(b.value, spec.form)}`)];
+    plot.setAttribute("aria-label", `${spec.title}: ${heard.join("; ")}. Arrow keys read the curves; the table follows.`);
     card.read = (i) => showLegend(legend, place, card, story, axis, i);
     card.read(null);
     if (details.open) fill();
@@ -93,6 +103,8 @@ function chartCard(spec, baselines) {
     const i = Math.min(xs.length - 1, Math.max(0, from + turn));
     card.u.setCursor({ left: card.u.valToPos(xs[i], "x"), top: 0 });
   });
+  for (const [event, live] of [["focus", "polite"], ["blur", "off"]]) // every legend follows the cursor: one is read out
+    plot.addEventListener(event, () => [place, legend].forEach((node) => node.setAttribute("aria-live", live)));
   const fit = () => {
     const width = Math.floor(plot.clientWidth);
     if (card.u && width > 0 && width !== card.u.width) card.u.setSize({ width, height: HEIGHT });
@@ -104,21 +116,28 @@ function chartCard(spec, baselines) {
 
 // One x for all curves; each curve gives its drawn line, and if it has them its raw line and its bounds.
 function joined(curves) {
-  const tables = curves.map((c) => [c.x, c.smooth, ...(c.raw ? [c.y] : []), ...(c.low ? [c.low, c.high] : [])]);
+  const tables = curves.map((c) => ordered([c.x, c.smooth, ...(c.raw ? [c.y] : []), ...(c.low ? [c.low, c.high] : [])]));
   return tables.length ? uPlot.join(tables) : [[]];
 }
 
-function options(card, story, axis, baselines) {
+// By the first column, without the rows that lack it: along its length a curve goes to and fro.
+function ordered(columns) {
+  const [xs] = columns;
+  const rows = [...xs.keys()].filter((i) => xs[i] !== null).sort((a, b) => xs[a] - xs[b]);
+  return columns.map((column) => rows.map((i) => column[i]));
+}
+
+function options(card, story, axis) {
   const series = [{}], bands = [];
   for (const c of card.curves) {
     const paint = () => colour(c.hue);
     const line = { spanGaps: true, stroke: paint, width: story.runs.length > 8 ? 1.25 : 2 };
-    const dot = { show: c.points, size: c.only ? 9 : 6, stroke: paint, fill: () => colour(c.only ? "--card" : c.hue) };
-    series.push({ ...line, points: dot, ...(c.only ? { paths: () => null } : {}) });
+    const dot = { show: c.points, size: c.only ? 9 : c.small ? 4 : 6, stroke: paint, fill: () => colour(c.only ? "--card" : c.hue) };
+    series.push({ ...line, points: dot, ...(c.loose ? { paths: () => null } : {}) });
     if (c.raw) series.push({ ...line, stroke: () => `${colour(c.hue)}40`, width: 1, points: { show: false } });
     if (c.low) {
-      const bound = { ...line, stroke: () => `${colour(c.hue)}${c.only ? "99" : "00"}`, width: 1, points: { show: c.only, size: 5, stroke: paint } };
-      if (c.only) bound.paths = () => null;
+      const bound = { ...line, stroke: () => `${colour(c.hue)}${c.loose ? "99" : "00"}`, width: 1, points: { show: c.loose, size: 5, stroke: paint } };
+      if (c.loose) bound.paths = () => null;
       else bands.push({ series: [series.length + 1, series.length], fill: () => `${colour(c.hue)}26` });
       series.push(bound, bound);
     }
@@ -127,7 +146,7 @@ function options(card, story, axis, baselines) {
   const ink = { stroke: () => colour("--soft"), grid: { stroke: () => colour("--grid"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
   return {
     width: 300, height: HEIGHT, series, bands, legend: { show: false },
-    scales: { x: { time: false }, y: { range: (u, low, high) => bounds(low, high, form) } },
+    scales: { x: { time: false }, y: { range: (u, low, high) => bounds(low, high, form, card.baselines) } },
     axes: [
       { ...ink, size: 26, labelSize: 18, labelGap: 0, labelFont: "12px system-ui, sans-serif", label: story.axes[axis], space: 60, values: (u, vs) => vs.map((v) => count(v)) },
       { ...ink, size: 52, space: 34, values: (u, vs) => vs.map((v) => written(v, form)) },
@@ -135,14 +154,15 @@ function options(card, story, axis, baselines) {
     cursor: { y: false, sync: { key: "tinyzero", scales: ["x", null] }, drag: { x: true, y: false } },
     hooks: {
       setCursor: [(u) => card.read && card.read(u.cursor.idx)],
-      draw: [(u) => drawBaselines(u, baselines)],
+      draw: [(u) => drawBaselines(u, card.baselines)],
     },
   };
 }
 
-// Shares that come near the whole show it all; what is never negative starts at zero.
-function bounds(low, high, form) {
+// Shares that come near the whole show it all; what is never negative starts at zero; baselines are never off the plot.
+function bounds(low, high, form, baselines) {
   if (low === null || high === null) return [0, 1];
+  [low, high] = [Math.min(low, ...baselines.map((b) => b.value)), Math.max(high, ...baselines.map((b) => b.value))];
   if (form === "share" && high > 0.4) return [0, 1];
   const room = 0.06 * (high - low || Math.abs(high) || 1);
   return [low >= 0 ? 0 : low - room, high + room];
@@ -176,7 +196,7 @@ function showLegend(legend, place, card, story, axis, index) {
     if (x === null && !c.finished && card.curves.some((other) => other.group === c.group && other.finished)) continue;
     const entry = groups.get(c.group) ?? { ...c, values: [] };
     const i = x === null ? lastAt(c.y) : nearest(c.x, c.y, x);
-    if (i !== null) entry.values.push(c.y[i]);
+    if (i !== null) entry.values.push((c.low ? c.smooth : c.y)[i]); // an interval is of the mean
     entry.bounds = c.low && i !== null ? { low: c.low[i], high: c.high[i] } : null;
     groups.set(c.group, entry);
   }
@@ -213,15 +233,13 @@ function meaning(spec) {
 }
 
 function chartTable(card, story, axis) {
-  const tables = card.curves.map((c) => [c.x, c.y, ...(c.low ? [c.low, c.high] : [])]);
+  const tables = card.curves.map((c) => ordered([c.x, c.y, ...(c.low ? [c.low, c.high] : [])]));
   if (!tables.length) return el("p", {}, "Nothing yet.");
   const [xs, ...columns] = uPlot.join(tables);
-  const heads = card.curves.flatMap((c, i) => {
-    const label = story.runs.length > 1 ? story.runs[i]?.name ?? c.label : c.label;
-    return [label, ...(c.low ? ["low", "high"] : [])];
-  });
-  const rows = xs.map((x, i) => [written(x), ...columns.map((column) => written(column[i], card.spec.form))]);
-  return table([story.axes[axis], ...heads], rows, `${card.spec.title}: the numbers`);
+  const heads = card.curves.flatMap((c) => [story.runs.length > 1 ? c.run : c.label, ...(!c.low ? [] : c.raw ? ["mean from", "to"] : ["low", "high"])]);
+  const base = card.baselines.map((b) => written(b.value, card.spec.form));
+  const rows = xs.map((x, i) => [written(x), ...columns.map((column) => written(column[i], card.spec.form)), ...base]);
+  return table([story.axes[axis], ...heads, ...card.baselines.map((b) => b.label)], rows, `${card.spec.title}: the numbers`);
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((card) => card.u && card.u.redraw(false)));

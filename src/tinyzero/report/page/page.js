@@ -183,7 +183,7 @@ function curves(section) {
   for (const spec of section.charts) {
     const id = `${section.name}/${spec.title}`;
     if (!cards.has(id)) {
-      cards.set(id, chartCard(spec, spec === told.sections[0].charts[0] && told.runs.length === 1 ? told.runs[0].baselines : []));
+      cards.set(id, chartCard(spec));
       box.append(cards.get(id).node);
     }
     pending.push([id, spec]);
@@ -197,12 +197,17 @@ function draw() {
   for (const [id, spec] of pending.splice(0)) cards.get(id).update(spec, told, axis);
 }
 
-function kindsOfProblems() {
-  const run = told.runs[0];
-  if (told.runs.length > 1 || !run.kinds.length) return null;
+function kindName(label) {
   const words = { "operators=+-": "+ and − suffice", "operators=*/": "× or ÷ needed", "": "all problems" };
+  return words[label] ?? label.replace("numbers=", "numbers: ").replace("=", ": ");
+}
+
+function kindsOfProblems() {
+  const [run] = told.runs;
+  if (told.runs.length > 1) return kindsByRun();
+  if (!run.kinds.length) return null;
   const rows = run.kinds.map((kind) => ({
-    label: words[kind.label] ?? kind.label.replace("numbers=", "numbers: ").replace("=", ": "), ceiling: kind.ceiling,
+    label: kindName(kind.label), ceiling: kind.ceiling,
     marks: [{ ...kind.before, hue: "--soft", hollow: true, name: "before" }, ...(kind.after.value === kind.before.value && !run.headline.after ? [] : [{ ...kind.after, hue: hue(0), name: "after" }])],
   }));
   const base = run.baselines.map((b) => ({ label: b.label, note: `untrained, ${written(b.tokens)} tokens a problem`, marks: [{ value: b.value, low: b.low, high: b.high, hue: hue(1) }] }));
@@ -213,9 +218,21 @@ function kindsOfProblems() {
   return node;
 }
 
+// Of several runs a table: what each came to on each kind.
+function kindsByRun() {
+  const labels = [...new Set(told.runs.flatMap((run) => run.kinds.map((kind) => kind.label)))];
+  if (!labels.length) return null;
+  const cell = (kind) => (kind ? `${written(kind.before.value, "share")} → ${written(kind.after.value, "share")} ${interval(kind.after)}` : "–");
+  const rows = told.runs.map((run) => [run.name, ...labels.map((label) => cell(run.kinds.find((kind) => kind.label === label)))]);
+  return el("section", { id: "kinds" }, el("h2", {}, "By kind of problem"),
+    el("p", { class: "lead" }, "Right answers on test problems, at the first score and at the last, with the last one's 95 % interval."),
+    table(["run", ...labels.map(kindName)], rows, "Right answers by kind of problem"));
+}
+
 function contents() {
-  if (places.contents.childElementCount === 1 + sections.size) return;
   const names = ["top", ...places.story.children].map((s) => s.id ?? s).filter((id) => !document.getElementById(id).hidden);
+  const listed = [...places.contents.querySelectorAll("a")].map((a) => a.hash.slice(1));
+  if (names.join() === listed.join()) return; // whoever stands on a link keeps it
   places.contents.replaceChildren(el("ul", {}, names.map((id) => el("li", {}, el("a", { href: `#${id}` }, id === "top" ? "Result" : id[0].toUpperCase() + id.slice(1))))));
 }
 
