@@ -19,7 +19,7 @@ import copy
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -380,21 +380,26 @@ def keys() -> list[str]:
 def unsettled(there: Config, asked: Config) -> Config:
     """A run's settings in the words they were asked for: a run writes down every option of its task and algorithm, what
     `sampler.name = "auto"` came to mean, and the correction that follows from vLLM."""
-    algorithm = _as_asked(find_algorithm(there.algorithm.name).Options, there.algorithm, asked.algorithm)
+    algorithm = _as_asked(find_algorithm, there.algorithm, asked.algorithm)
     followed = there.sampler.name == "vllm" and algorithm.options.get("correction") == "truncate"
     if followed and "correction" not in asked.algorithm.options:
         options = {key: value for key, value in algorithm.options.items() if key != "correction"}
         algorithm = Named(name=algorithm.name, **options)
-    options_of_task = getattr(find_task(there.task.name), "Options", None)
-    task = _as_asked(options_of_task, there.task, asked.task) if options_of_task else there.task
+    task = _as_asked(find_task, there.task, asked.task)
     sampler = there.sampler.model_copy(update={"name": "auto"} if asked.sampler.name == "auto" else {})
     return there.model_copy(update={"sampler": sampler, "task": task, "algorithm": algorithm})
 
 
-def _as_asked(kind: type[BaseModel], there: Named, asked: Named) -> Named:
+def _as_asked(find: Callable[[str], Any], there: Named, asked: Named) -> Named:
     """The options of `there` that are no defaults or are asked for, as `asked` writes them where they are the same."""
     given = asked.options if asked.name == there.name else {}
-    values, wanted = (validate(kind, options, there.name).model_dump() for options in (there.options, given))
+    try:
+        kind = getattr(find(there.name), "Options", None)
+        if kind is None:
+            return there
+        values, wanted = (validate(kind, options, there.name).model_dump() for options in (there.options, given))
+    except UserError:  # a class that is gone since, or takes other options by now: nothing is known of its defaults
+        return there
     defaults = kind.model_construct().model_dump()
     options = {
         key: given[key] if key in given and wanted[key] == value else value
