@@ -22,6 +22,7 @@ from tinyzero import ablate, cli, metrics, models, run
 from tinyzero import config as configs
 from tinyzero.algorithms import NAMES
 from tinyzero.pretrain import base
+from tinyzero.report.command import command
 from tinyzero.types import UserError
 
 pytest.importorskip("matplotlib")
@@ -237,6 +238,11 @@ def test_a_run_that_says_its_defaults_is_the_grids_and_so_is_one_that_does_not(n
             continue
         other = laptop(**{"algorithm__name": name, "algorithm__kl": 0.1, "task__max_number": "25"} | changes)
         assert configs.unsettled(settled(other), asked) != asked, changes
+
+
+def test_the_command_of_a_run_that_says_its_defaults_is_the_short_one(tmp_path: Path) -> None:
+    asked = laptop(algorithm__name="prime", algorithm__kl=0.1)
+    assert command(settled(asked), tmp_path) == "tinyzero train laptop --algorithm prime --algorithm.kl 0.1"
 
 
 def test_a_run_of_another_algorithm_is_another() -> None:
