@@ -16,6 +16,7 @@ import common
 import torch
 
 from tinyzero import config, models
+from tinyzero.behaviours import expressions
 from tinyzero.evaluate import evaluate
 from tinyzero.rewards import extract_answer
 from tinyzero.samplers.torch_sampler import TorchSampler
@@ -29,8 +30,15 @@ def locate(model: str) -> str:
 
 
 def distinct(group: Group, only_right: bool) -> int:
-    """Different answers, as written, among the completions of one problem."""
-    return len({extract_answer(r.completion.text) for r in group if r.reward.right or not only_right} - {None})
+    """Different answers among the completions of one problem; the order of terms and factors makes no difference."""
+    found = (extract_answer(r.completion.text) for r in group if r.reward.right or not only_right)
+    return len({form(answer) for answer in found if answer is not None})
+
+
+def form(answer: str) -> str:
+    """The same for expressions that differ in order and grouping; text that is no expression is itself."""
+    expression = expressions.parse(answer)
+    return answer if expression is None else expressions.canonical(expression)
 
 
 def main() -> None:
@@ -53,20 +61,23 @@ def main() -> None:
             result = evaluate(
                 task, sampler, encode, template="compact", split="test", problems=given.n, params=params, greedy=True
             )
-            found = {"model": name, "numbers": count} | {
-                key: result.metrics[key]
-                for key in ("pass@1", f"pass@{given.k}", "greedy", "response_length", "behaviour/repeat_rate")
-            }
+            scores = ("pass@1", f"pass@{given.k}", "greedy")
+            lengths = ("response_length", "behaviour/repeat_rate")
+            found = {"model": name, "numbers": count} | {key: result.metrics[key] for key in (*scores, *lengths)}
             groups = result.groups
             found["distinct answers"] = sum(distinct(g, False) for g in groups) / len(groups)
             solved = [g for g in groups if any(r.reward.right for r in g)]
             found["distinct right answers"] = sum(distinct(g, True) for g in solved) / max(len(solved), 1)
-            figures.append(found)
-            rows.append([f"{v:.3f}" if isinstance(v, float) else v for v in found.values()])
+            limits = {f"{key}/{side}": result.metrics[f"{key}/{side}"] for key in scores for side in ("low", "high")}
+            figures.append(found | limits)
+            row = {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in found.items()}
+            row |= {key: f"{row[key]} [{limits[f'{key}/low']:.3f}, {limits[f'{key}/high']:.3f}]" for key in scores}
+            rows.append(list(row.values()))
     text = (
-        f"{given.n} distinct test problems of each kind, {given.k} completions each; right answers of the solved.\n\n"
+        f"{given.n} distinct test problems of each kind, {given.k} completions each, with 95 % intervals; answers "
+        "that differ in the order of terms or factors are one; right answers of the solved.\n\n"
     )
-    text += common.table(list(figures[0]), rows)
+    text += common.table([key for key in figures[0] if not key.endswith(("/low", "/high"))], rows)
     common.write("diversity", common.describe([given.threads], "torch", "transformers"), figures, text)
 
 

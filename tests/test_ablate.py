@@ -6,18 +6,23 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 
-from tinyzero import ablate, cli, metrics, models
+from tinyzero import ablate, cli, metrics, models, run
+from tinyzero import config as configs
+from tinyzero.algorithms import NAMES
 from tinyzero.pretrain import base
+from tinyzero.report.command import command
 from tinyzero.types import UserError
 
 pytest.importorskip("matplotlib")
@@ -94,11 +99,23 @@ def test_interval_by_hand() -> None:
         ("steps = 2", "seed = 2", "use seeds"),
         ("[axes.rate]", "[axis.rate]", "axis"),
         ("seeds = [3, 4]", "seeds = [3, 3]", "names a run 'grpo-slow-3' twice"),
-        ("slow = {", '"slow/er" = {', "with a slash"),
+        ("slow = {", '"slow/er" = {', "names a choice 'slow/er'.*without a slash"),
+        ("slow = {", '"slow|er" = {', "names a choice 'slow|er'.*or a bar"),
+        ("slow = {", '"" = {', "names a choice ''"),
+        ("[axes.rate]", "[axes.nothing]\n[axes.rate]", "has no choice on the axis 'nothing'"),
         ('"algorithm.lam" = 0.9', '"algorithm.lamm" = 0.9', "did you mean lam"),
         ('"ppo", "alg', '"pppo", "alg', "unknown algorithm 'pppo'"),
         ("toy_task.py:Early", "toy_task.py:Late", "Late"),
         ("slow = {", "slow = (", "not valid TOML"),
+        ('"rollout.samples" = 4', '"rollout.samples" = 1', "grpo needs at least 2"),
+        (
+            '"algorithm.name" = "grpo"',
+            '"algorithm.name" = "dapo", "algorithm.overlong" = 6',
+            "overlong is 6, more",
+        ),
+        ('"rollout.max_tokens" = 5', '"rollout.max_tokens" = 128', "rollout.max_tokens 128 exceeds .* context of 128"),
+        ('"eval.max_tokens" = 5', '"eval.max_tokens" = 999', "eval.max_tokens 999 exceeds"),
+        ('/base"', '/removed"', "no model folder at '.*/removed'"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(grid: Path, before: str, after: str, says: str) -> None:
@@ -128,7 +145,14 @@ def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tm
     for name in begun:  # gone on with where it was, not begun anew
         assert [e["step"] for e in metrics.read(out / name / "metrics.jsonl")] == [0, 1]
         assert "exists" not in (out / f"{name}.log").read_text()
-    found = json.loads((out / "ablation.json").read_text())["results"]
+    about = json.loads((out / "ablation.json").read_text())
+    assert about["command"] == f"tinyzero ablate {grid} --jobs 2"
+    if (GRIDS.parent / ".git").exists():
+        assert re.fullmatch(r"[\w.-]*[0-9a-f]{7,}(-dirty)?", about["commit"])
+        assert f"at commit {about['commit']} on" in (out / "ablation.md").read_text()
+    assert about["not finished"] == []
+    assert "not finished" not in (out / "ablation.md").read_text()
+    found = about["results"]
     assert set(found) == {"grpo", "ppo"}
     for name, cell in found.items():
         afters = [run["after"] for run in cell["seeds"].values()]
@@ -137,9 +161,19 @@ def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tm
         assert (cell["mean"]["after/low"], cell["mean"]["after/high"]) == (low, high)
         assert cell["mean"]["CPU minutes"] > 0
         assert cell["mean"]["samples"] == 16
+        assert cell["settings"]["algorithm"]["clip_low"] == 0.2, "defaults too"
+        assert (cell["settings"]["steps"], "seed" in cell["settings"]) == (2, False)
+        for seed, found_there in cell["seeds"].items():
+            written = list(metrics.read(out / f"{name}-{seed}" / "eval.jsonl"))
+            assert [(e["step"], e["samples"]) for e in found_there["curve"]] == [(0, 0), (1, 8), (2, 16)]
+            assert [e["pass@1"] for e in found_there["curve"]] == [e["pass@1"] for e in written if e["split"] == "dev"]
+            assert all("response_length" in e for e in found_there["curve"])
+            assert found_there["test"].items() <= written[-1].items()
+            assert {key.partition("/")[0] for key in found_there["test"]} >= {"response_length"}
         assert f"| {name} |" in (out / "ablation.md").read_text()
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert_an_unscored_run_is_not_finished(grid, out)
+    assert_only_its_records_make_a_run_finished(grid, out)
     grid.write_text(grid.read_text().replace("steps = 2", "steps = 3"))
     with pytest.raises(UserError, match="was run with other settings than the grid's"):
         ablate.run_grid(grid, out, 1)
@@ -157,6 +191,64 @@ def assert_an_unscored_run_is_not_finished(grid: Path, out: Path) -> None:
     path.write_text(whole)
 
 
+def assert_only_its_records_make_a_run_finished(grid: Path, out: Path) -> None:
+    """Whoever removes checkpoints for their room does not train anew; a step that is not recorded was lost."""
+    cell = ablate.read_grid(grid)[1][0]
+    shutil.rmtree(out / cell.name / "checkpoints")
+    assert ablate.finished(cell, out / cell.name)
+    path = out / cell.name / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.splitlines()[0] + "\n")
+    assert not ablate.finished(cell, out / cell.name)
+    path.write_text(whole)
+
+
+@pytest.mark.parametrize("asked", [{"sampler.name": "vllm"}, {}, {"algorithm.correction": "truncate"}])
+def test_what_a_run_settled_is_not_another_setting(asked: dict[str, Any], tmp_path: Path) -> None:
+    """Under vLLM a run adds a correction, and says what auto came to mean; one that was given is the grid's."""
+    settings = configs.resolve(configs.read_recipe("laptop"), asked)
+    settled = {"sampler.name": "vllm", "algorithm.correction": "truncate"}
+    there = configs.resolve(settings.model_dump(), settled)
+    assert configs.unsettled(there, settings) == settings
+    (tmp_path / "config.toml").write_text(configs.to_toml(there))
+    assert not ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path), "it is gone on with"
+    other = configs.resolve(settings.model_dump(), settled | {"algorithm.correction": "mask"})
+    (tmp_path / "config.toml").write_text(configs.to_toml(other))
+    with pytest.raises(UserError, match="other settings"):
+        ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path)
+
+
+def laptop(**overrides: Any) -> configs.Config:
+    return configs.resolve(configs.read_recipe("laptop"), {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def settled(asked: configs.Config) -> configs.Config:
+    return run.settle(asked, tiny.model(layers=1), lambda text: None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_says_its_defaults_is_the_grids_and_so_is_one_that_does_not(name: str) -> None:
+    asked = laptop(algorithm__name=name, algorithm__kl=0.1, algorithm__entropy=0, task__max_number="25")
+    for there in (asked, settled(asked), settled(settled(asked))):
+        assert configs.unsettled(there, asked) == asked
+    silent = laptop(algorithm__name=name, algorithm__kl=0.1, task__max_number="25")
+    assert configs.unsettled(settled(silent), asked) == configs.unsettled(silent, asked) == asked, "entropy is 0 anyway"
+    for changes in ({"algorithm__kl": 0.2}, {"algorithm__clip_high": 0.5}, {"task__max_count": 4}, {"seed": 1}):
+        if name == "rloo" and "algorithm__clip_high" in changes:
+            continue
+        other = laptop(**{"algorithm__name": name, "algorithm__kl": 0.1, "task__max_number": "25"} | changes)
+        assert configs.unsettled(settled(other), asked) != asked, changes
+
+
+def test_the_command_of_a_run_that_says_its_defaults_is_the_short_one(tmp_path: Path) -> None:
+    asked = laptop(algorithm__name="prime", algorithm__kl=0.1)
+    assert command(settled(asked), tmp_path) == "tinyzero train laptop --algorithm prime --algorithm.kl 0.1"
+
+
+def test_a_run_of_another_algorithm_is_another() -> None:
+    assert configs.unsettled(settled(laptop(algorithm__name="ppo")), laptop()).algorithm == configs.Named(name="ppo")
+
+
 def test_a_missing_extra_is_named_first(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablate, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"tinyzero\[report\]"):
@@ -172,7 +264,10 @@ def test_a_run_that_fails_is_named(grid: Path, tmp_path: Path, capsys: pytest.Ca
     assert "1 run failed" in said
     assert "grpo-fast-3.log" in said
     out = tmp_path / "out"
-    assert set(json.loads((out / "ablation.json").read_text())["results"]) == {"grpo-slow"}, "what finished is compared"
+    about = json.loads((out / "ablation.json").read_text())
+    assert set(about["results"]) == {"grpo-slow"}, "what finished is compared"
+    assert about["not finished"] == ["grpo-fast-3"]
+    assert "\nnot finished: grpo-fast-3\n" in (out / "ablation.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.toml")), ids=lambda path: path.stem)
@@ -180,7 +275,14 @@ def test_the_grids_here_can_run(path: Path, tmp_path: Path, monkeypatch: pytest.
     """With the bases that their own commands make; that they can be made is checked as far as their options go."""
     text = path.read_text()
     made: list[str] = []
-    monkeypatch.setattr(base, "pretrain", lambda options, folder, report: made.append(f"{folder}/model") or folder)
+
+    def pretrain(options: base.PretrainOptions, folder: Path, report: Any) -> Path:
+        made.append(f"{folder}/model")
+        models.save_model(tiny.model(layers=1, context=options.model.context), tiny.tokenizer(), folder / "model")
+        return folder
+
+    monkeypatch.setattr(base, "pretrain", pretrain)
+    monkeypatch.chdir(tmp_path)
     for line in re.findall(r"# +tinyzero (pretrain .*)", re.sub(r" \\\n# +", " ", text)):
         assert cli.main(shlex.split(line)) == 0
     assert set(re.findall(r'"(runs/bases/[^"]*)"', text)) == set(made)

@@ -2,8 +2,10 @@
 
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 from toy_task import Early, Repeat
 
-from tinyzero import models
+from tinyzero import algorithms, models
 from tinyzero.algorithms import NAMES, composition, load_algorithm
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
 from tinyzero.algorithms.ppo import PPO, PPOOptions
@@ -28,7 +30,7 @@ from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams,
 class Says:
     """A learner whose scores are given."""
 
-    steps = 0
+    batches = 0
 
     def __init__(self, scores: list[list[float]]) -> None:
         self.scores = torch.tensor(scores)
@@ -289,15 +291,16 @@ def test_a_sampler_that_differs_is_corrected() -> None:
 
 
 def test_rows_of_an_older_policy_have_their_own_ratio() -> None:
-    batch = replace(batch_of([1, 0], [2, 2], [0, 0]), stale=True)
-    found = GRPO().annotate(batch, {})
-    assert found.old_logprobs is batch.sampled_logprobs
-    versions = [
-        [replace(r, completion=replace(r.completion, last_version=v)) for r in group]
-        for v, group in enumerate(_groups([2, 2]))
-    ]
-    assert collate(versions, 1.0, 4, version=1).stale
-    assert not collate(_groups([2, 2]), 1.0, 4).stale
+    """The rows beside them keep the ratio 1 of the learner's own score: nothing of theirs is clipped."""
+    batch, learned = batch_of([1, 0], [2, 2], [0, 0]), [[0.0, -1.7, -0.4]] * 2  # sampled: -1
+    assert GRPO().annotate(batch, {}).old_logprobs is None, "where none is stale"
+    batch = replace(batch, stale=torch.tensor([False, True]))
+    found = GRPO().annotate(batch, {"policy": Says(learned)})  # type: ignore[dict-item]
+    assert responses(found.old_logprobs) == [pytest.approx([-1.7, -0.4]), [-1, -1]]
+    outputs = {"logprobs": torch.tensor(learned), "entropy": torch.zeros(2, 3)}
+    _, metrics = GRPO().loss("policy", outputs, found, found.totals())
+    assert [float(x) for x in metrics["clip_fraction"]] == [1, 4], "the stale one's, whose advantage is below zero"
+    assert [float(x) for x in metrics["mismatch"]] == pytest.approx([1.3, 2]), "of the fresh row alone"
 
 
 def prime(prm: list[list[float]], **options: Any) -> Batch:
@@ -321,7 +324,8 @@ def test_prime_by_hand() -> None:
     )
     doubled, single = (prime(PRM, beta=beta, outcome=0, whiten=False) for beta in (0.1, 0.05))
     torch.testing.assert_close(doubled.advantages, 2 * single.advantages)  # type: ignore[operator]
-    assert not prime(PRM, process=0, outcome=0, whiten=False).advantages.any()  # type: ignore[union-attr]
+    rloo = load_algorithm("rloo").annotate(batch_of([1, 0], [2, 3], [0, 0]), {})
+    assert torch.equal(prime(PRM, process=0, whiten=False).advantages, rloo.advantages)  # type: ignore[arg-type]
 
 
 def test_prime_with_the_reference_as_reward_model_is_leave_one_out() -> None:
@@ -356,9 +360,15 @@ def test_primes_reward_model_is_trained_before_it_is_asked_or_after() -> None:
 def test_the_critic_is_trained_alone_at_first() -> None:
     critic = Says(VALUES)
     algorithm = load_algorithm("ppo", {"value_warmup": 2})
-    for steps, waits in ((0, True), (1, True), (2, False)):
-        critic.steps = steps
-        assert ("policy" in algorithm.annotate(batch_of([1], [3], [0]), {"critic": critic}).updated) == waits  # type: ignore[dict-item]
+    for batches, waits in ((0, True), (1, True), (2, False)):
+        critic.batches = batches
+        for updates in (1, 4):
+            scored = {"critic": critic, "policy": Says([[0.0] * 4])}
+            batch = algorithm.annotate(batch_of([1], [3], [0], updates), scored)  # type: ignore[arg-type]
+            assert ("policy" in batch.updated) == waits, "however many updates a batch has"
+
+
+KNOWN = ("grpo", "dapo", "gspo", "cispo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline", "ppo", "prime")
 
 
 def slow_advantages(name: str, rewards: list[float], groups: list[int], lengths: list[int], given: Any) -> Any:
@@ -380,6 +390,7 @@ def slow_advantages(name: str, rewards: list[float], groups: list[int], lengths:
         elif name == "ppo":
             row = [reward - given[i][t] for t in range(lengths[i])]
         else:
+            assert name == "prime"
             means = [
                 statistics.mean(given[j][: lengths[j]]) for j in range(len(rewards)) if groups[j] == group and j != i
             ]
@@ -408,9 +419,16 @@ def slow_slope(name: str, advantage: float, ratio: float, sequence: float) -> fl
     return 0.0 if name == "dapo" and advantage < 0 and r > 10 else -advantage * r
 
 
-@pytest.mark.parametrize("name", NAMES)
+def slow_denominator(name: str, lengths: list[int], row: int) -> int:
+    """What a token's loss is divided by: its limit is 4."""
+    rows = len(lengths)
+    by_name = {"grpo": rows * lengths[row], "gspo": rows * lengths[row], "rloo": rows, "dr_grpo": rows * 4}
+    return by_name.get(name, sum(lengths))
+
+
+@pytest.mark.parametrize("name", KNOWN)
 def test_the_gradient_is_the_papers(name: str) -> None:
-    torch.manual_seed(NAMES.index(name))
+    torch.manual_seed(sorted(KNOWN).index(name))
     lengths, groups = [3, 1, 4, 2, 2, 3], [0, 0, 0, 1, 1, 1]
     rewards = [1.0, 0.0, 0.0, 1.0, 1.0, 0.1]
     old = -torch.rand(6, 5, dtype=torch.float64) * 2
@@ -429,17 +447,107 @@ def test_the_gradient_is_the_papers(name: str) -> None:
     expected = [[0.0] * 5 for _ in rewards]
     for i, length in enumerate(lengths):
         gaps = (logprobs.detach() - old)[i, 1 : length + 1].tolist()
-        denominator = {
-            "grpo": 6 * length,
-            "gspo": 6 * length,
-            "rloo": 6,
-            "dr_grpo": 6 * 4,
-        }.get(name, sum(lengths))
         for t in range(length):
             slope = slow_slope(name, advantage[i][t], math.exp(gaps[t]), math.exp(statistics.mean(gaps)))
-            expected[i][t + 1] = slope / denominator
+            expected[i][t + 1] = slope / slow_denominator(name, lengths, i)
     assert logprobs.grad is not None
     torch.testing.assert_close(logprobs.grad, torch.tensor(expected, dtype=torch.float64), atol=2e-6, rtol=2e-5)
+
+
+def slow_weight(gaps: list[float], t: int, how: str, level: str) -> float:
+    """Of a token whose sampler's logprobs are `gaps` below the learner's, with a cap of 2."""
+    ratio = math.exp(gaps[t] if level == "token" else sum(gaps))
+    return min(ratio, 2.0) if how == "truncate" else ratio * (0.5 <= ratio <= 2)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("how", ["truncate", "mask"])
+@pytest.mark.parametrize("name", ["grpo", "rloo", "dapo"])
+def test_the_gradient_with_both_kls_and_a_correction_is_the_papers(name: str, how: str, level: str) -> None:
+    torch.manual_seed(0)
+    lengths, groups = [3, 1, 4, 2, 2, 3], [0, 0, 0, 1, 1, 1]
+    rewards = [1.0, 0.0, 0.0, 1.0, 1.0, 0.1]
+    old = -torch.rand(6, 5, dtype=torch.float64) * 2  # sampled: -1
+    reference = old + torch.randn(6, 5, dtype=torch.float64) * 0.3
+    logprobs = (old + torch.randn(6, 5, dtype=torch.float64) * 0.4).requires_grad_()
+    options = {"kl": 0.3, "kl_in_reward": 0.2, "correction": how, "correction_level": level}
+    algorithm = load_algorithm(name, {"filter": "none", "overlong": 0} | options)
+    learners = {"policy": Says(old.tolist()), "reference": Says(reference.tolist())}
+    batch = algorithm.annotate(batch_of(rewards, lengths, groups, updates=2), learners)  # type: ignore[arg-type]
+    outputs = {"logprobs": logprobs, "entropy": torch.zeros(6, 5)}
+    algorithm.loss("policy", outputs, batch, batch.totals())[0].backward()
+
+    rows = [slice(1, length + 1) for length in lengths]
+    shaped = [r - 0.2 * float((old - reference)[i, rows[i]].sum()) for i, r in enumerate(rewards)]
+    advantage = slow_advantages(name, shaped, groups, lengths, None)
+    expected = torch.zeros(6, 5, dtype=torch.float64)
+    weights = []
+    for i, length in enumerate(lengths):
+        gaps = (logprobs.detach() - old)[i, rows[i]].tolist()
+        sampler = (old + 1)[i, rows[i]].tolist()
+        for t in range(length):
+            weights.append(slow_weight(sampler, t, how, level))
+            slope = weights[-1] * slow_slope(name, advantage[i][t], math.exp(gaps[t]), 0.0)
+            apart = float((logprobs.detach() - reference)[i, t + 1])
+            k3 = 1 - math.exp(-apart)  # the derivative of exp(-d) - 1 + d
+            expected[i, t + 1] = (slope + 0.3 * k3) / slow_denominator(name, lengths, i)
+    assert len(set(weights)) > 2
+    assert how == "truncate" or 0.0 in weights
+    assert logprobs.grad is not None
+    torch.testing.assert_close(logprobs.grad, expected, atol=2e-6, rtol=2e-5)
+
+
+def numeric(loss: Callable[[list[list[float]]], float], at: Tensor) -> Tensor:
+    """The gradient by central differences."""
+    found = torch.zeros_like(at)
+    for i, t in product(*map(range, at.shape)):
+        moved = [at.clone(), at.clone()]
+        moved[0][i, t] += 1e-6
+        moved[1][i, t] -= 1e-6
+        found[i, t] = (loss(moved[0].tolist()) - loss(moved[1].tolist())) / 2e-6
+    return found
+
+
+def test_the_gradient_of_the_reward_models_loss() -> None:
+    torch.manual_seed(0)
+    lengths, rewards = [2, 3, 1], [1.0, 0.0, 0.1]
+    reference, logprobs = -torch.rand(2, 3, 4, dtype=torch.float64) * 5
+
+    def slow(x: list[list[float]]) -> float:
+        scores = [0.7 * sum(x[i][t] - float(reference[i, t]) for t in range(1, n + 1)) for i, n in enumerate(lengths)]
+        chance = [1 / (1 + math.exp(-s)) for s in scores]
+        return -statistics.mean(math.log(c if r == 1 else 1 - c) for c, r in zip(chance, rewards, strict=True))
+
+    batch = replace(batch_of(rewards, lengths, [0, 0, 0]), ref_logprobs=reference)
+    outputs = {"logprobs": logprobs.clone().requires_grad_()}
+    loss, _ = load_algorithm("prime", {"beta": 0.7}).loss("prm", outputs, batch, batch.totals())
+    loss.backward()
+    assert loss.item() == pytest.approx(slow(logprobs.tolist()))
+    torch.testing.assert_close(outputs["logprobs"].grad, numeric(slow, logprobs), atol=1e-7, rtol=1e-6)
+
+
+def test_the_gradient_of_the_critics_loss() -> None:
+    torch.manual_seed(0)
+    lengths = [2, 3, 1]
+    before, returns, values = torch.randn(3, 3, 4, dtype=torch.float64)
+
+    def slow(x: list[list[float]]) -> float:
+        errors = []
+        for i, n in enumerate(lengths):
+            for t in range(1, n + 1):
+                old, target = float(before[i, t]), float(returns[i, t])
+                held = old + max(-0.3, min(0.3, x[i][t] - old))
+                errors.append(max((x[i][t] - target) ** 2, (held - target) ** 2) / 2)
+        return statistics.mean(errors)
+
+    batch = replace(batch_of([1, 0, 0], lengths, [0, 1, 2]), values=before, returns=returns)
+    outputs = {"values": values.clone().requires_grad_()}
+    loss, _ = load_algorithm("ppo", {"value_clip": 0.3}).loss("critic", outputs, batch, batch.totals())
+    loss.backward()
+    found = numeric(slow, values)
+    assert 0 < (found != 0).sum() < sum(lengths), "some are held, and some are not"
+    assert loss.item() == pytest.approx(slow(values.tolist()))
+    torch.testing.assert_close(outputs["values"].grad, found, atol=1e-7, rtol=1e-6)
 
 
 def test_at_ratio_one_every_objective_has_the_same_gradient() -> None:
@@ -476,6 +584,7 @@ def test_compositions_name_every_option_that_acts() -> None:
         title, formulas, stages = composition(name)
         assert "arXiv" in title, name
         assert formulas
+        assert ("off here: KL" in formulas) == (name in ("grpo", "rloo", "reinforce++", "reinforce++-baseline")), name
         options = load_algorithm(name).options  # type: ignore[attr-defined]
         on = {k: v for k, v in options.model_dump().items() if v not in (0, "none") and k not in options.without_effect}
         shown = ", ".join(stages.values())
@@ -483,7 +592,7 @@ def test_compositions_name_every_option_that_acts() -> None:
         assert not any(f"{option} " in shown for option in options.without_effect), name
     assert composition("dapo")[2]["filter"] == "filter flat"
     assert composition("prime")[2]["models"] == "policy, prm, reference"
-    assert composition("prime")[2]["filter"] == "filter band, band_low 0.05, band_high 0.95"
+    assert composition("prime")[2]["filter"] == "filter band, band_low 0.2, band_high 0.8", "the paper's"
     assert "filter" not in composition("grpo")[2]
     assert "value_clip" in composition("ppo")[2]["critic"]
     assert composition("rloo")[2]["loss"] == "objective reinforce, ratio token, aggregate seq-mean-token-sum"
@@ -502,6 +611,18 @@ def test_compositions_name_every_option_that_acts() -> None:
         ("grpo", {"filter": "band", "band_low": 0.9}, "band_low 0.9 is above band_high 0.8"),
         ("grpo", {"center": "none"}, 'make scale "none" too'),
         ("prime", {"kl": 0.1, "refresh": 5}, "refresh would move the reference"),
+        ("prime", {"process": 0, "baseline": "code"}, "baseline has no effect"),
+        ("prime", {"process": 0, "norm": "batch"}, "norm has no effect"),
+        ("prime", {"process": 0, "outcome": 0}, "outcome and process are both 0"),
+        ("grpo", {"band_low": 0.0}, "band_low has no effect"),
+        ("grpo", {"kl": math.inf}, "algorithm.kl is inf"),
+        ("ppo", {"clip_high": math.inf}, "algorithm.clip_high is inf"),
+        ("ppo", {"value_clip": math.nan}, "algorithm.value_clip is nan"),
+        ("dapo", {"overlong_penalty": 0}, "overlong_penalty is 0"),
+        ("gspo", {"aggregate": "token-mean"}, 'aggregate "token-mean" is not the mean over sequences'),
+        ("ppo", {"ratio": "sequence", "aggregate": "seq-mean-token-mean"}, "each token has its own"),
+        ("prime", {"ratio": "sequence"}, "each token has its own"),
+        ("reinforce++", {"ratio": "sequence"}, "each token has its own"),
     ],
 )
 def test_options_that_would_be_ignored_or_contradict(name: str, options: dict[str, Any], says: str) -> None:
@@ -597,9 +718,12 @@ def test_it_learns_to_repeat_the_letter_asked_for(name: str, seed: int) -> None:
     assert sum(rewards[-4:]) / 4 > 0.45, "one letter whatever is asked would be 0.33"
 
 
+FILTERED: dict[str, dict[str, float]] = {"dapo": {"overlong": 0}, "prime": {"band_low": 0.05, "band_high": 0.95}}
+
+
 @pytest.mark.parametrize("name", ["dapo", "cispo", "prime"])
 def test_it_learns_with_its_filter_until_nothing_passes_it(name: str) -> None:
-    rewards = learn(name, 0, steps=40, task=Early(), **({"overlong": 0} if name == "dapo" else {}))
+    rewards = learn(name, 0, steps=40, task=Early(), **FILTERED.get(name, {}))
     assert rewards[0] < 0.75
     assert len(rewards) < 40, "nothing passes the filter"
     assert rewards[-1] > 0.85, "because it is solved, or nearly"
@@ -611,9 +735,23 @@ def test_it_learns_with_several_updates_and_a_reference(name: str, options: dict
     assert sum(rewards[-4:]) / 4 > 0.25
 
 
+OWN = Path(__file__).parent.parent / "examples" / "my_algorithm.py"
+
+
+def test_an_algorithm_of_ones_own_learns_in_the_loop() -> None:
+    rewards = learn(f"{OWN}:RAFT", 0, steps=30, task=Early())
+    assert rewards[0] < 0.75
+    assert sum(rewards[-3:]) / 3 > 0.85
+
+
+def test_every_algorithm_is_a_short_file() -> None:
+    files = list(Path(algorithms.__file__).parent.glob("*.py"))
+    assert len(files) > len(NAMES)
+    assert {path.name: n for path in files if (n := len(path.read_text().splitlines())) > 150} == {}
+
+
 def test_an_algorithm_of_ones_own_is_one_file() -> None:
-    path = Path(__file__).parent.parent / "examples" / "my_algorithm.py"
-    algorithm = load_algorithm(f"{path}:RAFT", {"at_most": 1})
+    algorithm = load_algorithm(f"{OWN}:RAFT", {"at_most": 1})
     batch = algorithm.annotate(batch_of([1, 0, 1, 1], [2, 1, 2, 2], [0, 0, 0, 1]), {})
     assert [row[0] for row in responses(batch.advantages)] == [1, 0, 0, 1]
     logprobs = torch.full((4, 3), -1.0, requires_grad=True)

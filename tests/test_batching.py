@@ -101,9 +101,15 @@ def test_rewards_may_be_whole_numbers() -> None:
 def test_rows_of_an_earlier_policy_are_stale_even_when_all_are() -> None:
     one = rollout([1], [2], [True])
     old = replace(one, completion=replace(one.completion, last_version=3))
-    assert not collate([[old, old]], 1.0, 8, version=3).stale
-    assert collate([[old, old]], 1.0, 8, version=4).stale
-    assert collate([[old], [replace(one, completion=replace(one.completion, last_version=4))]], 1.0, 8, version=4).stale
+    new = replace(one, completion=replace(one.completion, last_version=4))
+    assert collate([[old, old]], 1.0, 8, version=3).stale is None
+    for rows, expected in (([old, old], [True, True]), ([old, new], [True, False]), ([new, old], [False, True])):
+        batch = collate([rows], 1.0, 8, version=4)
+        assert batch.stale is not None
+        assert batch.stale.tolist() == expected
+        part = batch.select(torch.tensor([1]))
+        assert part.stale is not None
+        assert part.stale.tolist() == expected[1:]
 
 
 def test_what_is_right_is_the_answer_whatever_the_reward() -> None:

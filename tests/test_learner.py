@@ -187,6 +187,19 @@ def test_updates_not_taken_count_for_the_schedule() -> None:
     assert learner.update(collate(rollouts(), 1.0, 16), scaled(1e-3))["learning_rate"] == 0.25
 
 
+def test_a_batch_that_fell_short_moves_the_schedule_as_a_whole_one_does() -> None:
+    learner, batch = policy(), collate(rollouts(), 1.0, 16)
+    learner.update(batch, scaled(1e-3), minibatches=4, epochs=2)
+    learner.update(batch.select(torch.arange(3)), scaled(1e-3), minibatches=4, epochs=2)
+    assert (learner.steps, learner.batches) == (16, 2)
+    assert learner.optimizer is not None
+    assert {int(s["step"]) for s in learner.optimizer.state.values()} == {14}, (
+        "the moments' own count is of steps taken"
+    )
+    learner.skip(8)
+    assert (learner.steps, learner.batches) == (24, 2), "a batch that was refused is not one it was trained on"
+
+
 def test_kl_and_entropy_pull_on_flat_groups_too() -> None:
     for options in (GRPOOptions(kl=0.1), GRPOOptions(entropy=0.1)):
         algorithm = GRPO(options)
@@ -274,7 +287,7 @@ def test_a_saved_learner_goes_on_bit_for_bit(build: Callable[..., TorchLearner])
     file.seek(0)
     other = build(options, seed=9, total_updates=6)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert other.bad_in_a_row == 1
+    assert (other.bad_in_a_row, other.batches) == (1, 2)
     for _ in range(2):
         a = one.update(batch, partial(algorithm.loss, role))
         b = other.update(batch, partial(algorithm.loss, role))

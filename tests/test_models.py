@@ -235,3 +235,15 @@ def test_a_bundled_base_is_small_whole_and_bf16(name: str) -> None:
     assert model.dtype == torch.float32
     assert len(tokenizer) == model.config.vocab_size
     assert tokenizer.decode(tokenizer(TEXT)["input_ids"]) == TEXT
+
+
+@pytest.mark.parametrize("name", ["runs/mine", "./mine", "../mine", "/nowhere/mine", "a/b/c"])
+def test_what_is_plainly_a_path_is_not_looked_up_elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("looked up"))
+    for call in (models.load_model, models.known_context):
+        assert f"no model folder at {name!r}" in error_of(lambda call=call: call(name))  # type: ignore[misc]
+
+
+def test_the_context_is_known_without_loading(saved: Path) -> None:
+    assert models.known_context(str(saved)) == tiny.model(layers=1).context
+    assert models.known_context("Qwen/Qwen2.5-3B") is None

@@ -322,7 +322,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.scored = self.updated = 0
-        self.steps = 0
+        self.batches = 0
 
     def score(self, batch: Batch) -> torch.Tensor:
         self.scored += 1

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tinyzero.plan.shapes import find_shape
 from tinyzero.tasks import load_task
 
 ALGORITHMS, TASKS = ("ppo", "grpo", "prime"), ("countdown", "multiplication")
+ABLATIONS = Path(__file__).parent.parent / "ablations"
 HOLDS = {"24gb": "4090", "48gb": "l40s", "80gb": "h100", "141gb": "h200"}
 QWEN = [f"qwen2.5-{size}b{kind}" for size, kind in product(("0.5", "1.5", "3", "7"), ("", "-instruct"))]
 LARGE = [*QWEN, "llama-3.2-3b"]
@@ -62,6 +64,18 @@ def test_a_laptop_runs_every_algorithm_on_its_own_task(name: str, algorithm: str
         config, load_algorithm(algorithm, config.algorithm.options), shape, DEVICES["4090"], prompt_tokens(config)
     )
     assert plan.fits
+
+
+def test_prime_keeps_more_groups_where_there_are_many_answers() -> None:
+    """The paper's band is for 4 of them: of 16 it would drop a group with 3 right ones."""
+    for name in recipes():
+        config = resolve(read_recipe(name), {"algorithm.name": "prime"})
+        options: Any = load_algorithm("prime", config.algorithm.options).options  # type: ignore[attr-defined]
+        wide = config.rollout.samples == 16
+        assert (options.band_low, options.band_high) == ((0.05, 0.95) if wide else (0.2, 0.8)), name
+    grid = tomllib.loads((ABLATIONS / "algorithms.toml").read_text())
+    assert grid["axes"]["algorithm"]["prime"] == {"algorithm.name": "prime"}, "what is its recipe's is the grid's"
+    assert grid["recipe"] == "laptop"
 
 
 def test_the_sizes_differ_in_their_model_and_what_they_say() -> None:

@@ -1,6 +1,7 @@
 """Which sampler a run gets, what that changes in its configuration, and the fingerprint of pushed weights."""
 
 import sys
+import tomllib
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from tinyzero.batching import Batch
 from tinyzero.run import make_sampler, settle
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.samplers.vllm_sampler import VllmSampler, fingerprint, stale_layers
+from tinyzero.tasks.countdown import CountdownOptions
 from tinyzero.types import UserError
 
 
@@ -68,13 +70,26 @@ def test_auto_says_why(
 def test_a_sampler_that_differs_is_corrected_for(given: dict[str, Any], correction: str | None, said: str) -> None:
     notes: list[str] = []
     config = configs.resolve({}, given)
-    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
-    found = settle(config, algorithm, tiny.model(layers=1), notes.append)
+    found = settle(config, tiny.model(layers=1), notes.append)
     assert found.sampler.name == given.get("sampler.name", "torch"), "the saved configuration must say which it was"
     assert found.algorithm.options.get("correction") == correction
     assert load_algorithm(found.algorithm.name, found.algorithm.options)
+    assert settle(found, tiny.model(layers=1), lambda text: pytest.fail(text)) == found, "a resumed run stays as it is"
     assert len(notes) == bool(said)
     assert said in "".join(notes)
+
+
+def test_a_run_says_every_option_that_acts() -> None:
+    """So that a default may change without changing what is gone on with."""
+    given = {"algorithm.name": "prime", "algorithm.kl": 0.1, "task.max_count": 3}
+    found = settle(configs.resolve({}, given), tiny.model(layers=1), lambda text: None)
+    made: Any = load_algorithm("prime", {"kl": 0.1})
+    expected = {k: v for k, v in made.options.model_dump().items() if k not in made.options.without_effect}
+    assert found.algorithm.options == {k: v for k, v in expected.items() if k != "correction"}
+    assert {"kl_estimator", "band_low", "beta", "clip_low", "dual_clip"} <= found.algorithm.options.keys()
+    assert found.task.options == CountdownOptions(max_count=3).model_dump(exclude_none=True)
+    again = configs.resolve(tomllib.loads(configs.to_toml(found)), {})
+    assert load_algorithm("prime", again.algorithm.options).options == made.options  # type: ignore[attr-defined]
 
 
 def test_the_torch_sampler_shares_the_weights() -> None:
@@ -87,7 +102,7 @@ def test_the_torch_sampler_shares_the_weights() -> None:
 
 
 def test_the_mismatch_by_hand() -> None:
-    """Against the logprobs of before the update, whichever they are; nothing where rows waited."""
+    """Against the logprobs of before the update, whichever they are; of no row that waited."""
     batch = Batch(
         tokens=torch.zeros(1, 4, dtype=torch.long),
         mask=torch.tensor([[False, True, True]]),
@@ -109,7 +124,11 @@ def test_the_mismatch_by_hand() -> None:
     assert [float(x) for x in found(batch, learned)["mismatch"]] == [0.75, 2]
     moved = replace(batch, old_logprobs=learned)
     assert [float(x) for x in found(moved, learned + 1)["mismatch"]] == [0.75, 2], "the learner's of before"
-    assert "mismatch" not in found(replace(batch, stale=True), learned)
+    assert "mismatch" not in found(replace(batch, stale=torch.tensor([True])), learned)
+    two = replace(batch.select(torch.tensor([0, 0])), stale=torch.tensor([True, False]))
+    outputs = {"logprobs": torch.stack([learned[0] + 1, learned[0]]), "entropy": torch.zeros(2, 3)}
+    metrics = policy_loss(outputs, two, two.totals(), PolicyOptions())[1]
+    assert [float(x) for x in metrics["mismatch"]] == [0.75, 2]
 
 
 def test_without_vllm_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

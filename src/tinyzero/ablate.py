@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from importlib.util import find_spec
 from itertools import product
 from math import sqrt
 from pathlib import Path
+from shutil import which
 from statistics import mean, stdev
 from typing import Any
 
@@ -80,6 +82,11 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     grid = validate(Grid, values, "grid")
+    if empty := [axis for axis, choices in grid.axes.items() if not choices]:
+        raise UserError(f"{path} has no choice on the axis {empty[0]!r}: write NAME = {{}} below [axes.{empty[0]}]")
+    for choice in (choice for choices in grid.axes.values() for choice in choices):
+        if not choice or set(choice) & set("/|"):
+            raise UserError(f"{path} names a choice {choice!r}: give it a name, without a slash or a bar")
     recipe = config.read_recipe(str(path.parent / grid.recipe) if grid.recipe.endswith(".toml") else grid.recipe)
     cells = []
     for choices in product(*(axis.items() for axis in grid.axes.values())):
@@ -93,8 +100,8 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
             cells.append(cell)
         check(cell.config, path)
     names = [cell.name for cell in cells]
-    if wrong := [name for name in names if names.count(name) > 1 or "/" in name]:
-        raise UserError(f"{path} names a run {wrong[0]!r} twice, or with a slash: give other names, or other seeds")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path} names a run {twice[0]!r} twice: give other names, or other seeds")
     return grid, cells
 
 
@@ -108,11 +115,9 @@ def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 def check(settings: config.Config, path: Path) -> None:
     """Whatever can be known to go wrong before the first run. Raises UserError."""
-    from tinyzero.algorithms import load_algorithm  # torch comes with it
-    from tinyzero.tasks import load_task
+    from tinyzero.check_config import check_config  # torch comes with it
 
-    load_task(settings.task.name, settings.task.options)
-    load_algorithm(settings.algorithm.name, settings.algorithm.options)
+    check_config(settings)
     if not settings.eval.every or not settings.eval.test_problems:
         raise UserError(f"{path} has nothing to compare: set eval.every and eval.test_problems above 0 in [common]")
 
@@ -155,7 +160,7 @@ def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = p
             process.wait()
         for s, handler in handlers.items():
             signal.signal(s, handler)
-    write(path, grid, cells, out)
+    write(path, grid, cells, out, jobs)
     report((out / "ablation.md").read_text())
     if failed:
         runs = f"{len(failed)} run{'s' * (len(failed) > 1)} failed"
@@ -178,7 +183,8 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
 
 
 def finished(cell: Cell, folder: Path) -> bool:
-    """Whether the run came to its end: it is saved and scored on test after its last step.
+    """Whether the run came to its end: every step is recorded, and it is scored on test after the last. Its checkpoints
+    may be gone since.
 
     Raises UserError where the folder holds a run of other settings.
     """
@@ -189,7 +195,7 @@ def finished(cell: Cell, folder: Path) -> bool:
         raise UserError(f"{folder} was run with other settings than the grid's: move it away, or name another --out")
     steps = cell.config.steps
     scored = any(e["split"] == "test" and e["step"] == steps for e in metrics.read(folder / "eval.jsonl"))
-    return scored and (folder / "checkpoints" / f"step_{steps:06d}" / "manifest.json").is_file()
+    return scored and [e["step"] for e in metrics.read(folder / "metrics.jsonl")] == list(range(steps))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -221,12 +227,40 @@ def outcome(folder: Path) -> dict[str, float]:
     }
 
 
-def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path) -> None:
-    """The comparison, in `out`, of the choices all of whose runs are finished."""
+def evaluations(folder: Path) -> dict[str, Any]:
+    """A run's curve on dev, and what its answers were like when it was last scored on test."""
+    lengths = ("response_length", "response_length/right", "response_length/wrong")
+    kept = ("step", "samples", "pass@1", *lengths)
+    last = [e for e in metrics.read(folder / "eval.jsonl") if e["split"] == "test"][-1]
+    return {
+        "curve": [{key: e[key] for key in kept if key in e} for e in dev_scores(folder)],
+        "test": {key: last[key] for key in last if key.startswith("behaviour/") or key in lengths},
+    }
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """What a run says of itself, whatever the defaults are by now; of a choice's runs only the seed differs."""
+    found = config.resolve(config.read_recipe(str(folder / "config.toml")), {}).model_dump(exclude={"seed"})
+    found["run"].pop("dir")
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Where the grid was run, and at which commit if this is a checkout."""
+    found, root = {"machine": f"{platform.machine()}, {os.cpu_count()} cores"}, Path(__file__).parents[2]
+    if not (root / ".git").exists() or which("git") is None:
+        return found
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
+    return found | ({"commit": done.stdout.strip()} if done.stdout else {})
+
+
+def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -> None:
+    """The comparison, in `out`, of the choices all of whose runs are finished, and which runs are not."""
+    waiting = [cell.name for cell in cells if not finished(cell, out / cell.name)]
     by_choice: dict[str, list[Cell]] = {}
     for cell in cells:
         by_choice.setdefault("-".join(cell.choices), []).append(cell)
-    by_choice = {n: m for n, m in by_choice.items() if all(finished(cell, out / cell.name) for cell in m)}
+    by_choice = {n: m for n, m in by_choice.items() if not any(cell.name in waiting for cell in m)}
     results: dict[str, Any] = {}
     for name, members in by_choice.items():
         runs = {cell.seed: outcome(out / cell.name) for cell in members}
@@ -234,9 +268,27 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path) -> None:
         if len(runs) > 1:
             low, high = interval([run["after"] for run in runs.values()])
             means |= {"after/low": max(0.0, low), "after/high": min(1.0, high)}
-        results[name] = {"mean": means, "seeds": runs}
-    about = {"command": f"tinyzero ablate {path}", "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
-    (out / "ablation.json").write_text(json.dumps(about | {"grid": grid.model_dump(), "results": results}, indent=1))
+        by_seed = {cell.seed: runs[cell.seed] | evaluations(out / cell.name) for cell in members}
+        results[name] = {"mean": means, "seeds": by_seed, "settings": settings(out / members[0].name)}
+    about = {"command": shlex.join(["tinyzero", "ablate", str(path), "--jobs", str(jobs)])} | machine()
+    record = about | {"grid": grid.model_dump(), "not finished": waiting, "results": results}
+    (out / "ablation.json").write_text(json.dumps(record, indent=1))
+    place = f"on {about['machine']}"
+    place = f"at commit {about['commit']} {place}" if "commit" in about else place
+    seeds, over = ", ".join(map(str, grid.seeds)), "the mean over seeds, by Student's t"
+    note = (
+        f"`{about['command']}` {place}: pass@1 on test, means over seeds {seeds}, with 95 % intervals of "
+        f"{over if len(grid.seeds) > 1 else 'the one run, over problems'}. Samples are those generated, dropped "
+        "groups included. Minutes are a run's, the last evaluation left out, as many runs at a time as there were."
+    )
+    missing = [f"not finished: {', '.join(waiting)}", ""] if waiting else []
+    (out / "ablation.md").write_text("\n".join([*table(results), "", *missing, note]) + "\n")
+    if by_choice:
+        draw(by_choice, out, out / "ablation.png")
+
+
+def table(results: Mapping[str, Any]) -> list[str]:
+    """The choices' means as lines of Markdown."""
     head = ["", "before", "after", "gain", "tokens a problem", "cut", "samples", "minutes", "CPU minutes"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, found in results.items():
@@ -245,15 +297,7 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path) -> None:
         row = [name, f"{m['before']:.3f}", after, f"{m['after'] - m['before']:.3f}", f"{m['length']:.0f}"]
         row += [f"{m['truncated']:.3f}", f"{m['samples']:.0f}", f"{m['minutes']:.1f}", f"{m['CPU minutes']:.1f}"]
         lines.append("| " + " | ".join(row) + " |")
-    seeds, over = ", ".join(map(str, grid.seeds)), "the mean over seeds, by Student's t"
-    note = (
-        f"`{about['command']}` on {about['machine']}: pass@1 on test, means over seeds {seeds}, with 95 % intervals of "
-        f"{over if len(grid.seeds) > 1 else 'the one run, over problems'}. Samples are those generated, dropped "
-        "groups included. Minutes are a run's, the last evaluation left out, as many runs at a time as there were."
-    )
-    (out / "ablation.md").write_text("\n".join([*lines, "", note]) + "\n")
-    if by_choice:
-        draw(by_choice, out, out / "ablation.png")
+    return lines
 
 
 def draw(by_choice: Mapping[str, Sequence[Cell]], out: Path, picture: Path) -> None:

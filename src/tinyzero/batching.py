@@ -53,8 +53,8 @@ class Batch:
     values: Tensor | None = None  # (B, T) the critic's, before the update
     returns: Tensor | None = None  # (B, T)
     advantages: Tensor | None = None  # (B, T)
-    stale: bool = False
-    """Some rows are of an earlier policy: they waited for a later batch, and are not on-policy."""
+    stale: Tensor | None = None
+    """(B,) bool: rows of an earlier policy, which waited for this batch: not on-policy. None where there is none."""
     weights: Tensor | None = None  # (B, T) corrects for a sampler that differs from the learner
     idle: Tensor | None = None  # (B,) bool: rows known to have no gradient; counted in totals, not computed
     updated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -120,6 +120,7 @@ def collate(
 ) -> Batch:
     """Pad rollouts into a Batch, on which the policy of `version` is to take `minibatches` times `epochs` updates."""
     rollouts = [r for group in groups for r in group]
+    stale = torch.tensor([r.completion.last_version < version for r in rollouts])
     lengths = torch.tensor([len(r.prompt_ids) + len(r.completion.token_ids) for r in rollouts])
     width = int(lengths.max())
     tokens = torch.zeros(len(rollouts), width, dtype=torch.long)
@@ -142,5 +143,5 @@ def collate(
         max_length=max_length,
         minibatches=minibatches,
         epochs=epochs,
-        stale=any(r.completion.last_version < version for r in rollouts),
+        stale=stale if stale.any() else None,
     )

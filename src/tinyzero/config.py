@@ -19,15 +19,17 @@ import copy
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyzero.algorithms import NAMES as ALGORITHMS
+from tinyzero.algorithms import find as find_algorithm
 from tinyzero.plugins import suggest, validate
 from tinyzero.tasks import TASKS
+from tinyzero.tasks import find as find_task
 from tinyzero.types import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -376,16 +378,35 @@ def keys() -> list[str]:
 
 
 def unsettled(there: Config, asked: Config) -> Config:
-    """A run's settings as they were asked for: it says what `sampler.name = "auto"` came to mean, and what followed."""
-    if asked.sampler.name != "auto":
-        return there
-    options = dict(there.algorithm.options)
-    followed = there.sampler.name != "torch" and options.get("correction") == "truncate"
+    """A run's settings in the words they were asked for: a run writes down every option of its task and algorithm, what
+    `sampler.name = "auto"` came to mean, and the correction that follows from vLLM."""
+    algorithm = _as_asked(find_algorithm, there.algorithm, asked.algorithm)
+    followed = there.sampler.name == "vllm" and algorithm.options.get("correction") == "truncate"
     if followed and "correction" not in asked.algorithm.options:
-        del options["correction"]
-    sampler = there.sampler.model_copy(update={"name": "auto"})
-    algorithm = Named(name=there.algorithm.name, **options)
-    return there.model_copy(update={"sampler": sampler, "algorithm": algorithm})
+        options = {key: value for key, value in algorithm.options.items() if key != "correction"}
+        algorithm = Named(name=algorithm.name, **options)
+    task = _as_asked(find_task, there.task, asked.task)
+    sampler = there.sampler.model_copy(update={"name": "auto"} if asked.sampler.name == "auto" else {})
+    return there.model_copy(update={"sampler": sampler, "task": task, "algorithm": algorithm})
+
+
+def _as_asked(find: Callable[[str], Any], there: Named, asked: Named) -> Named:
+    """The options of `there` that are no defaults or are asked for, as `asked` writes them where they are the same."""
+    given = asked.options if asked.name == there.name else {}
+    try:
+        kind = getattr(find(there.name), "Options", None)
+        if kind is None:
+            return there
+        values, wanted = (validate(kind, options, there.name).model_dump() for options in (there.options, given))
+    except UserError:  # a class that is gone since, or takes other options by now: nothing is known of its defaults
+        return there
+    defaults = kind.model_construct().model_dump()
+    options = {
+        key: given[key] if key in given and wanted[key] == value else value
+        for key, value in values.items()
+        if key in given or value != defaults.get(key)
+    }
+    return Named(name=there.name, **options)
 
 
 def to_toml(config: Config) -> str:

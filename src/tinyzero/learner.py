@@ -71,7 +71,8 @@ class TorchLearner:
         ends a linear schedule. `patience` is how many updates in a row may have a gradient that is not finite before
         NonFiniteError is raised. With `park` the model is in CPU memory while it is not used."""
         self.model, self.outputs, self.micro_tokens, self.patience = model, outputs, micro_tokens, patience
-        self.bad_in_a_row = self.steps = 0  # steps: of the optimizer, those skipped included
+        self.bad_in_a_row = 0
+        self.steps = self.batches = 0  # steps: of the optimizer, those skipped included; batches: trained on
         self.options, self.total_updates = options, total_updates
         self.device = next(model.parameters()).device
         self.park = park
@@ -121,15 +122,17 @@ class TorchLearner:
         sums: dict[str, list[float]] = {}
         norms: list[float] = []
         shares: list[float] = []  # each micro-batch's share of its step's loss
-        skipped, before, learning_rate = 0, self.steps, self._learning_rate()
+        skipped, taken, learning_rate = 0, min(minibatches, batch.size), self._learning_rate()
         with self._in_place():
             for _ in range(epochs):
-                for rows in torch.arange(batch.size).tensor_split(min(minibatches, batch.size)):
+                for rows in torch.arange(batch.size).tensor_split(taken):
                     norm = self._step(batch.select(rows) if minibatches > 1 else batch, loss, sums, shares)
                     skipped += norm is None
                     norms += [norm] if norm is not None else []
+        self.batches += 1
+        self.skip((minibatches - taken) * epochs)  # a batch that fell short leaves the schedule where it would be
         metrics = {name: total / count if count else 0.0 for name, (total, count) in sums.items()}
-        metrics["loss"] = sum(shares) / (self.steps - before)
+        metrics["loss"] = sum(shares) / (taken * epochs)
         metrics["grad_norm"] = sum(norms) / len(norms) if norms else float("nan")
         return metrics | {"learning_rate": learning_rate, "skipped": float(skipped)}
 
@@ -199,6 +202,7 @@ class TorchLearner:
             "model": {name: weight.detach() for name, weight in self._kept().items()},
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "steps": self.steps,
+            "batches": self.batches,
             "bad_in_a_row": self.bad_in_a_row,
         }
 
@@ -211,6 +215,7 @@ class TorchLearner:
             self._take_masters()
             self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.bad_in_a_row = state["steps"], state["bad_in_a_row"]
+        self.batches = state.get("batches", self.steps)  # checkpoints of before have only these
 
     def _kept(self) -> dict[str, Tensor]:
         """What a checkpoint needs: the masters of what is trained, or a frozen model's weights."""

@@ -51,7 +51,7 @@ GLOSSARY: dict[str, str] = {
     "skipped": "Updates of this step that were left out because the gradient was not finite.",
     "correction": "Mean weight of trained tokens for a sampler that differs from the learner.",
     "mismatch": "Mean distance, in nats, of a trained token's log-probability as the sampler saw it from the learner's "
-    "own before the update; absent where rows waited for a later batch.",
+    "own before the update; rows that waited for this batch left out.",
     "prm/*": "The named figure of the process reward model, averaged over the step's updates.",
     "prm/accuracy": "Share of trained responses whose summed process reward has the sign of right or wrong.",
     "value/*": "The named figure of the critic, averaged over the step's updates.",

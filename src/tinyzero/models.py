@@ -389,6 +389,17 @@ def stored_dtype(name: str) -> torch.dtype:
     return AutoConfig.from_pretrained(_checked(locate(name))).dtype or torch.float32
 
 
+def known_context(name: str) -> int | None:
+    """The longest sequence of a model in a folder; None where loading it tells. Raises UserError without one."""
+    path = _checked(locate(name))
+    if not Path(path).is_dir():
+        return None
+    try:
+        return int(AutoConfig.from_pretrained(path).max_position_embeddings)
+    except Exception:  # transformers raises many kinds for a damaged folder, which load_model names
+        return None
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises UserError where there is none."""
     path = _checked(locate(name))
@@ -525,7 +536,7 @@ def set_generation(model: Backbone, tokenizer: PreTrainedTokenizerBase, params: 
 def _checked(path: str) -> str:
     """`path`, unless it names a local folder that is missing or holds no model."""
     local = Path(path)
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or local.exists()
+    looks_local = path.startswith((".", "/", "~", "runs/")) or path.count("/") != 1 or local.exists()
     if not looks_local:
         return path  # a hub id such as Qwen/Qwen2.5-3B
     if not local.is_dir():

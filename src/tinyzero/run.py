@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-from tinyzero import checkpoint, lora, metrics, models, samplers, trackers
-from tinyzero.algorithms import load_algorithm
+from tinyzero import algorithms, checkpoint, lora, metrics, models, samplers, tasks, trackers
+from tinyzero.check_config import check_config
 from tinyzero.config import Config, Named, to_toml
 from tinyzero.evaluate import distinct_problems
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.plan.meter import Meter
 from tinyzero.plan.shapes import read_shape
+from tinyzero.plugins import effective
 from tinyzero.rollouts import Cursor
 from tinyzero.samplers.torch_sampler import TorchSampler
-from tinyzero.tasks import load_task
 from tinyzero.types import Algorithm, Problem, Prompt, Sampler, Split, Task, UserError
 
 ROLES = ("policy", "critic", "prm", "reference")
@@ -91,26 +91,12 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         torch.set_num_threads(config.model.threads)
     torch.manual_seed(config.seed)
     console = metrics.Console(config.steps)
-    trackers.require(config.run.track)
-    task = load_task(config.task.name, config.task.options)
-    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
-    if config.rollout.samples < algorithm.min_samples:
-        raise UserError(
-            f"rollout.samples is {config.rollout.samples}: "
-            f"{config.algorithm.name} needs at least {algorithm.min_samples}"
-        )
-    overlong = option(algorithm, "overlong")
-    if overlong > config.rollout.max_tokens:
-        raise UserError(
-            f"algorithm.overlong is {overlong}, more than rollout.max_tokens {config.rollout.max_tokens}: "
-            "the penalty would begin before the answer"
-        )
-    check_memory(config)
+    task, algorithm = check_config(config)
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
     tokenizer = models.load_tokenizer(config.model.name)
-    config = settle(config, algorithm, policy, console.note)
-    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    config = settle(config, policy, console.note)
+    algorithm = algorithms.load_algorithm(config.algorithm.name, config.algorithm.options)
     sampler = make_sampler(config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy))
     learner = partial(
         TorchLearner,
@@ -122,7 +108,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     learners = {"policy": learner(policy, outputs, config.optimizer)}
     beside = partial(learner, park=config.model.park)
     for role in algorithm.roles:
-        model = load(config, role, None if role == "reference" and option(algorithm, "refresh") else policy)
+        model = load(config, role, None if role == "reference" and algorithms.option(algorithm, "refresh") else policy)
         if role == "critic":
             learners[role] = beside(models.ValueModel(model), value_outputs, config.critic)
         elif role == "prm":
@@ -179,29 +165,29 @@ def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: P
         lora.save_adapter(policy, config.lora, path / lora.FOLDER, config.model.name)
 
 
-def check_memory(config: Config) -> None:
-    """Raise UserError where an option that saves memory would do nothing, or undo another."""
-    trained = {"optimizer": config.optimizer, "critic": config.critic, "prm": config.prm}
-    moved = [f"{name}.offload" for name, section in trained.items() if section.offload]
-    moved += ["model.park"] if config.model.park else []
-    if moved and models.pick_device(config.model.device) == "cpu":
-        raise UserError(f"{moved[0]} moves things to CPU memory, where a run on a CPU has them: leave it out")
-    if config.model.park and config.lora.rank:
-        raise UserError("model.park moves weights that lora.rank lets all models share: leave one of them out")
-
-
-def settle(config: Config, algorithm: Algorithm, policy: models.Backbone, note: Callable[[str], None]) -> Config:
-    """`config` with the sampler that was chosen and, where it is not the learner itself, a correction for that."""
+def settle(config: Config, policy: models.Backbone, note: Callable[[str], None]) -> Config:
+    """`config` with the sampler that was chosen and, where it is not the learner itself, a correction for that; and
+    with every option of the task and the algorithm that acts, since a default may change before the run goes on."""
     name, why = samplers.choose(config.sampler.name, policy)
     if config.sampler.name == "auto":
         note(f"sampler {name}: {why}")
-    config = config.model_copy(update={"sampler": config.sampler.model_copy(update={"name": name})})
-    unsaid = getattr(getattr(algorithm, "options", None), "correction", "") == "none"
-    if name == "torch" or not unsaid or "correction" in config.algorithm.options:
-        return config
-    note("vLLM's probabilities are not quite the learner's: --algorithm.correction truncate (none switches it off)")
-    corrected = config.algorithm.options | {"correction": "truncate"}
-    return config.model_copy(update={"algorithm": Named(name=config.algorithm.name, **corrected)})
+    given, kind = config.algorithm.options, algorithms.find(config.algorithm.name).Options
+    options = effective(kind, given, "algorithm")
+    if "correction" not in given and options.get("correction") == "none":
+        del options["correction"]  # whoever repeats the run with another sampler has not chosen to have none
+        if name == "vllm":
+            note(
+                "vLLM's probabilities are not quite the learner's: --algorithm.correction truncate (none: as they are)"
+            )
+            options = effective(kind, given | {"correction": "truncate"}, "algorithm")
+    task, kind = config.task, getattr(tasks.find(config.task.name), "Options", None)
+    return config.model_copy(
+        update={
+            "sampler": config.sampler.model_copy(update={"name": name}),
+            "algorithm": Named(name=config.algorithm.name, **options),
+            "task": Named(name=task.name, **effective(kind, task.options, "task")) if kind else task,
+        }
+    )
 
 
 def make_sampler(
@@ -270,12 +256,7 @@ def publish(run: Run, version: int) -> None:
 
 def refresh(run: Run) -> int:
     """Steps after which the policy becomes the reference; 0 for never."""
-    return option(run.algorithm, "refresh")
-
-
-def option(algorithm: Algorithm, name: str) -> int:
-    """A shared option of the algorithm; 0 where one of the user's own has none of that name."""
-    return int(getattr(getattr(algorithm, "options", None), name, 0))
+    return algorithms.option(run.algorithm, "refresh")
 
 
 def updates(config: Config) -> int:

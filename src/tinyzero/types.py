@@ -171,8 +171,8 @@ class Sampler(Protocol):
 class Learner(Protocol):
     """One trained (or frozen) model: the policy, the critic, the reference or a reward model."""
 
-    steps: int
-    """Optimizer steps taken."""
+    batches: int
+    """Batches it was trained on."""
 
     def score(self, batch: Batch) -> torch.Tensor:
         """Logprobs or values (B, T) of the response tokens, without gradient."""

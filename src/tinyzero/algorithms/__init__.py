@@ -49,6 +49,11 @@ def find(name: str) -> Any:
     return kind
 
 
+def option(algorithm: Algorithm, name: str) -> int:
+    """A shared option of the algorithm; 0 where one of the user's own has none of that name."""
+    return int(getattr(getattr(algorithm, "options", None), name, 0))
+
+
 STAGES = {  # in the order in which they act; the first option of a stage switches it on
     "filter": ("filter", "band_low", "band_high"),
     "length": ("overlong", "overlong_penalty"),
@@ -78,7 +83,7 @@ def composition(name: str) -> tuple[str, str, dict[str, str]]:
     }
     for stage, options in STAGES.items():
         if values.get(options[0]) not in (None, 0, "none"):
-            stages[stage] = [f"{option} {values[option]}" for option in options if option in values]
+            stages[stage] = [f"{option} {values[option]}" for option in options if values.get(option, 0) != 0]
     title, *rest = (sys.modules[kind.__module__].__doc__ or name).splitlines()
     formulas = "\n".join(line.strip() for line in rest if line.startswith("    "))
     return title, formulas, {stage: ", ".join(choices) for stage, choices in stages.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,7 +16,9 @@ LossEstimator = Literal["k2", "k3", "k3+"]
 class PolicyOptions(BaseModel):
     """The stages that any algorithm can have."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    by_token: ClassVar[bool] = False  # whether advantages differ from token to token of a response
 
     filter: Filter = Field(
         "none", description="groups dropped and drawn anew: none, those all right or all wrong, or those outside a band"
@@ -24,7 +26,7 @@ class PolicyOptions(BaseModel):
     band_low: float = Field(0.2, ge=0, le=1, description="lowest share of right answers that the band keeps")
     band_high: float = Field(0.8, ge=0, le=1, description="highest share of right answers that the band keeps")
     overlong: int = Field(0, ge=0, description="tokens before the limit where a penalty on length begins; 0 for none")
-    overlong_penalty: float = Field(1.0, ge=0, description="the penalty at the limit")
+    overlong_penalty: float = Field(1.0, gt=0, description="the penalty at the limit")
     kl_in_reward: float = Field(0.0, ge=0, description="weight of the KL penalty (k1) inside the reward")
     correction: Literal["none", "truncate", "mask"] = Field(
         "none", description="for a sampler that differs from the learner: weight tokens by the ratio, cut or masked"
@@ -58,7 +60,7 @@ class PolicyOptions(BaseModel):
             "overlong_penalty": not self.overlong,
             "correction_level correction_cap": self.correction == "none",
             "clip_low clip_high": self.objective == "reinforce",
-            "dual_clip": self.objective != "clip" or not self.dual_clip,
+            "dual_clip": self.objective != "clip",
             "kl_estimator": not self.kl,
             "refresh": not self.needs_reference,
         }
@@ -67,11 +69,16 @@ class PolicyOptions(BaseModel):
     @model_validator(mode="after")
     def _make_sense(self) -> PolicyOptions:
         """An option that was given and would be ignored is a mistake, as is one that contradicts another."""
-        given = {name for name in self.model_fields_set if getattr(self, name)}
-        if idle := sorted(given & self.without_effect):
+        if idle := sorted(self.model_fields_set & self.without_effect):
             raise ValueError(f"{idle[0]} has no effect beside the other options: leave it out, or switch its stage on")
         if self.filter == "band" and self.band_low > self.band_high:
             raise ValueError(f"band_low {self.band_low} is above band_high {self.band_high}: no group would be kept")
         if 0 < self.dual_clip <= 1 + self.clip_high:
             raise ValueError(f"dual_clip {self.dual_clip} is within the clip: make it 0, or more than 1 + clip_high")
+        if self.ratio == "sequence" and self.by_token:
+            raise ValueError('ratio "sequence" is for one advantage a response, and here each token has its own')
+        if self.ratio == "sequence" and self.aggregate != "seq-mean-token-mean":
+            raise ValueError(
+                f'aggregate "{self.aggregate}" is not the mean over sequences that ratio "sequence" is for'
+            )
         return self

@@ -42,10 +42,11 @@ def fewest_samples(o: PolicyOptions) -> int:
 
 def prepare(batch: Batch, models: Mapping[str, Learner], o: PolicyOptions) -> Batch:
     """Old and reference logprobs, and the sampler's correction, where the options ask for them."""
-    if batch.stale and o.correction == "none":  # rows that waited come from an older policy: their ratio is not 1
-        batch = replace(batch, old_logprobs=batch.sampled_logprobs)
-    elif batch.updates > 1 or o.kl_in_reward or o.correction != "none":
-        batch = replace(batch, old_logprobs=models["policy"].score(batch))
+    if batch.stale is not None or batch.updates > 1 or o.kl_in_reward or o.correction != "none":
+        old = models["policy"].score(batch)
+        if batch.stale is not None and o.correction == "none":  # an older policy sampled them: their ratio is not 1
+            old = old.where(~batch.stale[:, None], batch.sampled_logprobs)
+        batch = replace(batch, old_logprobs=old)
     if o.needs_reference and batch.ref_logprobs is None:
         batch = replace(batch, ref_logprobs=models["reference"].score(batch))
     if o.correction != "none":
@@ -125,9 +126,10 @@ def policy_loss(
         return (per_token.detach().float() * mask).sum(), count
 
     metrics = {"entropy": token_mean(outputs["entropy"]), "clip_fraction": token_mean(clipped)}
-    if not batch.stale:  # the learner's logprobs of before the update, against those of the same weights in the sampler
-        before = logprobs if batch.old_logprobs is None else batch.old_logprobs
-        metrics["mismatch"] = token_mean((before - batch.sampled_logprobs).abs())
+    fresh = mask if batch.stale is None else mask & ~batch.stale[:, None]
+    if fresh.any():  # the learner's logprobs of before the update, against those of the same weights in the sampler
+        before = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        metrics["mismatch"] = (((before - batch.sampled_logprobs).abs().float() * fresh).sum(), fresh.sum())
     if batch.weights is not None:
         metrics["correction"] = token_mean(batch.weights)
     if o.kl:

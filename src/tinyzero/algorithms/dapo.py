@@ -1,6 +1,7 @@
 """DAPO: GRPO with four changes for long answers (Yu et al., arXiv:2503.14476, eq. 8-13).
 
     minimise  1/sum_i L_i sum_it max(-A r, -A clip(r, 1 - 0.2, 1 + 0.28))     over groups with 0 < right answers < G
+    other here: length is penalised in the last 64 tokens (paper: 4,096); dual_clip (released script: 10, paper: none)
 
 Clip-higher leaves unlikely tokens room to grow; groups all right or all wrong are drawn anew (at most
 `rollout.refills` times, which the run reports, then the batch stays short); every token weighs alike; and, with

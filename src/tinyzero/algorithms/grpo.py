@@ -2,6 +2,7 @@
 
     A_i = (R_i - mean(R)) / std(R)        over the G rollouts of one prompt, for every token of rollout i
     minimise  mean_i 1/L_i sum_t max(-A r, -A clip(r, 1 - e, 1 + e))  +  beta KL(policy || reference)
+    off here: KL (paper: in the loss, k3, beta 0.04)
 
 Assumes several rollouts a prompt. Degenerate case: a group whose rewards are all equal has advantage
 zero and, without KL and entropy, exactly no gradient; it still counts in the denominators. A KL inside the reward

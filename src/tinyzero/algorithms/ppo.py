@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -24,6 +25,8 @@ from tinyzero.types import Group, Learner
 
 class PPOOptions(PolicyOptions):
     """PPO's own choices; the other stages are inherited."""
+
+    by_token: ClassVar[bool] = True
 
     gamma: float = Field(1.0, gt=0, le=1, description="discount of later rewards")
     lam: float = Field(1.0, ge=0, le=1, description="GAE's lambda; 1 trusts the rewards, less trusts the critic")
@@ -57,7 +60,7 @@ class PPO:
         if o.whiten:
             found = advantages.whiten(found, batch.mask)
         # a critic that knows nothing yet would lead the policy astray (VC-PPO, arXiv:2503.01491)
-        waiting = models["critic"].steps < o.value_warmup * batch.updates
+        waiting = models["critic"].batches < o.value_warmup
         return replace(
             batch, advantages=found, returns=returns, values=values, updated={"policy": {}} if waiting else {}
         )

@@ -2,10 +2,11 @@
 
     r_t = beta log(prm(y_t) / reference(y_t)),    prm: cross-entropy of sigmoid(sum_t r_t) against right or wrong
     A_t = sum_{s >= t} (r_s - mean of the others' r)  +  R - mean of the others' R,    then PPO's clip
+    other here: the sum is whitened over the batch's tokens (released code: too, paper: not named)
 
 Reward model and reference both start as the base, so at first r is 0 and this is leave-one-out exactly. Groups of
-which too many or too few are right are dropped and drawn anew, at most `rollout.refills` times; what that costs
-is reported.
+which fewer than 0.2 or more than 0.8 are right are dropped and drawn anew, at most `rollout.refills` times; what that
+costs is reported. (That is the paper's band, for its 4 answers a problem; recipes with 16 have a wider one.)
 
 Where the released code departs from the paper, the paper is followed; `baseline = "code"` and `norm = "batch"`
 are the code's: deviations within a response stretched by K/(K - 1); r divided by the batch's largest return, by
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -34,9 +35,9 @@ from tinyzero.types import Group, Learner
 class PRIMEOptions(PolicyOptions):
     """PRIME's own choices; the other stages are inherited."""
 
+    by_token: ClassVar[bool] = True
+
     filter: Filter = Field("band", description="groups dropped and drawn anew")
-    band_low: float = Field(0.05, ge=0, le=1, description="lowest share of right answers that the band keeps")
-    band_high: float = Field(0.95, ge=0, le=1, description="highest share of right answers that the band keeps")
     beta: float = Field(0.05, gt=0, description="token rewards are this times log(PRM/reference)")
     outcome: float = Field(1.0, ge=0, description="weight of the outcome's advantage")
     process: float = Field(1.0, ge=0, description="weight of the process rewards' advantage")
@@ -52,8 +53,15 @@ class PRIMEOptions(PolicyOptions):
     gamma: float = Field(1.0, gt=0, le=1, description="discount of later process rewards")
     whiten: bool = Field(True, description="normalise advantages over all tokens of the batch")
 
+    @property
+    def without_effect(self) -> set[str]:
+        """Without process rewards, nor has how they are made."""
+        return super().without_effect | (set() if self.process else {"baseline", "norm", "update", "gamma"})
+
     @model_validator(mode="after")
-    def _reference_stays(self) -> PRIMEOptions:
+    def _rewards_remain(self) -> PRIMEOptions:
+        if not self.outcome and not self.process:
+            raise ValueError("outcome and process are both 0: no reward is left to learn from")
         if self.refresh:
             raise ValueError("refresh would move the reference that process rewards are measured against: leave it out")
         return self

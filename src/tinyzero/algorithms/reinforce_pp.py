@@ -1,8 +1,9 @@
 """REINFORCE++: no critic, no group; the batch is the baseline (Hu et al., arXiv:2501.03262).
 
     rho_t = -beta log(pi/ref),  rho_T += R;   G_t = sum_{s >= t} gamma^(s - t) rho_s;   A = whiten(G) over the batch
+    off here: KL (paper: in the reward, k1, beta 0.01)
 
-One rollout a prompt suffices. beta is `kl_in_reward`: 0.01 in the paper, 0 here, as the rewards are exact. Whitening
+One rollout a prompt suffices. beta is `kl_in_reward`; 0 here, as the rewards are exact. Whitening
 counts tokens, so long responses weigh more in the mean, and a batch whose answers are all right but of unequal
 penalties pushes some of them down.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -24,6 +26,8 @@ from tinyzero.types import Group, Learner
 
 class ReinforcePPOptions(PolicyOptions):
     """REINFORCE++'s choices."""
+
+    by_token: ClassVar[bool] = True
 
     gamma: float = Field(1.0, gt=0, le=1, description="discount of later rewards")
 

@@ -20,6 +20,13 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     Options are checked by the class's `Options`, a pydantic model, if it has one.
     Raises UserError on an unknown name, a class that is no task, or a wrong option.
     """
+    kind = find(name)
+    task: Task = _build(kind, name, options or {})
+    return task
+
+
+def find(name: str) -> type:
+    """The class behind a name. Raises UserError where there is none, or it lacks what a task needs."""
     if name not in TASKS and ":" not in name:
         raise UserError(
             f"unknown task {name!r}{suggest(name, TASKS)} (your own: package.module:Name, path/file.py:Name)"
@@ -30,8 +37,7 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     missing = [method for method in ("problem", "prompt", "reward", "solution") if not hasattr(kind, method)]
     if missing:
         raise UserError(f"task {name} lacks {', '.join(missing)}: a Task has problem, prompt, reward and solution")
-    task: Task = _build(kind, name, options or {})
-    return task
+    return kind
 
 
 def _build(kind: type, name: str, options: Mapping[str, Any]) -> Any:
