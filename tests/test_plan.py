@@ -16,7 +16,7 @@ from tinyzero.algorithms import NAMES, load_algorithm
 from tinyzero.batching import Batch
 from tinyzero.config import Config, parse_overrides, read_recipe, resolve
 from tinyzero.learner import TorchLearner, policy_outputs
-from tinyzero.plan import Plan, calibrate, make_plan, passes, prompt_tokens, remedies, step_flops
+from tinyzero.plan import USABLE, Plan, calibrate, make_plan, passes, prompt_tokens, remedies, step_flops
 from tinyzero.plan.devices import CPU, DEVICES, Device, device_named
 from tinyzero.plan.meter import Meter
 from tinyzero.plan.page import describe, pretraining, survey
@@ -237,14 +237,49 @@ def test_what_offload_parking_and_adapters_leave_on_the_device() -> None:
     assert plan.models == {role: {"weights": weights} for role in ("policy", "critic", "reference")}
     assert plan.host == 2 * 16 * QWEN3B.parameters
     parked = planned("qwen2.5-3b", *ppo, "--model.park=true")
-    assert parked.held == weights
+    assert parked.models == {"policy": {"weights": weights}, "critic": {}, "reference": {}}
     assert parked.learning["parked, in use"] == weights
     assert parked.host == plan.host + 2 * weights
     adapted, adapters = planned("qwen2.5-3b", *ppo[:2], "--lora.rank=64"), QWEN3B.adapters(64, [])
-    assert adapted.held == weights + 2 * 16 * adapters
+    assert held(adapted) == weights + 2 * 16 * adapters
     assert "weights" not in adapted.models["critic"]
     fp32 = planned("qwen2.5-3b", "--model.dtype=float32")
-    assert fp32.held == 16 * QWEN3B.parameters
+    assert held(fp32) == 16 * QWEN3B.parameters
+
+
+def held(plan: Plan) -> float:
+    """Bytes of the models."""
+    return sum(sum(parts.values()) for parts in plan.models.values())
+
+
+def test_slots_stay_on_a_gpu_and_a_cpus_cache_does_not() -> None:
+    """128 rows of 140 + 1,024 tokens at 36,864 bytes; 256 answers a step, 64 in one of the cases."""
+    cache = 128 * 1164 * 36_864
+    gpu, fp32 = original("--rollout.rows=128"), ["--rollout.rows=128", "--model.dtype=float32"]
+    assert gpu.slots == cache
+    assert gpu.held == held(gpu) + cache
+    assert gpu.peak == gpu.held + sum(gpu.learning.values())
+    assert "cache" not in gpu.sampling
+    for freed, itemsize in ((original("--rollout.rows=128", "--sampler=vllm"), 2), (original(*fp32, device=CPU), 4)):
+        assert freed.slots == 0
+        assert freed.sampling["cache"] == cache * itemsize / 2
+        assert freed.held == held(freed)
+
+
+def test_slots_are_as_many_and_as_long_as_evaluations_need() -> None:
+    few = ["--rollout.prompts=64", "--update.minibatches=1"]
+    token = 36_864
+    assert original(*few).slots == 256 * 1164 * token  # as many as rollout.rows, since 1,024 problems are asked
+    assert original(*few, "--eval.every=0", "--eval.test_problems=0").slots == 64 * 1164 * token
+    assert original("--eval.max_tokens=2000").slots == 256 * 2140 * token
+
+
+def test_fewer_slots_help_where_learning_is_the_peak() -> None:
+    config = resolve(read_recipe("tinyzero-original-3b-ppo"), {"model.checkpointing": True, "rollout.rows": 512})
+    plan = plan_of(config, DEVICES["h200"])
+    assert sum(plan.learning.values()) > sum(plan.sampling.values())
+    device = replace(DEVICES["h200"], memory=(plan.peak - 1e9) / USABLE)
+    assert remedies(config, lambda tried: plan_of(tried, device)) == {"rollout.rows": 128}
 
 
 @pytest.mark.parametrize("rank", [0, 4])
@@ -259,9 +294,9 @@ def test_states_are_what_a_learner_holds(dtype: str, rank: int, base: Path) -> N
     learner.update(batch_of(2, 5), lambda out, part, totals: (out["logprobs"].sum(), {}))
     assert learner.optimizer is not None
     moments = [t for state in learner.optimizer.state.values() for t in state.values() if t.ndim]
-    held = [*model.parameters(), *learner.masters, *(m.grad for m in learner.masters), *moments]
-    unique = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if t is not None}
-    assert plan_of(config, DEVICES["h100"]).held == pytest.approx(sum(unique.values()), rel=0.01)
+    tensors = [*model.parameters(), *learner.masters, *(m.grad for m in learner.masters), *moments]
+    unique = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+    assert held(plan_of(config, DEVICES["h100"])) == pytest.approx(sum(unique.values()), rel=0.01)
 
 
 def batch_of(rows: int, columns: int) -> Batch:
@@ -400,6 +435,9 @@ def test_nothing_helps_where_nothing_can() -> None:
 def test_a_page_says_memory_step_and_cost() -> None:
     page = describe(original("--steps=500", "--eval.every=0", "--eval.test_problems=0"), price=2.5)
     assert "IT DOES NOT FIT in 92% of 85.5 GB" in page
+    assert "; sampler torch, for which auto is taken; " in page
+    assert "; sampler vllm; " in describe(original("--sampler=vllm"), price=0)
+    assert re.search(r"\n  slots +11\.0 GB  cache 11\.0 GB\n  sampling +933 MB  logits 933 MB\n", page)
     assert "256 answers of 300 tokens (1024 at most) to 256 prompts of 140" in page
     assert "$7.58 at $2.50 an hour" in page
     assert "assumed, not measured: 45%" in page
