@@ -546,12 +546,17 @@ def test_a_run_says_what_it_costs(base: Path, tmp_path: Path, capsys: pytest.Cap
         tokens = (prompts / 2 + written) + 4 * (prompts + written)
         so_far += shape.forward(tokens, (prompts + written) / 4)
         assert record["flops"] == pytest.approx(so_far, rel=1e-5)
+        assert record["time/flops_total"] == pytest.approx(so_far / (record["step"] + 1) * 2, rel=1e-5)
         assert record["time/dollars"] == pytest.approx(record["time/elapsed"])
         assert record["time/dollars_total"] >= record["time/dollars"]
         assert "time/utilisation" not in record
         assert "time/gpu_hours" not in record
     assert records[-1]["time/dollars_total"] == pytest.approx(records[-1]["time/dollars"])
-    assert "cost $" in said
+    assert records[-1]["time/flops_total"] == records[-1]["flops"]
+    first = records[0]
+    assert (
+        f"FLOP {first['flops']:.1e} of {first['time/flops_total']:.1e}  cost ${first['time/dollars']:.2f} of $" in said
+    )
     assert f"{records[-1]['flops']:.2e} FLOP, ${records[-1]['time/dollars']:.2f}" in said
     assert cli.main(["train", "--resume", str(run), "--steps=3", "--run.price=0"]) == 0
     *_, last = metrics.read(run / "metrics.jsonl")
@@ -566,22 +571,24 @@ def test_a_gpu_is_metered_by_its_whole_name() -> None:
     known, other = (Meter(config, algorithm, QWEN3B, name) for name in ("NVIDIA H20", "NVIDIA H200 NVL"))
     step = {"sampled": 1e4, "scored": 1e4, "learned": 1e4, "length": 400.0}
     clock = {"seconds": 2.0, "elapsed": 7200.0, "left": 3600.0}
-    found = known.step(**step, **clock)
+    found = known.step(**step, **clock, done=95)  # a fifth of the recipe's steps
     flops = step_flops(config, algorithm, QWEN3B, 1e4, 1e4, 1e4, 400)
     assert found == {
         "flops": flops,
+        "time/flops_total": 5 * flops,
         "time/utilisation": pytest.approx(flops / (2 * 148e12)),
         "time/gpu_hours": 2.0,
+        "time/gpu_hours_total": 3.0,
         "time/dollars": 5.0,
         "time/dollars_total": 7.5,
     }
-    assert known.step(**step, **clock)["flops"] == 2 * flops
-    assert "time/utilisation" not in other.step(**step, **clock)
+    assert known.step(**step, **clock, done=96)["flops"] == 2 * flops
+    assert "time/utilisation" not in other.step(**step, **clock, done=95)
 
 
 def test_a_model_of_another_kind_is_metered_without_flops() -> None:
     meter = Meter(resolve({"run": {"price": 1.0}}, {}), load_algorithm("grpo"), None, None)
-    found = meter.step(1, 1, 1, 1, seconds=1, elapsed=3600, left=0)
+    found = meter.step(1, 1, 1, 1, seconds=1, elapsed=3600, left=0, done=1)
     assert found == {"time/dollars": 1.0, "time/dollars_total": 1.0}
 
 
