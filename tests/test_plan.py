@@ -14,7 +14,7 @@ import transformers
 from tinyzero import cli, lora, metrics, models
 from tinyzero.algorithms import NAMES, load_algorithm
 from tinyzero.batching import Batch
-from tinyzero.config import Config, parse_overrides, read_recipe, resolve
+from tinyzero.config import Config, LoraSection, parse_overrides, read_recipe, resolve
 from tinyzero.learner import TorchLearner, policy_outputs
 from tinyzero.plan import USABLE, Plan, calibrate, make_plan, passes, prompt_tokens, remedies, step_flops
 from tinyzero.plan.devices import CPU, DEVICES, Device, device_named
@@ -71,6 +71,26 @@ def test_experts_count_as_published() -> None:
     assert round((qwen.active + qwen.vocabulary * qwen.width) / 1e9, 1) == 3.4
 
 
+def test_a_decode_step_reads_the_experts_that_some_row_goes_through() -> None:
+    """Of Mixtral's 8 experts a layer, of which a token takes 2: 2, 3.5 (two tokens), nearly 8 (many)."""
+    mixtral, expert = read_shape(MIXTRAL, "mixtral"), 32 * 3 * 4096 * 14_336
+    assert mixtral.read(1) == mixtral.active
+    assert mixtral.read(2) == pytest.approx(mixtral.active + 1.5 * expert)
+    assert mixtral.read(64) == pytest.approx(mixtral.active + 6 * expert)
+    assert QWEN3B.read(64) == QWEN3B.active
+
+
+def test_decoding_experts_by_hand() -> None:
+    """128 rows at once, memory alone: every step reads all 46.6e9 weights of Mixtral that are in a product."""
+    ideal = replace(DEVICES["h200"], decode=1.0, bandwidth=1e12, rates={"bfloat16": 1e20}, launch=0.0)
+    config = resolve({"rollout": {"prompts": 128, "samples": 1, "max_tokens": 100}}, {"model.dtype": "bfloat16"})
+    shape = read_shape(MIXTRAL, "mixtral")
+    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    decode = make_plan(config, algorithm, shape, ideal, prompt=100, length=100).step["decode"].seconds
+    read = 2 * (shape.parameters - 32_000 * 4096) + 128 * 150 * shape.cache(2)
+    assert decode == pytest.approx(100 * read / 1e12, rel=1e-3)
+
+
 SMALL = {
     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 96, "vocab_size": 50, "tie_word_embeddings": False,
@@ -97,6 +117,24 @@ def test_parameters_are_those_of_transformers(kind: str, more: dict[str, Any]) -
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     assert read_shape(config.to_dict(), kind).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")  # peft's own of its experts
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("qwen2", {}),
+        ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+        ("qwen2_moe", EXPERTS | {"shared_expert_intermediate_size": 40}),
+        ("qwen3_moe", EXPERTS | {"head_dim": 16}),
+    ],
+)
+def test_adapters_are_those_of_peft(kind: str, more: dict[str, Any]) -> None:
+    pytest.importorskip("peft")
+    model = models.build_model({"model_type": kind, **SMALL, **more}, seed=0)
+    shape = read_shape(model.config.to_dict(), kind)
+    lora.add_adapter(model, LoraSection(rank=4))
+    assert shape.adapters(4, []) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -10,7 +10,8 @@ a token goes through, the head once) and T the tokens of a step:
     memory    a weight that learns, its fp32 master, its fp32 gradient and two moments: 18 bytes in bf16, 16 in fp32; a
               weight that does not; the torch sampler's cache on a GPU; and what sampling takes, with the cache where it
               is freed afterwards, or the activations while learning if they are more
-    decoding  a step for every token of the longest answer, which reads the weights and the cache
+    decoding  a step for every token of the longest answer, which reads the cache and the weights, of experts those that
+              some row goes through
 
 Times are a roofline's: a device's peak times a share of it that is stated in devices.py and not measured, save for a
 CPU that was calibrated. The critic is counted as if it had the policy's head.
@@ -312,7 +313,7 @@ def _sample(config: Config, shape: Shape, device: Device, load: Load) -> dict[st
     prefill, decode = shape.forward(read, load.prompt), shape.forward(written, 2 * context)
     # with all rows at once the longest answer decides; else freed rows are filled, until the last ones run out
     steps = load.longest if load.answers <= rows else written / rows + load.longest - load.length
-    weights, cache = steps * shape.active * itemsize, written * context * shape.cache(itemsize)
+    weights, cache = steps * shape.read(written / steps) * itemsize, written * context * shape.cache(itemsize)
     through, computing = device.bandwidth * device.decode, decode / (rate * device.forward)
     # a GPU computes while it reads; a CPU first lays a product's weights out anew, and reads its cache in `decoding`
     bound = weights / through + computing if device.is_cpu else max((weights + cache) / through, computing)
