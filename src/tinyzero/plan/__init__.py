@@ -35,7 +35,8 @@ BYTES = {"float32": 4, "bfloat16": 2}
 USABLE = 0.92
 """Share of a device's memory to plan with; its context, the libraries and what lies in pieces take the rest."""
 HOST_BANDWIDTH = 20e9
-"""Bytes a second that go through the CPU's memory, whose optimizers work there, and through the bus to it."""
+"""Bytes a second that go through the CPU's memory, whose optimizers work there, and through the bus to it, if what is
+copied is pinned: pageable memory passes a few GB/s."""
 HANDED_OVER, STEPPED = 14, 28
 """Bytes of that for each offloaded parameter: a micro-batch's gradient added to the sum; the optimizer's step."""
 OTHERWISE = 1.1
