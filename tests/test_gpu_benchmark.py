@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tinyzero.plan.shapes import SHAPES, Shape
 
@@ -40,6 +41,40 @@ TOY = Shape(layers=1, width=2, heads=1, kv_heads=1, head=2, feed_forward=3, voca
 def test_the_shapes_are_the_published_ones(gpu: Any) -> None:
     for name, hub in (("3b", "Qwen/Qwen2.5-3B"), ("1.5b", "Qwen/Qwen2.5-1.5B"), ("0.5b", "Qwen/Qwen2.5-0.5B")):
         assert gpu.read_shape(gpu.SHAPES[name], name) == SHAPES[hub]
+
+
+def test_a_model_is_built_in_bf16_and_its_rotary_frequencies_are_not_rounded(gpu: Any) -> None:
+    model = gpu.build("toy", "cpu")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.core.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.allclose(model.core.rotary_emb.inv_freq, 1e6 ** -(torch.arange(0, 16, 2) / 16), rtol=1e-5)
+
+
+def test_building_a_model_is_no_part_of_its_peak(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    create, cpu = gpu.AutoModelForCausalLM.from_config, torch.device("cpu")
+    monkeypatch.setattr(torch, "device", lambda name: cpu)
+    monkeypatch.setattr(
+        gpu.AutoModelForCausalLM, "from_config", lambda *a, **k: made.append("built") or create(*a, **k)
+    )
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: made.append("forgotten"))
+    gpu.build("toy", "cuda")
+    assert made == ["built", "forgotten"]
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "profile"), [(150.8, "141gb"), (85.5, "80gb"), (102.6, "80gb"), (48.3, "48gb"), (25.8, "48gb")]
+)
+def test_a_card_has_the_profile_of_its_memory(gpu: Any, gigabytes: float, profile: str) -> None:
+    assert gpu.profile_of(gigabytes * 1e9) == profile
+
+
+def test_a_step_has_its_recipes_settings(gpu: Any) -> None:
+    given = gpu.parse(["--part", "step", "--device", "cpu", "--models", "3b", "--profile", "80gb"])
+    grpo, ppo = gpu.recipe_of(given, "3b", "grpo"), gpu.recipe_of(given, "3b", "ppo")
+    for recipe in (grpo, ppo):
+        assert (recipe.model.name, recipe.model.checkpointing, recipe.rollout.rows) == ("Qwen/Qwen2.5-3B", True, 192)
+    assert (grpo.optimizer.offload, ppo.critic.offload, ppo.model.park) == (False, True, True)
 
 
 def test_the_bandwidth_bound_by_hand(gpu: Any) -> None:
@@ -110,7 +145,10 @@ def test_a_step_is_the_sum_of_its_parts(gpu: Any, capsys: pytest.CaptureFixture[
             assert len(laps) == parts
             assert step["step"] == pytest.approx(sum(laps))
             assert step["tokens"] == tokens
-    assert gpu.projection("toy", found["toy/grpo"]["step"]) in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert gpu.projection("toy", found["toy/grpo"]["step"]) in table
+    assert "| toy | grpo 4 × 5 | 16 | no |" in table
+    assert "| toy | ppo 8 × 1 | 8 | no |" in table
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs trl")

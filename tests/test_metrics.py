@@ -201,6 +201,23 @@ def test_what_was_not_measured_is_not_shown() -> None:
     assert out.getvalue() == "step 2/2  accuracy 0.500  left 0:00\n"
 
 
+def test_what_a_run_spends_so_far_and_in_the_end_is_shown_where_it_is_a_gpus_or_has_a_price() -> None:
+    flops = {"flops": 1.2e17, "time/flops_total": 3.8e18}
+    hours = {"time/gpu_hours": 0.12, "time/gpu_hours_total": 3.754, "time/utilisation": 0.314}
+    dollars = {"time/dollars": 0.3, "time/dollars_total": 9.385}
+    shown = {
+        "": flops,
+        "  FLOP 1.2e+17 of 3.8e+18  cost $0.30 of $9.38": flops | dollars,
+        "  of peak 31%  FLOP 1.2e+17 of 3.8e+18  GPU-hours 0.12 of 3.75": flops | hours,
+        "  of peak 31%  GPU-hours 0.12 of 3.75  cost $0.30 of $9.38": hours | dollars,
+    }
+    for text, record in shown.items():
+        out = io.StringIO()
+        with Console(steps=1, file=out) as console:
+            console.show({"step": 0} | record)
+        assert out.getvalue() == f"step 1/1{text}  left 0:00\n"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

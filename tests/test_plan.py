@@ -14,9 +14,9 @@ import transformers
 from tinyzero import cli, lora, metrics, models
 from tinyzero.algorithms import NAMES, load_algorithm
 from tinyzero.batching import Batch
-from tinyzero.config import Config, parse_overrides, read_recipe, resolve
+from tinyzero.config import Config, LoraSection, parse_overrides, read_recipe, resolve
 from tinyzero.learner import TorchLearner, policy_outputs
-from tinyzero.plan import Plan, calibrate, make_plan, passes, prompt_tokens, remedies, step_flops
+from tinyzero.plan import USABLE, Plan, calibrate, make_plan, passes, prompt_tokens, remedies, step_flops
 from tinyzero.plan.devices import CPU, DEVICES, Device, device_named
 from tinyzero.plan.meter import Meter
 from tinyzero.plan.page import describe, pretraining, survey
@@ -71,6 +71,26 @@ def test_experts_count_as_published() -> None:
     assert round((qwen.active + qwen.vocabulary * qwen.width) / 1e9, 1) == 3.4
 
 
+def test_a_decode_step_reads_the_experts_that_some_row_goes_through() -> None:
+    """Of Mixtral's 8 experts a layer, of which a token takes 2: 2, 3.5 (two tokens), nearly 8 (many)."""
+    mixtral, expert = read_shape(MIXTRAL, "mixtral"), 32 * 3 * 4096 * 14_336
+    assert mixtral.read(1) == mixtral.active
+    assert mixtral.read(2) == pytest.approx(mixtral.active + 1.5 * expert)
+    assert mixtral.read(64) == pytest.approx(mixtral.active + 6 * expert)
+    assert QWEN3B.read(64) == QWEN3B.active
+
+
+def test_decoding_experts_by_hand() -> None:
+    """128 rows at once, memory alone: every step reads all 46.6e9 weights of Mixtral that are in a product."""
+    ideal = replace(DEVICES["h200"], decode=1.0, bandwidth=1e12, rates={"bfloat16": 1e20}, launch=0.0)
+    config = resolve({"rollout": {"prompts": 128, "samples": 1, "max_tokens": 100}}, {"model.dtype": "bfloat16"})
+    shape = read_shape(MIXTRAL, "mixtral")
+    algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    decode = make_plan(config, algorithm, shape, ideal, prompt=100, length=100).step["decode"].seconds
+    read = 2 * (shape.parameters - 32_000 * 4096) + 128 * 150 * shape.cache(2)
+    assert decode == pytest.approx(100 * read / 1e12, rel=1e-3)
+
+
 SMALL = {
     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 96, "vocab_size": 50, "tie_word_embeddings": False,
@@ -97,6 +117,24 @@ def test_parameters_are_those_of_transformers(kind: str, more: dict[str, Any]) -
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     assert read_shape(config.to_dict(), kind).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")  # peft's own of its experts
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("qwen2", {}),
+        ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+        ("qwen2_moe", EXPERTS | {"shared_expert_intermediate_size": 40}),
+        ("qwen3_moe", EXPERTS | {"head_dim": 16}),
+    ],
+)
+def test_adapters_are_those_of_peft(kind: str, more: dict[str, Any]) -> None:
+    pytest.importorskip("peft")
+    model = models.build_model({"model_type": kind, **SMALL, **more}, seed=0)
+    shape = read_shape(model.config.to_dict(), kind)
+    lora.add_adapter(model, LoraSection(rank=4))
+    assert shape.adapters(4, []) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -237,14 +275,49 @@ def test_what_offload_parking_and_adapters_leave_on_the_device() -> None:
     assert plan.models == {role: {"weights": weights} for role in ("policy", "critic", "reference")}
     assert plan.host == 2 * 16 * QWEN3B.parameters
     parked = planned("qwen2.5-3b", *ppo, "--model.park=true")
-    assert parked.held == weights
+    assert parked.models == {"policy": {"weights": weights}, "critic": {}, "reference": {}}
     assert parked.learning["parked, in use"] == weights
     assert parked.host == plan.host + 2 * weights
     adapted, adapters = planned("qwen2.5-3b", *ppo[:2], "--lora.rank=64"), QWEN3B.adapters(64, [])
-    assert adapted.held == weights + 2 * 16 * adapters
+    assert held(adapted) == weights + 2 * 16 * adapters
     assert "weights" not in adapted.models["critic"]
     fp32 = planned("qwen2.5-3b", "--model.dtype=float32")
-    assert fp32.held == 16 * QWEN3B.parameters
+    assert held(fp32) == 16 * QWEN3B.parameters
+
+
+def held(plan: Plan) -> float:
+    """Bytes of the models."""
+    return sum(sum(parts.values()) for parts in plan.models.values())
+
+
+def test_slots_stay_on_a_gpu_and_a_cpus_cache_does_not() -> None:
+    """128 rows of 140 + 1,024 tokens at 36,864 bytes; 256 answers a step, 64 in one of the cases."""
+    cache = 128 * 1164 * 36_864
+    gpu, fp32 = original("--rollout.rows=128"), ["--rollout.rows=128", "--model.dtype=float32"]
+    assert gpu.slots == cache
+    assert gpu.held == held(gpu) + cache
+    assert gpu.peak == gpu.held + sum(gpu.learning.values())
+    assert "cache" not in gpu.sampling
+    for freed, itemsize in ((original("--rollout.rows=128", "--sampler=vllm"), 2), (original(*fp32, device=CPU), 4)):
+        assert freed.slots == 0
+        assert freed.sampling["cache"] == cache * itemsize / 2
+        assert freed.held == held(freed)
+
+
+def test_slots_are_as_many_and_as_long_as_evaluations_need() -> None:
+    few = ["--rollout.prompts=64", "--update.minibatches=1"]
+    token = 36_864
+    assert original(*few).slots == 256 * 1164 * token  # as many as rollout.rows, since 1,024 problems are asked
+    assert original(*few, "--eval.every=0", "--eval.test_problems=0").slots == 64 * 1164 * token
+    assert original("--eval.max_tokens=2000").slots == 256 * 2140 * token
+
+
+def test_fewer_slots_help_where_learning_is_the_peak() -> None:
+    config = resolve(read_recipe("tinyzero-original-3b-ppo"), {"model.checkpointing": True, "rollout.rows": 512})
+    plan = plan_of(config, DEVICES["h200"])
+    assert sum(plan.learning.values()) > sum(plan.sampling.values())
+    device = replace(DEVICES["h200"], memory=(plan.peak - 1e9) / USABLE)
+    assert remedies(config, lambda tried: plan_of(tried, device)) == {"rollout.rows": 128}
 
 
 @pytest.mark.parametrize("rank", [0, 4])
@@ -259,9 +332,9 @@ def test_states_are_what_a_learner_holds(dtype: str, rank: int, base: Path) -> N
     learner.update(batch_of(2, 5), lambda out, part, totals: (out["logprobs"].sum(), {}))
     assert learner.optimizer is not None
     moments = [t for state in learner.optimizer.state.values() for t in state.values() if t.ndim]
-    held = [*model.parameters(), *learner.masters, *(m.grad for m in learner.masters), *moments]
-    unique = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if t is not None}
-    assert plan_of(config, DEVICES["h100"]).held == pytest.approx(sum(unique.values()), rel=0.01)
+    tensors = [*model.parameters(), *learner.masters, *(m.grad for m in learner.masters), *moments]
+    unique = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+    assert held(plan_of(config, DEVICES["h100"])) == pytest.approx(sum(unique.values()), rel=0.01)
 
 
 def batch_of(rows: int, columns: int) -> Batch:
@@ -400,6 +473,9 @@ def test_nothing_helps_where_nothing_can() -> None:
 def test_a_page_says_memory_step_and_cost() -> None:
     page = describe(original("--steps=500", "--eval.every=0", "--eval.test_problems=0"), price=2.5)
     assert "IT DOES NOT FIT in 92% of 85.5 GB" in page
+    assert "; sampler torch, for which auto is taken; " in page
+    assert "; sampler vllm; " in describe(original("--sampler=vllm"), price=0)
+    assert re.search(r"\n  slots +11\.0 GB  cache 11\.0 GB\n  sampling +933 MB  logits 933 MB\n", page)
     assert "256 answers of 300 tokens (1024 at most) to 256 prompts of 140" in page
     assert "$7.58 at $2.50 an hour" in page
     assert "assumed, not measured: 45%" in page
@@ -508,12 +584,17 @@ def test_a_run_says_what_it_costs(base: Path, tmp_path: Path, capsys: pytest.Cap
         tokens = (prompts / 2 + written) + 4 * (prompts + written)
         so_far += shape.forward(tokens, (prompts + written) / 4)
         assert record["flops"] == pytest.approx(so_far, rel=1e-5)
+        assert record["time/flops_total"] == pytest.approx(so_far / (record["step"] + 1) * 2, rel=1e-5)
         assert record["time/dollars"] == pytest.approx(record["time/elapsed"])
         assert record["time/dollars_total"] >= record["time/dollars"]
         assert "time/utilisation" not in record
         assert "time/gpu_hours" not in record
     assert records[-1]["time/dollars_total"] == pytest.approx(records[-1]["time/dollars"])
-    assert "cost $" in said
+    assert records[-1]["time/flops_total"] == records[-1]["flops"]
+    first = records[0]
+    assert (
+        f"FLOP {first['flops']:.1e} of {first['time/flops_total']:.1e}  cost ${first['time/dollars']:.2f} of $" in said
+    )
     assert f"{records[-1]['flops']:.2e} FLOP, ${records[-1]['time/dollars']:.2f}" in said
     assert cli.main(["train", "--resume", str(run), "--steps=3", "--run.price=0"]) == 0
     *_, last = metrics.read(run / "metrics.jsonl")
@@ -528,22 +609,24 @@ def test_a_gpu_is_metered_by_its_whole_name() -> None:
     known, other = (Meter(config, algorithm, QWEN3B, name) for name in ("NVIDIA H20", "NVIDIA H200 NVL"))
     step = {"sampled": 1e4, "scored": 1e4, "learned": 1e4, "length": 400.0}
     clock = {"seconds": 2.0, "elapsed": 7200.0, "left": 3600.0}
-    found = known.step(**step, **clock)
+    found = known.step(**step, **clock, done=95)  # a fifth of the recipe's steps
     flops = step_flops(config, algorithm, QWEN3B, 1e4, 1e4, 1e4, 400)
     assert found == {
         "flops": flops,
+        "time/flops_total": 5 * flops,
         "time/utilisation": pytest.approx(flops / (2 * 148e12)),
         "time/gpu_hours": 2.0,
+        "time/gpu_hours_total": 3.0,
         "time/dollars": 5.0,
         "time/dollars_total": 7.5,
     }
-    assert known.step(**step, **clock)["flops"] == 2 * flops
-    assert "time/utilisation" not in other.step(**step, **clock)
+    assert known.step(**step, **clock, done=96)["flops"] == 2 * flops
+    assert "time/utilisation" not in other.step(**step, **clock, done=95)
 
 
 def test_a_model_of_another_kind_is_metered_without_flops() -> None:
     meter = Meter(resolve({"run": {"price": 1.0}}, {}), load_algorithm("grpo"), None, None)
-    found = meter.step(1, 1, 1, 1, seconds=1, elapsed=3600, left=0)
+    found = meter.step(1, 1, 1, 1, seconds=1, elapsed=3600, left=0, done=1)
     assert found == {"time/dollars": 1.0, "time/dollars_total": 1.0}
 
 

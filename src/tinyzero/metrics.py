@@ -62,6 +62,8 @@ GLOSSARY: dict[str, str] = {
     "time/elapsed": "Seconds of wall time since the run began, evaluations included, pauses not.",
     "time/cpu": "Seconds of CPU time of all threads since the run began.",
     "time/gpu_hours": "Hours of the GPU since the run began.",
+    "time/gpu_hours_total": "Hours of the GPU that the run will have taken at its end, at the pace so far.",
+    "time/flops_total": "What flops will be at the run's end, at the pace so far.",
     "time/dollars": "What the run has cost, at run.price an hour of time/elapsed.",
     "time/dollars_total": "What the run will have cost at its end, at the pace so far.",
     "time/utilisation": "The step's FLOPs over what the GPU's data sheet allows in time/step, in the weights' type.",
@@ -225,6 +227,12 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "behaviour/attempts": ("attempts", ".2f"),
 }
 """Keys of a step's record that the console shows: its heading and how to write the number."""
+SPENT: dict[str, tuple[str, str]] = {
+    "flops": ("FLOP", "{:.1e}"),
+    "time/gpu_hours": ("GPU-hours", "{:.2f}"),
+    "time/dollars": ("cost", "${:.2f}"),
+}
+"""The same for what a run spends; each has a time/*_total, for its end. Shown where there is a GPU or a price."""
 
 
 class Console:
@@ -281,8 +289,12 @@ class Console:
             row["tokens/s"] = f"{record['tokens/generated'] / record['time/step']:,.0f}"
         if record.get("time/utilisation"):
             row["of peak"] = f"{record['time/utilisation']:.0%}"
-        if record.get("time/dollars"):
-            row["cost"] = f"${record['time/dollars']:.2f} of ${record['time/dollars_total']:.2f}"
+        if "time/gpu_hours" in record or "time/dollars" in record:
+            for key, (heading, form) in SPENT.items():
+                if key in record:
+                    row[heading] = f"{form} of {form}".format(
+                        record[key], record[f"time/{key.removeprefix('time/')}_total"]
+                    )
         row["left"] = _clock(self.left(finished))
         return row
 

@@ -175,6 +175,7 @@ def spent(run: Run, batch: Batch, collected: Collected, entry: Mapping[str, Any]
         seconds=entry["time/step"],
         elapsed=entry["time/elapsed"],
         left=run.console.left(run.step),
+        done=run.step,
     )
 
 

@@ -8,8 +8,10 @@ a token goes through, the head once) and T the tokens of a step:
     step      sampling, a forward for each model that scores and an update of each that learns: so PPO with a reference
               and several updates a batch is 2 + 2 + 2 + 2 + 6 + 6 = 20 N T
     memory    a weight that learns, its fp32 master, its fp32 gradient and two moments: 18 bytes in bf16, 16 in fp32; a
-              weight that does not; and the cache while sampling, or the activations while learning if they are more
-    decoding  a step for every token of the longest answer, which reads the weights and the cache
+              weight that does not; the torch sampler's cache on a GPU; and what sampling takes, with the cache where it
+              is freed afterwards, or the activations while learning if they are more
+    decoding  a step for every token of the longest answer, which reads the cache and the weights, of experts those that
+              some row goes through
 
 Times are a roofline's: a device's peak times a share of it that is stated in devices.py and not measured, save for a
 CPU that was calibrated. The critic is counted as if it had the policy's head.
@@ -33,7 +35,8 @@ BYTES = {"float32": 4, "bfloat16": 2}
 USABLE = 0.92
 """Share of a device's memory to plan with; its context, the libraries and what lies in pieces take the rest."""
 HOST_BANDWIDTH = 20e9
-"""Bytes a second that go through the CPU's memory, whose optimizers work there, and through the bus to it."""
+"""Bytes a second that go through the CPU's memory, whose optimizers work there, and through the bus to it, if what is
+copied is pinned: pageable memory passes a few GB/s."""
 HANDED_OVER, STEPPED = 14, 28
 """Bytes of that for each offloaded parameter: a micro-batch's gradient added to the sum; the optimizer's step."""
 OTHERWISE = 1.1
@@ -88,8 +91,12 @@ class Plan:
     dtype: str
     steps: int
     load: Load
+    sampler: str
+    """torch, vllm or auto, which is taken for torch."""
     models: dict[str, dict[str, float]]
     """Bytes on the device throughout, by model and part."""
+    slots: float
+    """Bytes of the cache on the device throughout: a GPU decodes in slots, and their graphs keep them."""
     sampling: dict[str, float]
     """Bytes while sampling."""
     learning: dict[str, float]
@@ -105,7 +112,7 @@ class Plan:
     @property
     def held(self) -> float:
         """Bytes on the device throughout."""
-        return sum(sum(parts.values()) for parts in self.models.values())
+        return sum(sum(parts.values()) for parts in self.models.values()) + self.slots
 
     @property
     def peak(self) -> float:
@@ -154,12 +161,15 @@ def make_plan(
     load = step_load(config, algorithm, prompt, length)
     models, host, disk = _models(config, algorithm, shape)
     sampling, learning = _workspaces(config, algorithm, shape, device, load)
+    keeps = not device.is_cpu and config.sampler.name != "vllm"
     return Plan(
         device=device,
         dtype=config.model.dtype,
         steps=config.steps,
         load=load,
+        sampler=config.sampler.name,
         models=models,
+        slots=sampling.pop("cache") if keeps else 0.0,
         sampling=sampling,
         learning=learning,
         host=host,
@@ -244,14 +254,14 @@ def _workspaces(
     """Bytes while sampling and while learning."""
     itemsize, u = BYTES[config.model.dtype], config.update
     weights = float(shape.parameters * itemsize)
-    rows, columns = min(max(config.rollout.rows, load.samples), load.answers), load.prompt + load.longest
+    rows, columns = _decoded(config, load)
     sampling = {
         "cache": rows * columns * shape.cache(itemsize),
         "logits": rows * shape.vocabulary * 24.0,  # in fp32, then with their running sum in fp64
     }
     if config.sampler.name == "vllm":
         sampling["vLLM's copy"] = weights
-    tokens = max(u.micro_tokens, columns)
+    tokens = max(u.micro_tokens, load.prompt + load.longest)
     layer = tokens * shape.activations(itemsize, device.fused_attention, load.prompt + load.length)
     inputs = shape.layers * tokens * shape.width * itemsize
     learning = {
@@ -263,6 +273,14 @@ def _workspaces(
     if any(parked(config, role) for role in algorithm.roles):
         learning["parked, in use"] = weights
     return sampling, learning
+
+
+def _decoded(config: Config, load: Load) -> tuple[int, float]:
+    """Rows decoded at once, and the tokens that each has room for, in steps and in evaluations."""
+    e = config.eval
+    asked = max(e.test_problems, e.problems if e.every else 0) * e.samples
+    rows = min(max(config.rollout.rows, load.samples), max(load.answers, asked))
+    return rows, load.prompt + max(load.longest, config.eval_tokens)
 
 
 def _step(config: Config, algorithm: Algorithm, shape: Shape, device: Device, load: Load) -> dict[str, Part]:
@@ -296,7 +314,7 @@ def _sample(config: Config, shape: Shape, device: Device, load: Load) -> dict[st
     prefill, decode = shape.forward(read, load.prompt), shape.forward(written, 2 * context)
     # with all rows at once the longest answer decides; else freed rows are filled, until the last ones run out
     steps = load.longest if load.answers <= rows else written / rows + load.longest - load.length
-    weights, cache = steps * shape.active * itemsize, written * context * shape.cache(itemsize)
+    weights, cache = steps * shape.read(written / steps) * itemsize, written * context * shape.cache(itemsize)
     through, computing = device.bandwidth * device.decode, decode / (rate * device.forward)
     # a GPU computes while it reads; a CPU first lays a product's weights out anew, and reads its cache in `decoding`
     bound = weights / through + computing if device.is_cpu else max((weights + cache) / through, computing)

@@ -1,4 +1,4 @@
-"""What a run has cost so far, for the record of each step."""
+"""What a run has cost so far, and will have cost at its end, for the record of each step."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ class Meter:
         seconds: float,
         elapsed: float,
         left: float,
+        done: int,
     ) -> dict[str, float]:
-        """A step's entries in the record: of tokens as `step_flops` has them, and of the seconds of the step, of the
-        run so far, and to its end."""
+        """A step's entries in the record: of tokens as `step_flops` has them, of the seconds of the step, of the run so
+        far, and to its end, and of the steps that are done."""
         entries: dict[str, float] = {}
         if self.shape is not None:
             flops = step_flops(self.config, self.algorithm, self.shape, sampled, scored, learned, length)
             self.flops += flops
-            entries["flops"] = self.flops
+            entries |= {"flops": self.flops, "time/flops_total": self.flops / done * self.config.steps}
             if self.rate:
                 entries["time/utilisation"] = flops / (self.rate * seconds)
+        so_far, in_the_end = elapsed / 3600, (elapsed + left) / 3600
         if self.on_gpu:
-            entries["time/gpu_hours"] = elapsed / 3600
+            entries |= {"time/gpu_hours": so_far, "time/gpu_hours_total": in_the_end}
         if price := self.config.run.price:
-            entries |= {"time/dollars": price * elapsed / 3600, "time/dollars_total": price * (elapsed + left) / 3600}
+            entries |= {"time/dollars": price * so_far, "time/dollars_total": price * in_the_end}
         return entries

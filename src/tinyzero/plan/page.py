@@ -13,8 +13,10 @@ from tinyzero.types import UserError
 def describe(plan: Plan, price: float) -> str:
     """The plan as a page: memory, a step, the run; `price` is dollars an hour, 0 for no word of it."""
     device, load = plan.device, plan.load
-    lines = [f"{device.name}, {plan.dtype}; GB are 1e9 bytes", "", "memory"]
-    for name, parts in (plan.models | {"sampling": plan.sampling, "learning": plan.learning}).items():
+    sampler = "torch, for which auto is taken" if plan.sampler == "auto" else plan.sampler
+    lines = [f"{device.name}, {plan.dtype}; sampler {sampler}; GB are 1e9 bytes", "", "memory"]
+    slots = {"slots": {"cache": plan.slots}} if plan.slots else {}
+    for name, parts in (plan.models | slots | {"sampling": plan.sampling, "learning": plan.learning}).items():
         listed = "  ".join(f"{part} {_size(size)}" for part, size in parts.items())
         lines.append(f"  {name:<19} {_size(sum(parts.values())):>9}  {listed}")
     verdict = "it fits" if plan.fits else "IT DOES NOT FIT"

@@ -61,6 +61,14 @@ class Shape(NamedTuple):
         """Those a token meets in a matrix product: the head once, no embedding that is only looked up."""
         return self._body(self.used) + self.vocabulary * self.width
 
+    def read(self, rows: float) -> float:
+        """Those that a decode step of so many rows reads: the experts that any of them goes through, if each row goes
+        through its own."""
+        if not self.experts:
+            return self.active
+        met = self.experts * (1 - (1 - self.used / self.experts) ** rows)
+        return self.active + self.layers * 3 * self.width * self.expert_width * (met - self.used)
+
     def forward(self, tokens: float, length: float) -> float:
         """FLOPs of reading `tokens` in sequences of `length`."""
         return tokens * (2 * self.active + 2 * self.layers * self.heads * self.head * length)
@@ -83,17 +91,21 @@ class Shape(NamedTuple):
         return self.layers * (self.width + SCORE * self.heads * context)
 
     def adapters(self, rank: int, targets: Iterable[str]) -> int:
-        """Parameters of adapters of this rank beside those layers, all linear ones but the head where none is named."""
-        queries, keys, inner = self.heads * self.head, self.kv_heads * self.head, self.feed_forward
-        sides = {
-            "q_proj": self.width + queries,
-            "k_proj": self.width + keys,
-            "v_proj": self.width + keys,
-            "o_proj": self.width + queries,
-            "gate_proj": self.width + inner,
-            "up_proj": self.width + inner,
-            "down_proj": self.width + inner,
-        }
+        """Parameters of adapters of this rank beside those layers, all linear ones but the head where none is named.
+
+        Routed experts have theirs with their router; beside a shared expert peft leaves both without.
+        """
+        queries, keys = self.heads * self.head, self.kv_heads * self.head
+        inner = self.shared_width if self.experts else self.feed_forward
+        sides = {name: self.width + queries for name in ("q_proj", "o_proj")}
+        sides |= {name: self.width + keys for name in ("k_proj", "v_proj")}
+        if inner:
+            sides |= {name: self.width + inner for name in ("gate_proj", "up_proj", "down_proj")}
+        if self.shared_width:
+            sides["shared_expert_gate"] = self.width + 1
+        elif self.experts:  # to peft a layer's experts are two products, the first twice as wide and of twice the rank
+            sides["gate"] = self.width + self.experts
+            sides["experts"] = self.experts * (3 * self.width + 5 * self.expert_width)
         return self.layers * rank * sum(sides.get(target, 0) for target in list(targets) or sides)
 
 

@@ -1,0 +1,38 @@
+"""benchmarks/real_shape.py: ways that are to do the same work are held to it."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("real_shape", BENCHMARKS / "real_shape.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def figures(**trained: int) -> dict[str, list[dict[str, int]]]:
+    return {name.replace("_", " "): [{"tokens/generated": 9, "tokens/trained": n}] for name, n in trained.items()}
+
+
+def test_ways_of_the_same_samples_have_equal_tokens(script: Any) -> None:
+    others = {"packed, bf16": figures(x=7)["x"], "packed, vLLM": figures(x=6)["x"]}
+    said = script.agreeing(figures(padded=8, packed=8) | others)
+    assert said.endswith("are checked to be equal in: padded; packed.")
+
+
+@pytest.mark.parametrize("key", ["tokens/generated", "tokens/trained"])
+def test_other_tokens_are_an_error(script: Any, key: str) -> None:
+    found = figures(padded=8, packed=8)
+    found["packed"][0][key] = 5
+    with pytest.raises(SystemExit, match=f"{key} differ at step 1 .*'packed': 5"):
+        script.agreeing(found)
