@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -215,6 +216,8 @@ def test_models_with_another_step_are_left_to_lock_step() -> None:
         for name, value in change.items():
             setattr(model.config, name, value)
         assert not supports(model)
+    model.lm.config = SimpleNamespace(model_type="gpt2")  # which has no rotary positions at all
+    assert not supports(model)
     assert not sampler_of(tiny.model(layers=1), in_slots=False).in_slots
     assert not TorchSampler(tiny.model(layers=1), str, ENDS).in_slots, "a CPU keeps its step"
 

@@ -30,8 +30,9 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 def supports(model: Backbone) -> bool:
     """Whether the step below is this model's own."""
     config = model.config
-    growing = config.rope_parameters["rope_type"] in ("dynamic", "longrope")  # its frequencies depend on the length
-    return config.model_type in KINDS and not getattr(config, "use_sliding_window", False) and not growing
+    if config.model_type not in KINDS or getattr(config, "use_sliding_window", False):
+        return False
+    return config.rope_parameters["rope_type"] not in ("dynamic", "longrope")  # their frequencies depend on the length
 
 
 class Slots:
