@@ -13,7 +13,7 @@ from test_learner import NO_CLIP, rollouts
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoModelForCausalLM
 
-from tinyzero import config, lora, models, train
+from tinyzero import config, lora, models, run, train
 from tinyzero.algorithms._options import PolicyOptions
 from tinyzero.algorithms._policy import policy_loss
 from tinyzero.batching import Batch, collate
@@ -241,9 +241,39 @@ class TestAdapters:
         expected = logprobs.gather(-1, tokens[0, 3:, None]).squeeze(-1)
         torch.testing.assert_close(torch.tensor(completion.sampled_logprobs), expected, atol=2e-5, rtol=1e-5)
 
-    def test_frozen_weights_are_held_once(self, written: dict[str, str]) -> None:
-        policy, critic = self.adapted(written["llama"]), models.ValueModel(self.adapted(written["llama"]))
-        reference = models.load_model(written["llama"]).requires_grad_(False)
+    def test_merged_weights_are_cast_each_for_itself(self, written: dict[str, str], tmp_path: Path) -> None:
+        """They are made one after the other, and may lie in the same place."""
+        model, tokens = self.adapted(written["qwen2"]), padded()[0]
+        models.save_model(model, folders.bpe(), tmp_path, torch.bfloat16)
+        merged = {name: w.detach().to(torch.bfloat16) for name, w in models.named_weights(model)}
+        saved = models.load_model(str(tmp_path), torch.bfloat16)
+        assert all(torch.equal(w, merged[name]) for name, w in saved.lm.state_dict().items())
+        assert saved.lm.lm_head.weight is saved.lm.model.embed_tokens.weight
+        assert models.load_model(str(tmp_path)).logits(tokens).isfinite().all()
+
+    @pytest.mark.parametrize("role", ["critic", "reference"])
+    def test_what_is_shared_is_never_on_the_gpu_twice(
+        self, role: str, written: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With "meta" in the GPU's place: it is loaded on the CPU, and what moves is what is not shared."""
+        owner, asked, load_model = self.adapted(written["qwen2"]).to("meta"), list[str](), models.load_model
+
+        def noted(name: str, dtype: torch.dtype, device: str, *more: Any) -> Backbone:
+            asked.append(device)
+            return load_model(name, dtype, device, *more)
+
+        monkeypatch.setattr(models, "load_model", noted)
+        monkeypatch.setattr(models, "pick_device", lambda name: "meta")
+        made = run.load(config.resolve({}, {"model.name": written["qwen2"], "lora.rank": 4}), role, owner)
+        assert asked == ["cpu"]
+        assert {p.device.type for p in made.parameters()} == {"meta"}
+        owned = {id(p) for p in owner.parameters()}
+        assert all(id(p) in owned for n, p in made.named_parameters(remove_duplicate=False) if ".lora_" not in n)
+
+    @pytest.mark.parametrize("family", ["llama", "qwen2"])  # the second has a tied head
+    def test_frozen_weights_are_held_once(self, family: str, written: dict[str, str]) -> None:
+        policy, critic = self.adapted(written[family]), models.ValueModel(self.adapted(written[family]))
+        reference = models.load_model(written[family]).requires_grad_(False)
         before = reference.logits(padded()[0])
         lora.share_frozen(reference, policy)
         lora.share_frozen(critic.backbone, policy)

@@ -42,9 +42,10 @@ def add_adapter(model: Backbone, options: LoraSection) -> None:
 
 def share_frozen(model: nn.Module, owner: nn.Module) -> None:
     """Let the frozen weights of `model` be those of `owner`, so that they are held once."""
-    owned = {_plain(name): p for name, p in owner.named_parameters() if not p.requires_grad}
+    # a tied head is named too, or it would keep the embedding that it was loaded with
+    owned = {_plain(name): p for name, p in owner.named_parameters(remove_duplicate=False) if not p.requires_grad}
     modules = dict(model.named_modules())
-    for name, parameter in list(model.named_parameters()):
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if not parameter.requires_grad and (shared := owned.get(_plain(name))) is not None:
             module, _, leaf = name.rpartition(".")
             modules[module]._parameters[leaf] = shared

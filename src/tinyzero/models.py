@@ -405,11 +405,14 @@ def save_model(
     model: Backbone, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None = None
 ) -> None:
     """Write a folder that transformers and vLLM load as it is; `dtype` stores another precision."""
-    cast: dict[Any, Tensor] = {}  # tied weights stay one tensor, which is stored once
-    state = {
-        name: cast.setdefault((t.data_ptr(), t.shape), t.to(dtype or t.dtype).contiguous())
-        for name, t in named_weights(model)
-    }
+    places = {p.data_ptr() for p in model.lm.parameters()}
+    saved: dict[int | str, Tensor] = {}  # tied weights stay one tensor, which is stored once
+    state = {}
+    for name, weight in named_weights(model):  # one at a time: merged ones, all on a GPU, would be a second model
+        place = weight.data_ptr() if weight.data_ptr() in places else name  # the next merged one may lie in the same
+        if place not in saved:
+            saved[place] = weight.to("cpu", dtype or weight.dtype).contiguous()
+        state[name] = saved[place]
     model.lm.save_pretrained(folder, state_dict=state)
     if dtype is not None:
         config = json.loads((folder / "config.json").read_text())
