@@ -10,7 +10,6 @@ import pytest
 import torch
 from folders import FAMILIES
 from test_learner import NO_CLIP, rollouts
-from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoModelForCausalLM
 
 from tinyzero import config, lora, models, run, train
@@ -74,20 +73,106 @@ def test_a_packed_token_sees_its_own_sequence_only(written: dict[str, str]) -> N
     assert not torch.allclose(before[0], after[0])
 
 
-@pytest.mark.filterwarnings("ignore:.*flex_attention.*")
+def by_the_formula(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_edges: torch.Tensor,
+    key_edges: torch.Tensor,
+    longest_query: int,
+    longest_key: int,
+    causal: bool = False,
+    scaling: float | None = None,
+    used: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What flash attention computes, head by head."""
+    out = torch.empty_like(query)
+    for i in range(len(query_edges) - 1):
+        rows = slice(int(query_edges[i]), int(query_edges[i + 1]))
+        start, end = int(key_edges[i]), int(key_edges[i + 1])
+        end = end if used is None else start + int(used[i])
+        assert rows.stop - rows.start <= longest_query
+        assert end - start <= longest_key
+        for h in range(query.shape[1]):
+            g = h * key.shape[1] // query.shape[1]
+            scores = query[rows, h] @ key[start:end, g].T * (scaling or query.shape[-1] ** -0.5)
+            ahead = torch.ones_like(scores, dtype=torch.bool).triu(1)
+            out[rows, h] = scores.masked_fill(ahead & causal, -torch.inf).softmax(-1) @ value[start:end, g]
+    return out
+
+
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
-def test_the_ways_to_attend_agree(heads: tuple[int, int]) -> None:
-    """What a GPU uses (fused kernels, flex attention's blocks) against what a CPU does."""
+def test_the_ways_to_attend_agree(heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU uses (fused kernels, sequences end to end) against what a CPU does."""
     lengths, generator = [5, 40, 1, 90], torch.Generator().manual_seed(0)
     total, (H, G) = sum(lengths), heads
     query, key, value = (torch.randn(1, n, total, 16, generator=generator) for n in (H, G, G))
     ours, _ = models.grouped_attention(torch.nn.Identity(), query, key, value, None, 0.3)
     torch.testing.assert_close(models.fused_attention(query, key, value, None, 0.3), ours, atol=1e-5, rtol=1e-5)
-    each = models.packed_attention(query, key, value, models.packing_of(lengths, torch.device("cpu")), 0.3)
-    blocks = models.blocks_of(lengths, torch.device("cpu"))
-    flex = flex_attention(query, key, value, block_mask=blocks, scale=0.3, enable_gqa=H != G)
-    torch.testing.assert_close(flex.transpose(1, 2), each, atol=1e-5, rtol=1e-5)
+    packing = models.packing_of(lengths, torch.device("cpu"))
+    each = models.packed_attention(query, key, value, packing, 0.3)
+    monkeypatch.setattr(models, "has_flash", lambda *_: True)
+    monkeypatch.setattr(models, "flash_attention", by_the_formula)
+    at_once = models.packed_attention(query, key, value, packing, 0.3)
+    torch.testing.assert_close(at_once, each, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(each, ours, atol=1e-2)
+
+
+def test_fused_kernels_get_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None takes grouped heads together with a mask or with fp32, and PyTorch then writes every score out."""
+    grouped, attend = list[bool](), models.scaled_dot_product_attention
+
+    def noted(*given: Any, enable_gqa: bool, **more: Any) -> torch.Tensor:
+        grouped.append(enable_gqa)
+        return attend(*given, enable_gqa=enable_gqa, **more)
+
+    monkeypatch.setattr(models, "scaled_dot_product_attention", noted)
+    query, key, value = (torch.randn(2, n, 9, 16) for n in (4, 2, 2))
+    mask = models.causal_mask(9)
+    expected, _ = models.grouped_attention(torch.nn.Identity(), query, key, value, mask, 0.3)
+    for dtype, given, tolerance in (
+        (torch.float32, mask, 1e-5),
+        (torch.bfloat16, mask, 0.05),
+        (torch.bfloat16, None, 0.05),
+    ):
+        low = (x.to(dtype) for x in (query, key, value))
+        found = models.fused_attention(*low, given if given is None else given.to(dtype), 0.3)
+        torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=tolerance)
+    models.fused_attention(query, key, value, None, 0.3)
+    assert grouped == [False, False, True, False]
+
+
+def test_flash_attention_is_called_as_its_operator_is() -> None:
+    """On "meta", where only arguments and shapes are looked at: grouped heads, forward and backward, and a cache."""
+    query, key, value = (
+        torch.randn(20, n, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for n in (4, 2, 2)
+    )
+    edges = models.packing_of([5, 15], torch.device("meta")).edges
+    found = models.flash_attention(query, key, value, edges, edges, 15, 15, causal=True, scaling=0.3)
+    assert found.shape == query.shape
+    found.sum().backward()
+    assert all(x.grad is not None and x.grad.shape == x.shape for x in (query, key, value))
+    names = [a.name for a in torch.ops.aten._flash_attention_forward.default._schema.arguments]
+    assert names[:10] == [
+        *("query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"),
+        *("dropout_p", "is_causal", "return_debug_mask"),
+    ], "they are given by their place"
+    assert {"scale", "seqused_k"} <= {*names}
+
+
+def test_without_a_gpu_there_is_no_flash_attention() -> None:
+    query = torch.randn(1, 4, 9, 64, dtype=torch.bfloat16)
+    assert not models.has_flash(query, query, query)
+
+
+def test_why_a_model_cannot_be_packed_is_told(written: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(models, "packed_attention", broken)
+    with pytest.raises(UserError, match=r"cannot be packed: .* \(OutOfMemoryError: CUDA out of memory\)") as caught:
+        models.load_model(written["qwen2"], pack=True)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
 def test_a_model_that_drops_what_it_is_told_of_packing_is_refused(
