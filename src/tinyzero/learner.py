@@ -205,11 +205,12 @@ class TorchLearner:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        for name, weight in self._kept().items():
-            weight.copy_(state["model"][name])
-        if self.optimizer:
-            self._take_masters()
-            self.optimizer.load_state_dict(state["optimizer"])
+        with self._in_place():  # the optimizer's moments go where the weights are then
+            for name, weight in self._kept().items():
+                weight.copy_(state["model"][name])
+            if self.optimizer:
+                self._take_masters()
+                self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.bad_in_a_row = state["steps"], state["bad_in_a_row"]
 
     def _kept(self) -> dict[str, Tensor]:
