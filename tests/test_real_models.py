@@ -130,16 +130,12 @@ def test_fused_kernels_get_what_they_take(monkeypatch: pytest.MonkeyPatch) -> No
     query, key, value = (torch.randn(2, n, 9, 16) for n in (4, 2, 2))
     mask = models.causal_mask(9)
     expected, _ = models.grouped_attention(torch.nn.Identity(), query, key, value, mask, 0.3)
-    for dtype, given, tolerance in (
-        (torch.float32, mask, 1e-5),
-        (torch.bfloat16, mask, 0.05),
-        (torch.bfloat16, None, 0.05),
-    ):
-        low = (x.to(dtype) for x in (query, key, value))
-        found = models.fused_attention(*low, given if given is None else given.to(dtype), 0.3)
-        torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=tolerance)
-    models.fused_attention(query, key, value, None, 0.3)
-    assert grouped == [False, False, True, False]
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
+        low = [x.to(dtype) for x in (query, key, value)]
+        for given in (mask.to(dtype), None):
+            found = models.fused_attention(low[0], low[1], low[2], given, 0.3)
+            torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=tolerance)
+    assert grouped == [False, False, False, True]
 
 
 def test_flash_attention_is_called_as_its_operator_is() -> None:
@@ -375,6 +371,24 @@ class TestAdapters:
         assert apart
         assert all("lora_" in n or n.startswith("head.") for n in apart)
         assert torch.equal(reference.logits(padded()[0]), before), "the adapter is the policy's alone"
+
+    @pytest.mark.parametrize(
+        ("device", "dtype", "expected"),
+        [
+            ("cuda", torch.bfloat16, "high"),
+            ("cuda", torch.float32, "highest"),  # weights in fp32 are there to be computed in it
+            ("cpu", torch.bfloat16, "highest"),
+        ],
+    )
+    def test_a_gpu_computes_adapters_of_low_precision_weights_in_tf32(
+        self, device: str, dtype: torch.dtype, expected: str, written: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+        model = models.load_model(written["qwen2"], dtype)
+        monkeypatch.setattr(Backbone, "device", torch.device(device))
+        lora.add_adapter(model, self.options)
+        assert (asked or ["highest"]) == [expected]
 
     def test_a_name_that_no_layer_has(self, written: dict[str, str]) -> None:
         with pytest.raises(UserError, match=r"lora.targets \['nowhere'\]"):

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tinyzero.config import LoraSection
@@ -38,6 +39,9 @@ def add_adapter(model: Backbone, options: LoraSection) -> None:
         parameter.requires_grad_(".lora_" in name)
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if model.device.type == "cuda" and model.dtype != torch.float32:
+        # the adapters' products in TF32: several times as fast, and still finer than the activations around them
+        torch.set_float32_matmul_precision("high")
 
 
 def share_frozen(model: nn.Module, owner: nn.Module) -> None:
