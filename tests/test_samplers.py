@@ -154,8 +154,8 @@ def test_a_push_holds_one_weight_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     sampler.load_weights(((f"{i}.weight", torch.full((3,), i + 1.0)) for i in range(9)), 1)
     assert len(engine.held) == 9
     assert max(engine.alive) <= 2
+    monkeypatch.setattr(engine, "apply_model", lambda ask: [0])
     with pytest.raises(UserError, match="did not arrive"):
-        monkeypatch.setattr(engine, "apply_model", lambda ask: [0])
         sampler.load_weights([("0.weight", torch.ones(3))], 2)
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tinyzero import lora, models
 from tinyzero.config import LoraSection
 from tinyzero.models import Backbone
+from tinyzero.samplers import draw as draw_room
 from tinyzero.samplers import slots as slots_room
 from tinyzero.samplers.draw import invert, invert_large
 from tinyzero.samplers.slots import Slots, fault_of, flash_attention, masked_attention, supports
@@ -101,12 +102,15 @@ def test_slots_serve_again_while_they_fit() -> None:
     reference.load_weights((), 1)
     same(sampler.generate(PROMPTS, PARAMS), reference.generate(PROMPTS, PARAMS))
     assert sampler._slots is first, "new values in the same place need no new slots"
-    sampler.generate(PROMPTS, replace(PARAMS, max_tokens=100))
+    sampler.generate(PROMPTS[:2], replace(PARAMS, max_tokens=100, n=2))
+    assert sampler._slots is not None
     assert sampler._slots is not first
+    assert (sampler._slots.count, sampler._slots.length) == (36, 128), "what either needs, and no more"
     again = sampler._slots
     model.lm.model.norm.weight = torch.nn.Parameter(2 * model.lm.model.norm.weight.detach())
     same(sampler.generate(PROMPTS, PARAMS), reference.generate(PROMPTS, PARAMS))
     assert sampler._slots is not again, "a graph would read the old place"
+    assert (sampler._slots.count, sampler._slots.length) == (36, 128)
 
 
 def cut(c: Completion, length: int) -> dict[str, object]:
@@ -252,15 +256,10 @@ def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(monkeypatch: 
 
 
 def test_what_flies_lands() -> None:
-    rows, at, token, logprob = (
-        torch.tensor([3, -1]),
-        torch.tensor([5, 0]),
-        torch.tensor([7, 8]),
-        torch.tensor([-1.0, 0]),
-    )
-    flight = _take_off(rows, at, token, logprob)
+    drawn = (torch.tensor([3, -1]), torch.tensor([5, 0]), torch.tensor([7, 8]), torch.tensor([-1.0, 0.0]))
+    flight = _take_off(*drawn)
     assert flight.arrived is None, "nothing to wait for on a CPU"
-    for landed, sent in zip(flight.land(), (rows, at, token, logprob), strict=True):
+    for landed, sent in zip(flight.land(), drawn, strict=True):
         assert torch.equal(landed, sent)
 
 
@@ -287,6 +286,11 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
     for in_slots in (True, False):
         with pytest.raises(NonFiniteError):
             sampler_of(model, in_slots).generate(PROMPTS, PARAMS)
+
+
+def test_a_vocabulary_of_whole_chunks_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(draw_room.F, "pad")
+    assert invert_large(torch.zeros(1, 256).log_softmax(-1), torch.tensor([0.5], dtype=torch.double)).item() == 128
 
 
 @pytest.mark.parametrize("size", [128, 151_936, 20_000, 50_257])
