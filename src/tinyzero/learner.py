@@ -177,7 +177,7 @@ class TorchLearner:
         """Low-precision or distant weights become the rounded masters; elsewhere the two are one."""
         for parameter, master in zip(self.trained, self.masters, strict=True):
             if master is not parameter:
-                parameter.copy_(master)
+                parameter.copy_(master.to(parameter.dtype))  # rounded first: fewer bytes to a distant one
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Weights under their Hugging Face names, adapters merged."""
@@ -230,7 +230,7 @@ def master_of(parameter: nn.Parameter, offload: bool) -> Tensor:
 
     def hand_over(p: Tensor) -> None:
         assert p.grad is not None
-        gradient = p.grad.to(device, torch.float32)
+        gradient = p.grad.to(device).to(torch.float32)  # in this order fewer bytes go to a distant master
         master.grad = gradient if master.grad is None else master.grad.add_(gradient)
         p.grad = None
 
