@@ -296,6 +296,20 @@ def test_a_saved_learner_goes_on_bit_for_bit(build: Callable[..., TorchLearner])
         assert torch.equal(x, y)
 
 
+def test_a_parked_learner_takes_its_moments_to_where_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW puts them beside the weights of that moment, and a parked model's are in CPU memory."""
+    learner, stays = policy(park=True), list[str]()
+    learner.update(collate(rollouts(), 1.0, 16), scaled(1e-3))
+    state = learner.state_dict()
+    learner.device = "the GPU"  # type: ignore[assignment]
+    assert learner.optimizer is not None
+    load = learner.optimizer.load_state_dict
+    monkeypatch.setattr(learner.model, "to", stays.append)
+    monkeypatch.setattr(learner.optimizer, "load_state_dict", lambda given: (stays.append("moments"), load(given)))
+    learner.load_state_dict(state)
+    assert stays == ["the GPU", "moments", "cpu"]
+
+
 def test_a_frozen_model_scores_and_nothing_else() -> None:
     learner = policy(None)
     batch = collate(rollouts(), 1.0, 16)

@@ -10,10 +10,9 @@ import pytest
 import torch
 from folders import FAMILIES
 from test_learner import NO_CLIP, rollouts
-from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoModelForCausalLM
 
-from tinyzero import config, lora, models, train
+from tinyzero import config, lora, models, run, train
 from tinyzero.algorithms._options import PolicyOptions
 from tinyzero.algorithms._policy import policy_loss
 from tinyzero.batching import Batch, collate
@@ -74,20 +73,102 @@ def test_a_packed_token_sees_its_own_sequence_only(written: dict[str, str]) -> N
     assert not torch.allclose(before[0], after[0])
 
 
-@pytest.mark.filterwarnings("ignore:.*flex_attention.*")
+def by_the_formula(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_edges: torch.Tensor,
+    key_edges: torch.Tensor,
+    longest_query: int,
+    longest_key: int,
+    causal: bool = False,
+    scaling: float | None = None,
+    used: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What flash attention computes, head by head."""
+    out = torch.empty_like(query)
+    for i in range(len(query_edges) - 1):
+        rows = slice(int(query_edges[i]), int(query_edges[i + 1]))
+        start, end = int(key_edges[i]), int(key_edges[i + 1])
+        end = end if used is None else start + int(used[i])
+        assert rows.stop - rows.start <= longest_query
+        assert end - start <= longest_key
+        for h in range(query.shape[1]):
+            g = h * key.shape[1] // query.shape[1]
+            scores = query[rows, h] @ key[start:end, g].T * (scaling or query.shape[-1] ** -0.5)
+            ahead = torch.ones_like(scores, dtype=torch.bool).triu(1)
+            out[rows, h] = scores.masked_fill(ahead & causal, -torch.inf).softmax(-1) @ value[start:end, g]
+    return out
+
+
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
-def test_the_ways_to_attend_agree(heads: tuple[int, int]) -> None:
-    """What a GPU uses (fused kernels, flex attention's blocks) against what a CPU does."""
+def test_the_ways_to_attend_agree(heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU uses (fused kernels, sequences end to end) against what a CPU does."""
     lengths, generator = [5, 40, 1, 90], torch.Generator().manual_seed(0)
     total, (H, G) = sum(lengths), heads
     query, key, value = (torch.randn(1, n, total, 16, generator=generator) for n in (H, G, G))
     ours, _ = models.grouped_attention(torch.nn.Identity(), query, key, value, None, 0.3)
     torch.testing.assert_close(models.fused_attention(query, key, value, None, 0.3), ours, atol=1e-5, rtol=1e-5)
-    each = models.packed_attention(query, key, value, models.packing_of(lengths, torch.device("cpu")), 0.3)
-    blocks = models.blocks_of(lengths, torch.device("cpu"))
-    flex = flex_attention(query, key, value, block_mask=blocks, scale=0.3, enable_gqa=H != G)
-    torch.testing.assert_close(flex.transpose(1, 2), each, atol=1e-5, rtol=1e-5)
+    packing = models.packing_of(lengths, torch.device("cpu"))
+    each = models.packed_attention(query, key, value, packing, 0.3)
+    monkeypatch.setattr(models, "has_flash", lambda *_: True)
+    monkeypatch.setattr(models, "flash_attention", by_the_formula)
+    at_once = models.packed_attention(query, key, value, packing, 0.3)
+    torch.testing.assert_close(at_once, each, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(each, ours, atol=1e-2)
+
+
+def test_fused_kernels_get_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None takes grouped heads together with a mask or with fp32, and PyTorch then writes every score out."""
+    grouped, attend = list[bool](), models.scaled_dot_product_attention
+
+    def noted(*given: Any, enable_gqa: bool, **more: Any) -> torch.Tensor:
+        grouped.append(enable_gqa)
+        return attend(*given, enable_gqa=enable_gqa, **more)
+
+    monkeypatch.setattr(models, "scaled_dot_product_attention", noted)
+    query, key, value = (torch.randn(2, n, 9, 16) for n in (4, 2, 2))
+    mask = models.causal_mask(9)
+    expected, _ = models.grouped_attention(torch.nn.Identity(), query, key, value, mask, 0.3)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
+        low = [x.to(dtype) for x in (query, key, value)]
+        for given in (mask.to(dtype), None):
+            found = models.fused_attention(low[0], low[1], low[2], given, 0.3)
+            torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=tolerance)
+    assert grouped == [False, False, False, True]
+
+
+def test_flash_attention_is_called_as_its_operator_is() -> None:
+    """On "meta", where only arguments and shapes are looked at: grouped heads, forward and backward, and a cache."""
+    query, key, value = (
+        torch.randn(20, n, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for n in (4, 2, 2)
+    )
+    edges = models.packing_of([5, 15], torch.device("meta")).edges
+    found = models.flash_attention(query, key, value, edges, edges, 15, 15, causal=True, scaling=0.3)
+    assert found.shape == query.shape
+    found.sum().backward()
+    assert all(x.grad is not None and x.grad.shape == x.shape for x in (query, key, value))
+    names = [a.name for a in torch.ops.aten._flash_attention_forward.default._schema.arguments]
+    assert names[:10] == [
+        *("query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"),
+        *("dropout_p", "is_causal", "return_debug_mask"),
+    ], "they are given by their place"
+    assert {"scale", "seqused_k"} <= {*names}
+
+
+def test_without_a_gpu_there_is_no_flash_attention() -> None:
+    query = torch.randn(1, 4, 9, 64, dtype=torch.bfloat16)
+    assert not models.has_flash(query, query, query)
+
+
+def test_why_a_model_cannot_be_packed_is_told(written: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(models, "packed_attention", broken)
+    with pytest.raises(UserError, match=r"cannot be packed: .* \(OutOfMemoryError: CUDA out of memory\)") as caught:
+        models.load_model(written["qwen2"], pack=True)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
 def test_a_model_that_drops_what_it_is_told_of_packing_is_refused(
@@ -241,9 +322,46 @@ class TestAdapters:
         expected = logprobs.gather(-1, tokens[0, 3:, None]).squeeze(-1)
         torch.testing.assert_close(torch.tensor(completion.sampled_logprobs), expected, atol=2e-5, rtol=1e-5)
 
-    def test_frozen_weights_are_held_once(self, written: dict[str, str]) -> None:
-        policy, critic = self.adapted(written["llama"]), models.ValueModel(self.adapted(written["llama"]))
-        reference = models.load_model(written["llama"]).requires_grad_(False)
+    def test_merged_weights_may_lie_in_one_place(
+        self, written: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They are made one after the other, and the next is put where the last one was."""
+        model, place, merged_weight = self.adapted(written["qwen2"]), torch.empty(64 * 64), models.merged_weight
+        expected = {name: w.detach().to(torch.bfloat16) for name, w in models.named_weights(model)}
+
+        def in_place(layer: Any) -> torch.Tensor:
+            made = merged_weight(layer).detach()
+            return place[: made.numel()].view_as(made).copy_(made)
+
+        monkeypatch.setattr(models, "merged_weight", in_place)
+        models.save_model(model, folders.bpe(), tmp_path, torch.bfloat16)
+        saved = models.load_model(str(tmp_path), torch.bfloat16).lm.state_dict()
+        assert saved.keys() == expected.keys()
+        assert all(torch.equal(saved[name], weight) for name, weight in expected.items())
+
+    @pytest.mark.parametrize("role", ["critic", "reference"])
+    def test_what_is_shared_is_never_on_the_gpu_twice(
+        self, role: str, written: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With "meta" in the GPU's place: it is loaded on the CPU, and what moves is what is not shared."""
+        owner, asked, load_model = self.adapted(written["qwen2"]).to("meta"), list[str](), models.load_model
+
+        def noted(name: str, dtype: torch.dtype, device: str, *more: Any) -> Backbone:
+            asked.append(device)
+            return load_model(name, dtype, device, *more)
+
+        monkeypatch.setattr(models, "load_model", noted)
+        monkeypatch.setattr(models, "pick_device", lambda name: "meta")
+        made = run.load(config.resolve({}, {"model.name": written["qwen2"], "lora.rank": 4}), role, owner)
+        assert asked == ["cpu"]
+        assert {p.device.type for p in made.parameters()} == {"meta"}
+        owned = {id(p) for p in owner.parameters()}
+        assert all(id(p) in owned for n, p in made.named_parameters(remove_duplicate=False) if ".lora_" not in n)
+
+    @pytest.mark.parametrize("family", ["llama", "qwen2"])  # the second has a tied head
+    def test_frozen_weights_are_held_once(self, family: str, written: dict[str, str]) -> None:
+        policy, critic = self.adapted(written[family]), models.ValueModel(self.adapted(written[family]))
+        reference = models.load_model(written[family]).requires_grad_(False)
         before = reference.logits(padded()[0])
         lora.share_frozen(reference, policy)
         lora.share_frozen(critic.backbone, policy)
@@ -253,6 +371,24 @@ class TestAdapters:
         assert apart
         assert all("lora_" in n or n.startswith("head.") for n in apart)
         assert torch.equal(reference.logits(padded()[0]), before), "the adapter is the policy's alone"
+
+    @pytest.mark.parametrize(
+        ("device", "dtype", "expected"),
+        [
+            ("cuda", torch.bfloat16, "high"),
+            ("cuda", torch.float32, "highest"),  # weights in fp32 are there to be computed in it
+            ("cpu", torch.bfloat16, "highest"),
+        ],
+    )
+    def test_a_gpu_computes_adapters_of_low_precision_weights_in_tf32(
+        self, device: str, dtype: torch.dtype, expected: str, written: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+        model = models.load_model(written["qwen2"], dtype)
+        monkeypatch.setattr(Backbone, "device", torch.device(device))
+        lora.add_adapter(model, self.options)
+        assert (asked or ["highest"]) == [expected]
 
     def test_a_name_that_no_layer_has(self, written: dict[str, str]) -> None:
         with pytest.raises(UserError, match=r"lora.targets \['nowhere'\]"):

@@ -2,6 +2,8 @@
 
 import sys
 import tomllib
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,41 +19,35 @@ from tinyzero.algorithms._options import PolicyOptions
 from tinyzero.algorithms._policy import policy_loss
 from tinyzero.batching import Batch
 from tinyzero.run import make_sampler, settle
+from tinyzero.samplers import vllm_sampler
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.samplers.vllm_sampler import VllmSampler, fingerprint, stale_layers
 from tinyzero.tasks.countdown import CountdownOptions
 from tinyzero.types import UserError
 
 
-def model_on(device: str, parameters: int) -> Any:
+def model_on(device: str, kind: str) -> Any:
     """Looks like a backbone, as far as choosing a sampler goes."""
-    return SimpleNamespace(
-        device=torch.device(device), parameters=lambda: [torch.empty(parameters, device="meta"), torch.empty(0)]
-    )
+    config = SimpleNamespace(model_type=kind, rope_parameters={"rope_type": "default"})
+    return SimpleNamespace(device=torch.device(device), config=config)
 
 
 @pytest.mark.parametrize(
-    ("name", "device", "parameters", "installed", "expected", "why"),
+    ("name", "device", "kind", "installed", "expected", "why"),
     [
-        ("auto", "cpu", 3_000_000_000, True, "torch", "the model is on the CPU"),
-        ("auto", "cuda", 25_200_000, True, "torch", "25.2 million parameters are few"),
-        ("auto", "cuda", 494_000_000, False, "torch", "vLLM is not installed"),
-        ("auto", "cuda", 494_000_000, True, "vllm", "the model is on a GPU"),
-        ("torch", "cuda", 494_000_000, True, "torch", "as asked for"),
-        ("vllm", "cpu", 1_000, False, "vllm", "as asked for"),
+        ("auto", "cpu", "gemma3_text", True, "torch", "the model is on the CPU"),
+        ("auto", "cuda", "qwen2", True, "torch", "it decodes this model in slots"),
+        ("auto", "cuda", "gemma3_text", False, "torch", "vLLM is not installed"),
+        ("auto", "cuda", "gemma3_text", True, "vllm", "no slots for this gemma3_text model"),
+        ("torch", "cuda", "gemma3_text", True, "torch", "as asked for"),
+        ("vllm", "cpu", "qwen2", False, "vllm", "as asked for"),
     ],
 )
 def test_auto_says_why(
-    name: str,
-    device: str,
-    parameters: int,
-    installed: bool,
-    expected: str,
-    why: str,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, device: str, kind: str, installed: bool, expected: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samplers, "find_spec", lambda name: object() if installed else None)
-    found, said = samplers.choose(name, model_on(device, parameters))
+    found, said = samplers.choose(name, model_on(device, kind))
     assert found == expected
     assert why in said
 
@@ -135,6 +131,51 @@ def test_without_vllm_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match=r"pip install tinyzero\[vllm\], or --sampler.name torch"):
         VllmSampler("tiny", tiny.model(layers=1), str, frozenset())
+
+
+class Engine:
+    """Looks like vLLM's, holds weights like it and looks at one at a time."""
+
+    def __init__(self, **given: Any) -> None:
+        self.given, self.held, self.alive = given, dict[str, torch.Tensor](), list[int]()
+
+    def collective_rpc(self, _: str, kwargs: dict[str, Any]) -> None:
+        pushed: list[weakref.ref[torch.Tensor]] = []
+        for name, weight in kwargs["weights_iterator"]:
+            self.held[name] = weight.clone()
+            pushed.append(weakref.ref(weight))
+            self.alive.append(sum(found() is not None for found in pushed))
+
+    def reset_prefix_cache(self) -> None:
+        pass
+
+    def apply_model(self, ask: Callable[[Any], Any]) -> list[Any]:
+        holder = SimpleNamespace(parameters=lambda: iter(self.held.values()), named_modules=list)
+        return [ask(holder)]
+
+
+def pushed_to(monkeypatch: pytest.MonkeyPatch) -> tuple[VllmSampler, Engine]:
+    monkeypatch.setattr(vllm_sampler, "_import_vllm", lambda on_cpu: SimpleNamespace(LLM=Engine))
+    sampler = VllmSampler("tiny", tiny.model(layers=1), str, frozenset(), cache_bytes=2**20)
+    return sampler, sampler.engine
+
+
+def test_vllm_starts_beside_a_learner_that_has_most_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses to where the share that it asks for is not free, even when it is told its cache's size."""
+    _, engine = pushed_to(monkeypatch)
+    assert engine.given["kv_cache_memory_bytes"] == 2**20
+    assert engine.given["gpu_memory_utilization"] <= 0.01
+
+
+def test_a_push_holds_one_weight_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merged weights are made for the push: all at once they would be a second model."""
+    sampler, engine = pushed_to(monkeypatch)
+    sampler.load_weights(((f"{i}.weight", torch.full((3,), i + 1.0)) for i in range(9)), 1)
+    assert len(engine.held) == 9
+    assert max(engine.alive) <= 2
+    monkeypatch.setattr(engine, "apply_model", lambda ask: [0])
+    with pytest.raises(UserError, match="did not arrive"):
+        sampler.load_weights([("0.weight", torch.ones(3))], 2)
 
 
 def test_cache_bytes_by_hand() -> None:

@@ -1,21 +1,26 @@
 """Decoding in slots against decoding in lock-step and against the learner: everything but the capture of graphs."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny
 import torch
+from test_real_models import by_the_formula
 from torch.nn import functional as F
 
-from tinyzero import lora
+from tinyzero import lora, models
 from tinyzero.config import LoraSection
 from tinyzero.models import Backbone
+from tinyzero.samplers import draw as draw_room
 from tinyzero.samplers import slots as slots_room
 from tinyzero.samplers.draw import invert, invert_large
-from tinyzero.samplers.slots import Slots, masked_attention, supports
-from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.samplers.slots import Slots, fault_of, flash_attention, masked_attention, supports
+from tinyzero.samplers.torch_sampler import TorchSampler, _take_off
 from tinyzero.types import Completion, NonFiniteError, SamplingParams
 
 PROMPTS = [[5, 6, 7], [9] * 11, [30, 31, 32, 33, 34, 35], [8], [40] * 5, [41, 42]]
@@ -97,12 +102,15 @@ def test_slots_serve_again_while_they_fit() -> None:
     reference.load_weights((), 1)
     same(sampler.generate(PROMPTS, PARAMS), reference.generate(PROMPTS, PARAMS))
     assert sampler._slots is first, "new values in the same place need no new slots"
-    sampler.generate(PROMPTS, replace(PARAMS, max_tokens=100))
+    sampler.generate(PROMPTS[:2], replace(PARAMS, max_tokens=100, n=2))
+    assert sampler._slots is not None
     assert sampler._slots is not first
+    assert (sampler._slots.count, sampler._slots.length) == (36, 128), "what either needs, and no more"
     again = sampler._slots
     model.lm.model.norm.weight = torch.nn.Parameter(2 * model.lm.model.norm.weight.detach())
     same(sampler.generate(PROMPTS, PARAMS), reference.generate(PROMPTS, PARAMS))
     assert sampler._slots is not again, "a graph would read the old place"
+    assert (sampler._slots.count, sampler._slots.length) == (36, 128)
 
 
 def cut(c: Completion, length: int) -> dict[str, object]:
@@ -205,6 +213,56 @@ def test_masked_attention_by_the_formula() -> None:
             torch.testing.assert_close(found[i, h], weights @ values[i, :n, h // 2], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("attention", [masked_attention, flash_attention])
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_a_step_reads_nothing_back_and_makes_nothing_on_the_host(shape: str, attention: Any) -> None:
+    """Either would stop a graph's capture; on "meta" either is an error."""
+    slots = Slots(tiny.model(shape).to(torch.bfloat16).to("meta"), 6, 40)
+    slots.attention = attention
+    with torch.inference_mode():
+        into = torch.tensor([4, 1, 0])
+        logits = slots.enter(into, PROMPTS[:2], torch.tensor([1, 0, 1]), torch.tensor([7, 8, 9]))
+        assert logits.shape == (3, len(tiny.tokenizer()))
+        for params in (PARAMS, replace(PARAMS, temperature=0.0), replace(PARAMS, temperature=0.7, top_k=5, top_p=0.9)):
+            token, logprob = slots.draw(into.to("meta"), logits, params)
+            assert token.shape == logprob.shape == (3,)
+            token, logprob = slots.step(3, params)
+            assert (token.shape, token.dtype, logprob.shape) == ((3,), torch.long, (3,))
+            assert token.device.type == logprob.device.type == "meta"
+        slots.gather(torch.tensor([1, 4]))
+
+
+def test_flash_attention_reads_what_is_used_of_each_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its call, computed by the formula, against the whole slots read and masked."""
+    monkeypatch.setattr(models, "flash_attention", by_the_formula)
+    slots = Slots(tiny.model("llama"), 3, 64)
+    assert fault_of(flash_attention, slots) == ""
+
+
+def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = Slots(tiny.model("llama"), 3, 64)
+    assert slots.attention is masked_attention, "a CPU"
+    assert fault_of(masked_attention, slots) == ""
+    assert "_flash_attention_forward" in fault_of(flash_attention, slots), "a CPU lacks it"
+    monkeypatch.setattr(models, "flash_attention", lambda query, *_, **__: query)
+    assert fault_of(flash_attention, slots) == "its numbers are wrong"
+    on_gpu: Any = SimpleNamespace(keys=SimpleNamespace(is_cuda=True, dtype=torch.bfloat16))
+    for fault, expected in (("", flash_attention), ("it is missing", masked_attention)):
+        monkeypatch.setattr(slots_room, "fault_of", lambda *_, fault=fault: fault)
+        with pytest.warns(match="it is missing") if fault else nullcontext():
+            assert slots_room.fastest_attention(on_gpu) is expected
+    on_gpu.keys.dtype = torch.float32
+    assert slots_room.fastest_attention(on_gpu) is masked_attention, "there is none in fp32"
+
+
+def test_what_flies_lands() -> None:
+    drawn = (torch.tensor([3, -1]), torch.tensor([5, 0]), torch.tensor([7, 8]), torch.tensor([-1.0, 0.0]))
+    flight = _take_off(*drawn)
+    assert flight.arrived is None, "nothing to wait for on a CPU"
+    for landed, sent in zip(flight.land(), drawn, strict=True):
+        assert torch.equal(landed, sent)
+
+
 def test_models_with_another_step_are_left_to_lock_step() -> None:
     for change in (
         {"model_type": "gemma3"},
@@ -215,6 +273,8 @@ def test_models_with_another_step_are_left_to_lock_step() -> None:
         for name, value in change.items():
             setattr(model.config, name, value)
         assert not supports(model)
+    model.lm.config = SimpleNamespace(model_type="gpt2")  # which has no rotary positions at all
+    assert not supports(model)
     assert not sampler_of(tiny.model(layers=1), in_slots=False).in_slots
     assert not TorchSampler(tiny.model(layers=1), str, ENDS).in_slots, "a CPU keeps its step"
 
@@ -226,6 +286,11 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
     for in_slots in (True, False):
         with pytest.raises(NonFiniteError):
             sampler_of(model, in_slots).generate(PROMPTS, PARAMS)
+
+
+def test_a_vocabulary_of_whole_chunks_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(draw_room.F, "pad")
+    assert invert_large(torch.zeros(1, 256).log_softmax(-1), torch.tensor([0.5], dtype=torch.double)).item() == 128
 
 
 @pytest.mark.parametrize("size", [128, 151_936, 20_000, 50_257])

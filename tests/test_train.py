@@ -530,3 +530,10 @@ def test_no_right_to_write(
     (tmp_path / "file").write_text("")
     assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path / "file" / "run")]) == 2
     assert "cannot write" in error_line(capsys)
+
+
+def test_a_gpus_peak_is_recorded_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
+    assert train.peaks(torch.device("cpu")).keys() == {"memory/peak"}
+    assert train.peaks(torch.device("cuda"))["memory/gpu_peak"] == 7
+    assert "on the GPU" in (metrics.define("memory/gpu_peak") or "")

@@ -86,7 +86,9 @@ class RolloutSection(Section):
 
 class SamplerSection(Section):
     name: Literal["auto", "torch", "vllm"] = Field(
-        "auto", description="torch (the learner's own weights), vllm (a copy in vLLM), or auto, which says why"
+        "auto",
+        description="torch (the learner's own weights), vllm (a copy in vLLM), or auto: torch, but for a model "
+        "on a GPU that it has no slots for",
     )
     cache_gb: float = Field(
         0.0, ge=0, description="vLLM's key-value cache; 0 for what rollout.rows completions of full length take"

@@ -180,7 +180,7 @@ class TorchLearner:
         """Low-precision or distant weights become the rounded masters; elsewhere the two are one."""
         for parameter, master in zip(self.trained, self.masters, strict=True):
             if master is not parameter:
-                parameter.copy_(master)
+                parameter.copy_(master.to(parameter.dtype))  # rounded first: fewer bytes to a distant one
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Weights under their Hugging Face names, adapters merged."""
@@ -209,11 +209,12 @@ class TorchLearner:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        for name, weight in self._kept().items():
-            weight.copy_(state["model"][name])
-        if self.optimizer:
-            self._take_masters()
-            self.optimizer.load_state_dict(state["optimizer"])
+        with self._in_place():  # the optimizer's moments go where the weights are then
+            for name, weight in self._kept().items():
+                weight.copy_(state["model"][name])
+            if self.optimizer:
+                self._take_masters()
+                self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.bad_in_a_row = state["steps"], state["bad_in_a_row"]
         self.batches = state.get("batches", self.steps)  # checkpoints of before have only these
 
@@ -234,7 +235,7 @@ def master_of(parameter: nn.Parameter, offload: bool) -> Tensor:
 
     def hand_over(p: Tensor) -> None:
         assert p.grad is not None
-        gradient = p.grad.to(device, torch.float32)
+        gradient = p.grad.to(device).to(torch.float32)  # in this order fewer bytes go to a distant master
         master.grad = gradient if master.grad is None else master.grad.add_(gradient)
         p.grad = None
 

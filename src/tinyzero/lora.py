@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tinyzero.config import LoraSection
@@ -38,13 +39,17 @@ def add_adapter(model: Backbone, options: LoraSection) -> None:
         parameter.requires_grad_(".lora_" in name)
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if model.device.type == "cuda" and model.dtype != torch.float32:
+        # the adapters' products in TF32: several times as fast, and still finer than the activations around them
+        torch.set_float32_matmul_precision("high")
 
 
 def share_frozen(model: nn.Module, owner: nn.Module) -> None:
     """Let the frozen weights of `model` be those of `owner`, so that they are held once."""
-    owned = {_plain(name): p for name, p in owner.named_parameters() if not p.requires_grad}
+    # a tied head is named too, or it would keep the embedding that it was loaded with
+    owned = {_plain(name): p for name, p in owner.named_parameters(remove_duplicate=False) if not p.requires_grad}
     modules = dict(model.named_modules())
-    for name, parameter in list(model.named_parameters()):
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if not parameter.requires_grad and (shared := owned.get(_plain(name))) is not None:
             module, _, leaf = name.rpartition(".")
             modules[module]._parameters[leaf] = shared

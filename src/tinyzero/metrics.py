@@ -71,6 +71,8 @@ GLOSSARY: dict[str, str] = {
     "a weight and token read, 6 learned from. What is computed a second time to save memory is not counted.",
     "time/*": "Seconds of wall time spent in the named part.",
     "memory/*": "Memory held by the named part at its peak, in bytes.",
+    "memory/gpu_peak": "The most memory, in bytes, that PyTorch had allocated on the GPU since the process began; "
+    "vLLM's is not in it.",
     # How it thought (docs/behaviours.md defines every word; a line is one of the compact grammar)
     "behaviour/attempts": "Mean full attempts a completion: results that use exactly the given numbers.",
     "behaviour/distinct_attempts": "Mean attempts a completion that differ by more than the order of terms or factors.",

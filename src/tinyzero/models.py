@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
@@ -75,8 +76,13 @@ def grouped_attention(
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
     """The same by PyTorch's fused kernels, which are the fastest on CUDA; without a mask it is causal."""
-    grouped, causal = query.shape[1] != key.shape[1], mask is None and query.shape[2] > 1
-    found = scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scaling, enable_gqa=grouped)
+    groups, causal = query.shape[1] // key.shape[1], mask is None and query.shape[2] > 1
+    if groups > 1 and (mask is not None or query.dtype == torch.float32):
+        # flash attention takes neither a mask nor fp32, and the memory-efficient kernel no grouped heads
+        key, value, groups = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 1
+    found = scaled_dot_product_attention(
+        query, key, value, mask, is_causal=causal, scale=scaling, enable_gqa=groups > 1
+    )
     return found.transpose(1, 2)
 
 
@@ -84,42 +90,68 @@ class Packing(NamedTuple):
     """Sequences end to end in one row, none of which sees another."""
 
     lengths: list[int]
-    blocks: BlockMask | None
-    """On CUDA: which of the row's blocks see which, for flex attention."""
+    edges: Tensor
+    """(N + 1,) int32: where each begins, and the end."""
 
 
 def packing_of(lengths: list[int], device: torch.device) -> Packing:
     """For sequences of these lengths."""
-    return Packing(lengths, blocks_of(lengths, device) if device.type == "cuda" else None)
-
-
-def blocks_of(lengths: list[int], device: torch.device) -> BlockMask:
-    """Causal within each sequence and nothing across."""
-    document = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(lengths, device=device))
-
-    def seen(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (document[q] == document[k]) & (q >= k)
-
-    return create_block_mask(seen, None, None, len(document), len(document), device=device)
+    return Packing(lengths, torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device))
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
     """Causal attention within each sequence: (1, H, L, D), (1, G, L, D) twice -> (1, L, H, D).
 
-    On a CPU each sequence by itself, so nothing is computed that is masked; on CUDA flex attention's blocks.
+    All at once where flash attention takes them; else each sequence by itself, so nothing is computed that is masked.
     """
-    if packing.blocks is not None:
-        grouped = query.shape[1] != key.shape[1]
-        flex: Any = compiled_flex() if query.is_cuda else flex_attention
-        return flex(query, key, value, block_mask=packing.blocks, scale=scaling, enable_gqa=grouped).transpose(1, 2)
+    if has_flash(query, key, value):
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        edges, longest = packing.edges, max(packing.lengths)
+        return flash_attention(q, k, v, edges, edges, longest, longest, causal=True, scaling=scaling)[None]
     runs = zip(*(x.split(packing.lengths, dim=2) for x in (query, key, value)), strict=True)
     found = [grouped_attention(nn.Identity(), q, k, v, None, scaling)[0] for q, k, v in runs]
     return torch.cat(found, dim=1)
 
 
-@cache
-def compiled_flex() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=True)
+def has_flash(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether flash attention takes (B, H, L, D), (B, G, L, D) twice: bf16 or fp16, on a GPU that has it."""
+    asked = SDPAParams(query, key, value, None, 0.0, True, query.shape[1] != key.shape[1])
+    return query.is_cuda and query.shape[-1] % 8 == 0 and can_use_flash_attention(asked)
+
+
+def flash_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_edges: Tensor,
+    key_edges: Tensor,
+    longest_query: int,
+    longest_key: int,
+    causal: bool = False,
+    scaling: float | None = None,
+    used: Tensor | None = None,
+) -> Tensor:
+    """PyTorch's flash attention of sequences end to end: (N, H, D), (M, G, D) twice -> (N, H, D).
+
+    Sequence i has the queries from `query_edges[i]` to the next, its keys likewise, of which the first `used[i]` count;
+    all three are int32. This is the operator below `varlen_attn`, which in torch 2.11 takes neither grouped heads nor
+    `used`; every argument here is in the operator of 2.11 and of 2.13. It has a backward, but with `used`.
+    """
+    found: Tensor = torch.ops.aten._flash_attention_forward(
+        query,
+        key,
+        value,
+        query_edges,
+        key_edges,
+        longest_query,
+        longest_key,
+        0.0,  # dropout
+        causal,
+        False,  # no mask of the dropout
+        scale=scaling,
+        seqused_k=used,
+    )[0]
+    return found
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rows: slice, seen: int) -> Tensor:
@@ -327,8 +359,8 @@ def load_model(
     model = Backbone(lm.eval().to(device), pack)
     if not _runs_right(model):
         raise UserError(f"cannot run {name!r}: models of type {lm.config.model_type} are not supported")
-    if pack and not _packs_right(model):
-        raise UserError(f"models of type {lm.config.model_type} cannot be packed: set update.pack to false")
+    if pack:
+        _check_packing(model)
     if recompute:
         recompute_layers(model)
     return model
@@ -349,15 +381,17 @@ def _runs_right(model: Backbone) -> bool:
 
 
 @torch.no_grad()
-def _packs_right(model: Backbone) -> bool:
-    """Whether sequences end to end do not see each other: a model that drops what it is told of them would let them."""
+def _check_packing(model: Backbone) -> None:
+    """Raises UserError where sequences end to end see each other, as in a model that drops what it is told of them."""
+    refusal = f"models of type {model.config.model_type} cannot be packed: set update.pack to false"
     tokens = torch.arange(8, device=model.device).view(2, 4) % model.config.vocab_size
     try:
         packed = model.hidden(tokens, torch.tensor([4, 3]))
-    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError, UserError):
-        return False
+    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError, UserError) as error:
+        raise UserError(f"{refusal} ({type(error).__name__}: {_first_line(error)})") from error
     alone = model.hidden(tokens)[1, :3]
-    return bool((packed[1, :3] - alone).norm() < 0.05 * alone.norm())
+    if not (packed[1, :3] - alone).norm() < 0.05 * alone.norm():
+        raise UserError(refusal)
 
 
 def recompute_layers(model: Backbone) -> None:
@@ -416,11 +450,14 @@ def save_model(
     model: Backbone, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None = None
 ) -> None:
     """Write a folder that transformers and vLLM load as it is; `dtype` stores another precision."""
-    cast: dict[Any, Tensor] = {}  # tied weights stay one tensor, which is stored once
-    state = {
-        name: cast.setdefault((t.data_ptr(), t.shape), t.to(dtype or t.dtype).contiguous())
-        for name, t in named_weights(model)
-    }
+    places = {p.data_ptr() for p in model.lm.parameters()}
+    saved: dict[int | str, Tensor] = {}  # tied weights stay one tensor, which is stored once
+    state = {}
+    for name, weight in named_weights(model):  # one at a time: merged ones, all on a GPU, would be a second model
+        place = weight.data_ptr() if weight.data_ptr() in places else name  # the next merged one may lie in the same
+        if place not in saved:
+            saved[place] = weight.to("cpu", dtype or weight.dtype).contiguous()
+        state[name] = saved[place]
     model.lm.save_pretrained(folder, state_dict=state)
     if dtype is not None:
         config = json.loads((folder / "config.json").read_text())

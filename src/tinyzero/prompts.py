@@ -2,7 +2,7 @@
 
 `compact`  the tiny bundled bases: as few tokens as can be
 `chat`     the same in chat messages, for a tiny base that was taught to answer (`tinyzero pretrain --chat true`)
-`base`     the R1-Zero text of TinyZero, for base models
+`base`     the R1-Zero text of TinyZero's Countdown, for base models
 `instruct` chat messages, for the tokenizer's own chat template; the answer is opened at <think>
 """
 
@@ -26,7 +26,8 @@ _OPENING = "Let me solve this step by step.\n<think>"
 
 
 def countdown(numbers: Sequence[int], target: int, template: str) -> Prompt:
-    """Countdown's question; under "base" and "instruct" it is TinyZero's text to the letter."""
+    """Countdown's question; under "base" and "instruct" it is TinyZero's text, without the space that it has before the
+    question in the latter."""
     if template in ("compact", "chat"):
         return _short(f"{target} from {' '.join(map(str, numbers))}", template)
     question = (
@@ -38,7 +39,8 @@ def countdown(numbers: Sequence[int], target: int, template: str) -> Prompt:
 
 
 def multiplication(a: int, b: int, template: str) -> Prompt:
-    """Multiplication's question."""
+    """Multiplication's question; under "base" and "instruct" it is put as Countdown's is, which is not TinyZero's text:
+    that one ends with "= Assistant: Ok let me think about it."."""
     if template in ("compact", "chat"):
         return _short(f"{a}*{b}", template)
     question = (

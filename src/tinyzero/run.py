@@ -144,10 +144,11 @@ def load(config: Config, role: str, owner: models.Backbone | None = None) -> mod
     """The model that plays a role, on its device; with adapters it shares the frozen weights of `owner`, if any."""
     if role not in ROLES:
         raise UserError(f"algorithm {config.algorithm.name} asks for a model {role!r}: known are {', '.join(ROLES)}")
-    m = config.model
-    model = models.load_model(
-        m.name, getattr(torch, m.dtype), models.pick_device(m.device), config.update.pack, m.checkpointing
-    )
+    m, device = config.model, models.pick_device(config.model.device)
+    shares = bool(config.lora.rank) and owner is not None
+    # what will be shared never takes a second place on the GPU
+    made_on = "cpu" if shares else device
+    model = models.load_model(m.name, getattr(torch, m.dtype), made_on, config.update.pack, m.checkpointing)
     if config.lora.rank:
         if role == "reference":
             model.requires_grad_(False)
@@ -155,7 +156,7 @@ def load(config: Config, role: str, owner: models.Backbone | None = None) -> mod
             lora.add_adapter(model, config.lora)
         if owner is not None:
             lora.share_frozen(model, owner)
-    return model
+    return model.to(device)
 
 
 def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: Path) -> None:

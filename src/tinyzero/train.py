@@ -142,7 +142,7 @@ def record(
         "tokens/generated": collected.generated_tokens,
         "tokens/trained": trained,
         "version": max(r.completion.last_version for r in rollouts),
-        "memory/peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        **peaks(run.learners["policy"].device),
         "time/elapsed": time.perf_counter() - run.started,
         "time/cpu": time.process_time() + run.cpu,
         **clock.laps,
@@ -159,6 +159,13 @@ def record(
         for rollout in rollouts[:: max(1, len(rollouts) // run.config.run.rollouts)]:
             keep_rollout(run, run.step - 1, "train", rollout)
     run.console.show(entry)
+
+
+def peaks(device: torch.device) -> dict[str, int]:
+    """The most memory, in bytes, that this process has held so far, and on a GPU what PyTorch has held there."""
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    on_gpu = {"memory/gpu_peak": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
+    return {"memory/peak": host, **on_gpu}
 
 
 def spent(run: Run, batch: Batch, collected: Collected, entry: Mapping[str, Any]) -> dict[str, float]:

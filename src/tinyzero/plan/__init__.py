@@ -34,9 +34,10 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 USABLE = 0.92
 """Share of a device's memory to plan with; its context, the libraries and what lies in pieces take the rest."""
-HOST_BANDWIDTH = 20e9
-"""Bytes a second that go through the CPU's memory, whose optimizers work there, and through the bus to it, if what is
-copied is pinned: pageable memory passes a few GB/s."""
+BUS = 6e9
+"""Bytes a second between the CPU's memory and the GPU's: what is copied is not pinned, which would pass four times it."""
+HOST_BANDWIDTH = 15e9
+"""Bytes a second that an optimizer in the CPU's memory goes through, a seventh of which cross the bus."""
 HANDED_OVER, STEPPED = 14, 28
 """Bytes of that for each offloaded parameter: a micro-batch's gradient added to the sum; the optimizer's step."""
 OTHERWISE = 1.1
@@ -303,7 +304,7 @@ def _step(config: Config, algorithm: Algorithm, shape: Shape, device: Device, lo
             parts[f"offload {role}"] = Part(0, through / HOST_BANDWIDTH)
     if waiting := [role for role in algorithm.roles if parked(config, role)]:
         uses = len([role for role in (*scored, *trained) if role in waiting])
-        parts["park"] = Part(0, 2 * uses * shape.parameters * BYTES[config.model.dtype] / HOST_BANDWIDTH)
+        parts["park"] = Part(0, 2 * uses * shape.parameters * BYTES[config.model.dtype] / BUS)
     return parts
 
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tinyzero.models import Backbone
 
-WORTHWHILE = 100_000_000  # parameters; below, vLLM's start and its pushes cost more than its decoding saves
-
 
 def choose(name: str, model: Backbone) -> tuple[str, str]:
-    """torch or vllm for the sampler `name`, and why."""
-    parameters = sum(p.numel() for p in model.parameters())
+    """torch or vllm for the sampler `name`, and why. Nothing measured on a GPU speaks for vLLM where both will do."""
     if name != "auto":
         return name, "as asked for"
     if model.device.type != "cuda":
         return "torch", f"the model is on the {model.device.type.upper()}"
-    if parameters < WORTHWHILE:
-        return "torch", f"{parameters / 1e6:.1f} million parameters are few"
+    from tinyzero.samplers.slots import supports
+
+    if supports(model):
+        return "torch", "it decodes this model in slots, from the learner's own weights"
+    why = f"the torch sampler has no slots for this {model.config.model_type} model"
     if find_spec("vllm") is None:
-        return "torch", "vLLM is not installed (pip install tinyzero[vllm])"
-    return "vllm", "the model is on a GPU and vLLM is installed"
+        return "torch", f"vLLM is not installed (pip install tinyzero[vllm]), though {why}"
+    return "vllm", why

@@ -87,7 +87,9 @@ def invert_large(logprobs: Tensor, drawn: Tensor) -> Tensor:
 
     The whole vocabulary is read in fp32 and summed in float64, but no running sum of it is written.
     """
-    weights = F.pad(logprobs, (0, -logprobs.shape[-1] % CHUNK), value=-torch.inf).exp().unflatten(-1, (-1, CHUNK))
+    if spare := -logprobs.shape[-1] % CHUNK:  # padding by nothing would copy them all the same
+        logprobs = F.pad(logprobs, (0, spare), value=-torch.inf)
+    weights = logprobs.exp().unflatten(-1, (-1, CHUNK))
     sums = weights.sum(-1, dtype=torch.double).cumsum(-1)  # (B, V / CHUNK)
     threshold = torch.minimum(drawn[:, None] * sums[:, -1:], _below(sums[:, -1:]))
     chunk = torch.searchsorted(sums, threshold, right=True).clamp(max=sums.shape[-1] - 1)

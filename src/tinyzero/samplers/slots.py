@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinyzero import models
 from tinyzero.models import Backbone, KeyValueCache, cache_shape
 from tinyzero.samplers.draw import choose
 from tinyzero.types import SamplingParams
@@ -30,8 +31,9 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 def supports(model: Backbone) -> bool:
     """Whether the step below is this model's own."""
     config = model.config
-    growing = config.rope_parameters["rope_type"] in ("dynamic", "longrope")  # its frequencies depend on the length
-    return config.model_type in KINDS and not getattr(config, "use_sliding_window", False) and not growing
+    if config.model_type not in KINDS or getattr(config, "use_sliding_window", False):
+        return False
+    return config.rope_parameters["rope_type"] not in ("dynamic", "longrope")  # their frequencies depend on the length
 
 
 class Slots:
@@ -192,42 +194,36 @@ def masked_attention(slots: Slots, count: int, used: Tensor) -> Attend:
 
 def flash_attention(slots: Slots, count: int, used: Tensor) -> Attend:
     """The same by PyTorch's variable-length flash attention, which reads no more of a slot than is used."""
-    from torch.nn.attention.varlen import varlen_attn
-
     queries, sequences, used = slots.starts[: count + 1], slots.starts[: count + 1] * slots.length, used.int()
 
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        found = varlen_attn(
-            query,
-            keys.flatten(0, 1),
-            values.flatten(0, 1),
-            queries,
-            sequences,
-            1,
-            slots.length,
-            enable_gqa=query.shape[1] != keys.shape[2],
-            seqused_k=used,
-        )
-        assert isinstance(found, Tensor)  # and no more, which was not asked for
-        return found
+        keys, values = keys.flatten(0, 1), values.flatten(0, 1)
+        return models.flash_attention(query, keys, values, queries, sequences, 1, slots.length, used=used)
 
     return attend
 
 
 def fastest_attention(slots: Slots) -> Callable[[Slots, int, Tensor], Attend]:
-    """Flash attention where this torch and this device have it and it is right, else the masked one."""
-    keys, count = slots.keys[0], min(slots.count, 4)
-    if not keys.is_cuda or keys.dtype not in (torch.bfloat16, torch.float16):
+    """Flash attention where weights in 16 bits are on a GPU and it is right there, else the masked one."""
+    if not slots.keys.is_cuda or slots.keys.dtype not in (torch.bfloat16, torch.float16):
         return masked_attention
+    if fault := fault_of(flash_attention, slots):
+        warnings.warn(f"decoding without flash attention, which is slower: {fault}", stacklevel=2)
+        return masked_attention
+    return flash_attention
+
+
+def fault_of(attention: Callable[[Slots, int, Tensor], Attend], slots: Slots) -> str:
+    """What keeps `attention` from doing here what the masked one does; nothing where it does."""
+    keys, count = slots.keys[0], min(slots.count, 4)
     heads = slots.model.config.num_attention_heads
     query = torch.randn(count, heads, keys.shape[-1], dtype=keys.dtype, device=keys.device)
     some, other = torch.randn_like(keys[:count]), torch.randn_like(keys[:count])
     used = torch.arange(1, count + 1, device=keys.device) * (slots.length // count)
     expected = masked_attention(slots, count, used)(query, some, other)
     try:
-        found = flash_attention(slots, count, used)(query, some, other)
-    except (ImportError, RuntimeError, TypeError) as error:  # an older torch, or a device that lacks it
-        warnings.warn(f"decoding without flash attention, which is slower: {error}", stacklevel=2)
-        return masked_attention
+        found = attention(slots, count, used)(query, some, other)
+    except (RuntimeError, TypeError) as error:  # a device that lacks it, or a torch that calls it otherwise
+        return str(error)
     right = torch.allclose(found.float(), expected.float(), atol=0.02, rtol=0.02)
-    return flash_attention if right else masked_attention
+    return "" if right else "its numbers are wrong"

@@ -194,7 +194,12 @@ class TorchSampler:
                 return self._completions(drawn, params)
 
     def _slots_for(self, count: int, length: int) -> Slots:
-        """Slots for so many sequences of that length: those of the last call where they do."""
+        """Slots for so many sequences of that length: those of the last call where they do.
+
+        They stay on the GPU between calls, while the learner learns, for their graphs are worth keeping. New ones are
+        no smaller either way, so that training and evaluations, which differ, share them: in all they come to
+        `max_rows` sequences of the greatest length asked for, and no more.
+        """
         if self._slots is None or not self._slots.fits(self.model, count, length):
             if self._slots is not None:
                 count, length = max(count, self._slots.count), max(length, self._slots.length)

@@ -9,7 +9,7 @@ kernels, other roundings); a run records the difference as `mismatch` and correc
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -41,7 +41,7 @@ class VllmSampler:
         a key-value cache of `cache_bytes`. Raises UserError where vLLM is missing or cannot run the model."""
         self.decode, self.end_ids, self.version = decode, end_ids, 0
         self.tied = bool(model.config.tie_word_embeddings)
-        self.vocabulary = int(model.config.vocab_size)
+        self.vocabulary, self.dtype = int(model.config.vocab_size), model.dtype
         self.sleeps = model.device.type == "cuda"
         vllm = _import_vllm(on_cpu=not self.sleeps)
         self.vllm = vllm
@@ -52,6 +52,7 @@ class VllmSampler:
                 max_model_len=model.context,
                 max_num_seqs=rows,
                 kv_cache_memory_bytes=cache_bytes,
+                gpu_memory_utilization=0.01,  # says nothing beside the cache's size, but must be free at the start
                 logprobs_mode="processed_logprobs",
                 enable_sleep_mode=self.sleeps,
                 enforce_eager=not self.sleeps,
@@ -70,13 +71,13 @@ class VllmSampler:
         """
         if version <= self.version:
             raise ValueError(f"weights of version {version} are not newer than version {self.version}, held now")
-        own = {name: w for name, w in weights if not (self.tied and name == "lm_head.weight")}
+        hashes: list[int] = []
         if self.sleeps:
             self.engine.wake_up(tags=["weights"])
-        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(own.items())})
+        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": self._hashed(weights, hashes)})
         self.engine.reset_prefix_cache()  # its keys and values were made by the old weights
-        ((arrived, dtype),) = self.engine.apply_model(_held)
-        if arrived != fingerprint(w.to(dtype) for w in own.values()):
+        (arrived,) = self.engine.apply_model(_held)
+        if arrived != sum(hashes) % 2**64:
             raise UserError(f"the weights of version {version} did not arrive in vLLM, which holds others: {WAY_OUT}")
         (stale,) = self.engine.apply_model(lambda model: stale_layers(model, version))
         if stale:
@@ -85,6 +86,13 @@ class VllmSampler:
                 f"others, first {stale[0]}: {WAY_OUT}"
             )
         self.version = version
+
+    def _hashed(self, weights: Iterable[tuple[str, Tensor]], hashes: list[int]) -> Iterator[tuple[str, Tensor]]:
+        """`weights` as vLLM names them, each hashed as it passes: a merged weight exists no longer than its push."""
+        for name, weight in weights:
+            if not (self.tied and name == "lm_head.weight"):
+                hashes.append(fingerprint([weight.to(self.dtype)]))
+                yield name, weight
 
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, first_group: int = 0
@@ -172,10 +180,9 @@ def fingerprint(tensors: Iterable[Tensor]) -> int:
     return total % 2**64
 
 
-def _held(model: nn.Module) -> tuple[int, torch.dtype]:
-    """What vLLM's model holds, and in what precision. Runs inside vLLM."""
-    parameters = list(model.parameters())
-    return fingerprint(parameters), parameters[0].dtype
+def _held(model: nn.Module) -> int:
+    """The hash of what vLLM's model holds. Runs inside vLLM."""
+    return fingerprint(model.parameters())
 
 
 @torch.inference_mode()
