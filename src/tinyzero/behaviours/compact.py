@@ -49,8 +49,8 @@ class Attempt:
 
 
 def is_compact(text: str) -> bool:
-    """Whether a completion is written in the grammar: at least half of the lines of its thinking are of the grammar
-    from end to end, blank ones left out. The last line, where it may be cut short, need only be so as far as it goes."""
+    """Whether a completion is written in the grammar: at least half of the lines of its thinking are, from end to end,
+    blank ones left out. The last line, where it may be cut short, need only be so as far as it goes."""
     thinking, closed = thinking_of(text)
     lines = [line for line in thinking.split("\n") if line.strip()]
     fits = [_LINE.fullmatch(line) for line in lines]
