@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tinyzero.plugins import validate
+from tinyzero.plugins import brief, validate
 from tinyzero.rewards import extract_answer
 from tinyzero.types import NonFiniteError, Posable, Problem, Prompt, SamplingParams, Task, UserError
 
@@ -33,6 +33,7 @@ PAGE = Path(__file__).with_name("play.html")
 ANSWERS = 4  # written at once: they share the processor
 CONNECTIONS = 32
 MAX_BODY = 4096  # bytes of a request
+MAX_TEMPERATURE = 5
 PATIENCE = 30  # seconds that a browser may keep a connection waiting
 
 
@@ -67,7 +68,7 @@ class Asked(BaseModel):
     index: int = Field(default=0, ge=0, le=1_000_000)
     model: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    temperature: float = Field(default=1.0, ge=0, le=5)
+    temperature: float = Field(default=1.0, ge=0, le=MAX_TEMPERATURE)
 
 
 class Refused(Exception):
@@ -210,6 +211,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
     timeout = PATIENCE
     server_version, sys_version = "tinyzero", ""
+    begun = False  # the answer, of which a connection has one
 
     def do_GET(self) -> None:
         with self._refusals():
@@ -248,13 +250,19 @@ class Handler(BaseHTTPRequestHandler):
             self._send_json(400, {"error": str(error)})
         except (ConnectionError, TimeoutError):
             self.close_connection = True
+        except Exception as error:  # whatever a user's task raises
+            why = {"error": f"asking {type(self.server.playground.task).__name__} raised {brief(error)}"}
+            if self.begun:
+                self._event(why)
+            else:
+                self._send_json(500, why)
 
     def _admit(self) -> None:
         """Raises Refused where the request names another machine, or another site's page may have sent it."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if not _is_this_machine(host, self.server.host):
             raise Refused(403, f"this page is at {self.server.url}")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _netloc(origin) != host:
             raise Refused(403, "only this server's own page may ask")
 
     def _body(self) -> dict[str, Any]:
@@ -262,8 +270,9 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             raise Refused(411, "send a Content-Length")
-        text = self.rfile.read(min(int(length[:9]), MAX_BODY))
-        if len(text) < int(length):
+        wanted = int(length[:9])  # so many digits are too much already
+        text = self.rfile.read(min(wanted, MAX_BODY))
+        if len(text) < wanted:
             raise Refused(413, f"a request has at most {MAX_BODY} bytes")
         if self.headers.get_content_type() != "application/json":  # no other site's page can send this unasked
             raise Refused(415, "send application/json")
@@ -295,6 +304,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _head(self, status: int, kind: str, length: int | None = None) -> None:
+        self.begun = True
         self.send_response(status)
         self.send_header("Content-Type", kind)
         if length is not None:
@@ -309,6 +319,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the terminal belongs to whoever started the page."""
+
+
+def _netloc(origin: str) -> str | None:
+    """The host and port that an Origin header names, if it is an address at all."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _is_this_machine(host: str, given: str) -> bool:
