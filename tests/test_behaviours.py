@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tinyzero import behaviours, metrics
 from tinyzero.behaviours import Expression, Step, canonical, measure, summarise, trace
+from tinyzero.behaviours.expressions import parse, subexpressions, value
 from tinyzero.types import Problem
 
 NUMBERS, TARGET = [3, 5, 12], 24
@@ -282,6 +283,8 @@ def test_a_result_is_taken_before_an_equal_given_number() -> None:
         (("*", ("/", 12, 3), 5), ("/", ("*", 5, 12), 3)),
         (("/", 12, ("/", 3, 5)), ("*", 12, ("/", 5, 3))),
         (("*", ("-", 5, 3), 12), ("*", 12, ("-", 5, 3))),
+        (("*", ("-", 5, 3), ("-", 12, 7)), ("*", ("-", 7, 12), ("-", 3, 5))),
+        (("-", 12, ("*", ("-", 3, 5), 7)), ("+", 12, ("*", 7, ("-", 5, 3)))),
     ],
 )
 def test_order_and_grouping_make_no_new_attempt(one: Expression, other: Expression) -> None:
@@ -297,6 +300,8 @@ def test_order_and_grouping_make_no_new_attempt(one: Expression, other: Expressi
         (("*", ("+", 3, 5), 12), ("+", 3, ("*", 5, 12))),
         (("+", 1, 23), ("+", 12, 3)),
         (("-", 12, ("-", 5, 3)), ("-", ("-", 12, 5), 3)),
+        (("*", 12, ("-", 5, 3)), ("*", 12, ("-", 3, 5))),
+        (("-", 12, ("*", ("-", 3, 5), 7)), ("-", 12, ("*", 7, ("-", 5, 3)))),
     ],
 )
 def test_other_expressions_are_other_attempts(one: Expression, other: Expression) -> None:
@@ -309,6 +314,15 @@ def test_other_expressions_are_other_attempts(one: Expression, other: Expression
         ("12*(5-3)", True),
         (" ( 5 - 3 ) * 12 ", True),
         ("((12))*(5-3)", True),
+        ("-(3-5)*12", True),
+        ("12*-(3-5)", True),
+        ("-12 * (3 - 5)", True),
+        ("-(-12)*(5-3)", True),
+        ("(-3+5)*12", True),
+        ("-(5-3)*12", False),
+        ("(3-5)*12", False),
+        ("-", False),
+        ("-" * 30 + "12*(5-3)", True),
         ("12*5-3", False),
         ("12/3*5", False),  # tried, but judged no
         ("12*(5-3", False),
@@ -380,6 +394,27 @@ def test_long_multiplication_covers_every_pair(a: int, b: int) -> None:
     rows = [(10**i * int(x), int(y)) for i, x in enumerate(reversed(str(a))) for y in str(b)]
     covered, pairs, _ = behaviours.decomposition(a, b, rows)
     assert covered == pairs == sum(x != "0" for x in str(a)) * sum(y != "0" for y in str(b))
+
+
+TREES = st.recursive(st.integers(1, 9), lambda part: st.tuples(st.sampled_from("+-*/"), part, part), max_leaves=6)
+
+
+def written(expression: Expression) -> str:
+    if not isinstance(expression, tuple):
+        return str(expression)
+    return f"({written(expression[1])}{expression[0]}{written(expression[2])})"
+
+
+@given(TREES)
+def test_a_minus_before_a_bracket_negates_it(expression: Expression) -> None:
+    text = written(expression)
+    worth, negated = value(expression), parse(f"-{text}")
+    assert parse(text) == expression
+    assert negated is not None
+    assert value(negated) == (None if worth is None else -worth)
+    if all(value(part) for part in [expression, *subexpressions(expression)]):  # 0 has either sign
+        assert canonical(parse(f"-(-{text})")) == canonical(expression)  # type: ignore[arg-type]
+        assert canonical(negated) != canonical(expression)
 
 
 PIECES = [

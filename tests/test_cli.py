@@ -295,6 +295,24 @@ def test_play_poses_problems_of_other_tasks(
     assert "'24 from 3 5 12' is no multiplication" in said
 
 
+def test_play_survives_what_a_task_raises(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tmp_path / "careless.py"
+    task.write_text(
+        "from tinyzero.tasks.countdown import Countdown\n\n"
+        "class Careless(Countdown):\n    def pose(self, line):\n        raise ValueError('two\\nlines')\n\n"
+        "class Worse(Careless):\n    def line(self, problem):\n        raise KeyError('line')\n"
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("24 from 3 5 12\n\n"))
+    command = ["play", str(base), "--max-tokens", "4", "--model.prompt", "compact", "--task"]
+    assert cli.main([*command, f"{task}:Careless"]) == 0
+    said = capsys.readouterr().out
+    assert "asking Careless raised ValueError: two lines\n" in said
+    assert said.count("[wrong]") == 1, "it goes on"
+    assert "asking Worse raised KeyError: 'line'" in refused(capsys, *command, f"{task}:Worse")
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_data_writes_what_it_describes(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / f"x.{suffix}"

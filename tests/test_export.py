@@ -4,6 +4,7 @@ import base64
 import importlib.util
 import json
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -228,6 +229,24 @@ def test_a_card_of_an_earlier_checkpoint_knows_nothing_of_later_steps(run: Path,
     assert "| samples | 4 |" in card
 
 
+def test_a_model_in_a_run_s_folder_that_is_no_checkpoint_s(run: Path, tmp_path: Path) -> None:
+    again, out = tmp_path / "step_000009" / "run", tmp_path / "out"
+    (again / "checkpoints").mkdir(parents=True)
+    (again / "config.toml").write_text((run / "config.toml").read_text())
+    shutil.copytree(run / "checkpoints" / "step_000002" / "model", again / "merged")
+    assert cli.main(["export", str(again / "merged"), str(out)]) == 0
+    card = (out / "README.md").read_text()
+    assert "How it was made is not known here." in card
+    assert "prompt = " in card, "how it is asked is known"
+
+
+def test_a_card_says_what_a_run_needs_besides() -> None:
+    record = {"samples/generated": 4, "time/elapsed": 60.0}
+    config = resolve(read_recipe("laptop"), {"task.name": "my_task.py:Mine"})
+    said = export._training(config, export.Run(1, [record], []))
+    assert "repeats the run where `my_task.py:Mine`, no part of TinyZero, can be loaded:" in said
+
+
 def test_a_run_that_scored_nothing_says_so() -> None:
     run = export.Run(5, [], [])
     assert export._scores(run) == "The run scored nothing before this step."
@@ -340,7 +359,9 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         if self.path == "/api/repos/create":
-            name = json.loads(body)["name"]
+            asked = json.loads(body)
+            name = asked["name"]
+            self.server.private = asked.get("visibility") == "private" or asked.get("private") is True  # by version
             self.server.repositories.append(f"ada/{name}")
             self.answer(200, {"url": f"{self.server.url}/ada/{name}"})
         elif self.path == "/api/validate-yaml":
@@ -394,10 +415,17 @@ def test_a_push_uploads_every_file(hub: Any, run: Path, tmp_path: Path, capsys: 
     out = tmp_path / "out"
     assert cli.main(["export", str(run), str(out), "--push", "ada/mine"]) == 0
     assert hub.repositories == ["ada/taken", "ada/mine"]
+    assert not hub.private
     assert hub.files == {path.name: path.read_bytes() for path in out.iterdir()}
     assert f"pushed to {hub.url}/ada/mine" in capsys.readouterr().out
     assert "# ada/mine" in (out / "README.md").read_text()
     assert 'from_pretrained("ada/mine")' in (out / "README.md").read_text()
+
+
+def test_a_push_for_ones_own_eyes(hub: Any, bundled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", str(bundled), str(tmp_path / "out"), "--push", "ada/mine", "--private"]) == 0
+    assert hub.private is True
+    assert "add --push NAME" in refused(capsys, "export", bundled, tmp_path / "other", "--private")
 
 
 @pytest.mark.parametrize("name", ["taken", "ada/taken"])

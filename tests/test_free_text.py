@@ -1,5 +1,6 @@
 """Thinking in free text: agreement with labelled completions, and small texts whose every event is counted by hand."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -189,6 +190,36 @@ def test_what_a_text_does(text: str, found: list[str]) -> None:
     assert kinds(text) == found
 
 
+TERSE = "12*5=60, 60-3=57 (too high)\n12*3=36, 36-5=31 (too high)\n5-3=2, 2*12=24 (that's the target!)"
+
+
+@pytest.mark.parametrize("text", [TERSE, TERSE.replace(", ", ","), re.sub("([-*=])", r" \1 ", TERSE)])
+@pytest.mark.parametrize("end", ["", "\n</think>\n<answer>(5-3)*12</answer>"])
+def test_free_text_that_begins_its_lines_as_the_grammar_does(text: str, end: str) -> None:
+    assert kinds(text + end) == ["attempt", "no", "backtrack", "attempt", "no", "backtrack", "attempt", "right", "yes"]
+    counts = measure(PROBLEM, text + end)
+    assert (counts["free"], counts["gave_up"], counts["faithful"]) == (1, 0, bool(end))
+
+
+@pytest.mark.parametrize(
+    ("text", "compact"),
+    [
+        ("12-3=9,9*5=45 vs 24 no\n", True),
+        ("12-3=9,9*5=45\n", True),
+        ("12-3=9, 9*5=45\n", False),
+        ("12-3=9,9*5=45 (no)\n", False),
+        ("12-3=9,9*5=45.\n</think>", False),
+        ("12-3=9,9*5=45 vs 24 no\nwell\n</think>", True),  # half of it
+        ("12-3=9,9*5=45 vs 24 no\nwell\nno\n</think>", False),
+        *((text, True) for text in ("12-3=9", "12-3=9,", "12-3=9,9*", "12-3=9 v", "12-3=9 vs 2", "12-3=9 vs 24 y")),
+        ("12-3=9 vs 2\n</think>", False),  # not cut
+        ("12-3=9 which", False),
+    ],
+)
+def test_what_is_read_as_the_grammar(text: str, compact: bool) -> None:
+    assert is_compact(text) == compact
+
+
 @pytest.mark.parametrize(
     ("sentence", "parts"),
     [
@@ -222,6 +253,7 @@ def test_folding_keeps_every_place() -> None:
         ("37 * 48 = 37 * (40 + 8) = 37 * 40 + 37 * 8 = 1,480 + 296 = 1776", (1, 0, 4, 4)),
         ("First 37 times 40 is 1480. Then 7 × 8 = 58.", (0, 1, 2, 1)),
         ("37 * 48 = 1776.", (0, 0, 1, 1)),
+        ("37*40=1480, 37*8=296\n1480+296=1776, so 1776", (1, 0, 3, 3)),  # not the grammar
     ],
 )
 def test_a_product_in_free_text(text: str, found: tuple[int, int, int, int]) -> None:

@@ -51,6 +51,24 @@ def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
     assert found["test/pass@1/operators=*/"] == [(3, 0.5)]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own
+def test_a_resumed_run_s_tensorboard_holds_each_step_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tinyzero[track]")
+    with Tracking("tensorboard", tmp_path, SETTINGS, print) as tracking:  # saved after two steps, killed after four
+        for step in range(4):
+            tracking.log({"step": step, "reward": 0.1 * step})
+            tracking.log({"step": step + 1, "pass@1": 0.2 * step}, "dev/")
+    for step in range(2):  # what a resumed run finds
+        metrics.append(tmp_path / "metrics.jsonl", {"step": step, "reward": 0.1 * step})
+        metrics.append(tmp_path / "eval.jsonl", {"step": step + 1, "split": "dev", "pass@1": 0.2 * step})
+    with Tracking("tensorboard", tmp_path, SETTINGS, print) as tracking:
+        tracking.log({"step": 2, "reward": 0.7})
+        tracking.log({"step": 3, "pass@1": 0.8}, "dev/")
+    found = tensorboard_of(tmp_path)
+    assert found["reward"] == [(0, 0.0), (1, pytest.approx(0.1)), (2, pytest.approx(0.7))]
+    assert found["dev/pass@1"] == [(1, 0.0), (2, pytest.approx(0.2)), (3, pytest.approx(0.8))]
+
+
 @pytest.mark.filterwarnings("ignore")  # of the package's own
 def test_wandb_offline_holds_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="needs wandb: pip install tinyzero[track]")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,6 +175,36 @@ def test_a_task_that_cannot_be_posed_and_whose_reward_raises() -> None:
         assert (status, "can only be drawn" in text) == (400, True)
 
 
+class Careless(Countdown):
+    """A task whose methods raise whatever they like, in several lines."""
+
+    def pose(self, line: str) -> Problem:
+        return Problem(line, {"numbers": [int(word) for word in line.split("-")]}, "test", line)
+
+    def solution(self, problem: Problem) -> str:
+        raise KeyError("no\nsolution")
+
+
+def test_what_a_task_raises_is_one_line() -> None:
+    class Odd(Careless):
+        def pose(self, line: str) -> Problem:
+            return Problem(line, {"set": {1}}, "test", line)  # which JSON cannot hold
+
+        def prompt(self, problem: Problem, template: str) -> str:
+            return "hello\n"
+
+    with serving(scripted(), task=Careless()) as server:
+        status, _, text = send(server, "/think", {"line": "x"})
+        assert status == 500
+        assert json.loads(text)["error"].startswith("asking Careless raised ValueError: invalid literal")
+        status, _, text = send(server, "/solution", {"index": 1})
+        assert (status, json.loads(text)) == (500, {"error": r"asking Careless raised KeyError: 'no\nsolution'"})
+    with serving(scripted(), task=Odd()) as server:
+        status, _, text = send(server, "/think", {"line": "x"})
+        assert (status, len(events(text))) == (200, 1), "the answer was begun"
+        assert events(text)[0]["error"].startswith("asking Odd raised TypeError")
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -332,6 +363,7 @@ def test_its_own_names_and_addresses_are_let_in(host: str) -> None:
         ({"Origin": "null"}, 403),
         ({"Origin": "http://[::1"}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Content-Type": "text/plain"}, 415),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
         ({"Content-Type": ""}, 415),
@@ -348,6 +380,7 @@ def test_bodies_are_bounded() -> None:
         assert send(server, "/think", b" " * (MAX_BODY + 1))[0] == 413
         assert send(server, "/think", json.dumps(ASKED).encode().ljust(MAX_BODY))[0] == 200
         assert send(server, "/think", ASKED, **{"Content-Length": "x"})[0] == 411
+        assert send(server, "/think", b" " * MAX_BODY, **{"Content-Length": "1" * 4301})[0] == 413
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/think"), ("GET", "/../play.py"), ("POST", "/"), ("POST", "/x")])
@@ -405,10 +438,30 @@ def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert "add --web" in refused(capsys, "play", "tiny", "--host", "0.0.0.0")
     assert "'70000' is not a port" in refused(capsys, "play", "tiny", "--web", "--port", "70000")
     assert "name one with --task" in refused(capsys, "play", "--web", "tiny", "tiny-multiplication")
+    assert "--temperature is 9: the page goes up to 5" in refused(capsys, "play", "--web", "tiny", "--temperature", "9")
     assert "nosuch" in refused(capsys, "play", "--web", "tiny", "nosuch")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert f"cannot listen on 127.0.0.1 port {port}" in refused(capsys, "play", "--web", "tiny", "--port", port)
+
+
+def test_two_models_whose_tasks_have_other_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.save_model(tiny.model(layers=1), tiny.tokenizer(), tmp_path / "mine")
+    mine, recipe = str(tmp_path / "mine"), tmp_path / "mine" / "recipe.toml"
+    recipe.write_text('inherit = "laptop"\n[task]\nmax_number = 9\n')
+    command = ["play", "--web", "tiny", mine, "--port", "0", "--model.threads", "1"]
+    assert f"tiny and {mine} were made for different tasks or with different options" in refused(capsys, *command)
+    served = []
+
+    def once(self: Server) -> None:
+        served.append(self.playground.task.options.max_number)  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", once)
+    assert cli.main([*command, "--recipe", str(recipe)]) == 0
+    assert served == [9]
 
 
 def test_the_command_serves_two_models_until_it_is_interrupted(

@@ -13,13 +13,14 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tinyzero import config as configs
 from tinyzero.evaluate import EVAL_SEED
-from tinyzero.plugins import suggest
+from tinyzero.plugins import brief, suggest
 from tinyzero.types import SPLITS, NonFiniteError, Posable, Prompt, SamplingParams, Task, UserError
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def _parser() -> Parser:
     export.add_argument("model", help="a run, a folder with a Hugging Face model, a hub id, or a bundled base")
     export.add_argument("out", help="the new folder")
     export.add_argument("--push", metavar="NAME", help="publish it on the Hugging Face hub too, as this new repository")
+    export.add_argument("--private", action="store_true", help="with --push: for your eyes only")
 
     data = verb("data", _data, "write problems in the public layout, or describe such a file")
     data.add_argument("task", nargs="?", default="countdown", help="(default: countdown)")
@@ -384,16 +386,9 @@ def _spent(records: list[dict[str, Any]]) -> str:
 
 
 def _open(
-    given: argparse.Namespace, rest: list[str]
+    given: argparse.Namespace, config: configs.Config, model: str
 ) -> tuple[Task, TorchSampler, Callable[[Prompt], Sequence[int]], str, SamplingParams]:
     """Model, task, prompt template and sampling of a command that uses a model as it is."""
-    source, model = _locate(given.model)
-    name = given.recipe or source
-    recipe = configs.read_recipe(name) if name else {"model": {"prompt": "base"}}
-    overrides = configs.parse_overrides(rest)
-    if given.task:
-        overrides["task.name"] = given.task
-    config = configs.resolve(recipe, overrides)
     import torch
 
     from tinyzero import models
@@ -414,6 +409,17 @@ def _open(
         seed=given.seed,
     )
     return task, sampler, lambda prompt: models.encode_prompt(tokenizer, prompt), config.model.prompt, params
+
+
+def _settings(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Config, str]:
+    """The recipe of a command that uses a model as it is, and the folder to load the model from."""
+    source, model = _locate(given.model)
+    name = given.recipe or source
+    recipe = configs.read_recipe(name) if name else {"model": {"prompt": "base"}}
+    overrides = configs.parse_overrides(rest)
+    if given.task:
+        overrides["task.name"] = given.task
+    return configs.resolve(recipe, overrides), model
 
 
 def _locate(model: str) -> tuple[str | None, str]:
@@ -437,7 +443,7 @@ def _locate(model: str) -> tuple[str | None, str]:
 
 
 def _eval(given: argparse.Namespace, rest: list[str], started: float) -> int:
-    task, sampler, encode, template, params = _open(given, rest)
+    task, sampler, encode, template, params = _open(given, *_settings(given, rest))
     from dataclasses import replace
 
     from tinyzero.evaluate import evaluate
@@ -481,12 +487,14 @@ def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
     for name, value in (("a second model", given.other), ("--host", given.host), ("--port", given.port)):
         if value is not None:
             raise UserError(f"{name} ({value}) is for the page: add --web")
-    task, sampler, encode, template, params = _open(given, rest)
+    task, sampler, encode, template, params = _open(given, *_settings(given, rest))
     from dataclasses import replace
 
     posable = task if isinstance(task, Posable) else None
     if posable:
-        print(f"a problem, as in `{posable.line(task.problem('test', 0))}` (Enter alone draws one; Ctrl-D ends)")
+        with _asking(task):
+            example = posable.line(task.problem("test", 0))
+        print(f"a problem, as in `{example}` (Enter alone draws one; Ctrl-D ends)")
     else:
         print("Enter draws a problem (Ctrl-D ends)")
     drawn = 0
@@ -497,8 +505,10 @@ def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
             print()
             return 0
         try:
-            problem = posable.pose(line) if line and posable else task.problem("test", drawn)
-            ids = encode(task.prompt(problem, template))
+            with _asking(task):
+                problem = posable.pose(line) if line and posable else task.problem("test", drawn)
+                prompt = task.prompt(problem, template)
+            ids = encode(prompt)
             drawn += 1
             print(*(f"{name} {value}" for name, value in problem.fields.items()), sep="  ")
             text = ""
@@ -516,19 +526,37 @@ def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
             print(f"\n[{'right' if reward.right else 'wrong'}]")
 
 
-def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
-    from tinyzero.web.play import Player, Playground, Server
+@contextmanager
+def _asking(task: Task) -> Iterator[None]:
+    """Whatever a user's task raises is one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"asking {type(task).__name__} raised {brief(error)}") from error
 
-    tasks, players = [], []
-    for name in [given.model, *([given.other] if given.other else [])]:
-        task, sampler, encode, template, params = _open(argparse.Namespace(**vars(given) | {"model": name}), rest)
+
+def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
+    from tinyzero.web.play import MAX_TEMPERATURE, Player, Playground, Server
+
+    if given.temperature > MAX_TEMPERATURE:
+        raise UserError(f"--temperature is {given.temperature:g}: the page goes up to {MAX_TEMPERATURE}")
+    names = [given.model, *([given.other] if given.other else [])]
+    asked = [argparse.Namespace(**vars(given) | {"model": name}) for name in names]
+    settings = [_settings(one, rest) for one in asked]
+    if settings[0][0].task != settings[-1][0].task:
+        raise UserError(
+            f"{given.model} and {given.other} were made for different tasks or with different options of one: "
+            "name one with --task, or a recipe with --recipe"
+        )
+    players = []
+    for one, (config, model) in zip(asked, settings, strict=True):
+        task, sampler, encode, template, params = _open(one, config, model)
         size = sum(p.numel() for p in sampler.model.parameters())
-        tasks.append(task)
-        players.append(Player(name, size, sampler, encode, template, params))
-    if type(tasks[0]) is not type(tasks[-1]):
-        raise UserError(f"{given.model} and {given.other} were made for different tasks: name one with --task")
+        players.append(Player(one.model, size, sampler, encode, template, params))
     host = given.host or "127.0.0.1"
-    with Server(Playground(tasks[0], players), host, 8000 if given.port is None else given.port) as server:
+    with Server(Playground(task, players), host, 8000 if given.port is None else given.port) as server:
         print(f"the page is at {server.url} (Ctrl-C ends)", flush=True)
         if not server.is_private:
             print("whoever reaches this machine can use it: there is no password")
@@ -540,7 +568,7 @@ def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _sample(given: argparse.Namespace, rest: list[str], started: float) -> int:
-    task, sampler, encode, template, params = _open(given, rest)
+    task, sampler, encode, template, params = _open(given, *_settings(given, rest))
     from tinyzero import metrics
     from tinyzero.rollouts import Collected, roll_out
     from tinyzero.train import rollout_record
@@ -566,6 +594,8 @@ def _export(given: argparse.Namespace, rest: list[str], started: float) -> int:
         raise UserError(f"unknown argument {rest[0]} (see tinyzero export --help)")
     from tinyzero.export import check_hub, export, push
 
+    if given.private and not given.push:
+        raise UserError("--private is for the repository on the hub: add --push NAME")
     if given.push:
         check_hub(given.push)
     recipe, model = _locate(given.model)
@@ -573,7 +603,7 @@ def _export(given: argparse.Namespace, rest: list[str], started: float) -> int:
     export(model, recipe, out, given.push or out.name)
     print(f"wrote {out}: its card is {out / 'README.md'}")
     if given.push:
-        print(f"pushed to {push(out, given.push)}")
+        print(f"pushed to {push(out, given.push, given.private)}")
     return 0
 
 

@@ -78,10 +78,13 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_run(folder: Path, model: str) -> Run:
-    """What the run in `folder` recorded until it saved `model`, a folder below checkpoints/step_N."""
-    parts = reversed(Path(model).resolve().parts)
-    step = next(int(part.removeprefix("step_")) for part in parts if re.fullmatch(r"step_\d+", part))
+def read_run(folder: Path, model: str) -> Run | None:
+    """What the run in `folder` recorded until it saved `model`, one of its step_N; None where that is no checkpoint's
+    model but another that lies in the folder."""
+    found = re.search(r"/step_(\d+)(?:/model)?$", Path(model).resolve().as_posix())
+    if found is None:
+        return None
+    step = int(found[1])
     return Run(
         step,
         [record for record in metrics.read(folder / "metrics.jsonl") if record["step"] < step],
@@ -191,8 +194,10 @@ def _training(config: Config, run: Run) -> str:
         "minutes": f"{last['time/elapsed'] / 60:.1f}",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    own = [name for name in (config.task.name, config.algorithm.name) if ":" in name]
+    needs = f" where {' and '.join(f'`{name}`' for name in own)}, no part of TinyZero, can be loaded" if own else ""
     return (
-        f"| | |\n|---|---|\n{table}\n\nEvery setting is in [{RECIPE}]({RECIPE}), and this repeats the run:\n\n"
+        f"| | |\n|---|---|\n{table}\n\nEvery setting is in [{RECIPE}]({RECIPE}), and this repeats the run{needs}:\n\n"
         f"```\ntinyzero train {RECIPE}\n```"
     )
 
@@ -277,12 +282,12 @@ def check_hub(name: str) -> None:
             raise UserError(f"{name} exists on the hub: name another repository")
 
 
-def push(folder: Path, name: str) -> str:
+def push(folder: Path, name: str, private: bool) -> str:
     """Upload an exported folder as the new repository `name`; returns its address."""
     from huggingface_hub import HfApi
 
     with _hub(f"{folder} is whole, but not pushed (`hf upload {name} {folder}` tries again)"):
-        created = HfApi().create_repo(name)
+        created = HfApi().create_repo(name, private=private or None)  # None: as the account has it
         HfApi().upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message="Exported by TinyZero")
         return str(created)
 

@@ -82,7 +82,7 @@ def _load_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except Exception as error:  # the module's own code runs here: anything can come
         raise UserError(
-            f"cannot import {name}: {_brief(error)} (a file of your own is named as path/file.py:Name)"
+            f"cannot import {name}: {brief(error)} (a file of your own is named as path/file.py:Name)"
         ) from error
 
 
@@ -102,7 +102,7 @@ def _load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UserError(f"cannot import {path}: {_brief(error)}") from error
+        raise UserError(f"cannot import {path}: {brief(error)}") from error
     return module
 
 
@@ -129,5 +129,6 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """What was raised, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

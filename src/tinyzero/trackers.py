@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from tinyzero import metrics
 from tinyzero.types import UserError
 
 PROJECT = "tinyzero"
@@ -30,9 +31,14 @@ class TensorBoard:
     """Event files in the run's folder: `tensorboard --logdir runs`."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Of a resumed run, what came after its checkpoint is taken back."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        begin = max((record["step"] + 1 for record in metrics.read(folder / "metrics.jsonl")), default=0)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=begin)
+        for record in metrics.read(folder / "eval.jsonl"):  # the evaluation at the checkpoint went with the rest
+            if record["step"] == begin:
+                self.log(_numbers(record, f"{record['split']}/"), begin)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         for key, value in numbers.items():
@@ -115,14 +121,9 @@ class Tracking:
 
     def log(self, record: Mapping[str, Any], prefix: str = "") -> None:
         """Send the finite numbers of a record, at its `step`, their names after `prefix`."""
-        numbers = {
-            prefix + key: float(value)
-            for key, value in record.items()
-            if key != "step" and isinstance(value, int | float) and math.isfinite(value)
-        }
         if self.tracker:
             tracker = self.tracker
-            self._guarded(lambda: tracker.log(numbers, record["step"]))
+            self._guarded(lambda: tracker.log(_numbers(record, prefix), record["step"]))
 
     def _open(self) -> None:
         self.tracker = TRACKERS[self.name](self.folder, self.settings)
@@ -134,6 +135,15 @@ class Tracking:
             self.tracker = None
             said = " ".join(f"{type(error).__name__}: {error}".split())
             self.note(f"{self.name} failed and is sent nothing more ({said}); the run goes on, with its own records")
+
+
+def _numbers(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """The finite numbers of a record but its step, their names after `prefix`."""
+    return {
+        prefix + key: float(value)
+        for key, value in record.items()
+        if key != "step" and isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def _identity(path: Path) -> str:

@@ -21,6 +21,8 @@ from tinyzero.behaviours.expressions import Expression, Step, canonical, value
 
 _STEP = re.compile(r"(-?[0-9]{1,9})([-+*/])(-?[0-9]{1,9})=(-?[0-9]{1,9})(?![0-9])")
 _VERDICT = re.compile(r" vs (-?[0-9]{1,9}) (no|yes)")
+_LINE = re.compile(rf"{_STEP.pattern}(?:,{_STEP.pattern})*(?:{_VERDICT.pattern})?")
+_CUT = re.compile(rf"{_STEP.pattern}[-+*/=,0-9]*(?: v?s? ?-?[0-9]* ?[yesno]*)?")
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,14 @@ class Attempt:
 
 
 def is_compact(text: str) -> bool:
-    """Whether a completion is written in the grammar: at least half of the lines of its thinking begin with a step,
-    blank ones left out."""
-    lines = [line for line in thinking_of(text)[0].split("\n") if line.strip()]
-    return 2 * sum(_STEP.match(line) is not None for line in lines) >= len(lines)
+    """Whether a completion is written in the grammar: at least half of the lines of its thinking are, from end to end,
+    blank ones left out. The last line, where it may be cut short, need only be so as far as it goes."""
+    thinking, closed = thinking_of(text)
+    lines = [line for line in thinking.split("\n") if line.strip()]
+    fits = [_LINE.fullmatch(line) for line in lines]
+    if lines and not closed:
+        fits[-1] = _CUT.fullmatch(lines[-1])
+    return 2 * sum(fit is not None for fit in fits) >= len(lines)
 
 
 def trace(numbers: Sequence[int], target: int, text: str) -> list[Attempt]:

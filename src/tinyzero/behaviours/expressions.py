@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -32,22 +33,36 @@ class Step(NamedTuple):
 
 
 def canonical(expression: Expression) -> str:
-    """The same text for expressions that differ only in the order and grouping of terms or of factors."""
+    """The same text for expressions that differ only in the order and grouping of terms or of factors, or in where a
+    minus stands: `12*(5-3)` and `-(3-5)*12`."""
+    negative, text = _form(expression)
+    return "-" * negative + text
+
+
+def _form(expression: Expression) -> tuple[bool, str]:
+    """Whether a minus stands before it, and the rest, in which no sum is worth less than 0."""
     if not isinstance(expression, tuple):
-        return str(expression)
+        return expression < 0, str(abs(expression))
     operators = "+-" if expression[0] in "+-" else "*/"
-    return f"({''.join(sorted(_operands(expression, operators, inverse=False)))})"
+    operands = list(_operands(expression, operators, inverse=False))
+    if operators == "*/":
+        negative = sum(minus for _, minus, _ in operands) % 2 == 1
+        parts = [operators[inverse] + text for inverse, _, text in operands]
+    else:
+        negative = (value(expression) or 0) < 0
+        parts = [operators[inverse ^ minus ^ negative] + text for inverse, minus, text in operands]
+    return negative, f"({''.join(sorted(parts))})"
 
 
-def _operands(expression: Expression, operators: str, inverse: bool) -> list[str]:
-    """The terms ("+-") or factors ("*/") of an expression, each after its sign: `12-(5-3)` has +12, -5 and +3."""
-    if not isinstance(expression, tuple) or expression[0] not in operators:
-        return [operators[inverse] + canonical(expression)]
-    operator, left, right = expression
-    return [
-        *_operands(left, operators, inverse),
-        *_operands(right, operators, inverse != (operator == operators[1])),
-    ]
+def _operands(expression: Expression, operators: str, inverse: bool) -> Iterator[tuple[bool, bool, str]]:
+    """The terms ("+-") or factors ("*/") of an expression, each as whether it is subtracted or divided by, and its
+    form: `12-(5-3)` adds 12, subtracts 5 and adds 3."""
+    if isinstance(expression, tuple) and expression[0] in operators:
+        operator, left, right = expression
+        yield from _operands(left, operators, inverse)
+        yield from _operands(right, operators, inverse ^ (operator == operators[1]))
+    else:
+        yield inverse, *_form(expression)
 
 
 def leaves(expression: Expression) -> list[Number]:
@@ -78,7 +93,8 @@ def value(expression: Expression) -> Number | None:
 
 
 def parse(text: str) -> Expression | None:
-    """The tree of whole numbers, + - * / and parentheses, or None for any other text."""
+    """The tree of whole numbers, + - * / (a minus before a number or a parenthesis too) and parentheses, or None for
+    any other text."""
     tokens = _TOKEN.findall(text)
     if len(text) > MAX_ANSWER or "".join(tokens) != "".join(text.split()):
         return None
@@ -114,9 +130,22 @@ def _product(tokens: list[str]) -> Expression:
 
 def _atom(tokens: list[str]) -> Expression:
     token = tokens.pop()
+    if token == "-":
+        return _negative(_atom(tokens))
     if token != "(":
         return Fraction(token) if "." in token else int(token)
     expression = _sum(tokens)
     if tokens.pop() != ")":
         raise ValueError("a parenthesis is not closed")
     return expression
+
+
+def _negative(expression: Expression) -> Expression:
+    """Its negative, without a sign of its own: a difference is turned round, another operation has a first operand
+    that can be negated."""
+    if not isinstance(expression, tuple):
+        return -expression
+    operator, left, right = expression
+    if operator == "-":
+        return (operator, right, left)
+    return ("-" if operator == "+" else operator, _negative(left), right)

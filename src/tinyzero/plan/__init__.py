@@ -35,7 +35,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 USABLE = 0.92
 """Share of a device's memory to plan with; its context, the libraries and what lies in pieces take the rest."""
 BUS = 6e9
-"""Bytes a second between the CPU's memory and the GPU's: what is copied is not pinned, and pinned it would be faster."""
+"""Bytes a second between the CPU's memory and the GPU's: what is copied is not pinned, which would be faster."""
 HOST_BANDWIDTH = 15e9
 """Bytes a second that an optimizer in the CPU's memory goes through, a seventh of which cross the bus."""
 HANDED_OVER, STEPPED = 14, 28

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tinyzero.plugins import validate
+from tinyzero.plugins import brief, validate
 from tinyzero.rewards import extract_answer
 from tinyzero.types import NonFiniteError, Posable, Problem, Prompt, SamplingParams, Task, UserError
 from tinyzero.web.server import PageHandler, PageServer, Refused
@@ -26,6 +26,7 @@ from tinyzero.web.server import PageHandler, PageServer, Refused
 PAGE = Path(__file__).with_name("play.html")
 ANSWERS = 4  # written at once: they share the processor
 MAX_BODY = 4096  # bytes of a request
+MAX_TEMPERATURE = 5
 
 
 class Streamer(Protocol):
@@ -59,7 +60,7 @@ class Asked(BaseModel):
     index: int = Field(default=0, ge=0, le=1_000_000)
     model: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    temperature: float = Field(default=1.0, ge=0, le=5)
+    temperature: float = Field(default=1.0, ge=0, le=MAX_TEMPERATURE)
 
 
 class Playground:
@@ -183,13 +184,21 @@ class Handler(PageHandler):
                 else:
                     raise Refused(404, f"there is nothing at {self.path[:80]}")
 
+    def _raised(self, error: Exception) -> None:
+        why = {"error": f"asking {type(self.server.playground.task).__name__} raised {brief(error)}"}
+        if self.begun:
+            self._event(why)
+        else:
+            self._send_json(500, why)
+
     def _body(self) -> dict[str, Any]:
         """The JSON object that a request carries. Raises Refused where it carries none, or too much."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             raise Refused(411, "send a Content-Length")
-        text = self.rfile.read(min(int(length[:9]), MAX_BODY))
-        if len(text) < int(length):
+        wanted = int(length[:9])  # so many digits are too much already
+        text = self.rfile.read(min(wanted, MAX_BODY))
+        if len(text) < wanted:
             raise Refused(413, f"a request has at most {MAX_BODY} bytes")
         if self.headers.get_content_type() != "application/json":  # no other site's page can send this unasked
             raise Refused(415, "send application/json")

@@ -19,6 +19,7 @@ from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import urlsplit
 
+from tinyzero.plugins import brief
 from tinyzero.types import UserError
 
 CONNECTIONS = 32
@@ -83,6 +84,7 @@ class PageHandler(BaseHTTPRequestHandler):
     server: PageServer
     timeout = PATIENCE
     server_version, sys_version = "tinyzero", ""
+    begun = False  # the answer, of which a connection has one
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -95,6 +97,15 @@ class PageHandler(BaseHTTPRequestHandler):
             self._send_json(400, {"error": str(error)})
         except (ConnectionError, TimeoutError):
             self.close_connection = True
+        except Exception as error:
+            self._raised(error)
+
+    def _raised(self, error: Exception) -> None:
+        """Answer what nothing here expects, such as what a user's own task raises."""
+        if self.begun:
+            self.close_connection = True
+        else:
+            self._send_json(500, {"error": f"answering raised {brief(error)}"})
 
     def _admit(self) -> None:
         """Raises Refused where the request names another machine, or another site's page may have sent it."""
@@ -115,6 +126,7 @@ class PageHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _head(self, status: int, kind: str, length: int | None = None, more: Mapping[str, str] | None = None) -> None:
+        self.begun = True
         self.send_response(status)
         self.send_header("Content-Type", kind)
         if length is not None:
