@@ -9,6 +9,7 @@ rules on, the others were held out. docs/behaviours.md says what the labels mean
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +28,10 @@ KINDS = [
     *("selfcheck", "giveup"),
 ]
 
+RESAMPLES = 2000
+
 Row = dict[str, Any]
+Tally = Counter[tuple[str, str]]
 
 
 def rows(file: str, half: int) -> list[Row]:
@@ -56,20 +60,43 @@ def found(row: Row) -> list[set[str]]:
 
 def scores(chosen: Sequence[Row]) -> dict[str, tuple[float, float, float, int]]:
     """Precision, recall, F1 and number of labels of each kind that is labelled or found."""
-    both, only_found, only_labelled = Counter[str](), Counter[str](), Counter[str]()
-    for row in chosen:
-        for (_, labels), kinds in zip(row["sentences"], found(row), strict=True):
-            meant = set(labels.split())
-            both.update(kinds & meant)
-            only_found.update(kinds - meant)
-            only_labelled.update(meant - kinds)
+    total = sum((tally(row) for row in chosen), Tally())
     table = {}
     for kind in KINDS:
-        hit, extra, missed = both[kind], only_found[kind], only_labelled[kind]
+        hit, extra, missed = (total[kind, how] for how in ("hit", "extra", "missed"))
         if hit + extra + missed:
-            f1 = 2 * hit / (2 * hit + extra + missed)
-            table[kind] = (hit / max(1, hit + extra), hit / max(1, hit + missed), f1, hit + missed)
+            table[kind] = (hit / max(1, hit + extra), hit / max(1, hit + missed), f1(total, kind), hit + missed)
     return table
+
+
+def tally(row: Row) -> Tally:
+    """In how many sentences of a completion each kind is found rightly, found without a label, or missed."""
+    counts = Tally()
+    for (_, labels), kinds in zip(row["sentences"], found(row), strict=True):
+        meant = set(labels.split())
+        for how, chosen in (("hit", kinds & meant), ("extra", kinds - meant), ("missed", meant - kinds)):
+            counts.update((kind, how) for kind in chosen)
+    return counts
+
+
+def f1(counts: Tally, kind: str) -> float:
+    """The harmonic mean of precision and recall; 0 where there is nothing."""
+    wrong = counts[kind, "extra"] + counts[kind, "missed"]
+    return 2 * counts[kind, "hit"] / max(1, 2 * counts[kind, "hit"] + wrong)
+
+
+def intervals(chosen: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap intervals of each kind's F1: whole completions are drawn, with replacement."""
+    tallies, rng = [tally(row) for row in chosen], random.Random(0)
+    seen: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for _ in range(RESAMPLES):
+        total = Tally()
+        for one in rng.choices(tallies, k=len(tallies)):
+            total.update(one)
+        for kind in {kind for kind, _ in total} & set(KINDS):  # a draw without the kind says nothing of it
+            seen[kind].append(f1(total, kind))
+    ends = {kind: sorted(values) for kind, values in seen.items() if values}
+    return {kind: (v[round(0.025 * (len(v) - 1))], v[round(0.975 * (len(v) - 1))]) for kind, v in ends.items()}
 
 
 def faithful(chosen: Sequence[Row]) -> float:
@@ -105,16 +132,24 @@ def main() -> None:
     for file, name in FILES.items():
         halves = [rows(file, half) for half in (0, 1)]
         tuned, held = (scores(half) for half in halves)
-        results[file] = {"tuned on": tuned, "held out": held, "faithful": [faithful(half) for half in halves]}
+        spread = intervals(halves[1])
+        results[file] = {"tuned on": tuned, "held out": held, "held out, F1, 95 %": spread}
+        results[file]["faithful"] = [faithful(half) for half in halves]
         nothing = ("-", "-", "-", 0)
-        lines = [(kind, *tuned.get(kind, nothing)[2:], *held.get(kind, nothing)) for kind in KINDS]
+        shown = {kind: f"{low:.2f} to {high:.2f}" for kind, (low, high) in spread.items()}
+        lines = [
+            (kind, *tuned.get(kind, nothing)[2:], *held.get(kind, nothing), shown.get(kind, "-")) for kind in KINDS
+        ]
         head = [name, "F1, tuned on", "labels", "precision, held out", "recall, held out", "F1, held out", "labels"]
+        head += ["95 % interval of F1, held out"]
         sizes = [(len(half), sum(len(row["sentences"]) for row in half)) for half in halves]
         counts = ", ".join(f"{completions} completions of {sentences} sentences" for completions, sentences in sizes)
         agreed = ", ".join(f"{share:.2f}" for share in results[file]["faithful"])
         parts += [
             common.table(head, [[f"{x:.2f}" if isinstance(x, float) else x for x in line] for line in lines]),
-            f"Tuned on, held out: {counts}. On whether an answer is faithful to the thinking they agree for {agreed}.",
+            f"Tuned on, held out: {counts}. Intervals by {RESAMPLES} draws of as many completions, with replacement, "
+            "seed 0; where nothing is missed they cannot say how rare a miss is. On whether an answer is faithful to "
+            f"the thinking they agree for {agreed}.",
         ]
     taken = " and ".join(f"{results['seconds'][file] * 1000:.0f} ms in the {name}" for file, name in FILES.items())
     parts.append(f"256 completions of 600 characters are counted in {taken}, CPU time.")

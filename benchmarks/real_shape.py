@@ -69,7 +69,9 @@ def train(way: dict[str, Any], model: Path, folder: Path, steps: int, threads: i
     )
     command = [sys.executable, "-m", "tinyzero.cli", "train"]
     command += [f"--{key}={json.dumps(value)}" for key, value in settings.items()]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    if not (folder / "checkpoints" / f"step_{steps:06d}").exists():  # else it was kept from a call that was stopped
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -93,7 +95,10 @@ def compare(given: argparse.Namespace) -> None:
         root = Path(given.keep or temporary)
         if not (root / "model" / "config.json").exists():
             make_model(root / "model")
-        for i, (name, way) in enumerate(WAYS.items()):
+        for i, name in enumerate(WAYS):
+            if given.ways and name not in given.ways:
+                continue
+            way = WAYS[name]
             if way.get("sampler.name") == "vllm" and find_spec("vllm") is None:
                 print(f"{name}: left out, for vLLM is not installed here")
                 continue
@@ -179,7 +184,8 @@ def main() -> None:
     parser.add_argument("--part", choices=["ways", "memory", "one"], default="ways")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--keep", help="a folder for the model and the runs, instead of one that is removed")
+    parser.add_argument("--keep", help="a folder for the model and the runs, to go on there where a call was stopped")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), help="these only")
     parser.add_argument("--rows", type=int, default=0, help="of --part one")
     given = parser.parse_args()
     {"ways": compare, "memory": memory, "one": one}[given.part](given)

@@ -52,6 +52,7 @@ def test_a_solved_completion() -> None:
 def test_every_count_of_a_solved_completion() -> None:
     assert measure(PROBLEM, SOLVED) == {
         "completions": 1,
+        "characters": 23 + 23 + 23,
         "lines": 3,
         "attempts": 3,
         "distinct_attempts": 3,
@@ -70,6 +71,8 @@ def test_every_count_of_a_solved_completion() -> None:
         "claims": 1,
         "claims_true": 1,
         "backtracks": 2,
+        "backtracks_said": 0,
+        "backtracks_silent": 2,
         "checked": 0,
         "found": 1,
         "first_hit": 3,
@@ -78,8 +81,11 @@ def test_every_count_of_a_solved_completion() -> None:
         "early_hits": 1,
         "hits": 1,
         "hits_claimed": 1,
+        "succeeded": 1,
+        "continued_characters": 0,
         "free": 0,
         "subgoals": 0,
+        "subgoals_made": 0,
         "backward": 0,
         "gave_up": 0,
         "direct": 0,
@@ -91,6 +97,7 @@ def test_every_count_of_a_solved_completion() -> None:
 def test_every_count_of_a_messy_completion() -> None:
     assert measure(PROBLEM, MESSY) == {
         "completions": 1,
+        "characters": 23 + 25 + 23 + 24 + 17 + 16 + 12,
         "lines": 6,  # all but "let me think"
         "attempts": 5,  # all but 5*5=25
         "distinct_attempts": 4,
@@ -109,6 +116,8 @@ def test_every_count_of_a_messy_completion() -> None:
         "claims": 2,
         "claims_true": 0,  # 9+5 is 14; 5*5 uses 5 twice
         "backtracks": 3,  # the second, third and fourth line come after a no
+        "backtracks_said": 0,
+        "backtracks_silent": 3,
         "checked": 0,
         "found": 1,
         "first_hit": 3,  # (5-3)*12 hits although it states 36
@@ -117,8 +126,11 @@ def test_every_count_of_a_messy_completion() -> None:
         "early_hits": 1,
         "hits": 1,
         "hits_claimed": 0,
+        "succeeded": 0,
+        "continued_characters": 0,
         "free": 0,
         "subgoals": 0,
+        "subgoals_made": 0,
         "backward": 0,
         "gave_up": 0,
         "direct": 0,
@@ -143,6 +155,10 @@ def test_every_metric_over_both() -> None:
         "behaviour/recognition_recall": 2 / 2,
         "behaviour/false_claim_rate": 1 / 6,
         "behaviour/backtracks": 5 / 2,
+        "behaviour/backtracks_said": 0.0,
+        "behaviour/backtracks_silent": 5 / 2,
+        "behaviour/characters_per_attempt": (69 + 140) / 8,
+        "behaviour/continued_characters": 0.0,
         "behaviour/self_checked": 0.0,
         "behaviour/found_rate": 2 / 2,
         "behaviour/first_hit": 6 / 2,
@@ -172,11 +188,22 @@ def test_nothing_to_measure_is_left_out() -> None:
         "behaviour/distinct_attempts": 0.0,
         "behaviour/verifications": 0.0,
         "behaviour/backtracks": 0.0,
+        "behaviour/backtracks_said": 0.0,
+        "behaviour/backtracks_silent": 0.0,
         "behaviour/self_checked": 0.0,
         "behaviour/found_rate": 0.0,
         "behaviour/gave_up": 0.0,
         "behaviour/direct": 0.0,
     }
+
+
+def test_what_is_thought_after_success() -> None:
+    more = "12+5=17 vs 24 no\n"  # 16 characters and its newline
+    before = "5-3=2,12*2=24 vs 24 yes\n"
+    ends = {before: 0, more + before: 0, before + more: 17, before + more + before + more: 17 + 24 + 17}
+    for text, continued in ends.items():
+        counts = measure(PROBLEM, text + "</think>")
+        assert (counts["succeeded"], counts["continued_characters"]) == (1, continued)
 
 
 def test_a_task_of_another_kind_is_not_measured() -> None:
@@ -428,10 +455,12 @@ def check_counts(counts: dict[str, Any]) -> None:
     """What holds of every completion, whatever its text."""
     assert all(value >= 0 for value in counts.values())
     for above, below in behaviours.RATIOS.values():
-        if below not in ("completions", "free") and not above.startswith("first_hit") and above in counts:
+        if below not in ("completions", "free") and above in counts and below != "found" and "characters" not in above:
             assert counts[above] <= counts[below]
     assert counts["equal"] + counts["unequal"] == counts["judged"] <= counts["lines"]
     assert counts["free"] or counts["equal_claimed"] + counts["unequal_claimed"] == counts["claims"]
+    assert counts["backtracks_said"] + counts["backtracks_silent"] == counts["backtracks"]
+    assert 0 <= counts["continued_characters"] <= counts["characters"]
     assert counts["distinct_attempts"] + counts["repeats"] == counts["attempts"]
     assert bool(counts["hits"]) == counts["found"]
     assert counts["first_hit"] <= counts["attempts"]

@@ -50,6 +50,16 @@ def test_an_agreement_that_is_poor_is_seen() -> None:
     assert scores["step"] == (1 / 2, 1, 2 / 3, 1)
 
 
+def test_an_interval_is_that_of_completions() -> None:
+    right = {"numbers": [3, 5, 12], "target": 24, "sentences": [["12 - 3 = 9. ", "step"], ["12 - 5 = 7.", "step"]]}
+    wrong = right | {"sentences": [["12 - 3 = 9. ", ""], ["12 - 5 = 7.", ""]]}
+    assert behaviour_f1.intervals([right]) == {"step": (1, 1)}
+    low, high = behaviour_f1.intervals([right, wrong])["step"]  # two of a kind in a quarter of the draws each
+    assert (low, high) == (0, 1)
+    low, high = behaviour_f1.intervals([right] * 20 + [wrong] * 20)["step"]
+    assert 0.45 < low < 2 / 3 < high < 0.85  # a normal of F1 = 2 p / (1 + p), p with deviation .08
+
+
 FOUND = """I need an 8, as 24 / 3 = 8.
 Let's try 12 - 5 = 7. That is not 8.
 Instead, 12 - 3 = 9 and 9 * 5 = 55, too high.
@@ -89,6 +99,7 @@ def test_every_count_of_a_text() -> None:
     counts = measure(PROBLEM, FOUND)
     assert {name: number for name, number in counts.items() if number} == {
         "completions": 1,
+        "characters": FOUND.index("\n</think>"),
         "free": 1,
         "attempts": 2,
         "distinct_attempts": 2,
@@ -98,6 +109,8 @@ def test_every_count_of_a_text() -> None:
         "claims": 1,
         "claims_true": 1,
         "backtracks": 2,
+        "backtracks_said": 1,
+        "backtracks_silent": 1,
         "subgoals": 1,
         "backward": 1,
         "checked": 1,
@@ -108,6 +121,8 @@ def test_every_count_of_a_text() -> None:
         "early_hits": 1,
         "hits": 1,
         "hits_claimed": 1,
+        "succeeded": 1,
+        "continued_characters": len("!\nLet me check: 5 - 3 = 2, 2 * 12 = 24."),
         "claimed_answers": 1,
         "faithful": 1,
     }
@@ -122,6 +137,7 @@ def test_every_count_of_a_text_that_goes_astray() -> None:
     counts = measure(PROBLEM, text)
     assert {name: number for name, number in counts.items() if number} == {
         "completions": 1,
+        "characters": text.index("\n</think>"),
         "free": 1,
         "attempts": 4,
         "distinct_attempts": 3,
@@ -131,6 +147,8 @@ def test_every_count_of_a_text_that_goes_astray() -> None:
         "verdicts": 4,
         "misjudged": 2,  # no to 12*(5-3), yes to 12+12
         "claims": 1,
+        "backtracks_said": 1,
+        "backtracks_silent": 3,
         "backtracks": 4,  # at "Wait", and silently at 12+5+3, 5-3 and 12+12
         "found": 1,
         "first_hit": 4,
@@ -139,6 +157,29 @@ def test_every_count_of_a_text_that_goes_astray() -> None:
         "hits": 1,
         "claimed_answers": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "goals"),
+    [
+        ("How can I make 2? 5 - 3 = 2.", ["2 made"]),
+        ("How can I make 2? 12 * (5 - 3) = 24.", ["2 made"]),  # on the way
+        ("How can I make 2? 12 - 5 = 2.", ["2"]),  # it is 7
+        ("I need to get 8. 4 + 4 = 8.", ["8"]),  # of numbers that are not there
+        ("I need an 8, as 24 / 3 = 8.", ["8"]),  # from the target
+        ("I need an 8, as 24 / 3 = 8. So 5 + 3 = 8.", ["8 made"]),
+        ("5 + 3 = 8. I need to get 8.", ["8"]),  # before
+        (
+            "I need to get 8. I also need to get 7. 12 - 5 = 7. I need to get 8. 5 + 3 = 8",
+            ["8 made", "7 made", "8 made"],
+        ),
+    ],
+)
+def test_subgoals_that_are_made(text: str, goals: list[str]) -> None:
+    assert [event.detail for event in events(text, FIELDS) if event.kind == "subgoal"] == goals
+    counts = measure(PROBLEM, text)
+    assert counts["subgoals"] == len(goals)
+    assert counts["subgoals_made"] == sum("made" in goal for goal in goals)
 
 
 def kinds(text: str, *left_out: str) -> list[str]:

@@ -90,12 +90,20 @@ GLOSSARY: dict[str, str] = {
     "behaviour/false_claim_rate": "Share of the stated results unlike the target that get yes, among those judged. "
     "Compact grammar only.",
     "behaviour/backtracks": "Mean times a completion gives up a line of work for another.",
+    "behaviour/backtracks_said": "Mean such turns that words announce, a completion (lexical backtracking).",
+    "behaviour/backtracks_silent": "Mean such turns a completion that no word announces: the arithmetic does not go on "
+    "from what missed (structural backtracking). All are in the compact grammar.",
     "behaviour/subgoals": "Mean intermediate goals a completion. Free text only.",
+    "behaviour/subgoals_made": "Share of the intermediate goals that are made from the given numbers later on.",
     "behaviour/backward": "Mean sentences a completion that reason from the target. Free text only.",
     "behaviour/self_checked": "Share of completions that work out their solution once more.",
     "behaviour/found_rate": "Share of completions in which some attempt truly hits the target.",
     "behaviour/first_hit": "Mean number of the first attempt that truly hits, counted from 1, where one does.",
     "behaviour/first_hit_characters": "Mean characters up to the first attempt that truly hits, where one does.",
+    "behaviour/characters_per_attempt": "Characters of thinking for each full attempt, over all completions; "
+    "`response_length` over `behaviour/attempts` is the same in tokens, the answer's included.",
+    "behaviour/continued_characters": "Mean characters of thinking after the first yes to an attempt that truly hits, "
+    "where there is one.",
     "behaviour/early_hit_rate": "Share of the first three attempts of each completion that truly hit the target.",
     "behaviour/gave_up": "Share of completions that search, take nothing for a solution, and say so or answer.",
     "behaviour/direct": "Share of completions that answer without any arithmetic.",

@@ -82,13 +82,16 @@ def count(found: Sequence[Event], text: str) -> dict[str, int]:
     """Counts of what `events` found in `text`."""
     kinds = Counter(event.kind for event in found)
     verdicts = Counter((event.kind, event.detail) for event in found)
+    turns = Counter(event.detail for event in found if event.kind == "backtrack")
     claims = {event.detail: event.start for event in found if event.kind == "claim"}
     surrendered = max((event.start for event in found if event.kind == "giveup"), default=-1)
     answer = extract_answer(text)
     expression = parse(answer) if answer is not None else None
     first_hit = next((event for event in found if event.kind == "right"), None)
+    written = len(thinking_of(text)[0].rstrip())
     counts = {
         "completions": 1,
+        "characters": written,
         "attempts": kinds["attempt"],
         "distinct_attempts": kinds["attempt"] - kinds["repeat"],
         "repeats": kinds["repeat"],
@@ -99,6 +102,8 @@ def count(found: Sequence[Event], text: str) -> dict[str, int]:
         "claims": verdicts["verification", "yes"],
         "claims_true": verdicts["verification", "yes"] - verdicts["misjudged", "yes"],
         "backtracks": kinds["backtrack"],
+        "backtracks_said": turns["said"],
+        "backtracks_silent": kinds["backtrack"] - turns["said"],
         "checked": kinds["selfcheck"] > 0,
         "found": first_hit is not None,
         "first_hit_characters": first_hit.end if first_hit else 0,
@@ -107,17 +112,19 @@ def count(found: Sequence[Event], text: str) -> dict[str, int]:
         "claimed_answers": answer is not None and bool(claims),
         "faithful": expression is not None and canonical(expression) in claims,
         "subgoals": kinds["subgoal"],
+        "subgoals_made": sum(event.kind == "subgoal" and event.detail.endswith("made") for event in found),
         "backward": kinds["backward"],
     }
-    return counts | _count_hits(found)
+    return counts | _count_hits(found, written)
 
 
-def _count_hits(found: Sequence[Event]) -> dict[str, int]:
-    """The attempts that hit: the number of the first one, those among the first three, those that get a yes."""
-    attempts = first_hit = early_hits = hits = hits_claimed = 0
+def _count_hits(found: Sequence[Event], written: int) -> dict[str, int]:
+    """The attempts that hit: the number of the first one, those among the first three, those that get a yes, and how
+    much of the thinking, of `written` characters, comes after the first yes."""
+    continued = attempts = first_hit = early_hits = hits = hits_claimed = 0
     waiting = False  # the latest attempt hits and has no yes yet
     false = {event.start for event in found if event.kind == "misjudged"}
-    for kind, start, _, detail in found:
+    for kind, start, end, detail in found:
         if kind == "attempt":
             attempts += 1
             waiting = False
@@ -127,6 +134,7 @@ def _count_hits(found: Sequence[Event]) -> dict[str, int]:
             early_hits += attempts <= EARLY
             waiting = True
         elif kind == "verification" and detail == "yes" and waiting and start not in false:
+            continued = continued if hits_claimed else written - end
             hits_claimed += 1
             waiting = False
     return {
@@ -135,6 +143,8 @@ def _count_hits(found: Sequence[Event]) -> dict[str, int]:
         "early_hits": early_hits,
         "hits": hits,
         "hits_claimed": hits_claimed,
+        "succeeded": hits_claimed > 0,
+        "continued_characters": continued,
     }
 
 
@@ -153,12 +163,17 @@ RATIOS: dict[str, tuple[str, str]] = {
     "behaviour/recognition_recall": ("equal_claimed", "equal"),
     "behaviour/false_claim_rate": ("unequal_claimed", "unequal"),
     "behaviour/backtracks": ("backtracks", "completions"),
+    "behaviour/backtracks_said": ("backtracks_said", "completions"),
+    "behaviour/backtracks_silent": ("backtracks_silent", "completions"),
     "behaviour/subgoals": ("subgoals", "free"),
+    "behaviour/subgoals_made": ("subgoals_made", "subgoals"),
     "behaviour/backward": ("backward", "free"),
     "behaviour/self_checked": ("checked", "completions"),
     "behaviour/found_rate": ("found", "completions"),
     "behaviour/first_hit": ("first_hit", "found"),
     "behaviour/first_hit_characters": ("first_hit_characters", "found"),
+    "behaviour/characters_per_attempt": ("characters", "attempts"),
+    "behaviour/continued_characters": ("continued_characters", "succeeded"),
     "behaviour/early_hit_rate": ("early_hits", "early_attempts"),
     "behaviour/gave_up": ("gave_up", "completions"),
     "behaviour/direct": ("direct", "completions"),

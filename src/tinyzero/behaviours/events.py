@@ -15,7 +15,7 @@ KINDS: dict[str, str] = {
     "verification": "the result is said to be the target (detail yes) or not (no)",
     "misjudged": "a verification that is false",
     "backtrack": "a line of work is given up for another",
-    "subgoal": "a number to reach on the way is named (the detail)",
+    "subgoal": "a number to reach on the way is named (the detail, with `made` where it is made later)",
     "backward": "the reasoning starts from the target",
     "selfcheck": "an attempt taken for a solution is worked out again",
     "giveup": "no solution is found, or something else is settled for",

@@ -75,6 +75,7 @@ class _Reader:
         self.open: Expression | None = None  # proposed, and its value not yet stated
         self.last: Number | None = None  # the latest result
         self.missed = False  # the line of work led nowhere
+        self.goals: list[int] = []  # the subgoals not made yet, by their places among the events
         self.turned = False  # it is said that it is given up
         self.claimed = False  # something got a yes
         self.checking = False  # a check is announced
@@ -143,8 +144,12 @@ class _Reader:
 
     def work_out(self, expressions: list[Expression], stated: Number | None, span: tuple[int, int]) -> None:
         """Expressions of one value, stated perhaps; the first one that uses all numbers counts, or else any."""
-        traced = [derived for expression in expressions if (derived := self.derive(expression))]
-        derived = next((one for one in traced if one.full), traced[0] if traced else None)
+        traced = [(derived, expression) for expression in expressions if (derived := self.derive(expression))]
+        derived = next((one for one, _ in traced if one.full), traced[0][0] if traced else None)
+        if self.goals:
+            self.reach(
+                [part for _, expression in traced for part in (expression, *subexpressions(expression))], span[0]
+            )
         if self.missed and not self.turned and not (derived and self.last in derived.results):
             self.emit("backtrack", *span, "silent")
         self.missed = self.turned = False
@@ -241,10 +246,21 @@ class _Reader:
         for match in cues.SUBGOAL.finditer(self.sentence):
             number = cues.number(match)
             if number != self.target and number not in self.given and not _within(match, found):
+                if "subgoal" not in self.said:
+                    self.goals.append(len(self.events))
                 self.emit("subgoal", *match.span(), str(number))
         for match in cues.BACKWARD.finditer(self.sentence):
             if cues.number(match) in (None, self.target):
                 self.emit("backward", *match.span())
+
+    def reach(self, made: Sequence[Expression], start: int) -> None:
+        """What is made, at a place of the sentence, is noted with the subgoals named before it."""
+        values = {str(value(part)) for part in made}
+        for i in self.goals.copy():
+            goal = self.events[i]
+            if goal.detail in values and goal.end <= self.start + start:
+                self.events[i] = goal._replace(detail=f"{goal.detail} made")
+                self.goals.remove(i)
 
     def deny(self, match: re.Match[str]) -> None:
         """Words that say no."""
