@@ -103,6 +103,8 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 ("behaviour/backtracks", "new starts"),
                 ("behaviour/subgoals", "subgoals"),
                 ("behaviour/backward", "steps back from the target"),
+                ("behaviour/backtracks_said", "new starts said"),
+                ("behaviour/backtracks_silent", "new starts made"),
             ),
             chart(
                 "Does the search find it?",
@@ -111,12 +113,15 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 ("behaviour/early_hit_rate", "of the first three attempts"),
                 ("behaviour/faithful", "answers that were found so"),
                 ("behaviour/self_checked", "worked out once more"),
+                ("behaviour/subgoals_made", "subgoals that are made"),
                 form="share",
             ),
             chart(
-                "Characters to the first hit",
-                "How much it writes before the first attempt that hits.",
-                ("behaviour/first_hit_characters", ""),
+                "Characters of thinking",
+                "How much it writes before the first attempt that hits, for each attempt, and after a true yes.",
+                ("behaviour/first_hit_characters", "to the first hit"),
+                ("behaviour/characters_per_attempt", "an attempt"),
+                ("behaviour/continued_characters", "after a true yes"),
             ),
             chart(
                 "Can its checks be trusted?",
@@ -226,8 +231,25 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 ("time/update", "learning"),
                 ("time/publish", "publishing"),
             ),
-            chart("Peak memory", "Of the training process.", ("memory/peak", ""), form="bytes"),
-            chart("Computation", "Floating-point operations since the run began.", ("flops", "FLOPs")),
+            chart(
+                "Peak memory",
+                "Of the training process, and of PyTorch on the GPU.",
+                ("memory/peak", "process"),
+                ("memory/gpu_peak", "GPU"),
+                form="bytes",
+            ),
+            chart(
+                "Computation",
+                "Floating-point operations since the run began.",
+                ("flops", "so far"),
+                ("time/flops_total", "in the end, at this pace"),
+            ),
+            chart(
+                "GPU-hours",
+                "Of one GPU.",
+                ("time/gpu_hours", "so far"),
+                ("time/gpu_hours_total", "in the end, at this pace"),
+            ),
             chart(
                 "Use of the GPU", "Of what its data sheet allows.", ("time/utilisation", "utilisation"), form="share"
             ),
@@ -278,7 +300,7 @@ def spell_out(line: Line, present: Collection[str]) -> list[Line]:
 
 LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("step", "samples/generated", "time/elapsed"), "an axis"),
-    **dict.fromkeys(("samples", "tokens", "version", "time/cpu", "time/gpu_hours"), "it goes up evenly"),
+    **dict.fromkeys(("samples", "tokens", "version", "time/cpu"), "it goes up evenly"),
     **dict.fromkeys(("split", "n", "k", "temperature"), "how an evaluation was made"),
     **dict.fromkeys(("reward_errors", "skipped"), "an alarm tells it"),
     **dict.fromkeys(("problem", "prompt", "fields", "group", "text", "finish_reason", "parts"), "a sample shows it"),
