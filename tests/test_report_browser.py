@@ -213,7 +213,7 @@ def test_a_grid_is_a_matrix_of_its_choices(browser: Any, tmp_path: Path) -> None
         manifest = out / cell.name / "checkpoints" / "step_000020" / "manifest.json"
         manifest.parent.mkdir(parents=True)
         manifest.write_text("{}")
-    ablate.write(path, about, cells, out)
+    ablate.write(path, about, cells, out, jobs=2)
     write_report([out], out / "report.html")
     with opened(browser, (out / "report.html").as_uri()) as page:
         assert f"tinyzero ablate {path}" in page.locator("#top").inner_text()

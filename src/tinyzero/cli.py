@@ -545,7 +545,8 @@ def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
     names = [given.model, *([given.other] if given.other else [])]
     asked = [argparse.Namespace(**vars(given) | {"model": name}) for name in names]
     settings = [_settings(one, rest) for one in asked]
-    if settings[0][0].task != settings[-1][0].task:
+    first, last = settings[0][0], settings[-1][0]
+    if configs.unsettled(last, first).task != first.task:
         raise UserError(
             f"{given.model} and {given.other} were made for different tasks or with different options of one: "
             "name one with --task, or a recipe with --recipe"
