@@ -67,14 +67,14 @@ DEVICES = {
 CPU = Device(
     "a CPU",
     memory=16 * GIB,
-    bandwidth=20e9,
-    rates={"float32": 115e9},
+    bandwidth=3.9e9,  # of weights into products of a few rows
+    rates={"float32": 68e9},
     forward=1.0,
     update=1.0,
     decode=1.0,
-    launch=2e-4,
-    reading=3.5e-8,
-    decoding=5.4e-8,
+    launch=6e-4,
+    reading=5.1e-8,
+    decoding=8.9e-8,
     fused_attention=False,
     is_cpu=True,
 )
