@@ -49,9 +49,9 @@ def find(name: str) -> Any:
     return kind
 
 
-def option(algorithm: Algorithm, name: str) -> int:
-    """A shared option of the algorithm; 0 where one of the user's own has none of that name."""
-    return int(getattr(getattr(algorithm, "options", None), name, 0))
+def option(algorithm: Algorithm, name: str, default: Any = 0) -> Any:
+    """A shared option of the algorithm; `default` where one of the user's own has none of that name."""
+    return getattr(getattr(algorithm, "options", None), name, default)
 
 
 STAGES = {  # in the order in which they act; the first option of a stage switches it on

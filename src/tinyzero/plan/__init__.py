@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, NamedTuple
 
+from tinyzero.algorithms import option
 from tinyzero.config import Config, OptimizerOptions
 from tinyzero.plan.devices import Device
 from tinyzero.plan.shapes import Shape
@@ -148,7 +149,7 @@ class Plan:
 def passes(config: Config, algorithm: Algorithm) -> tuple[list[str], list[str]]:
     """The models that score a step's rollouts, each once, and those that are trained on them."""
     several = config.update.minibatches * config.update.epochs > 1
-    old = several or option(algorithm, "kl_in_reward", 0) or option(algorithm, "correction", "none") != "none"
+    old = several or option(algorithm, "kl_in_reward") or option(algorithm, "correction", "none") != "none"
     trained = [role for role in ("policy", *algorithm.roles) if role != "reference"]
     return [*(["policy"] if old else []), *algorithm.roles], trained
 
@@ -193,11 +194,6 @@ def step_load(config: Config, algorithm: Algorithm, prompt: float, length: float
     )
 
 
-def option(algorithm: Algorithm, name: str, default: Any) -> Any:
-    """An option of the algorithm; `default` where one of the user's own has none of that name."""
-    return getattr(getattr(algorithm, "options", None), name, default)
-
-
 def prompt_tokens(config: Config) -> float:
     """About how many tokens a prompt has: four characters each, as in English, fewer in the bundled bases' words.
 
@@ -221,7 +217,7 @@ def _models(config: Config, algorithm: Algorithm, shape: Shape) -> tuple[dict[st
     models: dict[str, dict[str, float]] = {}
     host = disk = 0.0
     for role in ("policy", *algorithm.roles):
-        shared = adapters and role != "policy" and not (role == "reference" and option(algorithm, "refresh", 0))
+        shared = adapters and role != "policy" and not (role == "reference" and option(algorithm, "refresh"))
         parts = models[role] = {} if shared or parked(config, role) else {"weights": weights}
         host += weights if parked(config, role) else 0
         if role == "policy":
