@@ -275,11 +275,14 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
     (out / "ablation.json").write_text(json.dumps(record, indent=1))
     place = f"on {about['machine']}"
     place = f"at commit {about['commit']} {place}" if "commit" in about else place
-    seeds, over = ", ".join(map(str, grid.seeds)), "the mean over seeds, by Student's t"
+    seeds = ", ".join(map(str, grid.seeds))
+    of, over = f"means over seeds {seeds}", "the mean over seeds, by Student's t"
+    if len(grid.seeds) == 1:
+        of, over = f"seed {seeds}", "the one run, over problems"
     note = (
-        f"`{about['command']}` {place}: pass@1 on test, means over seeds {seeds}, with 95 % intervals of "
-        f"{over if len(grid.seeds) > 1 else 'the one run, over problems'}. Samples are those generated, dropped "
-        "groups included. Minutes are a run's, the last evaluation left out, as many runs at a time as there were."
+        f"`{about['command']}` {place}: pass@1 on test, {of}, with 95 % intervals of {over}. Samples are those "
+        "generated, dropped groups included. Minutes are a run's, the last evaluation left out, as many runs at a time "
+        "as there were."
     )
     missing = [f"not finished: {', '.join(waiting)}", ""] if waiting else []
     (out / "ablation.md").write_text("\n".join([*table(results), "", *missing, note]) + "\n")
