@@ -95,10 +95,9 @@ def compare(given: argparse.Namespace) -> None:
         root = Path(given.keep or temporary)
         if not (root / "model" / "config.json").exists():
             make_model(root / "model")
-        for i, name in enumerate(WAYS):
-            if given.ways and name not in given.ways:
+        for i, (name, way) in enumerate(WAYS.items()):
+            if name not in given.ways:
                 continue
-            way = WAYS[name]
             if way.get("sampler.name") == "vllm" and find_spec("vllm") is None:
                 print(f"{name}: left out, for vLLM is not installed here")
                 continue
@@ -185,7 +184,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", help="a folder for the model and the runs, to go on there where a call was stopped")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), help="these only")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="these only")
     parser.add_argument("--rows", type=int, default=0, help="of --part one")
     given = parser.parse_args()
     {"ways": compare, "memory": memory, "one": one}[given.part](given)

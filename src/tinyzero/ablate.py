@@ -276,13 +276,12 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
     place = f"on {about['machine']}"
     place = f"at commit {about['commit']} {place}" if "commit" in about else place
     seeds = ", ".join(map(str, grid.seeds))
-    of, over = f"means over seeds {seeds}", "the mean over seeds, by Student's t"
+    spread = f"means over seeds {seeds}, with 95 % intervals of the mean over seeds, by Student's t"
     if len(grid.seeds) == 1:
-        of, over = f"seed {seeds}", "the one run, over problems"
+        spread = f"seed {seeds}, with 95 % intervals of the one run, over problems"
     note = (
-        f"`{about['command']}` {place}: pass@1 on test, {of}, with 95 % intervals of {over}. Samples are those "
-        "generated, dropped groups included. Minutes are a run's, the last evaluation left out, as many runs at a time "
-        "as there were."
+        f"`{about['command']}` {place}: pass@1 on test, {spread}. Samples are those generated, dropped groups "
+        "included. Minutes are a run's, the last evaluation left out, as many runs at a time as there were."
     )
     missing = [f"not finished: {', '.join(waiting)}", ""] if waiting else []
     (out / "ablation.md").write_text("\n".join([*table(results), "", *missing, note]) + "\n")

@@ -81,8 +81,7 @@ def _search_events(
 def count(found: Sequence[Event], text: str) -> dict[str, int]:
     """Counts of what `events` found in `text`."""
     kinds = Counter(event.kind for event in found)
-    verdicts = Counter((event.kind, event.detail) for event in found)
-    turns = Counter(event.detail for event in found if event.kind == "backtrack")
+    details = Counter((event.kind, event.detail) for event in found)
     claims = {event.detail: event.start for event in found if event.kind == "claim"}
     surrendered = max((event.start for event in found if event.kind == "giveup"), default=-1)
     answer = extract_answer(text)
@@ -99,11 +98,11 @@ def count(found: Sequence[Event], text: str) -> dict[str, int]:
         "steps_right": kinds["step"] - kinds["slip"],
         "verdicts": kinds["verification"],
         "misjudged": kinds["misjudged"],
-        "claims": verdicts["verification", "yes"],
-        "claims_true": verdicts["verification", "yes"] - verdicts["misjudged", "yes"],
+        "claims": details["verification", "yes"],
+        "claims_true": details["verification", "yes"] - details["misjudged", "yes"],
         "backtracks": kinds["backtrack"],
-        "backtracks_said": turns["said"],
-        "backtracks_silent": kinds["backtrack"] - turns["said"],
+        "backtracks_said": details["backtrack", "said"],
+        "backtracks_silent": kinds["backtrack"] - details["backtrack", "said"],
         "checked": kinds["selfcheck"] > 0,
         "found": first_hit is not None,
         "first_hit_characters": first_hit.end if first_hit else 0,
@@ -134,7 +133,8 @@ def _count_hits(found: Sequence[Event], written: int) -> dict[str, int]:
             early_hits += attempts <= EARLY
             waiting = True
         elif kind == "verification" and detail == "yes" and waiting and start not in false:
-            continued = continued if hits_claimed else written - end
+            if not hits_claimed:
+                continued = written - end
             hits_claimed += 1
             waiting = False
     return {
