@@ -16,7 +16,7 @@ from tinyzero.algorithms import NAMES, load_algorithm
 from tinyzero.batching import Batch
 from tinyzero.config import Config, LoraSection, parse_overrides, read_recipe, resolve
 from tinyzero.learner import TorchLearner, policy_outputs
-from tinyzero.plan import USABLE, Plan, calibrate, make_plan, passes, prompt_tokens, remedies, step_flops
+from tinyzero.plan import USABLE, Plan, calibrate, make_plan, passes, prompt_tokens, remedies, step_flops, step_load
 from tinyzero.plan.devices import CPU, DEVICES, Device, device_named
 from tinyzero.plan.meter import Meter
 from tinyzero.plan.page import describe, pretraining, survey
@@ -419,6 +419,16 @@ def test_passes_are_those_of_the_algorithm(name: str, options: list[str]) -> Non
     scorers, trained = passes(config, algorithm)
     assert {role: model.scored for role, model in found.items()} == {r: scorers.count(r) for r in found}
     assert set(trained) == set(found) - {"reference"}
+
+
+def test_an_algorithm_of_ones_own_without_options_drops_nothing_and_scores_nothing() -> None:
+    class Own:
+        roles = ()
+
+    config = resolve({"rollout": {"prompts": 3, "refills": 2}}, {})
+    assert passes(config, Own()) == ([], ["policy"])  # type: ignore[arg-type]
+    load = step_load(config, Own(), 10.0)  # type: ignore[arg-type]
+    assert (load.prompts, load.kept) == (3, 1.0)
 
 
 def test_a_meter_counts_what_a_plan_counts() -> None:
