@@ -21,6 +21,7 @@ import tiny
 from tinyzero import ablate, cli, metrics, models, run
 from tinyzero import config as configs
 from tinyzero.algorithms import NAMES
+from tinyzero.check_config import check_config
 from tinyzero.pretrain import base
 from tinyzero.report.command import command
 from tinyzero.types import UserError
@@ -118,10 +119,13 @@ def test_interval_by_hand() -> None:
         ('/base"', '/removed"', "no model folder at '.*/removed'"),
     ],
 )
-def test_mistakes_are_named_before_anything_runs(grid: Path, before: str, after: str, says: str) -> None:
+def test_mistakes_are_named_before_anything_runs(
+    grid: Path, tmp_path: Path, before: str, after: str, says: str
+) -> None:
     grid.write_text(grid.read_text().replace(before, after))
     with pytest.raises(UserError, match=says):
-        ablate.read_grid(grid)
+        ablate.run_grid(grid, tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tmp_path: Path) -> None:
@@ -174,6 +178,7 @@ def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tm
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert_an_unscored_run_is_not_finished(grid, out)
     assert_only_its_records_make_a_run_finished(grid, out)
+    assert_a_base_is_needed_by_unfinished_runs_only(grid, out, tmp_path / "base")
     grid.write_text(grid.read_text().replace("steps = 2", "steps = 3"))
     with pytest.raises(UserError, match="was run with other settings than the grid's"):
         ablate.run_grid(grid, out, 1)
@@ -201,6 +206,16 @@ def assert_only_its_records_make_a_run_finished(grid: Path, out: Path) -> None:
     path.write_text(whole.splitlines()[0] + "\n")
     assert not ablate.finished(cell, out / cell.name)
     path.write_text(whole)
+
+
+def assert_a_base_is_needed_by_unfinished_runs_only(grid: Path, out: Path, base: Path) -> None:
+    shutil.rmtree(base)
+    (out / "ablation.json").unlink()
+    ablate.run_grid(grid, out, 1)
+    assert json.loads((out / "ablation.json").read_text())["not finished"] == []
+    (out / "ppo-4" / "eval.jsonl").unlink()
+    with pytest.raises(UserError, match="no model folder at"):
+        ablate.run_grid(grid, out, 1)
 
 
 @pytest.mark.parametrize("asked", [{"sampler.name": "vllm"}, {}, {"algorithm.correction": "truncate"}])
@@ -294,4 +309,6 @@ def test_the_grids_here_can_run(path: Path, tmp_path: Path, monkeypatch: pytest.
     copied = tmp_path / path.name
     copied.write_text(text.replace("Jiayi-Pan/Countdown-Tasks-3to4", str(data)))
     grid, cells = ablate.read_grid(copied)
+    for cell in cells:
+        check_config(cell.config)
     assert len(cells) == len(grid.seeds) * math.prod(map(len, grid.axes.values()))

@@ -74,7 +74,7 @@ class Cell:
 
 
 def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
-    """The grid and its cells, every one of them checked. Raises UserError naming what is wrong."""
+    """The grid and its cells. Raises UserError naming what is wrong."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -98,7 +98,8 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
         for seed in grid.seeds:
             cell = Cell(tuple(name for name, _ in choices), seed, config.resolve(recipe, overrides | {"seed": seed}))
             cells.append(cell)
-        check(cell.config, path)
+        if not cell.config.eval.every or not cell.config.eval.test_problems:
+            raise UserError(f"{path} has nothing to compare: set eval.every and eval.test_problems above 0 in [common]")
     names = [cell.name for cell in cells]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path} names a run {twice[0]!r} twice: give other names, or other seeds")
@@ -113,25 +114,21 @@ def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
-def check(settings: config.Config, path: Path) -> None:
-    """Whatever can be known to go wrong before the first run. Raises UserError."""
-    from tinyzero.check_config import check_config  # torch comes with it
-
-    check_config(settings)
-    if not settings.eval.every or not settings.eval.test_problems:
-        raise UserError(f"{path} has nothing to compare: set eval.every and eval.test_problems above 0 in [common]")
-
-
 def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = print) -> None:
     """Run what is not finished, `jobs` at a time, then write the comparison of the choices whose runs all finished.
 
-    Raises UserError where a run failed (the others are finished first), KeyboardInterrupt after a clean stop, which
-    Ctrl-C and SIGTERM ask for.
+    Every choice with a run left to make is checked before the first of them; a base that only finished runs began from
+    may be gone. Raises UserError where a run failed (the others are finished first), KeyboardInterrupt after a clean
+    stop, which Ctrl-C and SIGTERM ask for.
     """
+    from tinyzero.check_config import check_config  # torch comes with it
+
     if find_spec("matplotlib") is None:  # said now, and not after hours
         raise UserError("the comparison's picture needs matplotlib: pip install 'tinyzero[report]'")
     grid, cells = read_grid(path)
     waiting = [cell for cell in cells if not finished(cell, out / cell.name)]
+    for asked in {cell.choices: cell.config for cell in waiting}.values():
+        check_config(asked)
     report(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished")
     running: list[tuple[Cell, subprocess.Popen[bytes]]] = []
     failed: list[str] = []

@@ -15,12 +15,17 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tinyzero import config as configs
-from tinyzero.evaluate import EVAL_SEED
-from tinyzero.plugins import brief, suggest
+from tinyzero import metrics
+from tinyzero.algorithms import NAMES, composition, load_algorithm
+from tinyzero.evaluate import EVAL_SEED, distinct_problems, evaluate
+from tinyzero.plugins import brief, near, suggest, validate
+from tinyzero.rollouts import Collected, roll_out
+from tinyzero.tasks import load_task
 from tinyzero.types import SPLITS, NonFiniteError, Posable, Prompt, SamplingParams, Task, UserError
 
 if TYPE_CHECKING:
@@ -45,13 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     started = time.perf_counter()
     try:
-        known, dotted = _set_apart(list(sys.argv[1:] if arguments is None else arguments))
-        given, rest = _parser().parse_known_args(known)
-        if rest and given.run is not _pretrain:  # its options have no section
-            near = suggest(rest[0].lstrip("-"), [*configs.keys(), *configs.SHORT]) if given.run is _train else ""
-            near = near if "did you mean" in near else ""
-            raise UserError(f"unknown argument {rest[0]}{near} (see tinyzero {given.verb} --help)")
-        return int(given.run(given, [*rest, *dotted], started) or 0)
+        plain, dotted = _set_apart(list(sys.argv[1:] if arguments is None else arguments))
+        given, bare = _parser().parse_known_args(plain)
+        given.started = started
+        rest = {"none": [], "sections": dotted, "any": [*bare, *dotted]}[given.options]
+        unknown = {"none": [*bare, *dotted], "sections": bare, "any": []}[given.options]
+        if unknown:
+            known = [*configs.option_keys(), *configs.SHORT] if given.run is _train else []
+            likely = near(unknown[0].lstrip("-"), known)
+            raise UserError(f"unknown argument {unknown[0]}{likely} (see tinyzero {given.verb} --help)")
+        return int(given.run(given, rest))
     except UserError as error:
         print(f"tinyzero: error: {error}", file=sys.stderr)
         return 2
@@ -84,7 +92,7 @@ def _parser() -> Parser:
     parser = Parser(prog="tinyzero", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
 
-    def verb(name: str, run: Callable[..., Any], text: str, **more: Any) -> argparse.ArgumentParser:
+    def verb(name: str, run: Callable[..., int], text: str, **more: Any) -> argparse.ArgumentParser:
         made = verbs.add_parser(
             name,
             help=text,
@@ -93,7 +101,7 @@ def _parser() -> Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **more,
         )
-        made.set_defaults(run=run)
+        made.set_defaults(run=run, options="sections")
         return made
 
     train = verb("train", _train, "train a model by rewards alone", epilog=_options_help())
@@ -104,7 +112,9 @@ def _parser() -> Parser:
     plan = verb("plan", _plan, "what a recipe needs and costs: memory, time, FLOPs and dollars, before it runs")
     _recipe_arguments(plan)
     plan.add_argument("--gpu", metavar="NAME", help="one of h100, h200, a100, l40s, 4090, t4 ... or cpu (default: all)")
-    plan.add_argument("--price", type=_price, metavar="DOLLARS", help="an hour of it (default: the recipe's run.price)")
+    plan.add_argument(
+        "--price", type=_number, metavar="DOLLARS", help="an hour of it (default: the recipe's run.price)"
+    )
     plan.add_argument(
         "--length", type=_positive, metavar="TOKENS", help="of an answer, on average (default: 0.4 of the limit)"
     )
@@ -112,12 +122,12 @@ def _parser() -> Parser:
     plan.add_argument("--pretraining", nargs=2, type=_amount, metavar=("ACTIVE", "TOKENS"), help="instead of a recipe")
     plan.add_argument("--hours", type=_amount, metavar="HOURS", help="of one --gpu, which the pretraining took")
 
-    evaluate = verb("eval", _eval, "score a model: pass@1, pass@k and greedy, with 95 %% intervals")
-    _model_arguments(evaluate, seed=EVAL_SEED)
-    evaluate.add_argument("--n", type=_positive, default=256, help="distinct problems (default: 256)")
-    evaluate.add_argument("--k", type=_positive, default=1, help="completions a problem (default: 1)")
-    evaluate.add_argument("--split", choices=SPLITS, default="test", help="(default: test)")
-    evaluate.add_argument("--json", metavar="FILE", help="write every figure here too")
+    evaluation = verb("eval", _eval, "score a model: pass@1, pass@k and greedy, with 95 %% intervals")
+    _model_arguments(evaluation, seed=EVAL_SEED)
+    evaluation.add_argument("--n", type=_positive, default=256, help="distinct problems (default: 256)")
+    evaluation.add_argument("--k", type=_positive, default=1, help="completions a problem (default: 1)")
+    evaluation.add_argument("--split", choices=SPLITS, default="test", help="(default: test)")
+    evaluation.add_argument("--json", metavar="FILE", help="write every figure here too")
 
     play = verb("play", _play, "pose problems to a model and watch it think")
     _model_arguments(play)
@@ -159,7 +169,9 @@ def _parser() -> Parser:
     watch.add_argument("--port", type=_port, default=8765, help="0 for any that is free (default: 8765)")
     watch.add_argument("--host", default="127.0.0.1", help="who may look: 0.0.0.0 lets others in (default: 127.0.0.1)")
 
-    verb("algorithms", _algorithms, "print what each algorithm is made of: its stages, constants and source")
+    algorithms = verb(
+        "algorithms", _algorithms, "print what each algorithm is made of: its stages, constants and source"
+    )
 
     check = verb(
         "check-task", _check_task, "prove that a task grades its own solutions, garbage and nonsense as it should"
@@ -177,6 +189,12 @@ def _parser() -> Parser:
         "--task", default="countdown", choices=["countdown", "multiplication"], help="the task the base is made for"
     )
     pretrain.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
+
+    # which options that stand not here a command takes: --section.option, unless said otherwise
+    for made in (export, report, watch, algorithms):
+        made.set_defaults(options="none")
+    for made in (ablate, pretrain):
+        made.set_defaults(options="any")
     return parser
 
 
@@ -199,7 +217,7 @@ def _model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     )
     parser.add_argument("--task", help="the task (default: the run's own)")
     parser.add_argument("--recipe", help="take task, options and prompt from this recipe (default: the run's own)")
-    parser.add_argument("--temperature", type=_temperature, default=1.0, help="0 is greedy (default: 1)")
+    parser.add_argument("--temperature", type=_number, default=1.0, help="0 is greedy (default: 1)")
     parser.add_argument("--top-p", type=_share, default=1.0, help="(default: 1)")
     parser.add_argument("--top-k", type=_natural, default=0, help="0 for all (default: 0)")
     parser.add_argument("--max-tokens", type=_positive, help="limit on new tokens (default: the recipe's)")
@@ -222,10 +240,9 @@ def _checked(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: st
 
 
 _positive = _checked(int, lambda value: value >= 1, "a whole number from 1 up")
-_natural = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 up")
-_temperature = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+_natural = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 _port = _checked(int, lambda value: 0 <= value < 2**16, "a port: a whole number from 0 to 65535")
-_price = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+_number = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
 _amount = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
 _share = _checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
@@ -235,7 +252,7 @@ def _options_help() -> str:
     lines = ["options, written --section.option value:"]
     short = {full: name for name, full in configs.SHORT.items()}
     default = configs.Config()
-    for key in configs.keys():  # noqa: SIM118 (a function)
+    for key in configs.option_keys():
         value: Any = default
         field: Any = None
         for part in key.split("."):
@@ -253,7 +270,7 @@ def _overrides(given: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     return configs.parse_overrides([*short, *rest])
 
 
-def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _train(given: argparse.Namespace, rest: list[str]) -> int:
     overrides = _overrides(given, rest)
     if given.resume:
         folder = Path(given.resume)
@@ -275,8 +292,8 @@ def _train(given: argparse.Namespace, rest: list[str], started: float) -> int:
         return 0
     from tinyzero.train import train
 
-    train(config, folder, resume=bool(given.resume), started=started)
-    _summary(folder, started)
+    train(config, folder, resume=bool(given.resume), started=given.started)
+    _summary(folder, given.started)
     return 0
 
 
@@ -291,14 +308,11 @@ def _run_name(name: str, config: configs.Config, task: str | None, profile: str 
 
 def _check_plugins(config: configs.Config) -> None:
     """Names and options of the task and the algorithm, before anything slow happens."""
-    from tinyzero.algorithms import load_algorithm
-    from tinyzero.tasks import load_task
-
     load_task(config.task.name, config.task.options)
     load_algorithm(config.algorithm.name, config.algorithm.options)
 
 
-def _plan(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _plan(given: argparse.Namespace, rest: list[str]) -> int:
     from tinyzero import plan
     from tinyzero.plan import devices, page, shapes
 
@@ -318,7 +332,6 @@ def _plan(given: argparse.Namespace, rest: list[str], started: float) -> int:
     recipe, overrides = configs.read_recipe(given.recipe or configs.DEFAULT_RECIPE), _overrides(given, rest)
     config = configs.resolve(recipe, overrides, given.profile)
     _check_plugins(config)
-    from tinyzero.algorithms import load_algorithm
 
     shape, prompt = shapes.find_shape(config.model.name), plan.prompt_tokens(config)
 
@@ -347,8 +360,6 @@ def _plan(given: argparse.Namespace, rest: list[str], started: float) -> int:
 
 def _summary(folder: Path, started: float) -> None:
     """Before and after: scores, one problem's two answers, and what to do next."""
-    from tinyzero import metrics
-
     tests = [e for e in metrics.read(folder / "eval.jsonl") if e["split"] == "test"]
     samples = [r for r in metrics.read(folder / "rollouts.jsonl") if r["split"] == "test"]
     if len(tests) > 1:
@@ -393,7 +404,6 @@ def _open(
 
     from tinyzero import models
     from tinyzero.samplers.torch_sampler import TorchSampler
-    from tinyzero.tasks import load_task
 
     task = load_task(config.task.name, config.task.options)
     if config.model.threads:
@@ -424,9 +434,9 @@ def _settings(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Confi
 
 def _locate(model: str) -> tuple[str | None, str]:
     """(the recipe that made `model`, the folder to load): a run means its newest whole checkpoint."""
-    from tinyzero import checkpoint, models
+    from tinyzero import checkpoint
 
-    if model in models.BUNDLED:
+    if model in BASES:
         return BASES[model], model
     folder = Path(model)
     if (folder / "config.toml").is_file():
@@ -442,12 +452,8 @@ def _locate(model: str) -> tuple[str | None, str]:
     return None, model
 
 
-def _eval(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _eval(given: argparse.Namespace, rest: list[str]) -> int:
     task, sampler, encode, template, params = _open(given, *_settings(given, rest))
-    from dataclasses import replace
-
-    from tinyzero.evaluate import evaluate
-
     params = replace(params, n=given.k)
     greedy = params.temperature > 0
     result = evaluate(
@@ -481,15 +487,13 @@ def _eval(given: argparse.Namespace, rest: list[str], started: float) -> int:
     return 0
 
 
-def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _play(given: argparse.Namespace, rest: list[str]) -> int:
     if given.web:
         return _play_on_a_page(given, rest)
     for name, value in (("a second model", given.other), ("--host", given.host), ("--port", given.port)):
         if value is not None:
             raise UserError(f"{name} ({value}) is for the page: add --web")
     task, sampler, encode, template, params = _open(given, *_settings(given, rest))
-    from dataclasses import replace
-
     posable = task if isinstance(task, Posable) else None
     if posable:
         with _asking(task):
@@ -521,7 +525,7 @@ def _play(given: argparse.Namespace, rest: list[str], started: float) -> int:
         try:
             reward = task.reward(problem, text)
         except Exception as error:  # whatever a user's reward raises
-            print(f"\n[the reward function raised {type(error).__name__}: {error}]")
+            print(f"\n[the reward function raised {brief(error)}]")
         else:
             print(f"\n[{'right' if reward.right else 'wrong'}]")
 
@@ -568,10 +572,8 @@ def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _sample(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _sample(given: argparse.Namespace, rest: list[str]) -> int:
     task, sampler, encode, template, params = _open(given, *_settings(given, rest))
-    from tinyzero import metrics
-    from tinyzero.rollouts import Collected, roll_out
     from tinyzero.train import rollout_record
 
     out = Path(given.out)
@@ -590,9 +592,7 @@ def _sample(given: argparse.Namespace, rest: list[str], started: float) -> int:
     return 0
 
 
-def _export(given: argparse.Namespace, rest: list[str], started: float) -> int:
-    if rest:
-        raise UserError(f"unknown argument {rest[0]} (see tinyzero export --help)")
+def _export(given: argparse.Namespace, rest: list[str]) -> int:
     from tinyzero.export import check_hub, export, push
 
     if given.private and not given.push:
@@ -608,10 +608,12 @@ def _export(given: argparse.Namespace, rest: list[str], started: float) -> int:
     return 0
 
 
-def _data(given: argparse.Namespace, rest: list[str], started: float) -> int:
-    from tinyzero.tasks import countdown_data, load_task
+def _data(given: argparse.Namespace, rest: list[str]) -> int:
+    from tinyzero.tasks import countdown_data
 
     if given.stats:
+        if rest:
+            raise UserError(f"{rest[0]} is for problems that are written, and --stats writes none: leave one out")
         print(json.dumps(countdown_data.stats(countdown_data.read_rows(given.stats)), indent=2))
         return 0
     if given.task != "countdown":
@@ -620,8 +622,6 @@ def _data(given: argparse.Namespace, rest: list[str], started: float) -> int:
         raise UserError("nothing to do: give --out FILE to write problems, or --stats FILE to describe a file")
     if Path(given.out).exists():
         raise UserError(f"{given.out} exists: name another file with --out")
-    from tinyzero.evaluate import distinct_problems
-
     config = configs.resolve({}, configs.parse_overrides(rest))
     task = load_task("countdown", config.task.options)
     problems = distinct_problems(task, given.split, given.n)
@@ -631,7 +631,7 @@ def _data(given: argparse.Namespace, rest: list[str], started: float) -> int:
     return 0
 
 
-def _ablate(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _ablate(given: argparse.Namespace, rest: list[str]) -> int:
     from tinyzero.ablate import run_grid
 
     if rest:
@@ -641,11 +641,9 @@ def _ablate(given: argparse.Namespace, rest: list[str], started: float) -> int:
     return 0
 
 
-def _report(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _report(given: argparse.Namespace, rest: list[str]) -> int:
     from tinyzero.report.page import write_report
 
-    if rest:
-        raise UserError(f"unknown argument {rest[0]} (see tinyzero report --help)")
     paths = [Path(run) for run in given.runs]
     out = Path(given.out) if given.out else Path(os.path.commonpath(map(os.path.abspath, paths))) / "report.html"
     size = write_report(paths, out)
@@ -653,20 +651,14 @@ def _report(given: argparse.Namespace, rest: list[str], started: float) -> int:
     return 0
 
 
-def _watch(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _watch(given: argparse.Namespace, rest: list[str]) -> int:
     from tinyzero.report.watch import watch
 
-    if rest:
-        raise UserError(f"unknown argument {rest[0]} (see tinyzero watch --help)")
     watch(Path(given.folder), given.host, given.port, lambda text: print(text, flush=True))
     return 0
 
 
-def _algorithms(given: argparse.Namespace, rest: list[str], started: float) -> int:
-    from tinyzero.algorithms import NAMES, composition
-
-    if rest:
-        raise UserError(f"unknown argument {rest[0]} (see tinyzero algorithms --help)")
+def _algorithms(given: argparse.Namespace, rest: list[str]) -> int:
     for name in NAMES:
         title, formulas, stages = composition(name)
         print(f"{name}: {title}\n\n{textwrap.indent(formulas, '    ')}\n")
@@ -676,9 +668,8 @@ def _algorithms(given: argparse.Namespace, rest: list[str], started: float) -> i
     return 0
 
 
-def _check_task(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _check_task(given: argparse.Namespace, rest: list[str]) -> int:
     from tinyzero.check_task import check_task
-    from tinyzero.tasks import load_task
 
     config = configs.resolve({"task": {"name": given.task}}, configs.parse_overrides(rest))
     failures = check_task(load_task(given.task, config.task.options))
@@ -689,19 +680,12 @@ def _check_task(given: argparse.Namespace, rest: list[str], started: float) -> i
     return 1 if failures else 0
 
 
-def _pretrain(given: argparse.Namespace, rest: list[str], started: float) -> int:
+def _pretrain(given: argparse.Namespace, rest: list[str]) -> int:
     values: dict[str, Any] = {"task": given.task}
     for key, value in configs.parse_overrides(rest).items():
-        *sections, last = key.split(".")
-        table = values
-        for section in sections:
-            table = table.setdefault(section, {})
-            if not isinstance(table, dict):
-                raise UserError(f"unknown key {key}: {section} is a value, not a section")
-        table[last] = value
+        configs.place(values, key, value)
     import torch
 
-    from tinyzero.plugins import validate
     from tinyzero.pretrain.base import PretrainOptions, pretrain
 
     options = validate(PretrainOptions, values, "pretrain")

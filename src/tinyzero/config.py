@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyzero.algorithms import NAMES as ALGORITHMS
 from tinyzero.algorithms import find as find_algorithm
-from tinyzero.plugins import suggest, validate
+from tinyzero.plugins import near, suggest, validate
 from tinyzero.tasks import TASKS
 from tinyzero.tasks import find as find_task
 from tinyzero.types import UserError
@@ -215,8 +215,8 @@ def split_name(name: str) -> tuple[str, str | None, str | None]:
         return name, None, None
     found = {f"{r}-{t}-{a}": (r, t, a) for r in recipes() for t in TASKS for a in ALGORITHMS}
     if name not in found:
-        near = suggest(name, [*recipes(), *found])
-        raise UserError(f"unknown recipe {name!r}{near if 'did you mean' in near else suggest(name, recipes())}")
+        likely = near(name, [*recipes(), *found]) or suggest(name, recipes())
+        raise UserError(f"unknown recipe {name!r}{likely}")
     return found[name]
 
 
@@ -309,19 +309,13 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: st
     """
     values = copy.deepcopy(_chosen(recipe, overrides, profile))
     for key, value in overrides.items():
-        *sections, last = key.split(".")
-        if (sections or [last])[0] not in Config.model_fields:
-            raise UserError(f"unknown key {key}{suggest(key, keys())}")
-        table = values
-        for section in sections:
-            table = table.setdefault(section, {})
-            if not isinstance(table, dict):
-                raise UserError(f"unknown key {key}{suggest(key, keys())}")
-        table[last] = value
+        if key.partition(".")[0] not in Config.model_fields:
+            raise UserError(f"unknown key {key}{suggest(key, option_keys())}")
+        place(values, key, value)
     for key, value in values.items():
         field = Config.model_fields.get(key)
         if field is None:
-            raise UserError(f"unknown key {key}{suggest(key, keys())}")
+            raise UserError(f"unknown key {key}{suggest(key, option_keys())}")
         if (
             isinstance(field.annotation, type)
             and issubclass(field.annotation, BaseModel)
@@ -332,8 +326,18 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: st
         table = values.setdefault(key, {})
         if not isinstance(table.setdefault("name", getattr(Config(), key).name), str):
             raise UserError(f"{key}.name is {table['name']!r}: give the name of a {key}")
-    config = validate(Config, values, "recipe")
-    return config
+    return validate(Config, values, "recipe")
+
+
+def place(values: dict[str, Any], key: str, value: Any) -> None:
+    """Put `value` where the dotted `key` says, making tables on the way. Raises UserError at a value in the way."""
+    *sections, last = key.split(".")
+    table = values
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise UserError(f"unknown key {key}: {section} is a value, not a section")
+    table[last] = value
 
 
 def profiles(recipe: Mapping[str, Any]) -> list[str]:
@@ -367,7 +371,7 @@ def _table(found: Any, key: str) -> dict[str, dict[str, Any]]:
     return dict(found)
 
 
-def keys() -> list[str]:
+def option_keys() -> list[str]:
     """Every key of a configuration with its section, options of tasks and algorithms aside."""
     found: list[str] = []
     for name, field in Config.model_fields.items():

@@ -60,14 +60,18 @@ def effective(model: type[BaseModel], values: Mapping[str, Any], where: str) -> 
 def suggest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known ones, else all of them."""
     names = list(dict.fromkeys(known))
+    return near(name, names) or (f": use one of {', '.join(sorted(names))}" if names else "")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known ones, or nothing if none is near."""
+    names = list(dict.fromkeys(known))
     last = name.rpartition(".")[2]
     by_last: dict[str, list[str]] = {}
     for n in names:
         by_last.setdefault(n.rpartition(".")[2], []).append(n)
-    near = by_last.get(last) or _nearest(name, names) or [n for part in _nearest(last, by_last) for n in by_last[part]]
-    if near:
-        return f": did you mean {' or '.join(near)}?"
-    return f": use one of {', '.join(sorted(names))}" if names else ""
+    found = by_last.get(last) or _nearest(name, names) or [n for part in _nearest(last, by_last) for n in by_last[part]]
+    return f": did you mean {' or '.join(found)}?" if found else ""
 
 
 def _nearest(name: str, names: Iterable[str]) -> list[str]:
