@@ -18,6 +18,7 @@ from tinyzero.advantages import (
     broadcast,
     gae,
     group_advantages,
+    length_adaptive_lambda,
     overlong_penalty,
     process_advantages,
     return_to_go,
@@ -150,6 +151,18 @@ def test_gae_by_hand(lam: float, advantages: list[float], returns: list[float]) 
     actual = gae(REWARDS, VALUES, full(1, 3), gamma=1.0, lam=lam)
     close(actual[0], [advantages])
     close(actual[1], [returns])
+
+
+def test_each_response_has_a_lambda_of_its_own() -> None:
+    lengths = torch.tensor([100, 1000, 10])
+    lam = length_adaptive_lambda(lengths, 0.05)
+    torch.testing.assert_close(lam, torch.tensor([0.8, 0.98, 0.0]))  # 1 - 1/(0.05 * 10) would be -1
+    rewards, values, mask = REWARDS.expand(3, -1), VALUES.expand(3, -1), full(3, 3)
+    together = gae(rewards, values, mask, 1.0, torch.tensor([1.0, 0.95, 0.0]))
+    for i, one in enumerate((1.0, 0.95, 0.0)):
+        alone = gae(REWARDS, VALUES, full(1, 3), 1.0, one)
+        assert torch.equal(together[0][i], alone[0][0])
+        assert torch.equal(together[1][i], alone[1][0])
 
 
 def slow_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:

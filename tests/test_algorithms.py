@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from toy_task import Early, Repeat
 
-from tinyzero import algorithms, models
+from tinyzero import advantages, algorithms, models
 from tinyzero.algorithms import NAMES, composition, load_algorithm
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
 from tinyzero.algorithms.ppo import PPO, PPOOptions
@@ -357,6 +357,43 @@ def test_primes_reward_model_is_trained_before_it_is_asked_or_after() -> None:
         assert learned["accuracy"] == 1
 
 
+def test_a_new_reward_model_leaves_the_outcome_whitened() -> None:
+    rloo = load_algorithm("rloo").annotate(batch_of([1, 0], [2, 3], [0, 0]), {})
+    assert rloo.advantages is not None
+    whitened = advantages.whiten(rloo.advantages, rloo.mask)
+    assert torch.equal(prime([[0.0] * 4] * 2).advantages, whitened)  # type: ignore[arg-type]
+
+
+def test_prime_without_process_rewards_needs_no_other_model() -> None:
+    assert load_algorithm("prime", {"process": 0}).roles == ()
+    assert load_algorithm("prime", {"process": 0, "kl": 0.1}).roles == ("reference",)
+    found = load_algorithm("prime", {"process": 0}).annotate(batch_of([1, 0], [2, 3], [0, 0]), {})
+    assert torch.equal(found.advantages, prime(PRM, process=0).advantages)  # type: ignore[arg-type]
+
+
+def test_dapos_penalty_on_length_leaves_right_above_wrong() -> None:
+    batch = replace(batch_of([1.0, 0.1, 0.1, 0.1], [126, 10, 10, 10], [0] * 4), max_length=128)
+    found = load_algorithm("dapo").annotate(batch, {}).advantages
+    assert found is not None
+    assert [round(float(row[row != 0][0]), 3) for row in found] == [1.5, -0.5, -0.5, -0.5]
+
+
+def test_critic_and_policy_may_have_lambdas_of_their_own() -> None:
+    """T1 of three tokens: lambda 0 gives advantages .1 .2 .2 and returns .6 .8 1, lambda 1 returns 1 1 1."""
+    scored = {"critic": Says([[9.0, 0.5, 0.6, 0.8]])}
+    cases: list[tuple[dict[str, float], list[float], list[float]]] = [
+        ({"lam": 0.0}, [0.1, 0.2, 0.2], [0.6, 0.8, 1.0]),
+        ({"lam": 0.0, "critic_lam": 1.0}, [0.1, 0.2, 0.2], [1.0, 1.0, 1.0]),
+        ({"lam": 0.0, "value_warmup": 9}, [0.1, 0.2, 0.2], [1.0, 1.0, 1.0]),
+        ({"lam_alpha": 1 / 3}, [0.1, 0.2, 0.2], [0.6, 0.8, 1.0]),  # 1 - 1/(1/3 * 3) is 0
+        ({"lam_alpha": 1e9}, [0.5, 0.4, 0.2], [1.0, 1.0, 1.0]),
+    ]
+    for options, expected, targets in cases:
+        batch = load_algorithm("ppo", {"whiten": False} | options).annotate(batch_of([1], [3], [0]), scored)  # type: ignore[arg-type]
+        assert responses(batch.advantages)[0] == pytest.approx(expected, abs=1e-6), options
+        assert responses(batch.returns)[0] == pytest.approx(targets, abs=1e-6), options
+
+
 def test_the_critic_is_trained_alone_at_first() -> None:
     critic = Says(VALUES)
     algorithm = load_algorithm("ppo", {"value_warmup": 2})
@@ -365,7 +402,7 @@ def test_the_critic_is_trained_alone_at_first() -> None:
         for updates in (1, 4):
             scored = {"critic": critic, "policy": Says([[0.0] * 4])}
             batch = algorithm.annotate(batch_of([1], [3], [0], updates), scored)  # type: ignore[arg-type]
-            assert ("policy" in batch.updated) == waits, "however many updates a batch has"
+            assert ("policy" in batch.waits) == waits, "however many updates a batch has"
 
 
 KNOWN = ("grpo", "dapo", "gspo", "cispo", "dr_grpo", "rloo", "reinforce++", "reinforce++-baseline", "ppo", "prime")
@@ -586,7 +623,11 @@ def test_compositions_name_every_option_that_acts() -> None:
         assert formulas
         assert ("off here: KL" in formulas) == (name in ("grpo", "rloo", "reinforce++", "reinforce++-baseline")), name
         options = load_algorithm(name).options  # type: ignore[attr-defined]
-        on = {k: v for k, v in options.model_dump().items() if v not in (0, "none") and k not in options.without_effect}
+        on = {
+            k: v
+            for k, v in options.model_dump().items()
+            if v not in (0, "none", None) and k not in options.without_effect
+        }
         shown = ", ".join(stages.values())
         assert all(f"{option} {value}" in shown for option, value in on.items()), name
         assert not any(f"{option} " in shown for option in options.without_effect), name
@@ -619,6 +660,10 @@ def test_compositions_name_every_option_that_acts() -> None:
         ("ppo", {"clip_high": math.inf}, "algorithm.clip_high is inf"),
         ("ppo", {"value_clip": math.nan}, "algorithm.value_clip is nan"),
         ("dapo", {"overlong_penalty": 0}, "overlong_penalty is 0"),
+        ("reinforce++-baseline", {"scale": "batch"}, "which whiten undoes"),
+        ("prime", {"outcome": 0, "norm": "batch"}, "norm has no effect"),
+        ("prime", {"process": 0, "beta": 0.1}, "beta has no effect"),
+        ("ppo", {"lam": 0.9, "lam_alpha": 0.05}, "lam has no effect"),
         ("gspo", {"aggregate": "token-mean"}, 'aggregate "token-mean" is not the mean over sequences'),
         ("ppo", {"ratio": "sequence", "aggregate": "seq-mean-token-mean"}, "each token has its own"),
         ("prime", {"ratio": "sequence"}, "each token has its own"),
@@ -634,6 +679,7 @@ def test_a_filter_needs_something_to_compare() -> None:
     for name in ("ppo", "reinforce++"):
         assert load_algorithm(name).min_samples == 1
         assert load_algorithm(name, {"filter": "flat"}).min_samples == 2
+    assert load_algorithm("grpo", {"center": "none", "scale": "none"}).min_samples == 1, "nothing is compared"
 
 
 def _groups(sizes: list[int]) -> list[list[Rollout]]:
@@ -693,7 +739,7 @@ def learn(
             break
         batch = algorithm.annotate(collate(groups, 1.0, 6, minibatches, version=step), learners)
         for role, learner in learners.items():
-            if learner.options and role not in batch.updated:
+            if learner.options and role not in batch.updated and role not in batch.waits:
                 learner.update(batch, partial(algorithm.loss, role), minibatches)
         sampler.load_weights((), step + 1)
         rewards.append(float(batch.rewards.mean()))

@@ -1,27 +1,19 @@
 """The benchmarks of trained models, on a handful of problems: they run, and write what they say."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import BENCHMARKS, benchmark
 
 from tinyzero import checkpoint, config, models
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def run(name: str, arguments: list[str], results: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the script writes, into a folder of the test."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module.common, "RESULTS", results)
+    module = benchmark(name, monkeypatch, results)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, "--threads", "1"])
     module.main()
     assert (results / f"{name}.md").read_text().startswith("4 distinct test problems")

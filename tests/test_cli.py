@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import refused
 
 from tinyzero import cli, metrics, models
 from tinyzero.config import read_recipe, resolve
@@ -41,18 +42,6 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     assert cli.main(["train", "laptop", *(f"--{key}={value}" for key, value in options.items())]) == 0
     return folder
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that answers a mistake."""
-    capsys.readouterr()
-    assert cli.main([str(a) for a in arguments]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("tinyzero: error: ")
-    assert said.count("\n") == 1, said
-    assert said.endswith("\n")
-    assert "Traceback" not in said
-    return said
 
 
 @pytest.mark.parametrize(
@@ -103,7 +92,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("data --stats nosuch.parquet", "nosuch.parquet"),
         ("data --out x.jsonl --task.max_nmber 3", "max_nmber"),
         ("data --out no/such/folder/x.jsonl --n 2", "x.jsonl"),
-        ("data --n 50 --out x.jsonl --task.max_number 1", "x"),
+        ("data --n 50 --out x.jsonl --task.max_number 1", "no Countdown problem of split"),
+        ("data --stats x.jsonl --task.max_number 1", "--task.max_number is for problems that are written"),
         ("check-task", "task"),
         ("check-task countdwn", "did you mean countdown"),
         ("check-task tinyzero.types:Reward", "lacks"),

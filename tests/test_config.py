@@ -13,7 +13,7 @@ from tinyzero.config import (
     RECIPES,
     Config,
     OptimizerOptions,
-    keys,
+    option_keys,
     parse_overrides,
     profiles,
     read_recipe,
@@ -130,16 +130,15 @@ def test_another_name_replaces_the_whole_table(section: str) -> None:
         ("--promts=1", "did you mean rollout.prompts"),
         ("--learning_rate=1", "did you mean optimizer.learning_rate or critic.learning_rate or prm.learning_rate"),
         ("--optimizer.lerning_rate=1", "did you mean learning_rate"),
-        ("--rollout.prompts.x=1", "rollout.prompts"),
+        ("--rollout.prompts.x=1", "rollout.prompts.x: prompts is a value, not a section"),
         ("--zzz=1", "use one of"),
         ("--=1", "unknown key"),
-        ("--task.name.x=1", "unknown key"),
+        ("--task.name.x=1", "task.name.x: name is a value, not a section"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(argument: str, says: str) -> None:
     message = error_of(argument, recipe={"rollout": {"prompts": 2}, "task": {"name": "countdown"}})
     assert says in message
-    assert argument[2:].partition("=")[0].rpartition(".")[2] in message or "unknown key" in message
 
 
 @pytest.mark.parametrize(
@@ -358,7 +357,7 @@ def test_a_name_of_nothing(name: str, says: str) -> None:
 
 
 def test_every_key_has_a_line_of_help() -> None:
-    for key in keys():
+    for key in option_keys():
         model: Any = Config
         for part in key.split("."):
             field = model.model_fields[part]

@@ -103,13 +103,13 @@ def test_what_stays_within_is_let_pass(text: str) -> None:
     assert not OUTSIDE.search(text)
 
 
-if __name__ == "__main__":
-    METRICS.write_text(glossary())
-
-
 def test_the_grid_in_the_readme_is_the_file_it_names() -> None:
     shown = re.search(
         r"This one is \[(ablations/\S+)\].*?```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )
     assert shown is not None
     assert tomllib.loads(shown[2]) == tomllib.loads((ROOT / shown[1]).read_text())
+
+
+if __name__ == "__main__":
+    METRICS.write_text(glossary())

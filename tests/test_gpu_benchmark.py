@@ -8,22 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import benchmark
 
 from tinyzero.plan.shapes import SHAPES, Shape
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The script as a module that writes into a folder of the test."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("gpu_benchmark", BENCHMARKS / "gpu.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module.common, "RESULTS", tmp_path)
+    module = benchmark("gpu", monkeypatch, tmp_path)
     monkeypatch.setattr(module, "ceilings", lambda given: {"bandwidth": 1e9, "rate": 1e12})
     return module
 

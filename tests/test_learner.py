@@ -257,6 +257,8 @@ def test_rates() -> None:
     assert [rate(options, s, 10) for s in (2, 6, 10, 99)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
     assert rate(OptimizerOptions(schedule="linear"), 0, 1) == 1.0
     assert rate(OptimizerOptions(schedule="linear", warmup=5), 5, 5) == 1.0
+    waited = OptimizerOptions(schedule="linear", warmup=3, final_share=0.0)
+    assert [rate(waited, s, 11, waited=5) for s in range(5, 11)] == pytest.approx([0.25, 0.5, 0.5, 0.375, 0.25, 0.125])
 
 
 def test_the_rate_is_the_one_that_is_used() -> None:

@@ -193,10 +193,6 @@ def test_value_clip_cuts_the_gradient_of_a_value_that_went_too_far() -> None:
     close(gradient_of(loss.sum(), values), [[0.0, -0.45]])
 
 
-def test_without_a_clip_the_value_loss_is_half_the_squared_error() -> None:
-    close(clipped_value_loss(torch.tensor([[3.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]]), clip=None), [[2.0]])
-
-
 # --- aggregation ----------------------------------------------------------------------------------------------------
 
 

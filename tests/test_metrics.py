@@ -2,13 +2,11 @@
 
 import io
 import math
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import largest_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,17 +102,6 @@ def test_retain_keeps_lines_byte_for_byte(path: Path) -> None:
     retain(path, lambda record: record["step"] < 2)
     assert path.read_bytes() == b"".join(lines[:2])
     assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """The operating system refuses to let any file grow beyond `size` bytes, much as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_refuses_is_one_clear_line(path: Path) -> None:

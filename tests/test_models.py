@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tinyzero import models
+from tinyzero import attention, models
 from tinyzero.models import KeyValueCache
 from tinyzero.types import UserError
 
@@ -45,7 +45,7 @@ def test_logits_are_those_of_transformers(shape: str, implementation: str) -> No
     model = tiny.model(shape)
     reference = copy.deepcopy(model.lm)
     reference.set_attn_implementation(implementation)
-    lengths = [models.QUERY_BLOCK + 20, 7, models.QUERY_BLOCK]  # one block of queries and several
+    lengths = [attention.QUERY_BLOCK + 20, 7, attention.QUERY_BLOCK]  # one block of queries and several
     tokens = torch.randint(0, 105, (3, lengths[0]), generator=torch.Generator().manual_seed(0))
     for i, length in enumerate(lengths):
         tokens[i, length:] = 0  # padding that must not matter
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_transformers(shape: str) -> None:
     model = tiny.model(shape)
     reference = copy.deepcopy(model.lm)
     reference.set_attn_implementation("eager")
-    tokens = torch.arange(models.QUERY_BLOCK + 3)[None] % 105
+    tokens = torch.arange(attention.QUERY_BLOCK + 3)[None] % 105
     model.logits(tokens).logsumexp(-1).sum().backward()
     reference(tokens).logits.logsumexp(-1).sum().backward()
     for ours, theirs in zip(model.lm.parameters(), reference.parameters(), strict=True):

@@ -12,7 +12,7 @@ from folders import FAMILIES
 from test_learner import NO_CLIP, rollouts
 from transformers import AutoModelForCausalLM
 
-from tinyzero import config, lora, models, run, train
+from tinyzero import attention, config, lora, models, run, train
 from tinyzero.algorithms._options import PolicyOptions
 from tinyzero.algorithms._policy import policy_loss
 from tinyzero.batching import Batch, collate
@@ -107,33 +107,33 @@ def test_the_ways_to_attend_agree(heads: tuple[int, int], monkeypatch: pytest.Mo
     lengths, generator = [5, 40, 1, 90], torch.Generator().manual_seed(0)
     total, (H, G) = sum(lengths), heads
     query, key, value = (torch.randn(1, n, total, 16, generator=generator) for n in (H, G, G))
-    ours, _ = models.grouped_attention(torch.nn.Identity(), query, key, value, None, 0.3)
-    torch.testing.assert_close(models.fused_attention(query, key, value, None, 0.3), ours, atol=1e-5, rtol=1e-5)
-    packing = models.packing_of(lengths, torch.device("cpu"))
-    each = models.packed_attention(query, key, value, packing, 0.3)
-    monkeypatch.setattr(models, "has_flash", lambda *_: True)
-    monkeypatch.setattr(models, "flash_attention", by_the_formula)
-    at_once = models.packed_attention(query, key, value, packing, 0.3)
+    ours, _ = attention.grouped_attention(torch.nn.Identity(), query, key, value, None, 0.3)
+    torch.testing.assert_close(attention.fused_attention(query, key, value, None, 0.3), ours, atol=1e-5, rtol=1e-5)
+    packing = attention.packing_of(lengths, torch.device("cpu"))
+    each = attention.packed_attention(query, key, value, packing, 0.3)
+    monkeypatch.setattr(attention, "has_flash", lambda *_: True)
+    monkeypatch.setattr(attention, "flash_attention", by_the_formula)
+    at_once = attention.packed_attention(query, key, value, packing, 0.3)
     torch.testing.assert_close(at_once, each, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(each, ours, atol=1e-2)
 
 
 def test_fused_kernels_get_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """None takes grouped heads together with a mask or with fp32, and PyTorch then writes every score out."""
-    grouped, attend = list[bool](), models.scaled_dot_product_attention
+    grouped, attend = list[bool](), attention.scaled_dot_product_attention
 
     def noted(*given: Any, enable_gqa: bool, **more: Any) -> torch.Tensor:
         grouped.append(enable_gqa)
         return attend(*given, enable_gqa=enable_gqa, **more)
 
-    monkeypatch.setattr(models, "scaled_dot_product_attention", noted)
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", noted)
     query, key, value = (torch.randn(2, n, 9, 16) for n in (4, 2, 2))
-    mask = models.causal_mask(9)
-    expected, _ = models.grouped_attention(torch.nn.Identity(), query, key, value, mask, 0.3)
+    mask = attention.causal_mask(9)
+    expected, _ = attention.grouped_attention(torch.nn.Identity(), query, key, value, mask, 0.3)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
         low = [x.to(dtype) for x in (query, key, value)]
         for given in (mask.to(dtype), None):
-            found = models.fused_attention(low[0], low[1], low[2], given, 0.3)
+            found = attention.fused_attention(low[0], low[1], low[2], given, 0.3)
             torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=tolerance)
     assert grouped == [False, False, False, True]
 
@@ -143,8 +143,8 @@ def test_flash_attention_is_called_as_its_operator_is() -> None:
     query, key, value = (
         torch.randn(20, n, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for n in (4, 2, 2)
     )
-    edges = models.packing_of([5, 15], torch.device("meta")).edges
-    found = models.flash_attention(query, key, value, edges, edges, 15, 15, causal=True, scaling=0.3)
+    edges = attention.packing_of([5, 15], torch.device("meta")).edges
+    found = attention.flash_attention(query, key, value, edges, edges, 15, 15, causal=True, scaling=0.3)
     assert found.shape == query.shape
     found.sum().backward()
     assert all(x.grad is not None and x.grad.shape == x.shape for x in (query, key, value))
@@ -158,14 +158,14 @@ def test_flash_attention_is_called_as_its_operator_is() -> None:
 
 def test_without_a_gpu_there_is_no_flash_attention() -> None:
     query = torch.randn(1, 4, 9, 64, dtype=torch.bfloat16)
-    assert not models.has_flash(query, query, query)
+    assert not attention.has_flash(query, query, query)
 
 
 def test_why_a_model_cannot_be_packed_is_told(written: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(models, "packed_attention", broken)
+    monkeypatch.setattr(attention, "packed_attention", broken)
     with pytest.raises(UserError, match=r"cannot be packed: .* \(OutOfMemoryError: CUDA out of memory\)") as caught:
         models.load_model(written["qwen2"], pack=True)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
@@ -174,7 +174,7 @@ def test_why_a_model_cannot_be_packed_is_told(written: dict[str, str], monkeypat
 def test_a_model_that_drops_what_it_is_told_of_packing_is_refused(
     written: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = models.grouped_attention
+    forward = attention.grouped_attention
 
     def forgetful(*given: Any, packing: Any = None, **more: Any) -> Any:
         return forward(*given, **more)

@@ -1,23 +1,15 @@
 """benchmarks/real_shape.py: ways that are to do the same work are held to it."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+from helpers import benchmark
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("real_shape", BENCHMARKS / "real_shape.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    return benchmark("real_shape", monkeypatch, tmp_path)
 
 
 def figures(**trained: int) -> dict[str, list[dict[str, int]]]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import fake_run
 import pytest
+from helpers import has_ipv6
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -791,7 +792,7 @@ def test_the_live_page_says_where_it_is_and_who_can_see_it(
 ) -> None:
     monkeypatch.setattr(Server, "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     hosts = {"127.0.0.1": ("http://127.0.0.1:", False), "0.0.0.0": ("http://127.0.0.1:", True)}
-    for host, (address, open_to_all) in (hosts | ({"::1": ("http://[::1]:", False)} if _has_ipv6() else {})).items():
+    for host, (address, open_to_all) in (hosts | ({"::1": ("http://[::1]:", False)} if has_ipv6() else {})).items():
         assert cli.main(["watch", str(tmp_path), "--port", "0", "--host", host]) == 0
         said = capsys.readouterr().out
         assert address in said
@@ -800,14 +801,6 @@ def test_the_live_page_says_where_it_is_and_who_can_see_it(
     said = capsys.readouterr().err
     assert "or --host" in said
     assert said.count("\n") == 1
-
-
-def _has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_a_folder_or_a_port_that_is_not_there(server: tuple[Path, str], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from test_real_models import by_the_formula
 from torch.nn import functional as F
 
-from tinyzero import lora, models
+from tinyzero import attention, lora
 from tinyzero.config import LoraSection
 from tinyzero.models import Backbone
 from tinyzero.samplers import draw as draw_room
@@ -234,7 +234,7 @@ def test_a_step_reads_nothing_back_and_makes_nothing_on_the_host(shape: str, att
 
 def test_flash_attention_reads_what_is_used_of_each_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its call, computed by the formula, against the whole slots read and masked."""
-    monkeypatch.setattr(models, "flash_attention", by_the_formula)
+    monkeypatch.setattr(attention, "flash_attention", by_the_formula)
     slots = Slots(tiny.model("llama"), 3, 64)
     assert fault_of(flash_attention, slots) == ""
 
@@ -244,7 +244,7 @@ def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(monkeypatch: 
     assert slots.attention is masked_attention, "a CPU"
     assert fault_of(masked_attention, slots) == ""
     assert "_flash_attention_forward" in fault_of(flash_attention, slots), "a CPU lacks it"
-    monkeypatch.setattr(models, "flash_attention", lambda query, *_, **__: query)
+    monkeypatch.setattr(attention, "flash_attention", lambda query, *_, **__: query)
     assert fault_of(flash_attention, slots) == "its numbers are wrong"
     on_gpu: Any = SimpleNamespace(keys=SimpleNamespace(is_cuda=True, dtype=torch.bfloat16))
     for fault, expected in (("", flash_attention), ("it is missing", masked_attention)):

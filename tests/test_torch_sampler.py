@@ -14,7 +14,7 @@ from tinyzero.batching import collate
 from tinyzero.learner import policy_outputs
 from tinyzero.models import Backbone
 from tinyzero.samplers import draw, torch_sampler
-from tinyzero.samplers.draw import choose, distribution, row_keys, uniforms
+from tinyzero.samplers.draw import distribution, next_token, row_keys, uniforms
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, UserError
 
@@ -178,13 +178,13 @@ def test_uniforms_are_uniform_and_independent(seed: int) -> None:
 def test_a_token_of_probability_zero_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(5000, -1)
     keys = row_keys(0, torch.zeros(5000, dtype=torch.long), torch.arange(5000))
-    token, logprob = choose(logits, keys, 0, SamplingParams())
+    token, logprob = next_token(logits, keys, 0, SamplingParams())
     assert set(token.tolist()) == {1, 3}
     torch.testing.assert_close(logprob, torch.full((5000,), 0.5).log())
     for extreme, expected in ((0.0, 1), (1 - 2.0**-53, 3)):
         drawn = torch.full((5000,), extreme, dtype=torch.double)
         monkeypatch.setattr(draw, "uniforms", lambda keys, position, drawn=drawn: drawn)
-        assert set(choose(logits, keys, 0, SamplingParams())[0].tolist()) == {expected}
+        assert set(next_token(logits, keys, 0, SamplingParams())[0].tolist()) == {expected}
 
 
 def allowed_by_hand(logits: Sequence[float], params: SamplingParams) -> dict[int, float]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import tiny
+from helpers import has_ipv6, refused
 
 from tinyzero import cli, models
 from tinyzero.samplers.scripted import ScriptedSampler
@@ -409,27 +410,11 @@ def test_the_page_asks_for_nothing_from_elsewhere() -> None:
     ],
 )
 def test_where_it_listens(host: str, name: str, private: bool) -> None:
-    if host == "::1" and not _has_ipv6():
+    if host == "::1" and not has_ipv6():
         pytest.skip("this machine has no IPv6")
     with Server(Playground(Countdown(), [scripted()]), host, 0) as server:
         assert server.url == f"http://{name}:{server.server_port}/"
         assert server.is_private == private
-
-
-def _has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    assert cli.main(list(arguments)) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    return said
 
 
 def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

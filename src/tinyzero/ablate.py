@@ -98,7 +98,7 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
         for seed in grid.seeds:
             cell = Cell(tuple(name for name, _ in choices), seed, config.resolve(recipe, overrides | {"seed": seed}))
             cells.append(cell)
-        if not cell.config.eval.every or not cell.config.eval.test_problems:
+        if not (cell.config.eval.dev_problems and cell.config.eval.test_problems):
             raise UserError(f"{path} has nothing to compare: set eval.every and eval.test_problems above 0 in [common]")
     names = [cell.name for cell in cells]
     if twice := [name for name in names if names.count(name) > 1]:

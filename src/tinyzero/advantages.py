@@ -56,13 +56,15 @@ def group_advantages(
     return advantages
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 1.0) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (arXiv:1506.02438, eq. 16) -> advantages (B, T), returns (B, T), not whitened.
 
-    rewards, values: (B, T); mask: (B, T) bool. values[:, t] is the worth of the state *before* token t. The value after
-    the last masked token is 0: a response ends there, finished or truncated. Tokens outside the mask (padding, or text
-    that the policy did not write) are no actions, so the recursion steps over them to the next masked token; a reward
-    there is ignored. Returns, the critic's targets, are advantages + values.
+    rewards, values: (B, T); mask: (B, T) bool; lam: for all, or (B,). values[:, t] is the worth of the state *before*
+    token t. The value after the last masked token is 0: a response ends there, finished or truncated. Tokens outside
+    the mask (padding, or text that the policy did not write) are no actions, so the recursion steps over them to the
+    next masked token; a reward there is ignored. Returns, the critic's targets, are advantages + values.
     """
     advantages = torch.zeros_like(values)
     next_advantage = next_value = values.new_zeros(len(values))
@@ -73,6 +75,15 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
         next_value = torch.where(here, values[:, t], next_value)
         advantages[:, t] = torch.where(here, next_advantage, 0.0)
     return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def length_adaptive_lambda(lengths: Tensor, alpha: float) -> Tensor:
+    """GAE's lambda by the length of each response, 1 - 1 / (alpha length), at least 0: (B,) -> (B,).
+
+    So the TD errors' weights, which sum to 1 / (1 - lambda), reach over alpha times the response (VAPO,
+    arXiv:2504.05118, eq. 9).
+    """
+    return (1 - 1 / (alpha * lengths.clamp(min=1))).clamp(min=0)
 
 
 def return_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:

@@ -18,7 +18,7 @@ from tinyzero.types import Group
 
 @dataclass(frozen=True)
 class Totals:
-    """Denominators of one whole optimizer step, over all its micro-batches and ranks."""
+    """Denominators of one whole optimizer step, over all its micro-batches."""
 
     tokens: int
     """Trained tokens."""
@@ -58,7 +58,9 @@ class Batch:
     weights: Tensor | None = None  # (B, T) corrects for a sampler that differs from the learner
     idle: Tensor | None = None  # (B,) bool: rows known to have no gradient; counted in totals, not computed
     updated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Models that `annotate` has seen to itself, with their metrics: they are not updated again on this batch."""
+    """Models that `annotate` has trained on this batch itself, with their metrics."""
+    waits: frozenset[str] = frozenset()
+    """Models that are not to be trained on this batch."""
 
     @property
     def updates(self) -> int:

@@ -44,7 +44,7 @@ def check_memory(config: Config) -> None:
 def check_context(config: Config) -> None:
     """Raise UserError where there is no such model, or answers alone exceed its context; prompts come on top later."""
     context, limits = models.known_context(config.model.name), {"rollout": config.rollout.max_tokens}
-    if config.eval.every or config.eval.test_problems:
+    if config.eval.dev_problems or config.eval.test_problems:
         limits["eval"] = config.eval_tokens
     for section, limit in limits.items():
         if context is not None and limit >= context:

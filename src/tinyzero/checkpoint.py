@@ -178,8 +178,6 @@ def _sha256(path: Path) -> str:
 
 def _flush(path: Path) -> None:
     """Wait until a file or a folder's list of names is on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open a folder
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tinyzero import config as configs
 from tinyzero import metrics
@@ -396,10 +397,18 @@ def _spent(records: list[dict[str, Any]]) -> str:
     )
 
 
-def _open(
-    given: argparse.Namespace, config: configs.Config, model: str
-) -> tuple[Task, TorchSampler, Callable[[Prompt], Sequence[int]], str, SamplingParams]:
-    """Model, task, prompt template and sampling of a command that uses a model as it is."""
+class Opened(NamedTuple):
+    """What a command needs that uses a model as it is."""
+
+    task: Task
+    sampler: TorchSampler
+    encode: Callable[[Prompt], Sequence[int]]
+    template: str
+    params: SamplingParams
+
+
+def _open(given: argparse.Namespace, config: configs.Config, model: str) -> Opened:
+    """The model, and its task, prompt template and sampling as the command and `config` say."""
     import torch
 
     from tinyzero import models
@@ -418,7 +427,7 @@ def _open(
         max_tokens=given.max_tokens or config.eval_tokens,
         seed=given.seed,
     )
-    return task, sampler, lambda prompt: models.encode_prompt(tokenizer, prompt), config.model.prompt, params
+    return Opened(task, sampler, partial(models.encode_prompt, tokenizer), config.model.prompt, params)
 
 
 def _settings(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Config, str]:

@@ -144,6 +144,11 @@ class EvalSection(Section):
     max_tokens: int = Field(0, ge=0, description="limit on new tokens when evaluated; 0 for that of the rollouts")
     greedy: bool = Field(False, description="score the most likely completion too")
 
+    @property
+    def dev_problems(self) -> int:
+        """Distinct dev problems of an evaluation; 0 where dev is never scored."""
+        return self.problems if self.every else 0
+
 
 class CheckpointSection(Section):
     every: int = Field(0, ge=0, description="steps between checkpoints; 0 saves at the end only")
@@ -397,7 +402,8 @@ def unsettled(there: Config, asked: Config) -> Config:
 
 
 def _as_asked(find: Callable[[str], Any], there: Named, asked: Named) -> Named:
-    """The options of `there` that are no defaults or are asked for, as `asked` writes them where they are the same."""
+    """`there` with only those options that differ from the defaults or that `asked` gives; where both say the same, in
+    the words of `asked`."""
     given = asked.options if asked.name == there.name else {}
     try:
         kind = getattr(find(there.name), "Options", None)

@@ -32,7 +32,7 @@ SCORE = re.compile(r"pass@\d+|greedy")
 
 
 @dataclass(frozen=True)
-class Run:
+class History:
     """The records of a run up to the checkpoint that is exported."""
 
     step: int
@@ -78,21 +78,21 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_run(folder: Path, model: str) -> Run | None:
+def read_run(folder: Path, model: str) -> History | None:
     """What the run in `folder` recorded until it saved `model`, one of its step_N; None where that is no checkpoint's
     model but another that lies in the folder."""
     found = re.search(r"/step_(\d+)(?:/model)?$", Path(model).resolve().as_posix())
     if found is None:
         return None
     step = int(found[1])
-    return Run(
+    return History(
         step,
         [record for record in metrics.read(folder / "metrics.jsonl") if record["step"] < step],
         [record for record in metrics.read(folder / "eval.jsonl") if record["step"] <= step],
     )
 
 
-def draw(run: Run, picture: Path) -> None:
+def draw(run: History, picture: Path) -> None:
     """Accuracy and length over training, with the evaluations on dev and the 95 % intervals of their accuracy."""
     from matplotlib.figure import Figure
 
@@ -112,7 +112,7 @@ def draw(run: Run, picture: Path) -> None:
     figure.savefig(picture, dpi=130)
 
 
-def card(name: str, kind: str, dtype: str, config: Config | None, run: Run | None) -> str:
+def card(name: str, kind: str, dtype: str, config: Config | None, run: History | None) -> str:
     """The model card: what is known of the model, and how it is used."""
     made_by = f"TinyZero {__version__}"
     parts = [_front_matter(config, run), f"# {name}"]
@@ -133,14 +133,14 @@ def card(name: str, kind: str, dtype: str, config: Config | None, run: Run | Non
     return "\n\n".join([*parts, f"## Limits\n\n{_limits(config, run)}"]) + "\n"
 
 
-def _front_matter(config: Config | None, run: Run | None) -> str:
+def _front_matter(config: Config | None, run: History | None) -> str:
     """What the hub reads, as YAML (of which JSON is a part)."""
     tags = ["tinyzero"]
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
     if config and run:
         tags += ["reinforcement-learning", *(_last(n) for n in (config.algorithm.name, config.task.name))]
         base = config.model.name
-        if base.count("/") == 1 and not Path(base).exists() and not base.startswith((".", "/", "~")):
+        if models.is_hub_id(base):
             lines.append(f"base_model: {json.dumps(base)}")
         elif base in models.BUNDLED:
             lines.append("license: apache-2.0")
@@ -152,7 +152,7 @@ def _last(name: str) -> str:
     return re.split("[/:]", name)[-1]
 
 
-def _scores(run: Run) -> str:
+def _scores(run: History) -> str:
     """The first and the last evaluation of each split, with 95 % intervals."""
     chosen = [e for split in ("test", "dev") for e in _ends(run.scored(split))]
     if not chosen:
@@ -178,7 +178,7 @@ def _ends(scored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [scored[0], scored[-1]] if len(scored) > 1 else list(scored)
 
 
-def _training(config: Config, run: Run) -> str:
+def _training(config: Config, run: History) -> str:
     last = run.metrics[-1]
     named = ", ".join(f"{key} {value}" for key, value in config.task.options.items())
     options = ", ".join(f"{key} {value}" for key, value in config.algorithm.options.items())
@@ -256,7 +256,7 @@ params = SamplingParams(
 print({call}[0].outputs[0].text)"""
 
 
-def _limits(config: Config | None, run: Run | None) -> str:
+def _limits(config: Config | None, run: History | None) -> str:
     lines = ["It has been scored on nothing but what is said above. Nobody checks what it writes while it thinks."]
     scored = (run.scored("test") or run.scored("dev")) if run else []
     if scored:
@@ -304,12 +304,12 @@ def _hub(consequence: str) -> Iterator[None]:
     except LocalTokenNotFoundError:
         raise UserError(f"{consequence}: there is no token; log in with `hf auth login`, or set HF_TOKEN") from None
     except HFValidationError as error:
-        raise UserError(f"{consequence}: {_line(error)}") from None
+        raise UserError(f"{consequence}: {models.first_line(error)}") from None
     except HfHubHTTPError as error:
-        raise UserError(f"{consequence}: the hub answered {error.response.status_code}: {_line(error)}") from error
+        raise UserError(
+            f"{consequence}: the hub answered {error.response.status_code}: {models.first_line(error)}"
+        ) from error
     except Exception as error:  # of the client's network library, whichever it is
-        raise UserError(f"{consequence}: the hub could not be asked: {type(error).__name__}: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(
+            f"{consequence}: the hub could not be asked: {type(error).__name__}: {models.first_line(error)}"
+        ) from error

@@ -32,7 +32,7 @@ def policy_outputs(model: nn.Module, batch: Batch, logit_rows: int = 2048) -> Ou
     hidden = model.hidden(batch.tokens, batch.lengths)[:, :-1][batch.mask]  # (N, D)
     targets = batch.tokens[:, 1:][batch.mask]
     if len(hidden) <= logit_rows and hidden.dtype == torch.float32:
-        logits = model.logits_of(hidden) / batch.temperature
+        logits = model.logits_of(hidden) / batch.temperature  # few enough to keep for the backward pass
         logprobs = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
         entropy = losses.entropy(logits)
     else:
@@ -73,6 +73,7 @@ class TorchLearner:
         self.model, self.outputs, self.micro_tokens, self.patience = model, outputs, micro_tokens, patience
         self.bad_in_a_row = 0
         self.steps = self.batches = 0  # steps: of the optimizer, those skipped included; batches: trained on
+        self.waited = 0  # of the steps, those skipped before the first one
         self.options, self.total_updates = options, total_updates
         self.device = next(model.parameters()).device
         self.park = park
@@ -169,10 +170,12 @@ class TorchLearner:
     def _learning_rate(self) -> float:
         """Of the next step."""
         assert self.options is not None, "a frozen model cannot be updated"
-        return self.options.learning_rate * rate(self.options, self.steps, self.total_updates)
+        return self.options.learning_rate * rate(self.options, self.steps, self.total_updates, self.waited)
 
     def skip(self, updates: int) -> None:
-        """Count `updates` that were not taken, so that a schedule goes on with the run."""
+        """Count `updates` that were not taken, so that the schedule is the run's; but its warm-up begins with the first
+        step that is taken."""
+        self.waited += updates if self.steps == self.waited else 0
         self.steps += updates
 
     @torch.no_grad()
@@ -203,6 +206,7 @@ class TorchLearner:
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "steps": self.steps,
             "batches": self.batches,
+            "waited": self.waited,
             "bad_in_a_row": self.bad_in_a_row,
         }
 
@@ -216,7 +220,7 @@ class TorchLearner:
                 self._take_masters()
                 self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.bad_in_a_row = state["steps"], state["bad_in_a_row"]
-        self.batches = state.get("batches", self.steps)  # checkpoints of before have only these
+        self.batches, self.waited = state["batches"], state["waited"]
 
     def _kept(self) -> dict[str, Tensor]:
         """What a checkpoint needs: the masters of what is trained, or a frozen model's weights."""
@@ -243,11 +247,10 @@ def master_of(parameter: nn.Parameter, offload: bool) -> Tensor:
     return master
 
 
-def rate(options: OptimizerOptions, step: int, total: int) -> float:
-    """Share of the peak learning rate at optimizer step `step` of `total`."""
-    if step < options.warmup:
-        return (step + 1) / (options.warmup + 1)
+def rate(options: OptimizerOptions, step: int, total: int, waited: int = 0) -> float:
+    """Share of the peak learning rate at optimizer step `step` of `total`, of which the first `waited` were not taken."""
+    warm = min(1.0, (step - waited + 1) / (options.warmup + 1))
     if options.schedule == "constant":
-        return 1.0
-    progress = min(1.0, (step - options.warmup) / max(1, total - options.warmup))
-    return 1.0 - (1.0 - options.final_share) * progress
+        return warm
+    progress = min(1.0, max(0, step - options.warmup) / max(1, total - options.warmup))
+    return min(warm, 1.0 - (1.0 - options.final_share) * progress)

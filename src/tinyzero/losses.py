@@ -21,6 +21,11 @@ Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum",
 LOG_RATIO_LIMIT = 20.0
 
 
+def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """exp(logprobs - old_logprobs), within LOG_RATIO_LIMIT."""
+    return (logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+
+
 def clipped_surrogate(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -36,7 +41,7 @@ def clipped_surrogate(
     arXiv:2503.14476). `dual_clip` c > 1 bounds it by -A c where A < 0, since there the ratio has no upper limit
     (arXiv:1912.09729). On-policy r is 1, nothing is clipped and the gradient is REINFORCE's.
     """
-    ratio = (logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    ratio = _ratio(logprobs, old_logprobs)
     free = -advantages * ratio
     bound = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     loss, active = torch.maximum(free, bound), bound > free
@@ -51,7 +56,7 @@ def importance_sampled(logprobs: Tensor, old_logprobs: Tensor, advantages: Tenso
 
     On-policy its gradient is REINFORCE's, -A grad logprobs (Williams, 1992).
     """
-    ratio = (logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    ratio = _ratio(logprobs, old_logprobs)
     return -advantages * ratio, torch.zeros_like(ratio, dtype=torch.bool)
 
 
@@ -63,7 +68,7 @@ def cispo(
     -sg(clip(r, 1 - clip_low, 1 + clip_high)) A logprobs, with sg the stop of the gradient: the ratio is a weight that
     is held within bounds, so no token is cut out of the gradient, as PPO's clip does. The value is no objective.
     """
-    ratio = (logprobs.detach() - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    ratio = _ratio(logprobs.detach(), old_logprobs)
     weight = ratio.clamp(1 - clip_low, 1 + clip_high)
     return -weight * advantages * logprobs, weight != ratio
 
@@ -135,17 +140,14 @@ def kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:
     raise ValueError(f"unknown KL estimator {estimator!r}: use k1, k2, k3 or k3+")
 
 
-def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
     """Half the squared error of the critic: (B, T) each -> (B, T).
 
-    With `clip`, the larger of the errors of `values` and of `values` held within `clip` of `old_values`
-    (PPO's reference implementation; arXiv:2005.12729, section 3).
+    The larger of the errors of `values` and of `values` held within `clip` of `old_values` (PPO's reference
+    implementation; arXiv:2005.12729, section 3).
     """
-    error = (values - returns).square()
-    if clip is not None:
-        held = old_values + (values - old_values).clamp(-clip, clip)
-        error = torch.maximum(error, (held - returns).square())
-    return error / 2
+    held = old_values + (values - old_values).clamp(-clip, clip)
+    return torch.maximum((values - returns).square(), (held - returns).square()) / 2
 
 
 def aggregate(
@@ -153,7 +155,7 @@ def aggregate(
 ) -> Tensor:
     """This micro-batch's share of the loss of one optimizer step: (B, T), (B, T) bool -> scalar.
 
-    The denominators belong to the *whole* step, over all micro-batches and ranks: `tokens` masked tokens, `sequences`
+    The denominators belong to the *whole* step, over all micro-batches: `tokens` masked tokens, `sequences`
     sequences, and `max_length`, the most tokens that a response may have. So the shares of any partition into
     micro-batches (a row stays whole) add up to the loss of the whole, and so do their gradients.
 

@@ -181,10 +181,7 @@ def follow(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def retain(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Leave only the records that `keep` accepts, all at once or not at all; a torn last line goes too.
-
-    On resuming at step N: metrics and rollouts with `step < N`, evaluations with `step <= N`.
-    """
+    """Leave only the records that `keep` accepts, all at once or not at all; a torn last line goes too."""
     if not path.exists():
         return
     temporary = path.with_name(f".tmp-{path.name}")

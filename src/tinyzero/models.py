@@ -1,8 +1,7 @@
 """Language models and tokenizers, in Hugging Face form. The one importer of transformers.
 
 A model here is whatever `AutoModelForCausalLM` loads. Two things are ours because they decide the
-speed on small machines: the attention (grouped matmul and softmax, whose backward is far cheaper on
-a CPU than the fused kernel's) and the sampler's cache (pre-allocated, written in place).
+speed on small machines: the attention (attention.py) and the sampler's cache (pre-allocated, written in place).
 """
 
 from __future__ import annotations
@@ -10,15 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.backends.cuda import SDPAParams, can_use_flash_attention
-from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -32,160 +28,39 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
+from tinyzero.attention import causal_mask, grouped_attention, packing_of
 from tinyzero.losses import fp32_logits
 from tinyzero.types import Prompt, SamplingParams, UserError
 
 BUNDLED = ("tiny", "tiny-multiplication")
 ASSETS = Path(__file__).parent / "assets"
-QUERY_BLOCK = 128
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-
-
-def grouped_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    **more: Any,
-) -> tuple[Tensor, None]:
-    """softmax(q k^T * scaling + mask) v with grouped heads, as two matrix products.
-
-    query (B, H, Q, D); key, value (B, G, K, D) with H a multiple of G; mask additive, broadcastable to
-    (B, 1, Q, K). All heads of a group share one product, so a single KV head is not copied H times.
-    Returns (B, Q, H, D).
-    """
-    _refuse_other_attention(key.shape[2], more)
-    B, H, Q, D = query.shape
-    G, K = key.shape[1], key.shape[2]
-    if packing := more.get("packing"):
-        return packed_attention(query, key, value, packing, scaling), None
-    if query.is_cuda:
-        return fused_attention(query, key, value, attention_mask, scaling), None
-    if attention_mask is None and Q > 1:
-        attention_mask = causal_mask(Q, query.dtype)
-    query = (query * scaling).view(B, G, H // G, Q, D)
-    # a block of queries needs the keys up to its end only: half of a causal square is never computed
-    blocks = [slice(i, min(i + QUERY_BLOCK, Q)) for i in range(0, Q, QUERY_BLOCK)]
-    out = [_attend(query[..., b, :], key, value, attention_mask, b, K - Q + b.stop) for b in blocks]
-    return torch.cat(out, dim=3).view(B, H, Q, D).transpose(1, 2), None
-
-
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """The same by PyTorch's fused kernels, which are the fastest on CUDA; without a mask it is causal."""
-    groups, causal = query.shape[1] // key.shape[1], mask is None and query.shape[2] > 1
-    if groups > 1 and (mask is not None or query.dtype == torch.float32):
-        # flash attention takes neither a mask nor fp32, and the memory-efficient kernel no grouped heads
-        key, value, groups = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 1
-    found = scaled_dot_product_attention(
-        query, key, value, mask, is_causal=causal, scale=scaling, enable_gqa=groups > 1
-    )
-    return found.transpose(1, 2)
-
-
-class Packing(NamedTuple):
-    """Sequences end to end in one row, none of which sees another."""
-
-    lengths: list[int]
-    edges: Tensor
-    """(N + 1,) int32: where each begins, and the end."""
-
-
-def packing_of(lengths: list[int], device: torch.device) -> Packing:
-    """For sequences of these lengths."""
-    return Packing(lengths, torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device))
-
-
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
-    """Causal attention within each sequence: (1, H, L, D), (1, G, L, D) twice -> (1, L, H, D).
-
-    All at once where flash attention takes them; else each sequence by itself, so nothing is computed that is masked.
-    """
-    if has_flash(query, key, value):
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        edges, longest = packing.edges, max(packing.lengths)
-        return flash_attention(q, k, v, edges, edges, longest, longest, causal=True, scaling=scaling)[None]
-    runs = zip(*(x.split(packing.lengths, dim=2) for x in (query, key, value)), strict=True)
-    found = [grouped_attention(nn.Identity(), q, k, v, None, scaling)[0] for q, k, v in runs]
-    return torch.cat(found, dim=1)
-
-
-def has_flash(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether flash attention takes (B, H, L, D), (B, G, L, D) twice: bf16 or fp16, on a GPU that has it."""
-    asked = SDPAParams(query, key, value, None, 0.0, True, query.shape[1] != key.shape[1])
-    return query.is_cuda and query.shape[-1] % 8 == 0 and can_use_flash_attention(asked)
-
-
-def flash_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    query_edges: Tensor,
-    key_edges: Tensor,
-    longest_query: int,
-    longest_key: int,
-    causal: bool = False,
-    scaling: float | None = None,
-    used: Tensor | None = None,
-) -> Tensor:
-    """PyTorch's flash attention of sequences end to end: (N, H, D), (M, G, D) twice -> (N, H, D).
-
-    Sequence i has the queries from `query_edges[i]` to the next, its keys likewise, of which the first `used[i]` count;
-    all three are int32. This is the operator below `varlen_attn`, which in torch 2.11 takes neither grouped heads nor
-    `used`; every argument here is in the operator of 2.11 and of 2.13. It has a backward, but with `used`.
-    """
-    found: Tensor = torch.ops.aten._flash_attention_forward(
-        query,
-        key,
-        value,
-        query_edges,
-        key_edges,
-        longest_query,
-        longest_key,
-        0.0,  # dropout
-        causal,
-        False,  # no mask of the dropout
-        scale=scaling,
-        seqused_k=used,
-    )[0]
-    return found
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rows: slice, seen: int) -> Tensor:
-    """Attention of some query rows (B, G, H/G, R, D) over the first `seen` keys."""
-    B, G, N, R, D = query.shape
-    scores = query.reshape(B, G, N * R, D) @ key[:, :, :seen].transpose(-1, -2)
-    if mask is not None:
-        scores = (scores.view(B, G, N, R, seen) + mask[:, :, None, rows, :seen]).view(B, G, N * R, seen)
-    return (scores.softmax(-1) @ value[:, :, :seen]).view(B, G, N, R, D)
-
-
-def _refuse_other_attention(length: int, options: dict[str, Any]) -> None:
-    """Attention that this is not must be an error: it would train another model than the one loaded."""
-    window = options.get("sliding_window")
-    if options.get("softcap") or options.get("s_aux") is not None or (window and length > window):
-        raise UserError("this model's attention (soft-capped, with sinks, or a sliding window) is not supported")
-
-
 AttentionInterface.register("tinyzero", grouped_attention)
 AttentionMaskInterface.register("tinyzero", lambda **_: None)  # where a model would make its own mask: causal
-
-
-def causal_mask(length: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(1, 1, length, length) additive mask: 0 on and below the diagonal, the lowest number above.
-
-    Rows are padded on the right, so a real token never sees padding and no other mask is needed.
-    """
-    return torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)[None, None]
 
 
 def cache_shape(config: Any) -> tuple[int, int]:
     """(key-value heads, numbers a head) of a model's attention."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return int(heads), int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def has_fixed_rotary(config: Any) -> bool:
+    """Whether positions turn heads by the same angles in sequences of any length, and every token is seen."""
+    growing = config.rope_parameters["rope_type"] in ("dynamic", "longrope")
+    return not growing and not getattr(config, "use_sliding_window", False)
+
+
+def signed_rotary(core: Any, like: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """cos and sin (length, D) of a model's rotary positions, of the type and on the device of `like`.
+
+    sin has the sign of rotate_half, so that a roll takes the place of a negation and a concatenation.
+    """
+    cos, sin = core.rotary_emb(like, torch.arange(length, device=like.device)[None])  # (1, length, D)
+    half = cos.shape[-1] // 2
+    return cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
 
 
 class KeyValueCache:
@@ -348,7 +223,7 @@ def load_model(
         )
     except Exception as error:  # transformers and safetensors raise many kinds for a damaged folder
         why = "" if Path(path).exists() else "there is no such folder, and no model of that name could be fetched: "
-        raise UserError(f"cannot load a model from {name!r}: {why}{_first_line(error)}") from error
+        raise UserError(f"cannot load a model from {name!r}: {why}{first_line(error)}") from error
     lm, info = loaded
     # transformers fills in what is missing at random, which would train as noise
     strange = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
@@ -388,7 +263,7 @@ def _check_packing(model: Backbone) -> None:
     try:
         packed = model.hidden(tokens, torch.tensor([4, 3]))
     except (AttributeError, TypeError, ValueError, LookupError, RuntimeError, UserError) as error:
-        raise UserError(f"{refusal} ({type(error).__name__}: {_first_line(error)})") from error
+        raise UserError(f"{refusal} ({type(error).__name__}: {first_line(error)})") from error
     alone = model.hidden(tokens)[1, :3]
     if not (packed[1, :3] - alone).norm() < 0.05 * alone.norm():
         raise UserError(refusal)
@@ -440,7 +315,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:
-        raise UserError(f"cannot load a tokenizer from {name!r}: {_first_line(error)}") from error
+        raise UserError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
     if not tokenizer("0", add_special_tokens=False)["input_ids"]:  # what transformers makes of a missing file
         raise UserError(f"{name!r} holds no tokenizer: it needs a tokenizer.json")
     return tokenizer
@@ -573,9 +448,8 @@ def set_generation(model: Backbone, tokenizer: PreTrainedTokenizerBase, params: 
 def _checked(path: str) -> str:
     """`path`, unless it names a local folder that is missing or holds no model."""
     local = Path(path)
-    looks_local = path.startswith((".", "/", "~", "runs/")) or path.count("/") != 1 or local.exists()
-    if not looks_local:
-        return path  # a hub id such as Qwen/Qwen2.5-3B
+    if is_hub_id(path):
+        return path
     if not local.is_dir():
         raise UserError(
             f"no model folder at {path!r}: give {' or '.join(BUNDLED)} (bundled), a folder, or a hub id "
@@ -588,6 +462,12 @@ def _checked(path: str) -> str:
     return path
 
 
-def _first_line(error: Exception) -> str:
+def is_hub_id(name: str) -> bool:
+    """Whether `name` can only be a hub id such as Qwen/Qwen2.5-3B: no folder is there, nor does it look like one."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~", "runs/")) and not Path(name).exists()
+
+
+def first_line(error: BaseException) -> str:
+    """What was raised, short enough for a message of ours."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from tinyzero.plugins import brief
 from tinyzero.types import (
     Completion,
     Group,
@@ -174,4 +175,4 @@ def _sound(reward: Any) -> Reward:
 
 def _count(report: Collected, error: Exception, completions: int) -> None:
     report.reward_errors += completions
-    report.first_error = report.first_error or " ".join(f"{type(error).__name__}: {error}".split())
+    report.first_error = report.first_error or brief(error)

@@ -20,7 +20,7 @@ from tinyzero.evaluate import distinct_problems
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.plan.meter import Meter
 from tinyzero.plan.shapes import read_shape
-from tinyzero.plugins import effective
+from tinyzero.plugins import brief, effective
 from tinyzero.rollouts import Cursor
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.types import Algorithm, Problem, Prompt, Sampler, Split, Task, UserError
@@ -98,29 +98,12 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     config = settle(config, policy, console.note)
     algorithm = algorithms.load_algorithm(config.algorithm.name, config.algorithm.options)
     sampler = make_sampler(config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy))
-    learner = partial(
-        TorchLearner,
-        total_updates=config.steps * updates(config),
-        micro_tokens=config.update.micro_tokens,
-        patience=config.update.patience,
-    )
-    outputs = partial(policy_outputs, logit_rows=config.update.logit_rows)
-    learners = {"policy": learner(policy, outputs, config.optimizer)}
-    beside = partial(learner, park=config.model.park)
-    for role in algorithm.roles:
-        model = load(config, role, None if role == "reference" and algorithms.option(algorithm, "refresh") else policy)
-        if role == "critic":
-            learners[role] = beside(models.ValueModel(model), value_outputs, config.critic)
-        elif role == "prm":
-            learners[role] = beside(model, outputs, config.prm)
-        else:
-            learners[role] = beside(model, outputs, None)
     run = Run(
         config=config,
         folder=folder,
         task=task,
         algorithm=algorithm,
-        learners=learners,
+        learners=make_learners(config, algorithm, policy),
         sampler=sampler,
         encode=lambda prompt: models.encode_prompt(tokenizer, prompt),
         save_model=lambda path: save_policy(config, policy, tokenizer, path),
@@ -138,6 +121,28 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     else:
         start_folder(run)
     return run
+
+
+def make_learners(config: Config, algorithm: Algorithm, policy: models.Backbone) -> dict[str, TorchLearner]:
+    """The policy's learner and one for every other model that the algorithm asks for."""
+    learner = partial(
+        TorchLearner,
+        total_updates=config.steps * updates(config),
+        micro_tokens=config.update.micro_tokens,
+        patience=config.update.patience,
+    )
+    outputs = partial(policy_outputs, logit_rows=config.update.logit_rows)
+    learners = {"policy": learner(policy, outputs, config.optimizer)}
+    beside = partial(learner, park=config.model.park)
+    for role in algorithm.roles:
+        model = load(config, role, None if role == "reference" and algorithms.option(algorithm, "refresh") else policy)
+        if role == "critic":
+            learners[role] = beside(models.ValueModel(model), value_outputs, config.critic)
+        elif role == "prm":
+            learners[role] = beside(model, outputs, config.prm)
+        else:
+            learners[role] = beside(model, outputs, None)
+    return learners
 
 
 def load(config: Config, role: str, owner: models.Backbone | None = None) -> models.Backbone:
@@ -221,9 +226,10 @@ def check_problems(run: Run, context: int) -> None:
     """Draw what will be asked before anything is written. Raises UserError where the task cannot draw it, or a
     prompt and its answer do not fit the model's context."""
     config, problems = run.config, list[Problem]()
-    wanted: dict[str, tuple[Split, int]] = {"eval.test_problems": ("test", config.eval.test_problems)}
-    if config.eval.every:
-        wanted["eval.problems"] = ("dev", config.eval.problems)
+    wanted: dict[str, tuple[Split, int]] = {
+        "eval.test_problems": ("test", config.eval.test_problems),
+        "eval.problems": ("dev", config.eval.dev_problems),
+    }
     try:
         problems += [run.task.problem("train", i) for i in range(2 * config.rollout.prompts)]
         for option, (split, count) in wanted.items():
@@ -235,7 +241,7 @@ def check_problems(run: Run, context: int) -> None:
     except UserError:
         raise
     except Exception as error:  # whatever a user's own task raises
-        raise UserError(f"task {config.task.name} cannot pose its problems: {type(error).__name__}: {error}") from error
+        raise UserError(f"task {config.task.name} cannot pose its problems: {brief(error)}") from error
     limits = {"rollout": config.rollout.max_tokens}
     if any(count for _, count in wanted.values()):
         limits["eval"] = config.eval_tokens
@@ -285,7 +291,7 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     run.step, run.samples, run.tokens = state["step"], state["samples"], state["tokens"]
     run.cursor = Cursor.from_state(state["cursor"])
     run.started -= state["seconds"]
-    run.cpu, run.meter.flops = state.get("cpu", 0.0), state.get("flops", 0.0)
+    run.cpu, run.meter.flops = state["cpu"], state["flops"]
     for role, saved in state["learners"].items():
         run.learners[role].load_state_dict(saved)
     if run.step:
@@ -319,9 +325,9 @@ def start_folder(run: Run) -> None:
 
 def write_config(run: Run) -> None:
     """The resolved configuration, whole or not at all: a resumed run may have been given more steps."""
-    path, partial = run.folder / "config.toml", run.folder / ".config.toml.partial"
+    path, unfinished = run.folder / "config.toml", run.folder / ".config.toml.partial"
     try:
-        partial.write_text(to_toml(run.config), encoding="utf-8")
-        partial.replace(path)
+        unfinished.write_text(to_toml(run.config), encoding="utf-8")
+        unfinished.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another folder with --run.dir") from None

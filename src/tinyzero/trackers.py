@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tinyzero import metrics
+from tinyzero.plugins import brief
 from tinyzero.types import UserError
 
 PROJECT = "tinyzero"
@@ -133,8 +134,9 @@ class Tracking:
             act()
         except Exception as error:  # whatever it raises, training is worth more
             self.tracker = None
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            self.note(f"{self.name} failed and is sent nothing more ({said}); the run goes on, with its own records")
+            self.note(
+                f"{self.name} failed and is sent nothing more ({brief(error)}); the run goes on, with its own records"
+            )
 
 
 def _numbers(record: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -36,20 +36,14 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
     with opened(config, folder, resume, started) as run, run.console, stop_requested() as stopping:
         if run.step == 0:
             score(run, "test", config.eval.test_problems)
-            score(run, "dev", config.eval.problems if config.eval.every else 0)
+            score(run, "dev", config.eval.dev_problems)
         run.console.begin(run.step)
+        r, u = config.rollout, config.update
         for step in range(run.step, config.steps):
             clock = Clock()
             groups, run.cursor, collected = gather(run)
             clock.lap("sample")
-            batch = collate(
-                groups,
-                config.rollout.temperature,
-                config.rollout.max_tokens,
-                config.update.minibatches,
-                config.update.epochs,
-                run.sampler.version,
-            )
+            batch = collate(groups, r.temperature, r.max_tokens, u.minibatches, u.epochs, run.sampler.version)
             if not collected.refused:
                 with saved_if_broken(run, batch):
                     batch = run.algorithm.annotate(batch, run.learners)
@@ -61,13 +55,13 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
             run.step = step + 1
             record(run, groups, batch, collected, learned, clock)
             if config.eval.every and run.step % config.eval.every == 0 and run.step < config.steps:
-                score(run, "dev", config.eval.problems)
+                score(run, "dev", config.eval.dev_problems)
             if stopping or (config.checkpoint.every and run.step % config.checkpoint.every == 0):
                 save(run)
             if stopping:
                 run.console.note(f"stopped after step {run.step}: go on with `tinyzero train --resume {folder}`")
                 raise KeyboardInterrupt
-        score(run, "dev", config.eval.problems if config.eval.every else 0)
+        score(run, "dev", config.eval.dev_problems)
         score(run, "test", config.eval.test_problems)
         return save(run)
 
@@ -91,16 +85,17 @@ def gather(run: Run) -> tuple[list[Group], Cursor, Collected]:
 
 
 def update(run: Run, batch: Batch, refused: bool = False) -> dict[str, float]:
-    """Train every trained model on the batch, unless `annotate` did, or none should be; metrics but the policy's are
+    """Train every trained model on the batch, unless `annotate` did, or it is not to be; metrics but the policy's are
     prefixed."""
     found: dict[str, float] = {}
     for role, learner in run.learners.items():
         if learner.options is None:
             continue
-        if role in batch.updated or refused:
-            result = batch.updated.get(role, {})
-            if not result:
-                learner.skip(updates(run.config))  # its schedule goes on all the same
+        if refused or role in batch.waits:
+            learner.skip(updates(run.config))  # its schedule goes on all the same
+            continue
+        if role in batch.updated:
+            result = batch.updated[role]
         else:
             loss, u = partial(run.algorithm.loss, role), run.config.update
             with saved_if_broken(run, batch, f" (the {role}'s)"):

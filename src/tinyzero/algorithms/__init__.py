@@ -1,6 +1,6 @@
 """Algorithms by name: the files beside this one. A user's own is `path/file.py:Name`.
 
-A name is its file's, with `++` for `_pp`: `reinforce++-baseline` is reinforce_pp_baseline.py, `dr-grpo` dr_grpo.py.
+A name is its file's, with `++` for `_pp`: `reinforce++-baseline` is reinforce_pp_baseline.py.
 Each file ends with `ALGORITHM = ...`, so a new one is one new file.
 """
 
@@ -39,14 +39,19 @@ def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> Algor
 
 def find(name: str) -> Any:
     """The class behind a name. Raises UserError where there is none, or it lacks what an algorithm needs."""
-    module = name.replace("++", "_pp").replace("-", "_")
-    if ":" not in name and module not in {n.replace("++", "_pp").replace("-", "_") for n in NAMES}:
+    module = module_of(name)
+    if ":" not in name and module not in map(module_of, NAMES):
         raise UserError(f"unknown algorithm {name!r}{suggest(name, NAMES)}")
     kind = load_object(name if ":" in name else f"{__name__}.{module}:ALGORITHM")
     missing = [m for m in ("Options", "keep", "annotate", "loss") if not hasattr(kind, m)]
     if missing:
         raise UserError(f"algorithm {name} lacks {', '.join(missing)}: it needs Options, keep, annotate and loss")
     return kind
+
+
+def module_of(name: str) -> str:
+    """The name of the file, without its ending, of the algorithm called `name`."""
+    return name.replace("++", "_pp").replace("-", "_")
 
 
 def option(algorithm: Algorithm, name: str, default: Any = 0) -> Any:
@@ -64,7 +69,8 @@ STAGES = {  # in the order in which they act; the first option of a stage switch
     "KL loss": ("kl", "kl_estimator"),
     "reference": ("refresh",),
     "entropy": ("entropy",),
-    "critic": ("value_clip", "value_warmup"),
+    "lambda by length": ("lam_alpha",),
+    "critic": ("value_clip", "value_warmup", "critic_lam"),
 }
 
 
@@ -75,7 +81,8 @@ def composition(name: str) -> tuple[str, str, dict[str, str]]:
     """
     kind = find(name)
     algorithm: Any = kind(kind.Options())
-    values = {k: v for k, v in algorithm.options.model_dump().items() if k not in algorithm.options.without_effect}
+    given = algorithm.options.model_dump(exclude_none=True)
+    values = {k: v for k, v in given.items() if k not in algorithm.options.without_effect}
     placed = {option for options in STAGES.values() for option in options}
     stages = {
         "models": ["policy", *algorithm.roles],

@@ -31,8 +31,10 @@ def keep_groups(groups: list[Group], o: PolicyOptions, min_samples: int) -> list
     groups = [g for g in groups if len(g) >= min_samples]
     if o.filter == "none":
         return groups
-    low, high = (o.band_low, o.band_high) if o.filter == "band" else (1e-9, 1 - 1e-9)
-    return [g for g in groups if low <= sum(r.reward.right for r in g) / len(g) <= high]
+    right = [sum(r.reward.right for r in g) / len(g) for g in groups]
+    if o.filter == "flat":
+        return [g for g, share in zip(groups, right, strict=True) if 0 < share < 1]
+    return [g for g, share in zip(groups, right, strict=True) if o.band_low <= share <= o.band_high]
 
 
 def fewest_samples(o: PolicyOptions) -> int:
@@ -105,9 +107,8 @@ def policy_loss(
     """(scalar, metrics) of the policy on one micro-batch. `batch` must hold advantages (B, T)."""
     assert batch.advantages is not None
     logprobs, mask = outputs["logprobs"], batch.mask
-    old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    if o.ratio == "sequence":
-        old = losses.sequence_ratio(logprobs, old, mask)
+    before = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+    old = losses.sequence_ratio(logprobs, before, mask) if o.ratio == "sequence" else before
     if o.objective == "clip":
         surrogate, clipped = losses.clipped_surrogate(
             logprobs, old, batch.advantages, o.clip_low, o.clip_high, o.dual_clip or None
@@ -128,7 +129,6 @@ def policy_loss(
     metrics = {"entropy": token_mean(outputs["entropy"]), "clip_fraction": token_mean(clipped)}
     fresh = mask if batch.stale is None else mask & ~batch.stale[:, None]
     if fresh.any():  # the learner's logprobs of before the update, against those of the same weights in the sampler
-        before = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         metrics["mismatch"] = (((before - batch.sampled_logprobs).abs().float() * fresh).sum(), fresh.sum())
     if batch.weights is not None:
         metrics["correction"] = token_mean(batch.weights)

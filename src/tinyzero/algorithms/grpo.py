@@ -38,6 +38,8 @@ class GRPOOptions(PolicyOptions):
     def _centred(self) -> GRPOOptions:
         if self.center == "none" and self.scale != "none":
             raise ValueError(f'scale "{self.scale}" divides what was not centred: make scale "none" too')
+        if self.whiten and self.scale == "batch":
+            raise ValueError('scale "batch" divides by one number, which whiten undoes: leave one of them out')
         return self
 
 
@@ -45,10 +47,11 @@ class GRPO:
     """Group-relative policy optimisation, and whatever else compares the rollouts of one prompt."""
 
     Options: type[GRPOOptions] = GRPOOptions
-    min_samples = 2  # a group of one has no baseline
 
     def __init__(self, options: GRPOOptions | None = None) -> None:
         self.options = options or self.Options()
+        # a group of one has no baseline
+        self.min_samples = _policy.fewest_samples(self.options) if self.options.center == "none" else 2
         self.roles: tuple[str, ...] = ("reference",) if self.options.needs_reference else ()
 
     def keep(self, groups: list[Group]) -> list[Group]:

@@ -1,10 +1,12 @@
 """PPO with a value model (Schulman et al., arXiv:1707.06347) and GAE (arXiv:1506.02438, eq. 16).
 
     delta_t = rho_t + gamma V_{t+1} - V_t,   A_t = delta_t + gamma lambda A_{t+1},   return_t = A_t + V_t
+    off here: a lambda for each answer by its length, and one of the critic's own (VAPO, arXiv:2504.05118)
 
 rho is the reward on the last token, minus `kl_in_reward` times log(policy/reference) on every token.
 V_t is the value before token t is chosen; after the last token it is 0, also for truncated responses.
 Advantages are whitened over all tokens of the batch, returns are not. One rollout a prompt suffices.
+While the critic warms up, its targets are the rewards alone (lambda 1): its own first values would teach it nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +32,20 @@ class PPOOptions(PolicyOptions):
 
     gamma: float = Field(1.0, gt=0, le=1, description="discount of later rewards")
     lam: float = Field(1.0, ge=0, le=1, description="GAE's lambda; 1 trusts the rewards, less trusts the critic")
+    lam_alpha: float = Field(
+        0.0, ge=0, description="lambda is 1 - 1/(this times the answer's tokens) instead (VAPO: 0.05); 0 for lam"
+    )
+    critic_lam: float | None = Field(None, ge=0, le=1, description="lambda of the critic's targets; none for the same")
     value_clip: float = Field(
         0.5, gt=0, description="the critic's values move at most this far from the old ones a batch"
     )
     value_warmup: int = Field(0, ge=0, description="first batches on which the critic alone is trained")
     whiten: bool = Field(True, description="normalise advantages over all tokens of the batch")
+
+    @property
+    def without_effect(self) -> set[str]:
+        """Beside the shared ones."""
+        return super().without_effect | ({"lam"} if self.lam_alpha else set())
 
 
 class PPO:
@@ -56,14 +67,18 @@ class PPO:
         o = self.options
         batch = _policy.prepare(batch, models, o)
         values = models["critic"].score(batch)
-        found, returns = advantages.gae(_policy.token_rewards(batch, o), values, batch.mask, o.gamma, o.lam)
-        if o.whiten:
-            found = advantages.whiten(found, batch.mask)
+        rewards = _policy.token_rewards(batch, o)
+        lam = advantages.length_adaptive_lambda(batch.mask.sum(1), o.lam_alpha) if o.lam_alpha else o.lam
+        found, returns = advantages.gae(rewards, values, batch.mask, o.gamma, lam)
         # a critic that knows nothing yet would lead the policy astray (VC-PPO, arXiv:2503.01491)
         waiting = models["critic"].batches < o.value_warmup
-        return replace(
-            batch, advantages=found, returns=returns, values=values, updated={"policy": {}} if waiting else {}
-        )
+        critic_lam = 1.0 if waiting else o.critic_lam
+        if critic_lam is not None:
+            returns = advantages.gae(rewards, values, batch.mask, o.gamma, critic_lam)[1]
+        if o.whiten:
+            found = advantages.whiten(found, batch.mask)
+        waits = frozenset({"policy"}) if waiting else frozenset()
+        return replace(batch, advantages=found, returns=returns, values=values, waits=waits)
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals

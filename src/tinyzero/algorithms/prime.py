@@ -4,15 +4,16 @@
     A_t = sum_{s >= t} (r_s - mean of the others' r)  +  R - mean of the others' R,    then PPO's clip
     other here: the sum is whitened over the batch's tokens (released code: too, paper: not named)
 
-Reward model and reference both start as the base, so at first r is 0 and this is leave-one-out exactly. Groups of
-which fewer than 0.2 or more than 0.8 are right are dropped and drawn anew, at most `rollout.refills` times; what that
+Reward model and reference both start as the base, so at first r is 0 and this is leave-one-out exactly, before
+whitening. Without process rewards (`process = 0`) there is no reward model at all, and it stays so. Groups of which
+fewer than 0.2 or more than 0.8 are right are dropped and drawn anew, at most `rollout.refills` times; what that
 costs is reported. (That is the paper's band, for its 4 answers a problem; recipes with 16 have a wider one.)
 
 Where the released code departs from the paper, the paper is followed; `baseline = "code"` and `norm = "batch"`
 are the code's: deviations within a response stretched by K/(K - 1); r divided by the batch's largest return, by
-which beta cancels. Its whitening over all tokens is kept (`whiten`), though the paper does not name it. In its
-`update = "before"` the coefficients were lost and the scores were those of before the update: here both do what
-they say; "after" is the paper's order. The reward model takes as many updates a batch as the policy.
+which beta cancels. Its whitening over all tokens is kept (`whiten`), though the paper does not name it. The released
+`update = "before"` lost the coefficients and used the scores of before the update; here both options do what they
+say, and "after" is the paper's order. The reward model takes as many updates a batch as the policy.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class PRIMEOptions(PolicyOptions):
 
     filter: Filter = Field("band", description="groups dropped and drawn anew")
     beta: float = Field(0.05, gt=0, description="token rewards are this times log(PRM/reference)")
-    outcome: float = Field(1.0, ge=0, description="weight of the outcome's advantage")
-    process: float = Field(1.0, ge=0, description="weight of the process rewards' advantage")
+    outcome: float = Field(1.0, ge=0, description="weight of the outcome's advantage; whitened, their ratio counts")
+    process: float = Field(1.0, ge=0, description="weight of the process rewards' advantage; 0 needs no reward model")
     baseline: Literal["paper", "code"] = Field(
         "paper", description="process rewards against the others' mean, or as released"
     )
@@ -55,8 +56,10 @@ class PRIMEOptions(PolicyOptions):
 
     @property
     def without_effect(self) -> set[str]:
-        """Without process rewards, nor has how they are made."""
-        return super().without_effect | (set() if self.process else {"baseline", "norm", "update", "gamma"})
+        """Beside the shared ones: without process rewards, the options of how they are made; their scale, where
+        nothing else is added to them and whitening undoes it."""
+        unmade = set() if self.process else {"beta", "baseline", "norm", "update", "gamma"}
+        return super().without_effect | unmade | ({"norm"} if self.whiten and not self.outcome else set())
 
     @model_validator(mode="after")
     def _rewards_remain(self) -> PRIMEOptions:
@@ -72,33 +75,43 @@ class PRIME:
 
     Options = PRIMEOptions
     min_samples = 2
-    roles: tuple[str, ...] = ("prm", "reference")
 
     def __init__(self, options: PRIMEOptions | None = None) -> None:
         self.options = options or PRIMEOptions()
+        reference = ("reference",) if self.options.process or self.options.needs_reference else ()
+        self.roles: tuple[str, ...] = (*(("prm",) if self.options.process else ()), *reference)
 
     def keep(self, groups: list[Group]) -> list[Group]:
         """The band's, so that every group has something to tell apart."""
         return _policy.keep_groups(groups, self.options, self.min_samples)
 
     def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
-        """Process rewards, and their advantage beside the outcome's."""
+        """The outcome's advantage and, beside it, the process rewards'."""
         o = self.options
-        batch = replace(batch, ref_logprobs=models["reference"].score(batch))
-        if o.update == "before":
-            trained = models["prm"].update(batch, partial(self.loss, "prm"), batch.minibatches, batch.epochs)
-            batch = replace(batch, updated={"prm": trained})
-        assert batch.ref_logprobs is not None
-        rewards = o.beta * (models["prm"].score(batch) - batch.ref_logprobs) * batch.mask
-        if o.norm == "batch":
-            rewards = rewards / (advantages.return_to_go(rewards, batch.mask).abs().max() + 1e-6)
         batch = _policy.prepare(batch, models, o)
         outcome = advantages.group_advantages(_policy.response_rewards(batch, o), batch.groups, "leave_one_out", "none")
-        process = advantages.process_advantages(rewards, batch.mask, batch.groups, o.baseline, o.gamma)
-        found = o.outcome * advantages.broadcast(outcome, batch.mask) + o.process * process
+        found = o.outcome * advantages.broadcast(outcome, batch.mask)
+        if o.process:
+            batch, rewards = self._process_rewards(batch, models)
+            found = found + o.process * advantages.process_advantages(
+                rewards, batch.mask, batch.groups, o.baseline, o.gamma
+            )
         if o.whiten:
             found = advantages.whiten(found, batch.mask)
         return replace(batch, advantages=found)
+
+    def _process_rewards(self, batch: Batch, models: Mapping[str, Learner]) -> tuple[Batch, Tensor]:
+        """The batch with what the reward model's loss needs, and beta log(prm/reference) (B, T)."""
+        o, reference = self.options, batch.ref_logprobs
+        reference = models["reference"].score(batch) if reference is None else reference
+        batch = replace(batch, ref_logprobs=reference)
+        if o.update == "before":
+            trained = models["prm"].update(batch, partial(self.loss, "prm"), batch.minibatches, batch.epochs)
+            batch = replace(batch, updated={"prm": trained})
+        rewards = o.beta * (models["prm"].score(batch) - reference) * batch.mask
+        if o.norm == "batch":
+            rewards = rewards / (advantages.return_to_go(rewards, batch.mask).abs().max() + 1e-6)
+        return batch, rewards
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals

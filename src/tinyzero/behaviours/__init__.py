@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tinyzero.behaviours.compact import Attempt, compact_events, count_lines, is_compact, places, trace
+from tinyzero.behaviours.compact import Line, compact_events, count_lines, is_compact, lines_of, trace
 from tinyzero.behaviours.events import KINDS, MAX_CHARACTERS, Event, thinking_of
 from tinyzero.behaviours.expressions import Expression, Step, canonical, parse
 from tinyzero.behaviours.free_text import free_events
@@ -25,7 +25,6 @@ __all__ = [
     "KINDS",
     "MAX_CHARACTERS",
     "RATIOS",
-    "Attempt",
     "Event",
     "Expression",
     "Step",
@@ -45,14 +44,14 @@ def events(text: str, fields: Mapping[str, Any]) -> list[Event]:
     Never raises, reads at most MAX_CHARACTERS, and takes time in proportion to them.
     """
     posed = _search(fields)
-    return _search_events(*posed, text, places(*posed, text) if is_compact(text) else None) if posed else []
+    return _search_events(*posed, text, lines_of(*posed, text) if is_compact(text) else None) if posed else []
 
 
 def measure(problem: Problem, text: str) -> dict[str, int]:
     """Counts of one completion, which `summarise` turns into metrics. Empty where the problem is of another kind."""
     a, b = problem.fields.get("a"), problem.fields.get("b")
     if posed := _search(problem.fields):
-        lines = places(*posed, text) if is_compact(text) else None
+        lines = lines_of(*posed, text) if is_compact(text) else None
         counts = count(_search_events(*posed, text, lines), text)
         return counts | {"free": lines is None} | count_lines(posed[1], [line for _, line in lines or []])
     return measure_product(a, b, text) if isinstance(a, int) and isinstance(b, int) else {}
@@ -67,7 +66,7 @@ def _search(fields: Mapping[str, Any]) -> tuple[Sequence[int], int] | None:
 
 
 def _search_events(
-    numbers: Sequence[int], target: int, text: str, lines: Sequence[tuple[int, Attempt]] | None
+    numbers: Sequence[int], target: int, text: str, lines: Sequence[tuple[int, Line]] | None
 ) -> list[Event]:
     thinking, _ = thinking_of(text)
     found = free_events(numbers, target, thinking) if lines is None else compact_events(target, lines)

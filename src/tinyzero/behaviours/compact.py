@@ -19,14 +19,14 @@ from functools import lru_cache
 from tinyzero.behaviours.events import Event, thinking_of
 from tinyzero.behaviours.expressions import Expression, Step, canonical, value
 
-_STEP = re.compile(r"(-?[0-9]{1,9})([-+*/])(-?[0-9]{1,9})=(-?[0-9]{1,9})(?![0-9])")
+STEP = re.compile(r"(-?[0-9]{1,9})([-+*/])(-?[0-9]{1,9})=(-?[0-9]{1,9})(?![0-9])")
 _VERDICT = re.compile(r" vs (-?[0-9]{1,9}) (no|yes)")
-_LINE = re.compile(rf"{_STEP.pattern}(?:,{_STEP.pattern})*(?:{_VERDICT.pattern})?")
-_CUT = re.compile(rf"{_STEP.pattern}[-+*/=,0-9]*(?: v?s? ?-?[0-9]* ?[yesno]*)?")
+_LINE = re.compile(rf"{STEP.pattern}(?:,{STEP.pattern})*(?:{_VERDICT.pattern})?")
+_CUT = re.compile(rf"{STEP.pattern}[-+*/=,0-9]*(?: v?s? ?-?[0-9]* ?[yesno]*)?")
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Line:
     """A line of steps. It is `legal`, a full attempt, when its last result uses each given number exactly once."""
 
     steps: tuple[Step, ...]
@@ -59,24 +59,24 @@ def is_compact(text: str) -> bool:
     return 2 * sum(fit is not None for fit in fits) >= len(lines)
 
 
-def trace(numbers: Sequence[int], target: int, text: str) -> list[Attempt]:
+def trace(numbers: Sequence[int], target: int, text: str) -> list[Line]:
     """The lines of steps of a completion, in order; other lines are passed over. Never raises."""
-    return [line for _, line in places(numbers, target, text)]
+    return [line for _, line in lines_of(numbers, target, text)]
 
 
-def places(numbers: Sequence[int], target: int, text: str) -> list[tuple[int, Attempt]]:
+def lines_of(numbers: Sequence[int], target: int, text: str) -> list[tuple[int, Line]]:
     """The lines of steps, each with the place in the text where it begins."""
     thinking, closed = thinking_of(text)
-    given, found, start = tuple(numbers), list[tuple[int, Attempt]](), 0
+    given, found, start = tuple(numbers), list[tuple[int, Line]](), 0
     for line in thinking.split("\n"):
         whole = closed or start + len(line) < len(thinking)
-        if attempt := _attempt(given, target, line, whole):
-            found.append((start, attempt))
+        if read := _line(given, target, line, whole):
+            found.append((start, read))
         start += len(line) + 1
     return found
 
 
-def compact_events(target: int, lines: Sequence[tuple[int, Attempt]]) -> list[Event]:
+def compact_events(target: int, lines: Sequence[tuple[int, Line]]) -> list[Event]:
     """What happens in the lines, in order."""
     found: list[Event] = []
     tried, claimed = set[str | None](), set[str | None]()
@@ -110,7 +110,7 @@ def compact_events(target: int, lines: Sequence[tuple[int, Attempt]]) -> list[Ev
     return found
 
 
-def count_lines(target: int, lines: Sequence[Attempt]) -> dict[str, int]:
+def count_lines(target: int, lines: Sequence[Line]) -> dict[str, int]:
     """What only the grammar tells: how each line ends, and the verdicts on results as they are stated."""
     judged = [line for line in lines if line.verdict is not None]
     equal = [line for line in judged if line.stated == target]
@@ -127,12 +127,12 @@ def count_lines(target: int, lines: Sequence[Attempt]) -> dict[str, int]:
 
 
 @lru_cache(maxsize=4096)  # the completions of one problem have many lines in common
-def _attempt(numbers: tuple[int, ...], target: int, line: str, whole: bool) -> Attempt | None:
-    """`line` as an attempt, or None where it has no step. In a line cut short the last digits may be missing."""
+def _line(numbers: tuple[int, ...], target: int, line: str, whole: bool) -> Line | None:
+    """`line` read, or None where it has no step. In a line cut short the last digits may be missing."""
     steps: list[Step] = []
     begins: list[int] = []
     position = 0
-    while match := _STEP.match(line, position):
+    while match := STEP.match(line, position):
         if match.end() == len(line) and not whole:
             break
         begins.append(position)
@@ -148,7 +148,7 @@ def _attempt(numbers: tuple[int, ...], target: int, line: str, whole: bool) -> A
     # Where every step is true the last result is the value; elsewhere it has to be computed anew.
     exact = steps[-1].result if all(step.is_true for step in steps) else expression and value(expression)
     judged = _VERDICT.fullmatch(line, position)
-    return Attempt(
+    return Line(
         steps=tuple(steps),
         legal=legal,
         hits=legal and exact == target,

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from tinyzero.behaviours.chains import chains, fold, is_true
-from tinyzero.behaviours.compact import is_compact
+from tinyzero.behaviours.compact import STEP, is_compact
 from tinyzero.behaviours.events import thinking_of
 from tinyzero.behaviours.expressions import Expression, Step
 
-_STEP = re.compile(r"(-?[0-9]{1,9})([-+*/])(-?[0-9]{1,9})=(-?[0-9]{1,9})(?![0-9])")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3}){1,2}(?![\d,])")
 
 
@@ -33,7 +32,7 @@ def measure_product(a: int, b: int, text: str) -> dict[str, int]:
 
 def _compact(thinking: str) -> tuple[list[bool], list[tuple[int, int]]]:
     """Whether each step is true, and what is multiplied with what."""
-    steps = [Step(int(x), operator, int(y), int(z)) for x, operator, y, z in _STEP.findall(thinking)]
+    steps = [Step(int(x), operator, int(y), int(z)) for x, operator, y, z in STEP.findall(thinking)]
     return [step.is_true for step in steps], [(step.left, step.right) for step in steps if step.operator == "*"]
 
 

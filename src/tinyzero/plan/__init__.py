@@ -40,7 +40,7 @@ BUS = 6e9
 HOST_BANDWIDTH = 15e9
 """Bytes a second that an optimizer in the CPU's memory goes through, a seventh of which cross the bus."""
 HANDED_OVER, STEPPED = 14, 28
-"""Bytes of that for each offloaded parameter: a micro-batch's gradient added to the sum; the optimizer's step."""
+"""Bytes of that memory for each offloaded parameter: to add a micro-batch's gradient to the sum; to take a step."""
 OTHERWISE = 1.1
 """Everything in a step that is not computing, such as grading, collating and records."""
 PADDED = 1.2
@@ -275,7 +275,7 @@ def _workspaces(
 def _decoded(config: Config, load: Load) -> tuple[int, float]:
     """Rows decoded at once, and the tokens that each has room for, in steps and in evaluations."""
     e = config.eval
-    asked = max(e.test_problems, e.problems if e.every else 0) * e.samples
+    asked = max(e.test_problems, e.dev_problems) * e.samples
     rows = min(max(config.rollout.rows, load.samples), max(load.answers, asked))
     return rows, load.prompt + max(load.longest, config.eval_tokens)
 

@@ -66,8 +66,8 @@ def _dollars(price: float, plan: Plan) -> str:
 
 
 def survey(configs: Mapping[str, Config], planned: Callable[[Config, Device], Plan], price: float) -> str:
-    """A line for every device: of the recipe as it is, named "", and its profiles the fastest that fits, where whole
-    weights go before adapters."""
+    """A line for every device. `configs` holds the recipe as it is under "", and its profiles by name; shown is the
+    fastest that fits, whole weights before adapters."""
     head = f"{'':<12} {'profile':<8} {'needs':>9} {'of':>9} {'a step':>9} {'the run':>12}"
     lines = [head + f" {'cost':>9}" * bool(price)]
     for name, device in (DEVICES | {"cpu": CPU}).items():

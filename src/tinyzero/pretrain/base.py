@@ -148,7 +148,7 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
     first, seconds, tokens = 0, 0.0, 0
     if found := checkpoint.load_latest(folder, report):
         state = found[1]
-        if state.get("options", o.model_dump()) != o.model_dump():
+        if state["options"] != o.model_dump():
             raise UserError(f"{folder} holds a pretraining with other options: name another folder with --out")
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):

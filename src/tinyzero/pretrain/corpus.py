@@ -103,13 +103,11 @@ def _extend(
         for op, value in steps_of(left[0], right[0], limit):
             step = f"{left[0]}{op}{right[0]}={value}"
             entry = (value, _wrap(left, op, False) + op + _wrap(right, op, True), op)
-            _extend(
-                [entry, *rest], f"{steps},{step}" if steps else step, _merge(key, op, left, right, value), limit, found
-            )
+            _extend([entry, *rest], f"{steps},{step}" if steps else step, _merge(key, op, left, right), limit, found)
 
 
 def _merge(
-    key: tuple[object, ...], op: str, left: tuple[int, str, str], right: tuple[int, str, str], value: int
+    key: tuple[object, ...], op: str, left: tuple[int, str, str], right: tuple[int, str, str]
 ) -> tuple[object, ...]:
     """A key equal for regrouped sums or products: a+b+c and a*b*c are one try however paired."""
     if op in "+*" and op in (left[2], right[2]) and key and key[-1][0] == op:  # type: ignore[index]

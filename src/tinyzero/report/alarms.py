@@ -49,7 +49,7 @@ def length_without_success(streams: Streams) -> Alarm | None:
         f"Answers grew from {length[0]:.0f} to {length[1]:.0f} tokens; right ones went from {percent(right[0])} to "
         f"{percent(right[1])}.",
         "Look at the samples for padding and loops. A loss in which long wrong answers weigh less than short ones "
-        "drives this: try algorithm.aggregate token-mean, or the algorithm dr-grpo.",
+        "drives this: try algorithm.aggregate token-mean, or the algorithm dr_grpo.",
     )
 
 

@@ -6,10 +6,8 @@ every script and style in it. What a model wrote is data, which the code only ev
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from base64 import b64encode
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
@@ -19,6 +17,7 @@ from typing import Any
 from tinyzero.report.read import Recorded, find_runs
 from tinyzero.report.story import tell
 from tinyzero.types import UserError
+from tinyzero.web.server import hashes
 
 FOLDER = files("tinyzero.report") / "page"
 STYLES = ("vendor/uPlot.min.css", "page.css")
@@ -63,11 +62,6 @@ def embedded(story: Mapping[str, Any] | None) -> str:
     """JSON that may stand within a script element: nothing in it can end that."""
     text = json.dumps(story, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def hashes(texts: list[str]) -> str:
-    """As a content security policy names inline code."""
-    return " ".join(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
 
 
 def read(name: str) -> str:

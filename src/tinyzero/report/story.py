@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
+from tinyzero.algorithms import module_of
 from tinyzero.evaluate import distinct_problems
 from tinyzero.report import alarms, samples
 from tinyzero.report.charts import described
@@ -83,7 +84,7 @@ def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
 
 def first_line(room: str, name: str) -> str:
     """What a bundled task or algorithm says of itself in a line; nothing of a user's own, whose code is not read."""
-    path = PACKAGE / room / f"{name.replace('++', '_pp').replace('-', '_')}.py"
+    path = PACKAGE / room / f"{module_of(name)}.py"
     if ":" in name or not path.is_file():
         return ""
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]

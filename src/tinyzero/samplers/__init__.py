@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from tinyzero.models import Backbone
 
 
+def require_newer(version: int, held: int) -> None:
+    """Raise ValueError unless weights of `version` are newer than those of version `held`."""
+    if version <= held:
+        raise ValueError(f"weights of version {version} are not newer than version {held}, held now")
+
+
 def choose(name: str, model: Backbone) -> tuple[str, str]:
     """torch or vllm for the sampler `name`, and why. Nothing measured on a GPU speaks for vLLM where both will do."""
     if name != "auto":

@@ -58,8 +58,8 @@ def distribution(logits: Tensor, params: SamplingParams) -> Tensor:
     return logprobs
 
 
-def choose(logits: Tensor, keys: Tensor, position: int | Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """The next token (B,) of each row and its log-probability; temperature 0 is the most likely one, at 0.
+def next_token(logits: Tensor, keys: Tensor, position: int | Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """The next token (B,) of each row and its log-probability: at temperature 0 the most likely one and 0.
 
     Where a row's logits are not finite its log-probability is NaN. Nothing here waits for a GPU.
     """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinyzero.models import Backbone, KeyValueCache, merged_weight
+from tinyzero.models import Backbone, KeyValueCache, has_fixed_rotary, merged_weight, signed_rotary
 
 KINDS = ("qwen2", "llama")
 
@@ -39,11 +39,7 @@ class FusedStep:
         self.core: Any = model.lm.model
         self.eps = float(model.config.rms_norm_eps)
         self.layers = [_layer(block) for block in self.core.layers]
-        positions = torch.arange(model.context)[None]
-        cos, sin = self.core.rotary_emb(self.layers[0].norm, positions)  # (1, context, head)
-        half = cos.shape[-1] // 2
-        # sin with the sign of rotate_half, so that a roll takes the place of a negation and a concatenation
-        self.cos, self.sin = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
+        self.cos, self.sin = signed_rotary(self.core, self.layers[0].norm, model.context)
 
     def __call__(self, token: Tensor, cache: KeyValueCache) -> Tensor:
         """Hidden states (B, D) of tokens (B,), which extend `cache`."""
@@ -80,12 +76,10 @@ class FusedStep:
 def fused_step(model: Backbone) -> FusedStep | None:
     """The step for `model`, or None where it would not be the model's own: by its kind, device or precision."""
     config = model.config
-    if config.model_type not in KINDS:
+    if config.model_type not in KINDS or not has_fixed_rotary(config):
         return None
     plain = config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
-    windowed = getattr(config, "use_sliding_window", False)
-    growing = config.rope_parameters["rope_type"] in ("dynamic", "longrope")  # its frequencies depend on the length
-    if not plain or windowed or growing or model.device.type != "cpu" or model.dtype != torch.float32:
+    if not plain or model.device.type != "cpu" or model.dtype != torch.float32:
         return None
     return FusedStep(model)
 

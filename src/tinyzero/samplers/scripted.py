@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from tinyzero.samplers import require_newer
 from tinyzero.types import Completion, FinishReason, SamplingParams
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ class ScriptedSampler:
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Takes the version only; a script has no weights."""
-        if version <= self.version:
-            raise ValueError(f"weights of version {version} are not newer than version {self.version}, held now")
+        require_newer(version, self.version)
         self.version = version
 
     def generate(

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinyzero import models
-from tinyzero.models import Backbone, KeyValueCache, cache_shape
-from tinyzero.samplers.draw import choose
+from tinyzero import attention
+from tinyzero.models import Backbone, KeyValueCache, cache_shape, has_fixed_rotary, signed_rotary
+from tinyzero.samplers.draw import next_token
 from tinyzero.types import SamplingParams
 
 KINDS = ("qwen2", "qwen3", "llama")
@@ -30,10 +30,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def supports(model: Backbone) -> bool:
     """Whether the step below is this model's own."""
-    config = model.config
-    if config.model_type not in KINDS or getattr(config, "use_sliding_window", False):
-        return False
-    return config.rope_parameters["rope_type"] not in ("dynamic", "longrope")  # their frequencies depend on the length
+    return model.config.model_type in KINDS and has_fixed_rotary(model.config)
 
 
 class Slots:
@@ -50,9 +47,7 @@ class Slots:
         self.filled = torch.zeros(count, dtype=torch.long, device=device)  # tokens read before it
         self.drawn = torch.zeros(count, dtype=torch.long, device=device)  # tokens drawn so far
         self.seeds = torch.zeros(count, dtype=torch.long, device=device)  # keys of the randomness
-        positions = torch.arange(self.length, device=device)
-        cos, sin = self.core.rotary_emb(self.keys, positions[None])  # (1, length, width)
-        self.cos, self.sin = cos[0], torch.cat((-sin[0, :, : width // 2], sin[0, :, width // 2 :]), -1)
+        self.cos, self.sin = signed_rotary(self.core, self.keys, self.length)
         self.starts = torch.arange(count + 1, dtype=torch.int32, device=device)
         self.attention = fastest_attention(self)
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
@@ -93,7 +88,7 @@ class Slots:
 
     def draw(self, slots: Tensor, logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
         """The next token of some slots and its log-probability, (N,) each."""
-        token, logprob = choose(logits, self.seeds[slots], self.drawn[slots], params)
+        token, logprob = next_token(logits, self.seeds[slots], self.drawn[slots], params)
         self.token[slots] = token
         self.drawn[slots] += 1
         return token, logprob
@@ -198,7 +193,7 @@ def flash_attention(slots: Slots, count: int, used: Tensor) -> Attend:
 
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         keys, values = keys.flatten(0, 1), values.flatten(0, 1)
-        return models.flash_attention(query, keys, values, queries, sequences, 1, slots.length, used=used)
+        return attention.flash_attention(query, keys, values, queries, sequences, 1, slots.length, used=used)
 
     return attend
 
@@ -213,8 +208,8 @@ def fastest_attention(slots: Slots) -> Callable[[Slots, int, Tensor], Attend]:
     return flash_attention
 
 
-def fault_of(attention: Callable[[Slots, int, Tensor], Attend], slots: Slots) -> str:
-    """What keeps `attention` from doing here what the masked one does; nothing where it does."""
+def fault_of(candidate: Callable[[Slots, int, Tensor], Attend], slots: Slots) -> str:
+    """What keeps `candidate` from doing here what the masked one does; nothing where it does."""
     keys, count = slots.keys[0], min(slots.count, 4)
     heads = slots.model.config.num_attention_heads
     query = torch.randn(count, heads, keys.shape[-1], dtype=keys.dtype, device=keys.device)
@@ -222,7 +217,7 @@ def fault_of(attention: Callable[[Slots, int, Tensor], Attend], slots: Slots) ->
     used = torch.arange(1, count + 1, device=keys.device) * (slots.length // count)
     expected = masked_attention(slots, count, used)(query, some, other)
     try:
-        found = attention(slots, count, used)(query, some, other)
+        found = candidate(slots, count, used)(query, some, other)
     except (RuntimeError, TypeError) as error:  # a device that lacks it, or a torch that calls it otherwise
         return str(error)
     right = torch.allclose(found.float(), expected.float(), atol=0.02, rtol=0.02)

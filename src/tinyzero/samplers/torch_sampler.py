@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from tinyzero.models import Backbone, KeyValueCache
-from tinyzero.samplers.draw import choose, ending, row_keys
+from tinyzero.samplers import require_newer
+from tinyzero.samplers.draw import ending, next_token, row_keys
 from tinyzero.samplers.fused import FusedStep, fused_step
 from tinyzero.samplers.slots import Slots, supports
 from tinyzero.types import Completion, FinishReason, NonFiniteError, SamplingParams, UserError
@@ -76,8 +77,7 @@ class TorchSampler:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copy `weights` (none where they are shared) and take the version, which must go up."""
-        if version <= self.version:
-            raise ValueError(f"weights of version {version} are not newer than version {self.version}, held now")
+        require_newer(version, self.version)
         own = self.model.lm.state_dict()
         with torch.no_grad():
             for name, tensor in weights:
@@ -111,7 +111,7 @@ class TorchSampler:
         ids: tuple[int, ...] = ()
         shown = 0
         for t in range(params.max_tokens):
-            token, logprob = choose(logits, keys, t, params)
+            token, logprob = next_token(logits, keys, t, params)
             if logprob.isnan():
                 raise NonFiniteError(NOT_FINITE)
             ids += (int(token),)
@@ -145,7 +145,7 @@ class TorchSampler:
         keys = row_keys(params.seed, rows + first_group, torch.arange(n).repeat(count))
         drawn, live = Drawn(count * n, params.max_tokens), torch.arange(count * n)
         for t in range(params.max_tokens):
-            token, logprob = choose(logits, keys[live], t, params)
+            token, logprob = next_token(logits, keys[live], t, params)
             self._note(drawn, live, torch.full_like(live, t), token.cpu(), logprob.cpu(), params.stop)
             running = drawn.running[live]
             if not running.any():

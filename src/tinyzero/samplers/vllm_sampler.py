@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinyzero.models import Backbone
+from tinyzero.models import Backbone, first_line
+from tinyzero.samplers import require_newer
 from tinyzero.samplers.draw import ending, mix, row_keys
 from tinyzero.types import Completion, FinishReason, SamplingParams, UserError
 
@@ -61,7 +62,7 @@ class VllmSampler:
             )
         except (ValueError, RuntimeError) as error:  # a model it does not know, or memory that does not suffice
             hint = "give the cache another sampler.cache_gb, or take --sampler.name torch"
-            raise UserError(f"vLLM cannot run {path!r}: {_first_line(error)}; {hint}") from error
+            raise UserError(f"vLLM cannot run {path!r}: {first_line(error)}; {hint}") from error
         self._rest()
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -69,8 +70,7 @@ class VllmSampler:
 
         Raises UserError where what vLLM holds afterwards, or what its layers compute with, is not what was pushed.
         """
-        if version <= self.version:
-            raise ValueError(f"weights of version {version} are not newer than version {self.version}, held now")
+        require_newer(version, self.version)
         hashes: list[int] = []
         if self.sleeps:
             self.engine.wake_up(tags=["weights"])
@@ -161,7 +161,7 @@ def _import_vllm(on_cpu: bool) -> Any:
             vllm._custom_ops._supports_onednn = False
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
         raise UserError(
-            f"the vllm sampler needs vLLM: pip install tinyzero[vllm], or --sampler.name torch ({_first_line(error)})"
+            f"the vllm sampler needs vLLM: pip install tinyzero[vllm], or --sampler.name torch ({first_line(error)})"
         ) from error
     return vllm
 
@@ -203,7 +203,3 @@ def stale_layers(model: nn.Module, offset: int) -> list[str]:
         if not torch.equal(method.apply(layer, rows).to(weight.dtype), weight[:, columns].T):
             found.append(name)
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -135,7 +135,7 @@ class Playground:
         try:
             reward = self.task.reward(problem, text)
         except Exception as error:  # whatever a user's reward raises
-            return {"error": f"the reward function raised {type(error).__name__}: {error}"}
+            return {"error": f"the reward function raised {brief(error)}"}
         value = reward.value if math.isfinite(reward.value) else None
         return {"right": reward.right, "reward": value}
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -161,12 +161,13 @@ def _is_this_machine(host: str, given: str) -> bool:
 def _policy(page: str) -> str:
     """A Content-Security-Policy under which nothing runs but the page's own script, and nothing is fetched from
     elsewhere."""
-    hashes: dict[str, str] = {}
-    for kind in ("script", "style"):
-        texts = re.findall(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
-        digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
-        hashes[kind] = " ".join(f"'sha256-{digest}'" for digest in digests)
+    script, style = (hashes(re.findall(f"<{k}>(.*?)</{k}>", page, re.DOTALL)) for k in ("script", "style"))
     return (
-        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; connect-src 'self'; "
+        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+def hashes(texts: Iterable[str]) -> str:
+    """As a content security policy names inline code."""
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in texts)
