@@ -248,7 +248,7 @@ def master_of(parameter: nn.Parameter, offload: bool) -> Tensor:
 
 
 def rate(options: OptimizerOptions, step: int, total: int, waited: int = 0) -> float:
-    """Share of the peak learning rate at optimizer step `step` of `total`, of which the first `waited` were not taken."""
+    """Share of the peak learning rate at optimizer step `step` of `total`, whose first `waited` were not taken."""
     warm = min(1.0, (step - waited + 1) / (options.warmup + 1))
     if options.schedule == "constant":
         return warm
