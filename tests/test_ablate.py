@@ -178,9 +178,10 @@ def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tm
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert_an_unscored_run_is_not_finished(grid, out)
     assert_only_its_records_make_a_run_finished(grid, out)
+    assert_gaps_in_the_records_are_said(grid, out)
     assert_a_base_is_needed_by_unfinished_runs_only(grid, out, tmp_path / "base")
     grid.write_text(grid.read_text().replace("steps = 2", "steps = 3"))
-    with pytest.raises(UserError, match="was run with other settings than the grid's"):
+    with pytest.raises(UserError, match=r"grpo-3 was run with steps 2, and the grid has 3"):
         ablate.run_grid(grid, out, 1)
 
 
@@ -206,6 +207,22 @@ def assert_only_its_records_make_a_run_finished(grid: Path, out: Path) -> None:
     path.write_text(whole.splitlines()[0] + "\n")
     assert not ablate.finished(cell, out / cell.name)
     path.write_text(whole)
+    scores = (out / cell.name / "eval.jsonl").read_text()
+    for lost in scores.splitlines():
+        (out / cell.name / "eval.jsonl").write_text("".join(s + "\n" for s in scores.splitlines() if s != lost))
+        assert not ablate.finished(cell, out / cell.name), "each score is needed"
+    (out / cell.name / "eval.jsonl").write_text(scores)
+
+
+def assert_gaps_in_the_records_are_said(grid: Path, out: Path) -> None:
+    path = out / "ppo-4" / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.partition("\n")[2])
+    said: list[str] = []
+    with pytest.raises(UserError, match="1 run failed"):
+        ablate.run_grid(grid, out, 1, said.append)
+    assert "ppo-4 came to its end, but its records have gaps: move its folder away" in said
+    path.write_text(whole)
 
 
 def assert_a_base_is_needed_by_unfinished_runs_only(grid: Path, out: Path, base: Path) -> None:
@@ -229,7 +246,7 @@ def test_what_a_run_settled_is_not_another_setting(asked: dict[str, Any], tmp_pa
     assert not ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path), "it is gone on with"
     other = configs.resolve(settings.model_dump(), settled | {"algorithm.correction": "mask"})
     (tmp_path / "config.toml").write_text(configs.to_toml(other))
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"was run with algorithm\.correction mask, and the grid has"):
         ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path)
 
 
@@ -243,15 +260,15 @@ def settled(asked: configs.Config) -> configs.Config:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_says_its_defaults_is_the_grids_and_so_is_one_that_does_not(name: str) -> None:
-    asked = laptop(algorithm__name=name, algorithm__kl=0.1, algorithm__entropy=0, task__max_number="25")
+    asked = laptop(algorithm__name=name, algorithm__kl=0.1, algorithm__entropy=0, task__format_reward=0)
     for there in (asked, settled(asked), settled(settled(asked))):
         assert configs.unsettled(there, asked) == asked
-    silent = laptop(algorithm__name=name, algorithm__kl=0.1, task__max_number="25")
+    silent = laptop(algorithm__name=name, algorithm__kl=0.1, task__format_reward=0)
     assert configs.unsettled(settled(silent), asked) == configs.unsettled(silent, asked) == asked, "entropy is 0 anyway"
     for changes in ({"algorithm__kl": 0.2}, {"algorithm__clip_high": 0.5}, {"task__max_count": 4}, {"seed": 1}):
         if name == "rloo" and "algorithm__clip_high" in changes:
             continue
-        other = laptop(**{"algorithm__name": name, "algorithm__kl": 0.1, "task__max_number": "25"} | changes)
+        other = laptop(**{"algorithm__name": name, "algorithm__kl": 0.1, "task__format_reward": 0} | changes)
         assert configs.unsettled(settled(other), asked) != asked, changes
 
 

@@ -9,9 +9,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict
 
@@ -278,11 +280,30 @@ def test_what_is_no_task_is_answered_in_one_line(name: str, options: dict[str, A
     assert "\n" not in str(caught.value)
 
 
+class Odd(Sound):
+    def problem(self, split: Split, index: int) -> Problem:
+        return replace(super().problem(split, index), fields=None)  # type: ignore[arg-type]
+
+
+class Numpy(Sound):
+    def reward(self, problem: Problem, text: str) -> Reward:
+        found = super().reward(problem, text)
+        return Reward(np.float32(found.value), {"answer": np.float32(found.value)})  # type: ignore[arg-type]
+
+
+def test_fields_that_are_no_mapping_are_a_failure_and_no_crash() -> None:
+    assert any("fields of problem('train', 0) cannot be written" in line for line in check_task(Odd(), 2))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert check_task(Numpy(), 2) == []
+
+
 def test_a_task_that_needs_arguments_is_told_how_to_get_them(tmp_path: Path) -> None:
     (tmp_path / "task.py").write_text(
         "class Needy:\n    problem = prompt = reward = solution = print\n    def __init__(self, size): pass\n"
     )
-    with pytest.raises(UserError, match=r"cannot be built without arguments \(.*'size'\): give its class an Options"):
+    with pytest.raises(UserError, match=r"cannot be built without arguments \(give its class an Options.*'size'"):
         load_task(f"{tmp_path}/task.py:Needy")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,21 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --rolout.prompts 3", "did you mean rollout.prompts"),
         ("train --steps many", "steps"),
         ("train --steps", "--steps"),
+        ("train --run.dir --dry-run", "--run.dir needs a value"),
+        ("train --run.dir --steps 5", "--run.dir needs a value"),
+        ("train --task [1] --dry-run", "task.name is [1]: give the name of a task"),
+        (f"train --seed {'1' * 5000}", "seed"),
+        (f"train {'a' * 300}.toml", "File name too long"),
+        ("train --algorithm.kl true --dry-run", "algorithm.kl is True"),
+        ("train --task.max_number '\"25\"' --dry-run", "task.max_number is '25'"),
+        ("train --critic.learning_rate 1 --dry-run", "critic.learning_rate has no effect: grpo has no critic"),
+        ("train --prm.learning_rate 1 --algorithm ppo --dry-run", "prm.learning_rate has no effect"),
+        ("train --lora.alpha 8 --dry-run", "lora.alpha has no effect: lora.rank is 0"),
+        ("train --eval.problems 8 --eval.every 0 --dry-run", "eval.problems has no effect"),
+        ("train --run.rollouts 3 --run.rollouts_every 0 --dry-run", "run.rollouts has no effect"),
+        ("train --sampler.cache_gb 2 --sampler torch --dry-run", "sampler.cache_gb has no effect"),
+        ("plan --pretraining 1e9 1e12 --gpu h100 --steps 5", "--pretraining takes no recipe"),
+        ("plan --pretraining 1e9 1e12 --gpu h100 --length 7", "--pretraining takes no recipe"),
         ("train --rollout.prompts 2.5", "rollout.prompts"),
         ("train --optimizer.learning_rate -1", "optimizer.learning_rate"),
         ("train --task countdwn", "did you mean countdown"),
@@ -77,6 +93,10 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("eval nosuch --n many", "--n"),
         ("eval nosuch --k -1", "--k"),
         ("eval nosuch --temperature -1", "--temperature"),
+        ("eval nosuch --temperature 1e-40", "'1e-40' is not 0, or a number from 0.01 up"),
+        ("eval tiny --rollout.temperature 0.5", "rollout.temperature has no effect"),
+        ("play tiny --steps 5", "--steps"),
+        ("sample tiny --out x.jsonl --model.name y", "model.name has no effect"),
         ("eval nosuch --top-p 0", "--top-p"),
         ("eval nosuch --top-k -5", "--top-k"),
         ("eval nosuch --seed -5", "--seed"),
@@ -94,6 +114,9 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("data --out no/such/folder/x.jsonl --n 2", "x.jsonl"),
         ("data --n 50 --out x.jsonl --task.max_number 1", "no Countdown problem of split"),
         ("data --stats x.jsonl --task.max_number 1", "--task.max_number is for problems that are written"),
+        ("data --stats x.jsonl --out y.jsonl", "writes nothing: leave out --out y.jsonl"),
+        ("data --out x.jsonl --optimizer.learning_rate 3", "optimizer.learning_rate has no effect"),
+        ("check-task countdown --optimizer.learning_rate 3", "optimizer.learning_rate has no effect"),
         ("check-task", "task"),
         ("check-task countdwn", "did you mean countdown"),
         ("check-task tinyzero.types:Reward", "lacks"),
@@ -101,6 +124,9 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pretrain --pools 0", "pretrain.pools"),
         ("pretrain --model.width wide", "pretrain.model.width"),
         ("pretrain --threads 0", "--threads"),
+        ("pretrain --model.heads 3 --model.width 96 --model.kv_heads 2", "a multiple of kv_heads 2"),
+        ("pretrain --model.heads 3 --model.width 100", "width 100 must be an even number of each of 3 heads"),
+        ("pretrain --muon_lr inf", "pretrain.muon_lr is inf"),
         ("train --run.track tensorbord", "run.track"),
         ("report", "RUN"),
         ("report nosuch", "no folder nosuch"),
@@ -116,7 +142,7 @@ def test_a_mistake_is_one_line(
     command: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert says in refused(capsys, *command.split())
+    assert says in refused(capsys, *shlex.split(command))
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from helpers import refused
+from helpers import largest_file, refused
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -178,6 +178,21 @@ def test_mistakes(
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     assert "pip install 'tinyzero[report]'" in refused(capsys, "export", run, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_said_in_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no model of that name could be fetched" in refused(capsys, "export", "nobody/nothing", tmp_path / "out")
+    copied = Path(shutil.copytree(run, tmp_path / "run"))
+    (copied / "metrics.jsonl").write_text("")
+    assert "metrics.jsonl has 0 of 2 steps" in refused(capsys, "export", copied, tmp_path / "out")
+    damaged = Path(shutil.copytree(run / "checkpoints" / "step_000002" / "model", tmp_path / "model"))
+    (damaged / "config.json").write_text("")
+    assert f"cannot load a model from '{damaged}'" in refused(capsys, "export", damaged, tmp_path / "out")
+    with largest_file(1000):
+        assert f"cannot write {tmp_path / 'out'}" in refused(capsys, "export", "tiny", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # ---- the card

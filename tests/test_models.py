@@ -190,6 +190,15 @@ def test_weights_that_are_missing_or_misshapen_are_named(folder: Path) -> None:
     error_of(lambda: models.load_model(str(folder)))
 
 
+def test_weights_that_are_not_finite_are_no_other_kind_of_model(tmp_path: Path) -> None:
+    model = tiny.model(layers=1)
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = torch.nan
+    models.save_model(model, tiny.tokenizer(), tmp_path)
+    with pytest.raises(UserError, match="weights that are not finite"):
+        models.load_model(str(tmp_path))
+
+
 def test_a_damaged_or_missing_tokenizer(folder: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_bytes(path.read_bytes()[:100])

@@ -25,7 +25,7 @@ from tinyzero.pretrain.products import ProductsOptions
 from tinyzero.rewards import evaluate_expression, extract_answer
 from tinyzero.tasks import multiplication
 from tinyzero.tasks.countdown import split_of
-from tinyzero.types import Problem, UserError
+from tinyzero.types import NonFiniteError, Problem, UserError
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 OPTIONS = [CorpusOptions(), CorpusOptions(four_numbers=0.5, long=0.5, guesses=0.1), CorpusOptions(jumps=0, drills=0)]
@@ -262,6 +262,17 @@ def test_other_options_are_not_continued(tmp_path: Path) -> None:
     pretrain(TINY.model_copy(update={"pools": 1}), tmp_path, lambda line: None)
     with pytest.raises(UserError, match="other options"):
         pretrain(TINY.model_copy(update={"pools": 2, "adam_lr": 0.1}), tmp_path, lambda line: None)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, lambda path: None, {"step": 1}, 1)
+    with pytest.raises(UserError, match="holds a pretraining with other options"):
+        pretrain(TINY, tmp_path, lambda text: None)
+
+
+def test_a_pretraining_that_breaks_down_stops(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match="the loss of pool 1 is not finite"):
+        pretrain(TINY.model_copy(update={"adam_lr": 1e30, "muon_lr": 1e30}), tmp_path, lambda text: None)
 
 
 def test_a_chat_is_written_as_the_tokenizer_writes_it() -> None:

@@ -1,13 +1,16 @@
 """Collecting a batch: rewards that raise are never silent, refilling is bounded, surplus waits."""
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from tinyzero import rollouts
 from tinyzero.rollouts import Collected, Cursor, collect
 from tinyzero.samplers.scripted import ScriptedSampler
 from tinyzero.types import Group, Problem, Prompt, Reward, SamplingParams, Split, UserError
@@ -132,6 +135,11 @@ def test_a_group_without_rewards_is_dropped() -> None:
     groups, _, report = gather(Counting(worth), refills=1)
     assert ids(groups) == [0, 2, 3, 4]
     assert (report.dropped_groups, report.refill_rounds, report.reward_errors) == (1, 1, 3)
+
+
+def test_rewards_become_pythons_own_numbers() -> None:
+    reward = rollouts._sound(Reward(np.float32(0.5), {"answer": np.int64(1)}))  # type: ignore[arg-type]
+    assert json.dumps([reward.value, dict(reward.parts)]) == '[0.5, {"answer": 1.0}]'
 
 
 class Batched(Counting):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -468,7 +469,7 @@ class Raising(Early):
     ("task", "options", "says"),
     [
         ("Lengthening", ["--rollout.max_tokens=126"], "a prompt of 6 tokens exceed"),
-        ("Raising", [], "cannot pose its problems: ValueError: no such luck"),
+        ("Raising", [], "Raising raised ValueError: no such luck"),
         ("Early", ["--task.data=nosuch"], "takes no options"),
     ],
 )
@@ -480,6 +481,61 @@ def test_what_cannot_start_leaves_no_folder(
     assert cli.main(command) == 2
     assert says in error_line(capsys)
     assert not run.exists()
+
+
+class Late(Early):
+    def problem(self, split: Split, index: int) -> Problem:
+        if split == "train" and index >= 9:
+            raise ValueError("no more")
+        return super().problem(split, index)
+
+
+class Unwritable(Early):
+    def problem(self, split: Split, index: int) -> Problem:
+        return replace(super().problem(split, index), fields={"letter": "a", "set": {1}})
+
+
+def test_a_task_that_raises_between_steps_costs_nothing(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = {"checkpoint.every": 0, "rollout.prompts": 3, "algorithm.name": "grpo"}
+    settings = resolve(config(base, "ppo", "test_train:Late").model_dump(), quiet)
+    (tmp_path / "recipe.toml").write_text(to_toml(settings))
+    assert cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "run")]) == 2
+    assert "Late raised ValueError: no more (test_train.py, line " in error_line(capsys)
+    assert state(tmp_path / "run")["step"] == len(records(tmp_path / "run")["metrics"]) == 3
+    settings = resolve(config(base, task="test_train:Unwritable").model_dump(), {})
+    (tmp_path / "recipe.toml").write_text(to_toml(settings))
+    assert cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "set")]) == 2
+    assert "Unwritable raised TypeError" in error_line(capsys)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_run_that_lost_something_is_not_gone_on_with(
+    whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
+    resume = ["train", "--resume", str(run)]
+    assert cli.main([*resume, "--steps", "4"]) == 2
+    assert "steps is 4, and 5 are done: give 5 or more" in error_line(capsys)
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    text = (run / "config.toml").read_text()
+    for cut, lost in (("[optimizer]", "optimizer.learning_rate"), ("steps =", "lacks steps")):
+        (run / "config.toml").write_text(text.partition(cut)[0])
+        assert cli.main(resume) == 2
+        assert lost in error_line(capsys)
+    (run / "config.toml").write_text(text)
+    shutil.rmtree(run / "checkpoints")
+    assert cli.main(resume) == 2
+    assert "recorded 5 steps and has no checkpoint left" in error_line(capsys)
+    assert {path: path.read_bytes() for path in run.glob("*.*")} == before
+
+
+def test_a_folder_that_is_no_run_is_not_one_to_go_on_with(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path)]) == 2
+    assert "exists: it is no run, so name another with --run.dir" in error_line(capsys)
 
 
 class Faulty(Early):

@@ -22,7 +22,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -52,7 +51,7 @@ CURVES = {
 class Grid(BaseModel):
     """A grid as its file says it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     recipe: str = Field(config.DEFAULT_RECIPE, description="the recipe that every cell starts from")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="of every cell")
@@ -75,13 +74,7 @@ class Cell:
 
 def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
     """The grid and its cells. Raises UserError naming what is wrong."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
-    grid = validate(Grid, values, "grid")
+    grid = validate(Grid, config.read_toml(path), "grid")
     if empty := [axis for axis, choices in grid.axes.items() if not choices]:
         raise UserError(f"{path} has no choice on the axis {empty[0]!r}: write NAME = {{}} below [axes.{empty[0]}]")
     for choice in (choice for choices in grid.axes.values() for choice in choices):
@@ -90,9 +83,9 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
     recipe = config.read_recipe(str(path.parent / grid.recipe) if grid.recipe.endswith(".toml") else grid.recipe)
     cells = []
     for choices in product(*(axis.items() for axis in grid.axes.values())):
-        overrides = flat(grid.common)
+        overrides = config.flat(grid.common)
         for _, chosen in choices:
-            overrides |= flat(chosen)
+            overrides |= config.flat(chosen)
         if fixed := {"seed", "run.dir"} & overrides.keys():
             raise UserError(f"{path} sets {fixed.pop()}, which the grid itself sets: use seeds")
         for seed in grid.seeds:
@@ -104,14 +97,6 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path} names a run {twice[0]!r} twice: give other names, or other seeds")
     return grid, cells
-
-
-def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """A table of overrides by dotted key, whether TOML read `a.b = 1` or `"a.b" = 1`."""
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
-    return found
 
 
 def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = print) -> None:
@@ -143,9 +128,12 @@ def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = p
             running = [entry for entry in running if entry not in ended]
             for cell, process in ended:
                 done += 1
-                failed += [cell.name] if process.returncode else []
+                whole = not process.returncode and finished(cell, out / cell.name)
+                failed += [] if whole else [cell.name]
                 left = (time.monotonic() - began) / done * (len(waiting) + len(running)) / 60
-                report(f"{cell.name}: {'failed' if process.returncode else 'finished'}; about {left:.0f} min left")
+                report(f"{cell.name}: {'finished' if whole else 'failed'}; about {left:.0f} min left")
+                if not process.returncode and not whole:
+                    report(f"{cell.name} came to its end, but its records have gaps: move its folder away")
             time.sleep(0.2)
     except KeyboardInterrupt:
         report("stopping the runs after their step ...")
@@ -180,19 +168,24 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
 
 
 def finished(cell: Cell, folder: Path) -> bool:
-    """Whether the run came to its end: every step is recorded, and it is scored on test after the last. Its checkpoints
-    may be gone since.
+    """Whether the run came to its end: every step and every score is recorded. Its checkpoints may be gone since.
 
     Raises UserError where the folder holds a run of other settings.
     """
     if not (folder / "config.toml").is_file():
         return False
-    there = config.resolve(config.read_recipe(str(folder / "config.toml")), {})
-    if config.unsettled(there, cell.config) != cell.config:
-        raise UserError(f"{folder} was run with other settings than the grid's: move it away, or name another --out")
-    steps = cell.config.steps
-    scored = any(e["split"] == "test" and e["step"] == steps for e in metrics.read(folder / "eval.jsonl"))
-    return scored and [e["step"] for e in metrics.read(folder / "metrics.jsonl")] == list(range(steps))
+    there = config.flat(config.unsettled(config.read_recorded(folder), cell.config).model_dump())
+    asked = config.flat(cell.config.model_dump())
+    if other := [key for key in asked.keys() | there.keys() if there.get(key) != asked.get(key)]:
+        key = min(other)
+        raise UserError(
+            f"{folder} was run with {key} {there.get(key)}, and the grid has {asked.get(key)}: move it away, or name "
+            "another --out"
+        )
+    steps, every = cell.config.steps, cell.config.eval.every
+    due = {("test", 0), ("test", steps), ("dev", steps), *(("dev", step) for step in range(0, steps, every))}
+    scored = {(e["split"], e["step"]) for e in metrics.read(folder / "eval.jsonl")}
+    return due <= scored and [e["step"] for e in metrics.read(folder / "metrics.jsonl")] == list(range(steps))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -237,7 +230,7 @@ def evaluations(folder: Path) -> dict[str, Any]:
 
 def settings(folder: Path) -> dict[str, Any]:
     """What a run says of itself, whatever the defaults are by now; of a choice's runs only the seed differs."""
-    found = config.resolve(config.read_recipe(str(folder / "config.toml")), {}).model_dump(exclude={"seed"})
+    found = config.read_recorded(folder).model_dump(exclude={"seed"})
     found["run"].pop("dir")
     return found
 

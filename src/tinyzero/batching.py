@@ -59,7 +59,7 @@ class Batch:
     idle: Tensor | None = None  # (B,) bool: rows known to have no gradient; counted in totals, not computed
     updated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Models that `annotate` has trained on this batch itself, with their metrics."""
-    waits: frozenset[str] = frozenset()
+    waits: tuple[str, ...] = ()
     """Models that are not to be trained on this batch."""
 
     @property

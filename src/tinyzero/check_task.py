@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from numbers import Real
 from types import FrameType
 from typing import Any, TypeGuard
 
@@ -88,7 +89,7 @@ def _draw(task: Task, problems: int) -> tuple[Drawn, list[str]]:
             if not (isinstance(problem, Problem) and isinstance(problem.id, str) and isinstance(problem.key, str)):
                 failures.append(f"problem({split!r}, {index}) {_said(problem)} instead of a Problem with id and key")
                 break
-            if isinstance(error := _attempt(json.dumps, dict(problem.fields)), Exception):
+            if isinstance(error := _attempt(lambda fields: json.dumps(dict(fields)), problem.fields), Exception):
                 failures.append(f"fields of problem({split!r}, {index}) cannot be written as JSON: {error}")
                 break
             if problem.split != split:
@@ -200,7 +201,7 @@ def _is_reward(reward: Any) -> TypeGuard[Reward]:
     if not isinstance(reward, Reward) or not isinstance(reward.parts, Mapping):
         return False
     numbers = (reward.value, *reward.parts.values())
-    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+    return all(isinstance(number, Real) and math.isfinite(number) for number in numbers)
 
 
 def _is_prompt(prompt: Prompt | Exception) -> bool:

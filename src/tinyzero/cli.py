@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from tinyzero.evaluate import EVAL_SEED, distinct_problems, evaluate
 from tinyzero.plugins import brief, near, suggest, validate
 from tinyzero.rollouts import Collected, roll_out
 from tinyzero.tasks import load_task
-from tinyzero.types import SPLITS, NonFiniteError, Posable, Prompt, SamplingParams, Task, UserError
+from tinyzero.types import SPLITS, Algorithm, NonFiniteError, Posable, Prompt, SamplingParams, Task, UserError
 
 if TYPE_CHECKING:
     from tinyzero.samplers.torch_sampler import TorchSampler
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 RESUMABLE = ("steps", "eval.", "checkpoint.", "run.rollouts", "run.price", "run.track", "model.threads")
 """What may change when a run is resumed."""
+
+USED = ("task.", "model.device", "model.dtype", "model.prompt", "model.threads", "eval.max_tokens")
+"""What a command that uses a model as it is takes of a recipe."""
 
 BASES = {"tiny": "laptop", "tiny-multiplication": "multiplication"}
 """The recipe that each bundled base is made for."""
@@ -72,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         return 1
+    except OSError as error:
+        print(f"tinyzero: error: {error.filename or 'the system'}: {error.strerror or brief(error)}", file=sys.stderr)
+        return 2
 
 
 def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -84,7 +90,7 @@ def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
             known.append(argument)
             continue
         dotted.append(argument)
-        if "=" not in argument and arguments:
+        if "=" not in argument and arguments and not arguments[0].startswith("--"):
             dotted.append(arguments.pop(0))
     return known, dotted
 
@@ -218,7 +224,7 @@ def _model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     )
     parser.add_argument("--task", help="the task (default: the run's own)")
     parser.add_argument("--recipe", help="take task, options and prompt from this recipe (default: the run's own)")
-    parser.add_argument("--temperature", type=_number, default=1.0, help="0 is greedy (default: 1)")
+    parser.add_argument("--temperature", type=_temperature, default=1.0, help="0 is greedy (default: 1)")
     parser.add_argument("--top-p", type=_share, default=1.0, help="(default: 1)")
     parser.add_argument("--top-k", type=_natural, default=0, help="0 for all (default: 0)")
     parser.add_argument("--max-tokens", type=_positive, help="limit on new tokens (default: the recipe's)")
@@ -243,6 +249,7 @@ def _checked(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: st
 _positive = _checked(int, lambda value: value >= 1, "a whole number from 1 up")
 _natural = _checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 _port = _checked(int, lambda value: 0 <= value < 2**16, "a port: a whole number from 0 to 65535")
+_temperature = _checked(float, lambda value: value == 0 or 0.01 <= value < float("inf"), "0, or a number from 0.01 up")
 _number = _checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
 _amount = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
 _share = _checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
@@ -282,12 +289,13 @@ def _train(given: argparse.Namespace, rest: list[str]) -> int:
         for key in overrides:
             if not key.startswith(RESUMABLE):
                 raise UserError(f"{key} cannot change when a run is resumed: start another run with it")
-        config = configs.resolve(configs.read_recipe(str(folder / "config.toml")), overrides)
+        config = configs.read_recorded(folder)
+        config = configs.resolve(config.model_dump(), overrides)
     else:
         name = given.recipe or configs.DEFAULT_RECIPE
         config = configs.resolve(configs.read_recipe(name), overrides, given.profile)
         folder = Path(config.run.dir or f"runs/{_run_name(name, config, given.task, given.profile)}")
-    _check_plugins(config)
+    _refuse_idle(overrides, config, _check_plugins(config))
     if given.dry_run:
         print(configs.to_toml(config), end="")
         return 0
@@ -307,10 +315,26 @@ def _run_name(name: str, config: configs.Config, task: str | None, profile: str 
     return "-".join([*(re.split("[/:]", part)[-1] for part in names), str(config.seed)])
 
 
-def _check_plugins(config: configs.Config) -> None:
-    """Names and options of the task and the algorithm, before anything slow happens."""
+def _check_plugins(config: configs.Config) -> Algorithm:
+    """Names and options of the task and the algorithm, before anything slow happens; the algorithm."""
     load_task(config.task.name, config.task.options)
-    load_algorithm(config.algorithm.name, config.algorithm.options)
+    return load_algorithm(config.algorithm.name, config.algorithm.options)
+
+
+def _refuse_idle(given: Iterable[str], config: configs.Config, algorithm: Algorithm) -> None:
+    """Raise UserError where an option on the command line would do nothing beside the others."""
+    idle = {
+        "critic.": "critic" not in algorithm.roles and f"{config.algorithm.name} has no critic",
+        "prm.": "prm" not in algorithm.roles and f"{config.algorithm.name} has no reward model",
+        "lora.": not config.lora.rank and "lora.rank is 0",
+        "eval.problems": not config.eval.every and "eval.every is 0",
+        "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
+        "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
+    }
+    for key in given:
+        section = key.partition(".")[0] + "."
+        if why := idle.get(key) or (key != "lora.rank" and idle.get(section)):
+            raise UserError(f"{key} has no effect: {why}")
 
 
 def _plan(given: argparse.Namespace, rest: list[str]) -> int:
@@ -321,7 +345,14 @@ def _plan(given: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"unknown --gpu {given.gpu!r}{suggest(given.gpu, [*devices.DEVICES, 'cpu'])}")
     device = devices.DEVICES.get(given.gpu, devices.CPU)
     if given.pretraining:
-        if given.recipe or rest or device.is_cpu:
+        others = (
+            given.recipe,
+            given.profile,
+            given.length,
+            given.calibrate,
+            *(getattr(given, n) for n in configs.SHORT),
+        )
+        if rest or device.is_cpu or any(value is not None and value is not False for value in others):
             raise UserError("--pretraining takes no recipe but a --gpu, its --price and perhaps the --hours it took")
         active, tokens = given.pretraining
         print(page.pretraining(active, tokens, device, given.hours or 0.0, given.price or 0.0))
@@ -436,6 +467,9 @@ def _settings(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Confi
     name = given.recipe or source
     recipe = configs.read_recipe(name) if name else {"model": {"prompt": "base"}}
     overrides = configs.parse_overrides(rest)
+    for key in overrides:
+        if not key.startswith(USED):
+            raise UserError(f"{key} has no effect: the model is used as it is (see tinyzero {given.verb} --help)")
     if given.task:
         overrides["task.name"] = given.task
     return configs.resolve(recipe, overrides), model
@@ -514,6 +548,9 @@ def _play(given: argparse.Namespace, rest: list[str]) -> int:
     while True:
         try:
             line = input("> ").strip()
+        except UnicodeDecodeError as error:
+            print(f"this line is no UTF-8: {error.reason}")
+            continue
         except EOFError:
             print()
             return 0
@@ -621,6 +658,8 @@ def _data(given: argparse.Namespace, rest: list[str]) -> int:
     from tinyzero.tasks import countdown_data
 
     if given.stats:
+        if given.out:
+            raise UserError(f"--stats {given.stats} writes nothing: leave out --out {given.out}")
         if rest:
             raise UserError(f"{rest[0]} is for problems that are written, and --stats writes none: leave one out")
         print(json.dumps(countdown_data.stats(countdown_data.read_rows(given.stats)), indent=2))
@@ -631,13 +670,21 @@ def _data(given: argparse.Namespace, rest: list[str]) -> int:
         raise UserError("nothing to do: give --out FILE to write problems, or --stats FILE to describe a file")
     if Path(given.out).exists():
         raise UserError(f"{given.out} exists: name another file with --out")
-    config = configs.resolve({}, configs.parse_overrides(rest))
+    config = configs.resolve({}, _of_the_task(rest))
     task = load_task("countdown", config.task.options)
     problems = distinct_problems(task, given.split, given.n)
     rows = [countdown_data.Row(p.fields["target"], tuple(p.fields["numbers"])) for p in problems]
     countdown_data.write_rows(given.out, rows)
     print(f"wrote {len(rows)} problems of split {given.split} to {given.out}")
     return 0
+
+
+def _of_the_task(rest: list[str]) -> dict[str, Any]:
+    """The task's options of a command that takes no others."""
+    overrides = configs.parse_overrides(rest)
+    if other := [key for key in overrides if not key.startswith("task.")]:
+        raise UserError(f"{other[0]} has no effect: only the task's options have, as --task.max_number 25")
+    return overrides
 
 
 def _ablate(given: argparse.Namespace, rest: list[str]) -> int:
@@ -680,7 +727,7 @@ def _algorithms(given: argparse.Namespace, rest: list[str]) -> int:
 def _check_task(given: argparse.Namespace, rest: list[str]) -> int:
     from tinyzero.check_task import check_task
 
-    config = configs.resolve({"task": {"name": given.task}}, configs.parse_overrides(rest))
+    config = configs.resolve({"task": {"name": given.task}}, _of_the_task(rest))
     failures = check_task(load_task(given.task, config.task.options))
     for failure in failures:
         print(f"FAILED: {failure}")

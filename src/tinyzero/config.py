@@ -78,7 +78,7 @@ class ModelSection(Section):
 class RolloutSection(Section):
     prompts: int = Field(16, ge=1, description="problems a step")
     samples: int = Field(16, ge=1, description="completions a problem: the group")
-    temperature: float = Field(1.0, gt=0, description="of sampling; the learner scores under the same")
+    temperature: float = Field(1.0, ge=0.01, description="of sampling; the learner scores under the same")
     max_tokens: int = Field(512, ge=1, description="limit on new tokens; longer answers are cut and counted")
     refills: int = Field(4, ge=0, description="extra rounds of sampling for groups that the algorithm drops")
     rows: int = Field(512, ge=1, description="completions decoded at once")
@@ -248,12 +248,37 @@ def _file(name: str, beside: Path = Path()) -> Path:
     return beside / name
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises UserError where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, or a number or nesting beyond reason
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def read_recorded(folder: Path) -> Config:
+    """The configuration in a run's folder, which says every option. Raises UserError where one is missing."""
+    path = folder / "config.toml"
+    values = read_recipe(str(path))
+    config = resolve(values, {})
+    if missing := [key for key in flat(tomllib.loads(to_toml(config))) if key not in flat(values)]:
+        raise UserError(f"{path} lacks {', '.join(missing[:3])}: it is damaged, or of another version")
+    return config
+
+
+def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """A table of overrides by dotted key, whether TOML read `a.b = 1` or `"a.b" = 1`."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
+    return found
+
+
 def _inherited(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe's tables over those of the recipe it inherits; `heirs` inherit it."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+    values = read_toml(path)
     parent = values.pop("inherit", None)
     if parent is None:
         return values
@@ -292,7 +317,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"unexpected argument {flag!r}: options are written --section.option value")
         key, equals, value = flag[2:].partition("=")
         if not equals:
-            if not rest:
+            if not rest or rest[0].startswith("--"):
                 raise UserError(f"{flag} needs a value: write {flag} VALUE")
             value = rest.pop(0)
         overrides[SHORT.get(key, key)] = _literal(value)
@@ -302,7 +327,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 def _literal(text: str) -> Any:
     try:
         value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or a number or nesting beyond reason
         return float(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) else text  # .5 and 1.
     return value if isinstance(value, bool | int | float | str | list | dict) else text  # a date is a folder's name
 
@@ -328,9 +353,7 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: st
         ):
             raise UserError(f"{key} is {value!r}: it is a section; write --{key}.option VALUE")
     for key in ("task", "algorithm"):
-        table = values.setdefault(key, {})
-        if not isinstance(table.setdefault("name", getattr(Config(), key).name), str):
-            raise UserError(f"{key}.name is {table['name']!r}: give the name of a {key}")
+        values.setdefault(key, {}).setdefault("name", getattr(Config(), key).name)
     return validate(Config, values, "recipe")
 
 
@@ -358,6 +381,8 @@ def _chosen(recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: st
             values = merge(values, {section: {"name": name}})
         table = values.get(section, {})
         name = table.get("name", getattr(Config(), section).name) if isinstance(table, dict) else ""
+        if not isinstance(name, str):
+            raise UserError(f"{section}.name is {name!r}: give the name of a {section}")
         values = merge(values, _table(values.pop(variants, {}), variants).get(name, {}))
     known = _table(values.pop("profiles", {}), "profiles")
     if profile is None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tinyzero import behaviours
+from tinyzero.plugins import asking
 from tinyzero.rollouts import Collected, roll_out
 from tinyzero.types import (
     EvalResult,
@@ -29,8 +30,9 @@ def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
     """The first `count` problems of `split` with different ids. Raises UserError where there are fewer."""
     found: dict[str, Problem] = {}
     for index in range(50 * count):
-        problem = task.problem(split, index)
-        found.setdefault(problem.id, problem)
+        with asking(task):
+            problem = task.problem(split, index)
+            found.setdefault(problem.id, problem)
         if len(found) == count:
             return list(found.values())
     raise UserError(f"split {split!r} has only {len(found)} distinct problems: ask for no more than that")
@@ -84,7 +86,8 @@ def evaluate(
     reward parts, behaviour/*.
     """
     chosen = distinct_problems(task, split, problems)
-    labels = _labels(task, chosen)
+    with asking(task):
+        labels = _labels(task, chosen)
     report = Collected()
     groups = roll_out(task, sampler, chosen, encode, template, replace(params, seed=seed), 0, report)
     report.require(groups)

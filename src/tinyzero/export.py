@@ -21,6 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from tinyzero import __version__, metrics, models
 from tinyzero import config as configs
 from tinyzero.config import Config
@@ -72,8 +74,9 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
         if run:
             draw(run, temporary / CURVE)
         temporary.rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; make room, or name another folder") from error
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {out}: {why}; make room, or name another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -85,11 +88,10 @@ def read_run(folder: Path, model: str) -> History | None:
     if found is None:
         return None
     step = int(found[1])
-    return History(
-        step,
-        [record for record in metrics.read(folder / "metrics.jsonl") if record["step"] < step],
-        [record for record in metrics.read(folder / "eval.jsonl") if record["step"] <= step],
-    )
+    steps = [record for record in metrics.read(folder / "metrics.jsonl") if record["step"] < step]
+    if len(steps) < step:
+        raise UserError(f"{folder / 'metrics.jsonl'} has {len(steps)} of {step} steps, which the card is made from")
+    return History(step, steps, [e for e in metrics.read(folder / "eval.jsonl") if e["step"] <= step])
 
 
 def draw(run: History, picture: Path) -> None:

@@ -205,6 +205,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         for number, line in enumerate(file, 1):
             record = _record(line)
             if record is not None:
+                if not isinstance(record.get("step"), int):
+                    raise UserError(f"line {number} of {path} has no step: mend or remove it")
                 yield line.rstrip(b"\n"), record
             elif file.read(1):  # not the last line, so no crash tore it
                 raise UserError(f"line {number} of {path} is not a JSON object: mend or remove it")
@@ -213,7 +215,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -222,8 +222,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # so that they are named below
         )
     except Exception as error:  # transformers and safetensors raise many kinds for a damaged folder
-        why = "" if Path(path).exists() else "there is no such folder, and no model of that name could be fetched: "
-        raise UserError(f"cannot load a model from {name!r}: {why}{first_line(error)}") from error
+        raise UserError(f"cannot load a model from {name!r}: {_nothing_there(path)}{first_line(error)}") from error
     lm, info = loaded
     # transformers fills in what is missing at random, which would train as noise
     strange = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
@@ -232,6 +231,8 @@ def load_model(
             f"{name!r} is not whole: {len(strange)} weights are missing or of another shape, first {strange[0]}"
         )
     model = Backbone(lm.eval().to(device), pack)
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise UserError(f"{name!r} has weights that are not finite: its training broke down")
     if not _runs_right(model):
         raise UserError(f"cannot run {name!r}: models of type {lm.config.model_type} are not supported")
     if pack:
@@ -239,6 +240,11 @@ def load_model(
     if recompute:
         recompute_layers(model)
     return model
+
+
+def _nothing_there(path: str) -> str:
+    """What to say first of a model that cannot be read where there is no folder."""
+    return "" if Path(path).exists() else "there is no such folder, and no model of that name could be fetched: "
 
 
 @torch.no_grad()
@@ -294,8 +300,12 @@ def pick_device(name: str) -> str:
 
 
 def stored_dtype(name: str) -> torch.dtype:
-    """The precision a model's weights are stored in, by its configuration."""
-    return AutoConfig.from_pretrained(_checked(locate(name))).dtype or torch.float32
+    """The precision a model's weights are stored in, by its configuration. Raises UserError where there is none."""
+    path = _checked(locate(name))
+    try:
+        return AutoConfig.from_pretrained(path).dtype or torch.float32
+    except Exception as error:  # transformers raises many kinds for a damaged folder
+        raise UserError(f"cannot load a model from {name!r}: {_nothing_there(path)}{first_line(error)}") from error
 
 
 def known_context(name: str) -> int | None:

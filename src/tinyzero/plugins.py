@@ -10,14 +10,16 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from tinyzero.types import UserError
+from tinyzero.types import NonFiniteError, UserError
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -39,6 +41,8 @@ def load_object(reference: str) -> Any:
 
 def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
     """`values` as a checked `model`. Raises UserError with one line that names `where.field` and its value."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise UserError(f"the Options of {where} are {model!r}: make them a class of pydantic's BaseModel")
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -131,6 +135,34 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
             return []
         model = inner
     return list(model.model_fields)
+
+
+@contextmanager
+def building(what: str, given: Sequence[object]) -> Iterator[None]:
+    """Whatever the making of a user's own object raises becomes a UserError that names it and what it was `given`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        how = "with its Options" if given else "without arguments (give its class an Options if it needs some)"
+        raise UserError(f"{what} cannot be built {how}: {brief(error)}") from error
+
+
+@contextmanager
+def asking(owner: object) -> Iterator[None]:
+    """Whatever a user's own task or algorithm raises becomes a UserError that names the line it comes from."""
+    try:
+        yield
+    except (UserError, NonFiniteError):
+        raise
+    except Exception as error:
+        if type(owner).__module__.partition(".")[0] == __package__:  # ours: its traceback is what helps
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"{type(owner).__name__} raised {brief(error)} ({Path(last.filename).name}, line {last.lineno})"
+        ) from error
 
 
 def brief(error: Exception) -> str:

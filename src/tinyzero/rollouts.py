@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tinyzero.plugins import brief
+from tinyzero.plugins import asking, brief
 from tinyzero.types import (
     Completion,
     Group,
@@ -95,7 +95,8 @@ def collect(
     kept, position, report = list(cursor.surplus), cursor.next, Collected()
     rounds, groups = 0, list[Group]()
     while len(kept) < prompts and rounds <= refills:
-        problems = [task.problem("train", position + i) for i in range(prompts)]
+        with asking(task):
+            problems = [task.problem("train", position + i) for i in range(prompts)]
         groups = roll_out(task, sampler, problems, encode, template, params, position, report)
         position += prompts
         chosen = [g for g in keep(groups) if g]
@@ -120,7 +121,9 @@ def roll_out(
     report: Collected,
 ) -> list[Group]:
     """One group for each problem: sample, judge, count. Rollouts whose reward raised are left out."""
-    prompts = [tuple(encode(task.prompt(problem, template))) for problem in problems]
+    with asking(task):
+        posed = [task.prompt(problem, template) for problem in problems]
+    prompts = [tuple(encode(prompt)) for prompt in posed]
     sampled = sampler.generate(prompts, params, first_group=first_group)
     judged = judge(task, [p for p in problems for _ in range(params.n)], [c for cs in sampled for c in cs], report)
     groups: list[Group] = []
@@ -165,12 +168,13 @@ def judge(
 
 
 def _sound(reward: Any) -> Reward:
-    """`reward`, unless it is none, or holds a number that would spoil every mean it enters."""
+    """`reward` in Python's own numbers, unless it is none, or holds one that would spoil every mean it enters."""
     if not isinstance(reward, Reward):
         raise TypeError(f"the reward is {reward!r}, not a Reward")
-    if not all(math.isfinite(value) for value in (reward.value, *reward.parts.values())):
+    sound = Reward(float(reward.value), {str(name): float(part) for name, part in reward.parts.items()})
+    if not all(math.isfinite(value) for value in (sound.value, *sound.parts.values())):
         raise ValueError(f"the reward is not finite: {reward}")
-    return reward
+    return sound
 
 
 def _count(report: Collected, error: Exception, completions: int) -> None:

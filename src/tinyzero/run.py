@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from tinyzero.evaluate import distinct_problems
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.plan.meter import Meter
 from tinyzero.plan.shapes import read_shape
-from tinyzero.plugins import brief, effective
+from tinyzero.plugins import asking, effective
 from tinyzero.rollouts import Cursor
 from tinyzero.samplers.torch_sampler import TorchSampler
 from tinyzero.types import Algorithm, Problem, Prompt, Sampler, Split, Task, UserError
@@ -115,6 +116,8 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     check_problems(run, policy.context)
     if found is not None:
         restore(run, found[1])
+    elif resume:
+        check_nothing_is_lost(run)
     if resume:
         forget_after(run)
         write_config(run)
@@ -230,7 +233,7 @@ def check_problems(run: Run, context: int) -> None:
         "eval.test_problems": ("test", config.eval.test_problems),
         "eval.problems": ("dev", config.eval.dev_problems),
     }
-    try:
+    with asking(run.task):
         problems += [run.task.problem("train", i) for i in range(2 * config.rollout.prompts)]
         for option, (split, count) in wanted.items():
             try:
@@ -238,10 +241,7 @@ def check_problems(run: Run, context: int) -> None:
             except UserError as error:
                 raise UserError(f"{option} is {count}: {error}") from None
         longest = max(len(run.encode(run.task.prompt(p, config.model.prompt))) for p in problems)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's own task raises
-        raise UserError(f"task {config.task.name} cannot pose its problems: {brief(error)}") from error
+        json.dumps([dict(p.fields) for p in problems])  # rollouts are written with them
     limits = {"rollout": config.rollout.max_tokens}
     if any(count for _, count in wanted.values()):
         limits["eval"] = config.eval_tokens
@@ -292,10 +292,24 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     run.cursor = Cursor.from_state(state["cursor"])
     run.started -= state["seconds"]
     run.cpu, run.meter.flops = state["cpu"], state["flops"]
+    if run.step > run.config.steps:
+        raise UserError(f"steps is {run.config.steps}, and {run.step} are done: give {run.step} or more")
     for role, saved in state["learners"].items():
         run.learners[role].load_state_dict(saved)
     if run.step:
         publish(run, run.step)
+
+
+def check_nothing_is_lost(run: Run) -> None:
+    """Raise UserError where a run without a checkpoint recorded so many steps that one was due: to begin it anew would
+    remove those records."""
+    recorded, every = sum(1 for _ in metrics.read(run.folder / "metrics.jsonl")), run.config.checkpoint.every
+    if recorded >= (every or run.config.steps):
+        raise UserError(
+            f"{run.folder} recorded {recorded} steps and has no checkpoint left: put it back, begin another run with "
+            "--run.dir, or remove metrics.jsonl if its records may go"
+        )
+    run.console.note("there is no checkpoint yet: it begins anew")
 
 
 def forget_after(run: Run) -> None:
@@ -313,10 +327,9 @@ def start_folder(run: Run) -> None:
     """Make the run's folder with its config. Raises UserError where there is already a run, or no right to write."""
     try:
         if run.folder.is_dir() and any(run.folder.iterdir()):
-            raise UserError(
-                f"{run.folder} exists: go on with `tinyzero train --resume {run.folder}`, "
-                "or name another with --run.dir"
-            )
+            is_run = (run.folder / "config.toml").is_file()
+            other = f"go on with `tinyzero train --resume {run.folder}`, or name" if is_run else "it is no run, so name"
+            raise UserError(f"{run.folder} exists: {other} another with --run.dir")
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {run.folder}: {error.strerror}; name another folder with --run.dir") from None

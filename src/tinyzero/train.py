@@ -19,9 +19,10 @@ from tinyzero import metrics
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Config
 from tinyzero.evaluate import completion_metrics, evaluate
+from tinyzero.plugins import asking
 from tinyzero.rollouts import Collected, Cursor, collect
 from tinyzero.run import Run, opened, publish, save, updates
-from tinyzero.types import Group, NonFiniteError, Prompt, Rollout, SamplingParams, Split
+from tinyzero.types import Group, NonFiniteError, Prompt, Rollout, SamplingParams, Split, UserError
 
 PREFIXES = {"policy": "", "critic": "value/", "prm": "prm/"}
 
@@ -45,7 +46,7 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
             clock.lap("sample")
             batch = collate(groups, r.temperature, r.max_tokens, u.minibatches, u.epochs, run.sampler.version)
             if not collected.refused:
-                with saved_if_broken(run, batch):
+                with saved_if_broken(run, batch), asking(run.algorithm):
                     batch = run.algorithm.annotate(batch, run.learners)
             clock.lap("annotate")
             learned = update(run, batch, collected.refused)
@@ -71,17 +72,23 @@ def gather(run: Run) -> tuple[list[Group], Cursor, Collected]:
     r = run.config.rollout
     # the cursor numbers the groups, so (seed, group, sample) never repeats within a run
     params = SamplingParams(temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=run.config.seed)
-    return collect(
-        run.task,
-        run.sampler,
-        run.cursor,
-        encode=run.encode,
-        template=run.config.model.prompt,
-        prompts=r.prompts,
-        params=params,
-        keep=run.algorithm.keep,
-        refills=r.refills,
-    )
+
+    def keep(groups: list[Group]) -> list[Group]:
+        with asking(run.algorithm):
+            return list(run.algorithm.keep(groups))
+
+    with saved_first(run):
+        return collect(
+            run.task,
+            run.sampler,
+            run.cursor,
+            encode=run.encode,
+            template=run.config.model.prompt,
+            prompts=r.prompts,
+            params=params,
+            keep=keep,
+            refills=r.refills,
+        )
 
 
 def update(run: Run, batch: Batch, refused: bool = False) -> dict[str, float]:
@@ -98,7 +105,7 @@ def update(run: Run, batch: Batch, refused: bool = False) -> dict[str, float]:
             result = batch.updated[role]
         else:
             loss, u = partial(run.algorithm.loss, role), run.config.update
-            with saved_if_broken(run, batch, f" (the {role}'s)"):
+            with saved_if_broken(run, batch, f" (the {role}'s)"), asking(run.algorithm):
                 result = learner.update(batch, loss, u.minibatches, u.epochs)
         found |= {PREFIXES[role] + name: value for name, value in result.items()}
     return found
@@ -113,6 +120,17 @@ def saved_if_broken(run: Run, batch: Batch, whose: str = "") -> Iterator[None]:
         path = run.folder / "broken_batch.pt"
         torch.save(asdict(batch), path)
         raise NonFiniteError(f"{error}{whose}: the batch is in {path}; lower the learning rate") from None
+
+
+@contextmanager
+def saved_first(run: Run) -> Iterator[None]:
+    """What a user's own task raises between two steps ends the run, but first what it has learned is saved."""
+    try:
+        yield
+    except UserError:
+        if run.step:
+            save(run)
+        raise
 
 
 def record(
@@ -191,16 +209,17 @@ def score(run: Run, split: Split, problems: int) -> None:
         return
     e, started = run.config.eval, time.perf_counter()
     params = SamplingParams(max_tokens=run.config.eval_tokens, n=e.samples)
-    result = evaluate(
-        run.task,
-        run.sampler,
-        run.encode,
-        template=run.config.model.prompt,
-        split=split,
-        problems=problems,
-        params=params,
-        greedy=e.greedy,
-    )
+    with saved_first(run):
+        result = evaluate(
+            run.task,
+            run.sampler,
+            run.encode,
+            template=run.config.model.prompt,
+            split=split,
+            problems=problems,
+            params=params,
+            greedy=e.greedy,
+        )
     entry = {"step": run.step, **result.metrics, "time/evaluate": time.perf_counter() - started}
     for group in result.groups[: run.config.run.rollouts]:
         for rollout in group[:1]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tinyzero.plugins import load_object, suggest, validate
+from tinyzero.plugins import building, load_object, suggest, validate
 from tinyzero.types import Algorithm, UserError
 
 NAMES = sorted(
@@ -27,7 +27,9 @@ def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> Algor
     Raises UserError on an unknown name, a class that is no algorithm, or a wrong option.
     """
     kind = find(name)
-    algorithm: Algorithm = kind(validate(kind.Options, options or {}, "algorithm"))
+    given = validate(kind.Options, options or {}, "algorithm")
+    with building(f"algorithm {name}", [given]):
+        algorithm: Algorithm = kind(given)
     for attribute, meaning in {
         "roles": "the names of the models it needs besides the policy, or ()",
         "min_samples": "the fewest completions a prompt",

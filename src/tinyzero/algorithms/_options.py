@@ -16,7 +16,7 @@ LossEstimator = Literal["k2", "k3", "k3+"]
 class PolicyOptions(BaseModel):
     """The stages that any algorithm can have."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     by_token: ClassVar[bool] = False  # whether advantages differ from token to token of a response
 

@@ -77,7 +77,7 @@ class PPO:
             returns = advantages.gae(rewards, values, batch.mask, o.gamma, critic_lam)[1]
         if o.whiten:
             found = advantages.whiten(found, batch.mask)
-        waits = frozenset({"policy"}) if waiting else frozenset()
+        waits = ("policy",) if waiting else ()
         return replace(batch, advantages=found, returns=returns, values=values, waits=waits)
 
     def loss(

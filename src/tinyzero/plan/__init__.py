@@ -28,6 +28,7 @@ from tinyzero.algorithms import option
 from tinyzero.config import Config, OptimizerOptions
 from tinyzero.plan.devices import Device
 from tinyzero.plan.shapes import Shape
+from tinyzero.plugins import asking
 from tinyzero.tasks import load_task
 from tinyzero.types import Algorithm
 
@@ -201,7 +202,8 @@ def prompt_tokens(config: Config) -> float:
     """
     drawn = {k: v for k, v in config.task.options.items() if k not in ("data", "data_split")}
     task, template = load_task(config.task.name, drawn), config.model.prompt
-    prompts = [task.prompt(task.problem("train", i), template) for i in range(8)]
+    with asking(task):
+        prompts = [task.prompt(task.problem("train", i), template) for i in range(8)]
     texts = [p if isinstance(p, str) else " ".join(m["content"] for m in p) for p in prompts]
     return sum(map(len, texts)) / len(texts) / (1.5 if template in ("compact", "chat") else 4)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tinyzero.plugins import brief
 from tinyzero.types import UserError
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -134,7 +135,10 @@ def find_shape(name: str) -> Shape:
     folder = ASSETS / name if (ASSETS / name).is_dir() else Path(name)
     for path in (folder / "config.json", folder / "model" / "config.json"):
         if path.is_file():
-            return read_shape(json.loads(path.read_text(encoding="utf-8")), name)
+            try:
+                return read_shape(dict(json.loads(path.read_text(encoding="utf-8"))), name)
+            except (ValueError, TypeError, LookupError) as error:
+                raise UserError(f"{path} is no model's configuration: {brief(error)}") from None
     if known is None:
         raise UserError(
             f"no model folder at {name!r}, and its shape is not known: give a folder with its config.json, "

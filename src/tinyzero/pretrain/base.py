@@ -7,6 +7,7 @@ from (seed, pool number), so an interrupted run resumes exactly.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
@@ -26,13 +27,13 @@ from tinyzero.pretrain import corpus, products
 from tinyzero.pretrain.corpus import CorpusOptions
 from tinyzero.pretrain.muon import Muon
 from tinyzero.pretrain.products import ProductsOptions
-from tinyzero.types import UserError
+from tinyzero.types import NonFiniteError, UserError
 
 
 class ModelOptions(BaseModel):
     """The shape of the network: a small Qwen2."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     layers: int = Field(4, ge=1, description="transformer layers")
     width: int = Field(128, ge=16, description="hidden size")
@@ -41,11 +42,20 @@ class ModelOptions(BaseModel):
     kv_heads: int = Field(1, ge=1, description="key-value heads")
     context: int = Field(1024, ge=64, description="longest sequence, in tokens")
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelOptions:
+        if self.width % (2 * self.heads) or self.heads % self.kv_heads:
+            raise ValueError(
+                f"width {self.width} must be an even number of each of {self.heads} heads, and these a multiple of "
+                f"kv_heads {self.kv_heads}"
+            )
+        return self
+
 
 class PretrainOptions(BaseModel):
     """Everything that makes the base; the defaults made the bundled one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     task: Literal["countdown", "multiplication"] = Field("countdown", description="the task the base is made for")
     start: str = Field("", description="begin with this model's weights: a bundled base or a folder; empty for random")
@@ -148,7 +158,7 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
     first, seconds, tokens = 0, 0.0, 0
     if found := checkpoint.load_latest(folder, report):
         state = found[1]
-        if state["options"] != o.model_dump():
+        if state.get("options") != o.model_dump():
             raise UserError(f"{folder} holds a pretraining with other options: name another folder with --out")
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -177,6 +187,8 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
                 for group in optimizer.param_groups:
                     group["lr"] = peak * share
             losses.append(_train_step(model, ids.to(device), mask.to(device), optimizers))
+            if not math.isfinite(losses[-1]):
+                raise NonFiniteError(f"the loss of pool {pool + 1} is not finite: lower muon_lr or adam_lr")
             tokens += int((ids != 0).sum())
         seconds += time.perf_counter() - started
         loss, left = sum(losses) / len(losses), seconds / (pool + 1) * (o.pools - pool - 1) / 60

@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
 class CorpusOptions(BaseModel):
     """Shares and ranges of the corpus. Shares of searches are of the puzzle documents."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_number: int = Field(25, ge=5, description="largest given number")
     min_target: int = Field(10, ge=1, description="smallest target")

@@ -30,7 +30,7 @@ from tinyzero.tasks.multiplication import split_of
 class ProductsOptions(BaseModel):
     """Shares of the corpus; those of guesses and of whole work are of the posed products, the rest is spoilt work."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_operand: int = Field(99, ge=11, le=99, description="largest operand of a posed product")
     drills: float = Field(0.3, ge=0, le=1, description="share of documents that are pages of facts")

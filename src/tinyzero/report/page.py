@@ -31,12 +31,13 @@ def write_report(paths: list[Path], out: Path) -> int:
     for run in runs:
         run.update()
     title = runs[0].folder.resolve().name if len(runs) == 1 else f"{len(runs)} runs"
-    text = page(title, tell(runs, paths[0] if len(paths) == 1 else None)).encode()
+    text = page(title, tell(runs, paths[0] if len(paths) == 1 else None))
+    written = text.encode(errors="replace")  # a folder's name may hold any bytes
     try:
-        out.write_bytes(text)
+        out.write_bytes(written)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; name another file with --out") from None
-    return len(text)
+    return len(written)
 
 
 def page(title: str, story: Mapping[str, Any] | None) -> str:

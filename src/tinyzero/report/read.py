@@ -17,7 +17,7 @@ from tinyzero.types import Split, UserError
 class Line(BaseModel):
     """What every line of a stream has: a file may be cut, mended by hand, or not be a run's at all."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     step: int = Field(ge=0)
 
@@ -90,7 +90,7 @@ class Recorded:
         path = self.folder / "config.toml"
         if not path.is_file():
             raise UserError(f"no run at {self.folder}: it has no config.toml")
-        return config.resolve(config.read_recipe(str(path)), {})
+        return config.read_recorded(self.folder)
 
     def _clear(self) -> None:
         self.steps, self.samples = Columns(), Samples()

@@ -209,6 +209,6 @@ def shown(record: Record) -> dict[str, Any]:
 def posed(record: Record) -> str:
     """The problem in a line."""
     fields = record["fields"]
-    if {"numbers", "target"} <= fields.keys():
+    if isinstance(fields.get("numbers"), list) and "target" in fields:
         return f"{fields['target']} from {' '.join(map(str, fields['numbers']))}"
     return f"{fields['a']} × {fields['b']}" if {"a", "b"} <= fields.keys() else str(record["problem"])

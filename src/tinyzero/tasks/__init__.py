@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tinyzero.plugins import load_object, suggest, validate
+from tinyzero.plugins import building, load_object, suggest, validate
 from tinyzero.types import Task, UserError
 
 TASKS = {
@@ -42,13 +42,8 @@ def find(name: str) -> type:
 
 def _build(kind: type, name: str, options: Mapping[str, Any]) -> Any:
     model = getattr(kind, "Options", None)
-    if model is not None:
-        return kind(validate(model, options, "task"))
-    if options:
+    if model is None and options:
         raise UserError(f"task {name} takes no options: remove {', '.join(f'task.{key}' for key in options)}")
-    try:
-        return kind()
-    except TypeError as error:
-        raise UserError(
-            f"task {name} cannot be built without arguments ({error}): give its class an Options"
-        ) from error
+    given = [] if model is None else [validate(model, options, "task")]
+    with building(f"task {name}", given):
+        return kind(*given)

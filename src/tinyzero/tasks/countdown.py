@@ -27,7 +27,7 @@ MAX_DRAWS = 20_000
 class CountdownOptions(BaseModel):
     """What problems are drawn, and what an answer earns."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     min_count: int = Field(default=3, ge=2, le=6, description="fewest given numbers")
     max_count: int = Field(default=4, ge=2, le=6, description="most given numbers")

@@ -21,7 +21,7 @@ MAX_DRAWS = 20_000
 class MultiplicationOptions(BaseModel):
     """What problems are drawn, and what an answer earns."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     min_digits: int = Field(default=1, ge=1, le=9, description="fewest digits of each operand; goes with max_digits")
     max_digits: int | None = Field(
