@@ -135,6 +135,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("report . --live", "--live"),
         ("watch nosuch", "no folder nosuch"),
         ("watch . --port 70000", "--port"),
+        ("watch . --host ''", "--host is empty"),
         ("watch . --hots 0.0.0.0", "--hots"),
     ],
 )

@@ -1,7 +1,9 @@
 """The corpus says nothing false and leaks nothing; pretraining resumes exactly and lowers its loss."""
 
+import os
 import random
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
@@ -256,6 +258,21 @@ def test_an_interrupted_pretraining_ends_where_the_whole_one_does(tmp_path: Path
     loaded = models.load_model(str(torn))
     assert loaded.dtype == torch.float32
     assert models.load_tokenizer(str(torn)).decode([5, 0]).endswith(corpus.END)
+
+
+def test_ctrl_c_stops_after_the_pool_and_loses_none(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def interrupt(line: str) -> None:
+        said.append(line)
+        if line.startswith("pool 1/"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(TINY, tmp_path, interrupt)
+    assert said[-1] == "stopped after pool 1: the same command goes on"
+    pretrain(TINY, tmp_path, said.append)
+    assert "resuming at pool 1 of 4" in said
 
 
 def test_other_options_are_not_continued(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from tinyzero.evaluate import completion_metrics, evaluate
 from tinyzero.plugins import asking
 from tinyzero.rollouts import Collected, Cursor, collect
 from tinyzero.run import Run, opened, publish, save, updates
+from tinyzero.stopping import stop_requested
 from tinyzero.types import Group, NonFiniteError, Prompt, Rollout, SamplingParams, Split, UserError
 
 PREFIXES = {"policy": "", "critic": "value/", "prm": "prm/"}
@@ -34,7 +34,7 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
     user can mend, NonFiniteError where training broke down, KeyboardInterrupt after a clean stop.
     """
     started = started or time.perf_counter()
-    with opened(config, folder, resume, started) as run, run.console, stop_requested() as stopping:
+    with opened(config, folder, resume, started) as run, run.console, stop_requested("step") as stopping:
         if run.step == 0:
             score(run, "test", config.eval.test_problems)
             score(run, "dev", config.eval.dev_problems)
@@ -271,23 +271,3 @@ class Clock:
         self.laps[f"time/{name}"] = now - self.last
         self.laps["time/step"] = now - self.begin
         self.last = now
-
-
-@contextmanager
-def stop_requested() -> Iterator[list[int]]:
-    """A list that stays empty until the first Ctrl-C or SIGTERM; the second one ends the process at once."""
-    received: list[int] = []
-
-    def handle(number: int, _: Any) -> None:
-        received.append(number)
-        # not the handlers found before: a job started in the background finds the interrupt ignored
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        print("\nstopping after this step (once more to stop at once) ...", file=sys.stderr, flush=True)
-
-    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for s, old in previous.items():
-            signal.signal(s, old)

@@ -27,6 +27,7 @@ from tinyzero.pretrain import corpus, products
 from tinyzero.pretrain.corpus import CorpusOptions
 from tinyzero.pretrain.muon import Muon
 from tinyzero.pretrain.products import ProductsOptions
+from tinyzero.stopping import stop_requested
 from tinyzero.types import NonFiniteError, UserError
 
 
@@ -133,19 +134,14 @@ def rate(o: PretrainOptions, pool: float) -> float:
 def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = print) -> Path:
     """Train the base into `folder`/model, resuming what is there; returns that path.
 
-    Raises UserError where the folder cannot be written, holds a run of other options, or the device is not there.
+    Raises UserError where the folder cannot be written, holds a run of other options, or the device is not there,
+    NonFiniteError where the loss breaks down, KeyboardInterrupt after a clean stop.
     """
     device = models.pick_device(o.device)
     template = corpus.CHAT_TEMPLATE if o.chat else None
     tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END, template)
     words = {str(tokenizer.decode([i])): i for i in range(len(tokenizer))}
-    if o.start:
-        model = models.load_model(o.start)
-        if model.config.vocab_size != len(tokenizer):
-            raise UserError(f"pretrain.start is {o.start!r}: its vocabulary is another; give one that pretrain made")
-    else:
-        model = models.build_model(model_config(o.model, len(tokenizer)), o.seed)
-    model.to(device)
+    model = _begun(o, len(tokenizer)).to(device)
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -178,31 +174,49 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
         checkpoint.save(folder, done, lambda path: models.save_model(model, tokenizer, path), state, keep=2)
 
     model.train()
-    for pool in range(first, o.pools):
-        started, losses = time.perf_counter(), []
-        drawn = list(batches(o, pool, words))
-        for i, (ids, mask) in enumerate(drawn):
-            share = rate(o, pool + i / len(drawn))
-            for optimizer, peak in zip(optimizers, peaks, strict=True):
-                for group in optimizer.param_groups:
-                    group["lr"] = peak * share
-            losses.append(_train_step(model, ids.to(device), mask.to(device), optimizers))
-            if not math.isfinite(losses[-1]):
-                raise NonFiniteError(f"the loss of pool {pool + 1} is not finite: lower muon_lr or adam_lr")
-            tokens += int((ids != 0).sum())
-        seconds += time.perf_counter() - started
-        loss, left = sum(losses) / len(losses), seconds / (pool + 1) * (o.pools - pool - 1) / 60
-        report(f"pool {pool + 1}/{o.pools}  loss {loss:.4f}  {tokens / seconds:,.0f} tokens/s  {left:.0f} min left")
-        if (pool + 1) % o.save_every == 0 or pool + 1 == o.pools:
-            save(pool + 1)
-    final = folder / "model"
+    with stop_requested("pool") as stopping:
+        for pool in range(first, o.pools):
+            started, losses = time.perf_counter(), []
+            drawn = list(batches(o, pool, words))
+            for i, (ids, mask) in enumerate(drawn):
+                share = rate(o, pool + i / len(drawn))
+                for optimizer, peak in zip(optimizers, peaks, strict=True):
+                    for group in optimizer.param_groups:
+                        group["lr"] = peak * share
+                losses.append(_train_step(model, ids.to(device), mask.to(device), optimizers))
+                if not math.isfinite(losses[-1]):
+                    raise NonFiniteError(f"the loss of pool {pool + 1} is not finite: lower muon_lr or adam_lr")
+                tokens += int((ids != 0).sum())
+            seconds += time.perf_counter() - started
+            loss, left = sum(losses) / len(losses), seconds / (pool + 1) * (o.pools - pool - 1) / 60
+            report(f"pool {pool + 1}/{o.pools}  loss {loss:.4f}  {tokens / seconds:,.0f} tokens/s  {left:.0f} min left")
+            if stopping or (pool + 1) % o.save_every == 0 or pool + 1 == o.pools:
+                save(pool + 1)
+            if stopping and pool + 1 < o.pools:
+                report(f"stopped after pool {pool + 1}: the same command goes on")
+                raise KeyboardInterrupt
+    return _write(o, model, tokenizer, folder / "model", tokens, seconds)
+
+
+def _begun(o: PretrainOptions, words: int) -> models.Backbone:
+    """The model that training begins with: random, or `start`."""
+    if not o.start:
+        return models.build_model(model_config(o.model, words), o.seed)
+    model = models.load_model(o.start)
+    if model.config.vocab_size != words:
+        raise UserError(f"pretrain.start is {o.start!r}: its vocabulary is another; give one that pretrain made")
+    return model
+
+
+def _write(o: PretrainOptions, model: models.Backbone, tokenizer: Any, path: Path, tokens: int, seconds: float) -> Path:
+    """The base in bf16, with its card; returns `path`."""
     try:
-        models.save_model(model, tokenizer, final, torch.bfloat16)
+        models.save_model(model, tokenizer, path, torch.bfloat16)
         parameters = sum(p.numel() for p in model.parameters())
-        (final / "README.md").write_text(model_card(o, parameters, tokens, seconds, torch.get_num_threads()))
+        (path / "README.md").write_text(model_card(o, parameters, tokens, seconds, torch.get_num_threads()))
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {final}: {error}; make room or make it writable, then resume") from error
-    return final
+        raise UserError(f"cannot write {path}: {error}; make room or make it writable, then resume") from error
+    return path
 
 
 def _train_step(model: models.Backbone, ids: Tensor, mask: Tensor, optimizers: list[Any]) -> float:

@@ -42,6 +42,8 @@ class PageServer(ThreadingHTTPServer):
 
     def __init__(self, page: bytes, handler: type[PageHandler], host: str, port: int) -> None:
         """Listens from here on; port 0 takes a free one. Raises UserError where it cannot."""
+        if not host:
+            raise UserError("--host is empty: give an address, such as 127.0.0.1 for this machine only")
         self.page, self.host = page, host
         self.policy = _policy(page.decode())
         self.connections = BoundedSemaphore(CONNECTIONS)
