@@ -326,9 +326,9 @@ def test_play_survives_what_a_task_raises(
     command = ["play", str(base), "--max-tokens", "4", "--model.prompt", "compact", "--task"]
     assert cli.main([*command, f"{task}:Careless"]) == 0
     said = capsys.readouterr().out
-    assert "asking Careless raised ValueError: two lines\n" in said
+    assert "Careless raised ValueError: two lines (careless.py, line " in said
     assert said.count("[wrong]") == 1, "it goes on"
-    assert "asking Worse raised KeyError: 'line'" in refused(capsys, *command, f"{task}:Worse")
+    assert "Worse raised KeyError: 'line'" in refused(capsys, *command, f"{task}:Worse")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

@@ -13,8 +13,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from tinyzero import config as configs
 from tinyzero import metrics
 from tinyzero.algorithms import NAMES, composition, load_algorithm
 from tinyzero.evaluate import EVAL_SEED, distinct_problems, evaluate
-from tinyzero.plugins import brief, near, suggest, validate
+from tinyzero.plugins import asking, brief, near, suggest, validate
 from tinyzero.rollouts import Collected, roll_out
 from tinyzero.tasks import load_task
 from tinyzero.types import SPLITS, Algorithm, NonFiniteError, Posable, Prompt, SamplingParams, Task, UserError
@@ -536,11 +535,10 @@ def _play(given: argparse.Namespace, rest: list[str]) -> int:
     for name, value in (("a second model", given.other), ("--host", given.host), ("--port", given.port)):
         if value is not None:
             raise UserError(f"{name} ({value}) is for the page: add --web")
-    task, sampler, encode, template, params = _open(given, *_settings(given, rest))
-    posable = task if isinstance(task, Posable) else None
-    if posable:
-        with _asking(task):
-            example = posable.line(task.problem("test", 0))
+    opened = _open(given, *_settings(given, rest))
+    if isinstance(opened.task, Posable):
+        with asking(opened.task):
+            example = opened.task.line(opened.task.problem("test", 0))
         print(f"a problem, as in `{example}` (Enter alone draws one; Ctrl-D ends)")
     else:
         print("Enter draws a problem (Ctrl-D ends)")
@@ -548,43 +546,37 @@ def _play(given: argparse.Namespace, rest: list[str]) -> int:
     while True:
         try:
             line = input("> ").strip()
+            _think(opened, line, drawn)
+            drawn += 1
         except UnicodeDecodeError as error:
             print(f"this line is no UTF-8: {error.reason}")
-            continue
+        except UserError as error:
+            print(error)
         except EOFError:
             print()
             return 0
-        try:
-            with _asking(task):
-                problem = posable.pose(line) if line and posable else task.problem("test", drawn)
-                prompt = task.prompt(problem, template)
-            ids = encode(prompt)
-            drawn += 1
-            print(*(f"{name} {value}" for name, value in problem.fields.items()), sep="  ")
-            text = ""
-            for piece in sampler.stream(ids, replace(params, seed=params.seed + drawn)):
-                print(piece, end="", flush=True)
-                text += piece
-        except UserError as error:
-            print(error)
-            continue
-        try:
-            reward = task.reward(problem, text)
-        except Exception as error:  # whatever a user's reward raises
-            print(f"\n[the reward function raised {brief(error)}]")
-        else:
-            print(f"\n[{'right' if reward.right else 'wrong'}]")
 
 
-@contextmanager
-def _asking(task: Task) -> Iterator[None]:
-    """Whatever a user's task raises is one line."""
+def _think(o: Opened, line: str, drawn: int) -> None:
+    """Pose what `line` says, or if nothing the next problem; show the model's answer and whether it is right.
+
+    Raises UserError where it cannot be posed.
+    """
+    with asking(o.task):
+        problem = o.task.pose(line) if line and isinstance(o.task, Posable) else o.task.problem("test", drawn)
+        prompt = o.task.prompt(problem, o.template)
+    ids = o.encode(prompt)
+    print(*(f"{name} {value}" for name, value in problem.fields.items()), sep="  ")
+    text = ""
+    for piece in o.sampler.stream(ids, replace(o.params, seed=o.params.seed + drawn + 1)):
+        print(piece, end="", flush=True)
+        text += piece
     try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"asking {type(task).__name__} raised {brief(error)}") from error
+        reward = o.task.reward(problem, text)
+    except Exception as error:  # whatever a user's reward raises
+        print(f"\n[the reward function raised {brief(error)}]")
+    else:
+        print(f"\n[{'right' if reward.right else 'wrong'}]")
 
 
 def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
