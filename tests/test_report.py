@@ -509,6 +509,11 @@ def test_a_command_too_long_to_read_is_the_settings_file(tmp_path: Path) -> None
     assert command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
 
 
+def test_a_command_that_would_be_refused_is_the_settings_file(tmp_path: Path) -> None:
+    resolved = config.resolve(config.read_recipe("laptop"), {"critic.learning_rate": 0.5})  # GRPO has no critic
+    assert command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
+
+
 def test_the_ceiling_of_plus_and_minus_is_counted() -> None:
     table = config.read_recipe("laptop")["task"]
     ceilings = story.plus_minus(json.dumps(table | {"max_count": 4}), 60)

@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -196,7 +196,7 @@ def _parser() -> Parser:
     )
     pretrain.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
 
-    # which options that stand not here a command takes: --section.option, unless said otherwise
+    # options beyond these are written --section.option; four commands take none, and two take any
     for made in (export, report, watch, algorithms):
         made.set_defaults(options="none")
     for made in (ablate, pretrain):
@@ -294,7 +294,7 @@ def _train(given: argparse.Namespace, rest: list[str]) -> int:
         name = given.recipe or configs.DEFAULT_RECIPE
         config = configs.resolve(configs.read_recipe(name), overrides, given.profile)
         folder = Path(config.run.dir or f"runs/{_run_name(name, config, given.task, given.profile)}")
-    _refuse_idle(overrides, config, _check_plugins(config))
+    configs.refuse_idle(overrides, config, _check_plugins(config))
     if given.dry_run:
         print(configs.to_toml(config), end="")
         return 0
@@ -318,22 +318,6 @@ def _check_plugins(config: configs.Config) -> Algorithm:
     """Names and options of the task and the algorithm, before anything slow happens; the algorithm."""
     load_task(config.task.name, config.task.options)
     return load_algorithm(config.algorithm.name, config.algorithm.options)
-
-
-def _refuse_idle(given: Iterable[str], config: configs.Config, algorithm: Algorithm) -> None:
-    """Raise UserError where an option on the command line would do nothing beside the others."""
-    idle = {
-        "critic.": "critic" not in algorithm.roles and f"{config.algorithm.name} has no critic",
-        "prm.": "prm" not in algorithm.roles and f"{config.algorithm.name} has no reward model",
-        "lora.": not config.lora.rank and "lora.rank is 0",
-        "eval.problems": not config.eval.every and "eval.every is 0",
-        "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
-        "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
-    }
-    for key in given:
-        section = key.partition(".")[0] + "."
-        if why := idle.get(key) or (key != "lora.rank" and idle.get(section)):
-            raise UserError(f"{key} has no effect: {why}")
 
 
 def _plan(given: argparse.Namespace, rest: list[str]) -> int:

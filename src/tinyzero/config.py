@@ -19,7 +19,7 @@ import copy
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from tinyzero.algorithms import find as find_algorithm
 from tinyzero.plugins import near, suggest, validate
 from tinyzero.tasks import TASKS
 from tinyzero.tasks import find as find_task
-from tinyzero.types import UserError
+from tinyzero.types import Algorithm, UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "laptop"
@@ -399,6 +399,22 @@ def _table(found: Any, key: str) -> dict[str, dict[str, Any]]:
         if not isinstance(value, dict):
             raise UserError(f"{name} is {value!r}: write [{key}.NAME.section] and its options below")
     return dict(found)
+
+
+def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> None:
+    """Raise UserError where an option that was `given` would do nothing beside the others."""
+    idle = {
+        "critic.": "critic" not in algorithm.roles and f"{config.algorithm.name} has no critic",
+        "prm.": "prm" not in algorithm.roles and f"{config.algorithm.name} has no reward model",
+        "lora.": not config.lora.rank and "lora.rank is 0",
+        "eval.problems": not config.eval.every and "eval.every is 0",
+        "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
+        "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
+    }
+    for key in given:
+        section = key.partition(".")[0] + "."
+        if why := idle.get(key) or (key != "lora.rank" and idle.get(section)):
+            raise UserError(f"{key} has no effect: {why}")
 
 
 def option_keys() -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
+from tinyzero.algorithms import load_algorithm
 from tinyzero.types import UserError
 
 LONG = 200  # characters of a command, beyond which nobody reads it
@@ -24,6 +25,7 @@ def command(config: configs.Config, folder: Path) -> str:
             values = configs.read_recipe(recipe)
             asked = configs.unsettled(config, configs.resolve(values, {}))
             overrides = changes(values, asked)
+            configs.refuse_idle(overrides, asked, load_algorithm(asked.algorithm.name, asked.algorithm.options))
             if configs.resolve(values, overrides) == asked:
                 flags = [f"--{short.get(key, key)} {typed(value)}" for key, value in overrides.items()]
                 commands.append(" ".join(["tinyzero train", recipe, *flags]))
@@ -38,16 +40,8 @@ def changes(recipe: Mapping[str, Any], config: configs.Config) -> dict[str, Any]
     for section in ("task", "algorithm"):  # another name replaces the recipe's whole table
         if (name := wanted[section]["name"]) != plain[section]["name"]:
             found[f"{section}.name"] = name
-    had = flat(configs.resolve(recipe, found).model_dump())
-    return found | {key: value for key, value in flat(wanted).items() if key not in had or had[key] != value}
-
-
-def flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections of one level, by dotted key."""
-    found: dict[str, Any] = {}
-    for name, value in table.items():
-        found |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-    return found
+    had = configs.flat(configs.resolve(recipe, found).model_dump())
+    return found | {key: value for key, value in configs.flat(wanted).items() if key not in had or had[key] != value}
 
 
 def typed(value: Any) -> str:
