@@ -301,13 +301,15 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
 
 
 def check_nothing_is_lost(run: Run) -> None:
-    """Raise UserError where a run without a checkpoint recorded so many steps that one was due: to begin it anew would
-    remove those records."""
-    recorded, every = sum(1 for _ in metrics.read(run.folder / "metrics.jsonl")), run.config.checkpoint.every
-    if recorded >= (every or run.config.steps):
+    """Raise UserError where a run without a checkpoint recorded more than a crash can leave: it had one, and to begin it
+    anew would remove the records."""
+    recorded, c = sum(1 for _ in metrics.read(run.folder / "metrics.jsonl")), run.config
+    scored = {(e["split"], e["step"]) for e in metrics.read(run.folder / "eval.jsonl")}
+    # a step is recorded, then perhaps an evaluation, then it is saved
+    if recorded > (c.checkpoint.every or c.steps) or ("test", c.steps) in scored:
         raise UserError(
             f"{run.folder} recorded {recorded} steps and has no checkpoint left: put it back, begin another run with "
-            "--run.dir, or remove metrics.jsonl if its records may go"
+            "--run.dir, or remove its records if they may go"
         )
     run.console.note("there is no checkpoint yet: it begins anew")
 
