@@ -301,7 +301,7 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
 
 
 def check_nothing_is_lost(run: Run) -> None:
-    """Raise UserError where a run without a checkpoint recorded more than a crash can leave: it had one, and to begin it
+    """Raise UserError where a run without a checkpoint recorded more than a crash leaves: it had one, and to begin it
     anew would remove the records."""
     recorded, c = sum(1 for _ in metrics.read(run.folder / "metrics.jsonl")), run.config
     scored = {(e["split"], e["step"]) for e in metrics.read(run.folder / "eval.jsonl")}
