@@ -262,8 +262,8 @@ def read_recorded(folder: Path) -> Config:
     """The configuration in a run's folder, which says every option. Raises UserError where one is missing."""
     path = folder / "config.toml"
     values = read_recipe(str(path))
-    config = resolve(values, {})
-    if missing := [key for key in flat(tomllib.loads(to_toml(config))) if key not in flat(values)]:
+    config, said = resolve(values, {}), flat(values)
+    if missing := [key for key in flat(tomllib.loads(to_toml(config))) if key not in said]:
         raise UserError(f"{path} lacks {', '.join(missing[:3])}: it is damaged, or of another version")
     return config
 

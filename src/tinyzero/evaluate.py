@@ -29,12 +29,12 @@ EVAL_SEED = 20_250_124  # evaluations of one model agree, whatever run made it
 def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
     """The first `count` problems of `split` with different ids. Raises UserError where there are fewer."""
     found: dict[str, Problem] = {}
-    for index in range(50 * count):
-        with asking(task):
+    with asking(task):
+        for index in range(50 * count):
             problem = task.problem(split, index)
             found.setdefault(problem.id, problem)
-        if len(found) == count:
-            return list(found.values())
+            if len(found) == count:
+                return list(found.values())
     raise UserError(f"split {split!r} has only {len(found)} distinct problems: ask for no more than that")
 
 
