@@ -17,16 +17,19 @@ from functools import partial
 import common
 import torch
 
-from tinyzero import behaviours, config, models
+from tinyzero import config, models
 from tinyzero.evaluate import distinct_problems, evaluate
-from tinyzero.pretrain import corpus
-from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
+from tinyzero.tasks.countdown import corpus
+from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.types import SamplingParams
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", nargs="?", default="tiny")
     parser.add_argument("--n", type=int, default=1024)
     parser.add_argument("--k", type=int, default=32)
@@ -39,12 +42,29 @@ def main() -> None:
     sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
     encode = partial(models.encode_prompt, tokenizer)
     params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
-    found = evaluate(task, sampler, encode, template="compact", split="dev", problems=given.n, params=params).metrics
-    figures = {key: found[key] for key in ("pass@1", "pass@1/low", "pass@1/high", f"pass@{given.k}", "response_length")}
-    names = ("arithmetic_accuracy", "recognition_recall", "false_claim_rate", "attempts", "legal_rate", "repeat_rate")
+    found = evaluate(
+        task, sampler, encode, template="compact", split="dev", problems=given.n, params=params
+    ).metrics
+    figures = {
+        key: found[key]
+        for key in ("pass@1", "pass@1/low", "pass@1/high", f"pass@{given.k}", "response_length")
+    }
+    names = (
+        "arithmetic_accuracy",
+        "recognition_recall",
+        "false_claim_rate",
+        "attempts",
+        "legal_rate",
+        "repeat_rate",
+    )
     figures |= {f"behaviour/{name}": found[f"behaviour/{name}"] for name in names}
 
-    prompts, problems, limit, rng = [], [], int(recipe.task.options["max_intermediate"]), random.Random(0)
+    prompts, problems, limit, rng = (
+        [],
+        [],
+        int(recipe.task.options["max_intermediate"]),
+        random.Random(0),
+    )
     for problem in distinct_problems(task, "dev", given.n):
         numbers, target = problem.fields["numbers"], problem.fields["target"]
         wrong = [way for way in corpus.tries(numbers, limit) if way.value != target]
@@ -61,7 +81,9 @@ def main() -> None:
     figures["arithmetic after eleven wrong tries"] = summary["behaviour/arithmetic_accuracy"]
     figures["continuations"] = len(prompts)
     text = f"{given.n} distinct dev problems, {given.k} completions each.\n\n"
-    text += common.table(["figure", "value"], [[key, f"{value:.4g}"] for key, value in figures.items()])
+    text += common.table(
+        ["figure", "value"], [[key, f"{value:.4g}"] for key, value in figures.items()]
+    )
     common.write("base", common.describe([given.threads], "torch", "transformers"), figures, text)
 
 

@@ -18,13 +18,25 @@ from typing import Any
 
 import common
 
-from tinyzero import behaviours
+from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.types import Problem
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 FILES = {"compact": "compact grammar", "free": "free text"}
 KINDS = [
-    *("step", "slip", "attempt", "right", "repeat", "yes", "no", "misjudged", "backtrack", "subgoal", "backward"),
+    *(
+        "step",
+        "slip",
+        "attempt",
+        "right",
+        "repeat",
+        "yes",
+        "no",
+        "misjudged",
+        "backtrack",
+        "subgoal",
+        "backward",
+    ),
     *("selfcheck", "giveup"),
 ]
 
@@ -51,7 +63,9 @@ def found(row: Row) -> list[set[str]]:
     ends: list[int] = []
     for sentence, _ in row["sentences"]:
         ends.append(len(sentence) + (ends[-1] if ends else 0))
-    for event in behaviours.events(text_of(row), {"numbers": row["numbers"], "target": row["target"]}):
+    for event in behaviours.events(
+        text_of(row), {"numbers": row["numbers"], "target": row["target"]}
+    ):
         if event.kind != "claim":
             here = next(i for i, end in enumerate(ends) if event.start < end)
             kinds[here].add(event.detail if event.kind == "verification" else event.kind)
@@ -65,7 +79,12 @@ def scores(chosen: Sequence[Row]) -> dict[str, tuple[float, float, float, int]]:
     for kind in KINDS:
         hit, extra, missed = (total[kind, how] for how in ("hit", "extra", "missed"))
         if hit + extra + missed:
-            table[kind] = (hit / max(1, hit + extra), hit / max(1, hit + missed), f1(total, kind), hit + missed)
+            table[kind] = (
+                hit / max(1, hit + extra),
+                hit / max(1, hit + missed),
+                f1(total, kind),
+                hit + missed,
+            )
     return table
 
 
@@ -74,7 +93,11 @@ def tally(row: Row) -> Tally:
     counts = Tally()
     for (_, labels), kinds in zip(row["sentences"], found(row), strict=True):
         meant = set(labels.split())
-        for how, chosen in (("hit", kinds & meant), ("extra", kinds - meant), ("missed", meant - kinds)):
+        for how, chosen in (
+            ("hit", kinds & meant),
+            ("extra", kinds - meant),
+            ("missed", meant - kinds),
+        ):
             counts.update((kind, how) for kind in chosen)
     return counts
 
@@ -93,10 +116,15 @@ def intervals(chosen: Sequence[Row]) -> dict[str, tuple[float, float]]:
         total = Tally()
         for one in rng.choices(tallies, k=len(tallies)):
             total.update(one)
-        for kind in {kind for kind, _ in total} & set(KINDS):  # a draw without the kind says nothing of it
+        for kind in {kind for kind, _ in total} & set(
+            KINDS
+        ):  # a draw without the kind says nothing of it
             seen[kind].append(f1(total, kind))
     ends = {kind: sorted(values) for kind, values in seen.items() if values}
-    return {kind: (v[round(0.025 * (len(v) - 1))], v[round(0.975 * (len(v) - 1))]) for kind, v in ends.items()}
+    return {
+        kind: (v[round(0.025 * (len(v) - 1))], v[round(0.975 * (len(v) - 1))])
+        for kind, v in ends.items()
+    }
 
 
 def faithful(chosen: Sequence[Row]) -> float:
@@ -105,7 +133,9 @@ def faithful(chosen: Sequence[Row]) -> float:
     for row in chosen:
         problem = Problem("", {"numbers": row["numbers"], "target": row["target"]}, "dev", "")
         counts = behaviours.measure(problem, text_of(row))
-        agreed.append(row["faithful"] == (bool(counts["faithful"]) if counts["claimed_answers"] else None))
+        agreed.append(
+            row["faithful"] == (bool(counts["faithful"]) if counts["claimed_answers"] else None)
+        )
     return sum(agreed) / len(agreed)
 
 
@@ -138,20 +168,36 @@ def main() -> None:
         nothing = ("-", "-", "-", 0)
         shown = {kind: f"{low:.2f} to {high:.2f}" for kind, (low, high) in spread.items()}
         lines = [
-            (kind, *tuned.get(kind, nothing)[2:], *held.get(kind, nothing), shown.get(kind, "-")) for kind in KINDS
+            (kind, *tuned.get(kind, nothing)[2:], *held.get(kind, nothing), shown.get(kind, "-"))
+            for kind in KINDS
         ]
-        head = [name, "F1, tuned on", "labels", "precision, held out", "recall, held out", "F1, held out", "labels"]
+        head = [
+            name,
+            "F1, tuned on",
+            "labels",
+            "precision, held out",
+            "recall, held out",
+            "F1, held out",
+            "labels",
+        ]
         head += ["95 % interval of F1, held out"]
         sizes = [(len(half), sum(len(row["sentences"]) for row in half)) for half in halves]
-        counts = ", ".join(f"{completions} completions of {sentences} sentences" for completions, sentences in sizes)
+        counts = ", ".join(
+            f"{completions} completions of {sentences} sentences"
+            for completions, sentences in sizes
+        )
         agreed = ", ".join(f"{share:.2f}" for share in results[file]["faithful"])
         parts += [
-            common.table(head, [[f"{x:.2f}" if isinstance(x, float) else x for x in line] for line in lines]),
+            common.table(
+                head, [[f"{x:.2f}" if isinstance(x, float) else x for x in line] for line in lines]
+            ),
             f"Tuned on, held out: {counts}. Intervals by {RESAMPLES} draws of as many completions, with replacement, "
             "seed 0; where nothing is missed they cannot say how rare a miss is. On whether an answer is faithful to "
             f"the thinking they agree for {agreed}.",
         ]
-    taken = " and ".join(f"{results['seconds'][file] * 1000:.0f} ms in the {name}" for file, name in FILES.items())
+    taken = " and ".join(
+        f"{results['seconds'][file] * 1000:.0f} ms in the {name}" for file, name in FILES.items()
+    )
     parts.append(f"256 completions of 600 characters are counted in {taken}, CPU time.")
     common.write("behaviour_f1", common.describe([1]), results, "\n\n".join(parts))
 

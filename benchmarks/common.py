@@ -21,7 +21,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def open_run(folder: str) -> tuple[Config, str]:
     """A run's recipe, and the folder of its newest whole model. Ends the program where it has none."""
-    from tinyzero import checkpoint, config
+    from tinyzero import config
+    from tinyzero.run import checkpoint
 
     found = checkpoint.load_latest(Path(folder), print)
     if found is None:
@@ -75,7 +76,10 @@ def write(name: str, about: dict[str, Any], results: Any, text: str) -> None:
 
 def _commit() -> str:
     found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True
+        ["git", "describe", "--always", "--dirty"],
+        cwd=RESULTS.parent,
+        capture_output=True,
+        text=True,
     )
     return found.stdout.strip() or "unknown"
 

@@ -16,11 +16,11 @@ import common
 import torch
 
 from tinyzero import config, models
-from tinyzero.behaviours import expressions
 from tinyzero.evaluate import evaluate
-from tinyzero.rewards import extract_answer
-from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.grading.answers import extract_answer
+from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
+from tinyzero.tasks.arithmetic import expressions
 from tinyzero.types import Group, SamplingParams
 
 
@@ -42,7 +42,9 @@ def form(answer: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="+")
     parser.add_argument("--n", type=int, default=256, help="distinct test problems of each kind")
     parser.add_argument("--k", type=int, default=32, help="completions a problem")
@@ -57,28 +59,53 @@ def main() -> None:
         encode = partial(models.encode_prompt, tokenizer)
         params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
         for count in (3, 4):
-            task = load_task("countdown", {**recipe.task.options, "min_count": count, "max_count": count})
+            task = load_task(
+                "countdown", {**recipe.task.options, "min_count": count, "max_count": count}
+            )
             result = evaluate(
-                task, sampler, encode, template="compact", split="test", problems=given.n, params=params, greedy=True
+                task,
+                sampler,
+                encode,
+                template="compact",
+                split="test",
+                problems=given.n,
+                params=params,
+                greedy=True,
             )
             scores = ("pass@1", f"pass@{given.k}", "greedy")
             lengths = ("response_length", "behaviour/repeat_rate")
-            found = {"model": name, "numbers": count} | {key: result.metrics[key] for key in (*scores, *lengths)}
+            found = {"model": name, "numbers": count} | {
+                key: result.metrics[key] for key in (*scores, *lengths)
+            }
             groups = result.groups
             found["distinct answers"] = sum(distinct(g, False) for g in groups) / len(groups)
             solved = [g for g in groups if any(r.reward.right for r in g)]
-            found["distinct right answers"] = sum(distinct(g, True) for g in solved) / max(len(solved), 1)
-            limits = {f"{key}/{side}": result.metrics[f"{key}/{side}"] for key in scores for side in ("low", "high")}
+            found["distinct right answers"] = sum(distinct(g, True) for g in solved) / max(
+                len(solved), 1
+            )
+            limits = {
+                f"{key}/{side}": result.metrics[f"{key}/{side}"]
+                for key in scores
+                for side in ("low", "high")
+            }
             figures.append(found | limits)
-            row = {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in found.items()}
-            row |= {key: f"{row[key]} [{limits[f'{key}/low']:.3f}, {limits[f'{key}/high']:.3f}]" for key in scores}
+            row = {
+                key: f"{value:.3f}" if isinstance(value, float) else value
+                for key, value in found.items()
+            }
+            row |= {
+                key: f"{row[key]} [{limits[f'{key}/low']:.3f}, {limits[f'{key}/high']:.3f}]"
+                for key in scores
+            }
             rows.append(list(row.values()))
     text = (
         f"{given.n} distinct test problems of each kind, {given.k} completions each, with 95 % intervals; answers "
         "that differ in the order of terms or factors are one; right answers of the solved.\n\n"
     )
     text += common.table([key for key in figures[0] if not key.endswith(("/low", "/high"))], rows)
-    common.write("diversity", common.describe([given.threads], "torch", "transformers"), figures, text)
+    common.write(
+        "diversity", common.describe([given.threads], "torch", "transformers"), figures, text
+    )
 
 
 if __name__ == "__main__":

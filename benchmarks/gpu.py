@@ -43,19 +43,23 @@ from tinyzero import models
 from tinyzero.algorithms import load_algorithm
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Config, OptimizerOptions, read_recipe, resolve
+from tinyzero.cost.devices import device_named
+from tinyzero.cost.shapes import Shape, read_shape
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
-from tinyzero.plan.devices import device_named
-from tinyzero.plan.shapes import Shape, read_shape
-from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.samplers.torch import TorchSampler
 from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams
 
 
-def qwen(layers: int, width: int, heads: int, feed_forward: int, vocabulary: int = 151_936) -> dict[str, Any]:
+def qwen(
+    layers: int, width: int, heads: int, feed_forward: int, vocabulary: int = 151_936
+) -> dict[str, Any]:
     """A Qwen2.5 configuration: two key-value heads, tied embeddings."""
     sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": feed_forward}
     sizes |= {"num_attention_heads": heads, "num_key_value_heads": 2, "vocab_size": vocabulary}
     fixed = {"model_type": "qwen2", "tie_word_embeddings": True, "rms_norm_eps": 1e-6}
-    return sizes | fixed | {"max_position_embeddings": 32_768, "rope_theta": 1e6, "bos_token_id": None}
+    return (
+        sizes | fixed | {"max_position_embeddings": 32_768, "rope_theta": 1e6, "bos_token_id": None}
+    )
 
 
 SHAPES = {
@@ -96,7 +100,9 @@ def cost(seconds: float, steps: int = STEPS, price: float = PRICE) -> float:
     return steps * seconds / 3600 * price
 
 
-def build(name: str, device: str, pack: bool = True, checkpointing: bool = False) -> models.Backbone:
+def build(
+    name: str, device: str, pack: bool = True, checkpointing: bool = False
+) -> models.Backbone:
     """A random model of that shape, its weights in bf16 and, as in a loaded one, nothing else rounded.
 
     Peaks of memory count from here on: a run loads its models and does not draw them.
@@ -104,7 +110,9 @@ def build(name: str, device: str, pack: bool = True, checkpointing: bool = False
     torch.manual_seed(0)
     with torch.device(device):
         lm = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**SHAPES[name]), attn_implementation="tinyzero", dtype=torch.bfloat16
+            AutoConfig.for_model(**SHAPES[name]),
+            attn_implementation="tinyzero",
+            dtype=torch.bfloat16,
         )
     model = models.Backbone(lm.eval(), pack)
     if checkpointing:
@@ -117,7 +125,9 @@ def build(name: str, device: str, pack: bool = True, checkpointing: bool = False
 def prompts_of(given: argparse.Namespace, name: str, count: int) -> list[list[int]]:
     """Random tokens."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(1, SHAPES[name]["vocab_size"], (count, given.prompt), generator=generator).tolist()
+    return torch.randint(
+        1, SHAPES[name]["vocab_size"], (count, given.prompt), generator=generator
+    ).tolist()
 
 
 def timed(given: argparse.Namespace, work: Callable[[], Any]) -> float:
@@ -167,17 +177,25 @@ def decode_case(given: argparse.Namespace, name: str, batch: int, engine: str) -
     """Tokens a second of one engine at one batch size, the best of the rounds after a warm-up."""
     prompts = prompts_of(given, name, batch)
     run = our_engine(given, name, batch) if engine == "ours" else their_engine(given, name, engine)
-    run(prompts, given.new if engine == "static" else min(given.new, 16))  # a static cache compiles for its length
+    run(
+        prompts, given.new if engine == "static" else min(given.new, 16)
+    )  # a static cache compiles for its length
     seconds, counts = [], []
     for _ in range(given.rounds):
         seconds.append(timed(given, lambda: counts.append(run(prompts, given.new))))
-    assert set(counts) == {batch * given.new}, f"{engine} made {counts} tokens, not {batch * given.new}"
+    assert set(counts) == {batch * given.new}, (
+        f"{engine} made {counts} tokens, not {batch * given.new}"
+    )
     return {"seconds": seconds, "tokens": counts[0], "tokens/s": counts[0] / min(seconds)}
 
 
-def our_engine(given: argparse.Namespace, name: str, batch: int) -> Callable[[list[list[int]], int], int]:
+def our_engine(
+    given: argparse.Namespace, name: str, batch: int
+) -> Callable[[list[list[int]], int], int]:
     """The torch sampler, in slots, as a run on a GPU has it."""
-    sampler = TorchSampler(build(name, given.device), lambda ids: "", frozenset(), max_rows=batch, in_slots=True)
+    sampler = TorchSampler(
+        build(name, given.device), lambda ids: "", frozenset(), max_rows=batch, in_slots=True
+    )
 
     def run(prompts: list[list[int]], new: int) -> int:
         found = sampler.generate(prompts, SamplingParams(max_tokens=new, stop=()))
@@ -186,7 +204,9 @@ def our_engine(given: argparse.Namespace, name: str, batch: int) -> Callable[[li
     return run
 
 
-def their_engine(given: argparse.Namespace, name: str, engine: str) -> Callable[[list[list[int]], int], int]:
+def their_engine(
+    given: argparse.Namespace, name: str, engine: str
+) -> Callable[[list[list[int]], int], int]:
     """transformers: `generate` with a growing or a static cache, or continuous batching."""
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
@@ -194,7 +214,11 @@ def their_engine(given: argparse.Namespace, name: str, engine: str) -> Callable[
     lm.set_attn_implementation("sdpa")
     lm.generation_config = GenerationConfig()  # else its end token comes back
     # on a CPU it would take all memory for its cache
-    small = {"num_blocks": 64, "page_size": 32, "max_batch_tokens": 256} if given.device == "cpu" else {}
+    small = (
+        {"num_blocks": 64, "page_size": 32, "max_batch_tokens": 256}
+        if given.device == "cpu"
+        else {}
+    )
 
     def run(prompts: list[list[int]], new: int) -> int:
         settings = GenerationConfig(
@@ -210,11 +234,15 @@ def their_engine(given: argparse.Namespace, name: str, engine: str) -> Callable[
         )
         if engine == "continuous":
             more = ContinuousBatchingConfig(**small)
-            found = lm.generate_batch(prompts, generation_config=settings, continuous_batching_config=more)
+            found = lm.generate_batch(
+                prompts, generation_config=settings, continuous_batching_config=more
+            )
             return sum(len(output.generated_tokens) for output in found.values())
         ids = torch.tensor(prompts, device=given.device)
         with torch.inference_mode():
-            made = lm.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+            made = lm.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+            )
         return int((made.shape[1] - ids.shape[1]) * made.shape[0])
 
     return run
@@ -225,33 +253,59 @@ def decode_table(given: argparse.Namespace, results: Found) -> str:
     rows = []
     for name in given.models:
         for batch in given.batches:
-            found = {engine: results.get(f"{name}/{batch}/{engine}", {}) for engine in given.engines}
-            bound = decode_bound(read_shape(SHAPES[name], name), batch, given.prompt, given.new, bandwidth)
-            share = found["ours"].get("tokens/s", float("nan")) / bound if "ours" in found else float("nan")
+            found = {
+                engine: results.get(f"{name}/{batch}/{engine}", {}) for engine in given.engines
+            }
+            bound = decode_bound(
+                read_shape(SHAPES[name], name), batch, given.prompt, given.new, bandwidth
+            )
+            share = (
+                found["ours"].get("tokens/s", float("nan")) / bound
+                if "ours" in found
+                else float("nan")
+            )
             rates = [cell(found[engine], "tokens/s") for engine in given.engines]
             rows.append(
-                [name, batch, *rates, f"{bound:,.0f}", f"{share:.0%}", cell(found.get("ours", {}), "peak", 1e9)]
+                [
+                    name,
+                    batch,
+                    *rates,
+                    f"{bound:,.0f}",
+                    f"{share:.0%}",
+                    cell(found.get("ours", {}), "peak", 1e9),
+                ]
             )
     head = ["model", "batch", *given.engines, "bandwidth bound", "ours / bound", "our peak, GB"]
-    return f"Tokens a second, {given.prompt} prompt tokens, {given.new} new.\n\n" + common.table(head, rows)
+    return f"Tokens a second, {given.prompt} prompt tokens, {given.new} new.\n\n" + common.table(
+        head, rows
+    )
 
 
 # update and step
 
 
-def rollouts(name: str, prompts: list[list[int]], completions: list[list[Completion]]) -> list[list[Rollout]]:
+def rollouts(
+    name: str, prompts: list[list[int]], completions: list[list[Completion]]
+) -> list[list[Rollout]]:
     """Groups whose rewards alternate, so that every row has a gradient."""
     problem = Problem("random", {}, "train", "random")
     return [
-        [Rollout(problem, tuple(prompt), c, Reward(float((g + i) % 2)), g) for i, c in enumerate(group)]
+        [
+            Rollout(problem, tuple(prompt), c, Reward(float((g + i) % 2)), g)
+            for i, c in enumerate(group)
+        ]
         for g, (prompt, group) in enumerate(zip(prompts, completions, strict=True))
     ]
 
 
-def invented(given: argparse.Namespace, name: str, groups: int, samples: int, new: int) -> list[list[Rollout]]:
+def invented(
+    given: argparse.Namespace, name: str, groups: int, samples: int, new: int
+) -> list[list[Rollout]]:
     """Random completions, for an update without sampling."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(1, SHAPES[name]["vocab_size"], (groups, samples, new), generator=generator).tolist()
+    ids = torch.randint(
+        1, SHAPES[name]["vocab_size"], (groups, samples, new), generator=generator
+    ).tolist()
     zeros, kept = (-1.0,) * new, (True,) * new
     made = [[Completion(tuple(row), kept, zeros, "", "length") for row in group] for group in ids]
     return rollouts(name, prompts_of(given, name, groups), made)
@@ -275,25 +329,38 @@ def recipe_of(given: argparse.Namespace, name: str, kind: str) -> Config:
 def update_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Found]]]:
     for name in given.models:
         for checkpointing in (False, True):
-            yield f"{name}/{'again' if checkpointing else 'kept'}", partial(update_case, given, name, checkpointing)
+            yield (
+                f"{name}/{'again' if checkpointing else 'kept'}",
+                partial(update_case, given, name, checkpointing),
+            )
 
 
 def update_case(given: argparse.Namespace, name: str, checkpointing: bool) -> Found:
     """One optimizer step on a whole batch, the best of the rounds after a warm-up."""
     algorithm = load_algorithm("grpo")
-    model, outputs = build(name, given.device, checkpointing=checkpointing), partial(policy_outputs, logit_rows=2048)
+    model, outputs = (
+        build(name, given.device, checkpointing=checkpointing),
+        partial(policy_outputs, logit_rows=2048),
+    )
     learner = TorchLearner(model, outputs, OptimizerOptions(), micro_tokens=given.micro_tokens)
     groups = invented(given, name, given.update_rows // 4, 4, given.update_new)
     batch = algorithm.annotate(collate(groups, 1.0, given.update_new), {})
     assert batch.idle is None or not batch.idle.any(), "every row is to be computed"
     seconds = [
-        timed(given, lambda: learner.update(batch, partial(algorithm.loss, "policy"))) for _ in range(given.rounds + 1)
+        timed(given, lambda: learner.update(batch, partial(algorithm.loss, "policy")))
+        for _ in range(given.rounds + 1)
     ]
     tokens = batch.size * (given.prompt + given.update_new)
     assert int(batch.lengths.sum()) == tokens
     flops = update_flops(read_shape(SHAPES[name], name), batch.size, given.prompt, given.update_new)
     best = min(seconds[1:])
-    return {"seconds": seconds, "tokens": tokens, "flops": flops, "tokens/s": tokens / best, "flops/s": flops / best}
+    return {
+        "seconds": seconds,
+        "tokens": tokens,
+        "flops": flops,
+        "tokens/s": tokens / best,
+        "flops/s": flops / best,
+    }
 
 
 def update_table(given: argparse.Namespace, results: Found) -> str:
@@ -302,7 +369,9 @@ def update_table(given: argparse.Namespace, results: Found) -> str:
     for name in given.models:
         for kind in ("kept", "again"):
             found = results.get(f"{name}/{kind}", {})
-            share = f"{found['flops/s'] / rate:.0%}" if "flops/s" in found else cell(found, "flops/s")
+            share = (
+                f"{found['flops/s'] / rate:.0%}" if "flops/s" in found else cell(found, "flops/s")
+            )
             rows.append([name, kind, cell(found, "tokens/s"), share, cell(found, "peak", 1e9)])
     title = f"The GRPO update of {given.update_rows} rows of {given.prompt} + {given.update_new} tokens.\n\n"
     head = ["model", "activations", "tokens/s", "model FLOPs / peak", "peak, GB"]
@@ -318,7 +387,10 @@ def step_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Fo
 def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
     """Sampling, scoring and the update of every model, with the recipe's settings: several updates a batch, truncated
     importance sampling, and whatever makes it fit. A warm-up step, then timed ones."""
-    algorithm, recipe = load_algorithm(kind, {"correction": "truncate"}), recipe_of(given, name, kind)
+    algorithm, recipe = (
+        load_algorithm(kind, {"correction": "truncate"}),
+        recipe_of(given, name, kind),
+    )
     prompts, samples, minibatches = given.grpo if kind == "grpo" else given.ppo
     m, u, rows = recipe.model, recipe.update, min(recipe.rollout.rows, prompts * samples)
     policy = build(name, given.device, checkpointing=m.checkpointing)
@@ -337,7 +409,9 @@ def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
         made: list[Any] = []
         laps: dict[str, float] = {}
         params = SamplingParams(max_tokens=given.step_new, n=samples, stop=(), seed=number)
-        laps["sample"] = timed(given, lambda params=params, made=made: made.append(sampler.generate(ids, params)))
+        laps["sample"] = timed(
+            given, lambda params=params, made=made: made.append(sampler.generate(ids, params))
+        )
         groups = rollouts(name, ids, made[0])
         batch = collate(groups, 1.0, given.step_new, minibatches)
 
@@ -365,7 +439,14 @@ def step_table(given: argparse.Namespace, results: Found) -> str:
             cells = [cell(found, lap, digits=2) for lap in laps]
             twice = {True: "yes", False: "no"}.get(found.get("checkpointing", ""), "-")
             rows.append(
-                [name, f"{kind} {prompts} × {samples}", cell(found, "rows"), twice, *cells, cell(found, "peak", 1e9)]
+                [
+                    name,
+                    f"{kind} {prompts} × {samples}",
+                    cell(found, "rows"),
+                    twice,
+                    *cells,
+                    cell(found, "peak", 1e9),
+                ]
             )
             if kind == "grpo" and "step" in found:
                 notes.append(projection(name, found["step"]))
@@ -404,7 +485,9 @@ def trl_case(given: argparse.Namespace, name: str) -> Found:
     tokenizer = models.build_tokenizer("0123456789", [])
     lm = build(name, given.device).lm
     lm.set_attn_implementation("sdpa")
-    texts = ["".join(str((i + j) % 10) for j in range(given.prompt)) for i in range(prompts * total)]
+    texts = [
+        "".join(str((i + j) % 10) for j in range(given.prompt)) for i in range(prompts * total)
+    ]
     data = datasets.Dataset.from_dict({"prompt": texts})
     micro = max(samples, given.micro_tokens // (given.prompt + given.step_new) // samples * samples)
     while rows % (micro * minibatches):
@@ -439,7 +522,9 @@ def trl_case(given: argparse.Namespace, name: str) -> Found:
         def reward(completions: list[str], **_: Any) -> list[float]:
             return [float(i % 2) for i in range(len(completions))]
 
-        trainer = GRPOTrainer(lm, reward, args=arguments, train_dataset=data, processing_class=tokenizer)
+        trainer = GRPOTrainer(
+            lm, reward, args=arguments, train_dataset=data, processing_class=tokenizer
+        )
         trainer.eos_token_ids = [-1]  # every completion runs to the limit
         lm.generation_config = GenerationConfig()
         trainer.generation_config.eos_token_id = trainer.generation_kwargs["eos_token_id"] = None
@@ -463,7 +548,12 @@ def trl_case(given: argparse.Namespace, name: str) -> Found:
         trainer.add_callback(Clock())
         trainer.train()
     assert set(tokens) == {rows * given.step_new}, f"TRL made {tokens} tokens a step"
-    return {"seconds": seconds, "tokens": rows * given.step_new, "step": min(seconds[1:]), "micro": micro}
+    return {
+        "seconds": seconds,
+        "tokens": rows * given.step_new,
+        "step": min(seconds[1:]),
+        "micro": micro,
+    }
 
 
 def trl_table(given: argparse.Namespace, results: Found) -> str:
@@ -471,14 +561,21 @@ def trl_table(given: argparse.Namespace, results: Found) -> str:
     rows = []
     for name in given.models:
         theirs, mine = results.get(f"{name}/trl", {}), ours.get(f"{name}/grpo", {})
-        ratio = f"{theirs['step'] / mine['step']:.2f}" if "step" in theirs and "step" in mine else "-"
+        ratio = (
+            f"{theirs['step'] / mine['step']:.2f}" if "step" in theirs and "step" in mine else "-"
+        )
         rows.append(
-            [name, cell(theirs, "step", digits=2), cell(mine, "step", digits=2), ratio, cell(theirs, "peak", 1e9)]
+            [
+                name,
+                cell(theirs, "step", digits=2),
+                cell(mine, "step", digits=2),
+                ratio,
+                cell(theirs, "peak", 1e9),
+            ]
         )
     prompts, samples, _ = given.grpo
-    title = (
-        f"Seconds of a GRPO step of {prompts} × {samples}, {given.prompt} prompt tokens and {given.step_new} new.\n\n"
-    )
+    size = f"{prompts} × {samples}, {given.prompt} prompt tokens and {given.step_new} new"
+    title = f"Seconds of a GRPO step of {size}.\n\n"
     return title + common.table(["model", "TRL", "ours", "TRL / ours", "TRL's peak, GB"], rows)
 
 
@@ -503,7 +600,17 @@ def file_of(given: argparse.Namespace, part: str) -> str:
 
 def settings_of(given: argparse.Namespace) -> Found:
     """What a figure depends on: results of other settings are never mixed."""
-    kept = ("device", "name_of_device", "prompt", "new", "update_rows", "update_new", "step_new", "grpo", "ppo")
+    kept = (
+        "device",
+        "name_of_device",
+        "prompt",
+        "new",
+        "update_rows",
+        "update_new",
+        "step_new",
+        "grpo",
+        "ppo",
+    )
     values = {key: getattr(given, key) for key in (*kept, "micro_tokens", "profile", "rounds")}
     return json.loads(json.dumps(values | {"torch": torch.__version__}))
 
@@ -573,16 +680,29 @@ def save(given: argparse.Namespace, about: Found, results: Found) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; a CPU gets the toy."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=PARTS, required=True)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument("--models", nargs="+", choices=SHAPES)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--batches", nargs="+", type=int)
     parser.add_argument("--rounds", type=int, default=2, help="timed, after a warm-up (default: 2)")
-    parser.add_argument("--minutes", type=float, default=7.0, help="no case is begun that would end later (default: 7)")
-    parser.add_argument("--micro-tokens", type=int, default=8192, help="of update and trl; a step has its recipe's")
-    parser.add_argument("--profile", choices=PROFILES, help="of the recipes, for step (default: this card's memory)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=7.0,
+        help="no case is begun that would end later (default: 7)",
+    )
+    parser.add_argument(
+        "--micro-tokens", type=int, default=8192, help="of update and trl; a step has its recipe's"
+    )
+    parser.add_argument(
+        "--profile", choices=PROFILES, help="of the recipes, for step (default: this card's memory)"
+    )
     parser.add_argument("--name", help="of the files in benchmarks/results")
     given = parser.parse_args(arguments)
     toy = given.device == "cpu"
@@ -594,7 +714,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         given.profile = given.profile or profile_of(torch.cuda.get_device_properties().total_memory)
     given.prompt, given.new, given.step_new = (10, 12, 8) if toy else (140, 512, 400)
     given.update_rows, given.update_new = (8, 14) if toy else (256, 510)
-    given.grpo, given.ppo = ((4, 5, 2), (8, 1, 4)) if toy else ((128, 5, 2), (256, 1, 4))  # prompts, samples, updates
+    given.grpo, given.ppo = (
+        ((4, 5, 2), (8, 1, 4)) if toy else ((128, 5, 2), (256, 1, 4))
+    )  # prompts, samples, updates
     return given
 
 

@@ -39,7 +39,9 @@ from typing import Any
 import common
 
 KINDS = [("sdpa", "dynamic"), ("eager", "dynamic"), ("sdpa", "static")]
-TUNE = [{"attention": a, "cache": c, "micro": micro} for (a, c), micro in product(KINDS, [256, 64, 16])]
+TUNE = [
+    {"attention": a, "cache": c, "micro": micro} for (a, c), micro in product(KINDS, [256, 64, 16])
+]
 
 
 class Laps:
@@ -71,7 +73,7 @@ class Referee:
 
     def __init__(self, given: argparse.Namespace) -> None:
         from tinyzero import models
-        from tinyzero.samplers.torch_sampler import TorchSampler
+        from tinyzero.samplers.torch import TorchSampler
         from tinyzero.tasks import load_task
 
         self.config = recipe(given)
@@ -91,7 +93,13 @@ class Referee:
         params = SamplingParams(max_tokens=self.config.eval_tokens)
         template, n = self.config.model.prompt, self.problems
         found = evaluate(
-            self.task, self.sampler, self.encode, template=template, split="dev", problems=n, params=params
+            self.task,
+            self.sampler,
+            self.encode,
+            template=template,
+            split="dev",
+            problems=n,
+            params=params,
         )
         return float(found.metrics["pass@1"])
 
@@ -116,7 +124,11 @@ class Race:
         if step % self.given.every == 0 or late:
             accuracy = self.referee.accuracy(weights)
             self.curve.append({"step": step, "seconds": self.seconds, "accuracy": accuracy})
-            print(f"{self.given.worker} step {step}: {self.seconds:.0f} s, {accuracy:.3f}", file=sys.stderr, flush=True)
+            print(
+                f"{self.given.worker} step {step}: {self.seconds:.0f} s, {accuracy:.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
             reached = accuracy >= self.given.accuracy
         self.start()
         return reached or late
@@ -128,8 +140,15 @@ def recipe(given: argparse.Namespace) -> Any:
 
     overrides = {"model.name": given.model, "model.threads": given.threads, "seed": given.seed}
     if given.part == "step":
-        fixed = {"prompts": given.prompts, "samples": given.samples, "max_tokens": given.tokens, "rows": 1024}
-        overrides |= {f"rollout.{key}": value for key, value in fixed.items()} | {"optimizer.schedule": "constant"}
+        fixed = {
+            "prompts": given.prompts,
+            "samples": given.samples,
+            "max_tokens": given.tokens,
+            "rows": 1024,
+        }
+        overrides |= {f"rollout.{key}": value for key, value in fixed.items()} | {
+            "optimizer.schedule": "constant"
+        }
     config = resolve(read_recipe("laptop"), overrides)
     assert config.algorithm.name == "grpo", "TRL's side is written for GRPO"
     assert config.update.minibatches == config.update.epochs == 1, "and for one update a batch"
@@ -143,7 +162,7 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
     from tinyzero import train
     from tinyzero.batching import collate
     from tinyzero.rollouts import Collected
-    from tinyzero.run import build, publish
+    from tinyzero.run.parts import build, publish
     from tinyzero.types import Group
 
     config = recipe(given)
@@ -217,17 +236,27 @@ def train_trl(given: argparse.Namespace) -> dict[str, Any]:
     folder = models.locate(given.model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tuple(tokenizer(prompts[0])["input_ids"]) == models.encode_prompt(tokenizer, prompts[0])
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=settings["attention"])
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=settings["attention"]
+    )
 
     def reward(completions: list[str], index: list[int], **_: Any) -> list[float]:
-        return [task.reward(problems[i], text).value for i, text in zip(index, completions, strict=True)]
+        return [
+            task.reward(problems[i], text).value for i, text in zip(index, completions, strict=True)
+        ]
 
     options = getattr(config.algorithm, "options", {})
     micro = min(settings["micro"], rows)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=o.learning_rate, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay, fused=True
+        model.parameters(),
+        lr=o.learning_rate,
+        betas=(o.beta1, o.beta2),
+        weight_decay=o.weight_decay,
+        fused=True,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(o, step, config.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate(o, step, config.steps)
+    )
     with tempfile.TemporaryDirectory() as out:
         arguments = GRPOConfig(
             output_dir=out,
@@ -243,9 +272,11 @@ def train_trl(given: argparse.Namespace) -> dict[str, Any]:
             epsilon=options.get("clip_low", 0.2),
             epsilon_high=options.get("clip_high", 0.2),
             num_iterations=1,
-            loss_type={"seq-mean-token-mean": "grpo", "token-mean": "dapo", "constant-length": "dr_grpo"}[
-                options.get("aggregate", "seq-mean-token-mean")
-            ],
+            loss_type={
+                "seq-mean-token-mean": "grpo",
+                "token-mean": "dapo",
+                "constant-length": "dr_grpo",
+            }[options.get("aggregate", "seq-mean-token-mean")],
             scale_rewards=options.get("scale", "group"),
             max_grad_norm=o.grad_clip,
             shuffle_dataset=False,
@@ -274,7 +305,9 @@ def train_trl(given: argparse.Namespace) -> dict[str, Any]:
         if not stopping:  # every completion runs to the limit
             trainer.eos_token_ids = [-1]
             model.generation_config = GenerationConfig()
-            trainer.generation_config.eos_token_id = trainer.generation_kwargs["eos_token_id"] = None
+            trainer.generation_config.eos_token_id = trainer.generation_kwargs["eos_token_id"] = (
+                None
+            )
         steps: list[dict[str, float]] = []
         race = Race(given) if stopping else None
 
@@ -290,7 +323,9 @@ def train_trl(given: argparse.Namespace) -> dict[str, Any]:
 
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 if race is not None:
-                    control.should_training_stop = race.over(state.global_step, total, model.state_dict().items())
+                    control.should_training_stop = race.over(
+                        state.global_step, total, model.state_dict().items()
+                    )
                     return
                 seconds, found = time.perf_counter() - self.began, laps.take()
                 made = trainer._metrics["train"]["completions/mean_length"][-1] * rows
@@ -324,8 +359,12 @@ def compare_steps(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
     settings, tried = json.loads(given.settings), []
     if not settings:
         for settings in TUNE:
-            found = in_process(given, "trl", "step", warmup=1, steps=1, settings=json.dumps(settings))
-            tried.append(settings | {"seconds": found["steps"][0]["step"], "memory": found["memory"]})
+            found = in_process(
+                given, "trl", "step", warmup=1, steps=1, settings=json.dumps(settings)
+            )
+            tried.append(
+                settings | {"seconds": found["steps"][0]["step"], "memory": found["memory"]}
+            )
             print(f"trl {tried[-1]}", file=sys.stderr, flush=True)
         best = min(tried, key=lambda entry: float(entry["seconds"]))
         settings = {key: best[key] for key in ("attention", "cache", "micro")}
@@ -348,17 +387,26 @@ def compare_steps(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
         [label, *(f"{middle[who][c]:.2f}" for c in columns)]
         for who, label in (("trl", "TRL GRPOTrainer"), ("ours", "TinyZero"))
     ]
-    rows.append(["TRL / TinyZero", *(f"{middle['trl'][c] / max(middle['ours'][c], 1e-9):.1f}" for c in columns)])
+    rows.append(
+        [
+            "TRL / TinyZero",
+            *(f"{middle['trl'][c] / max(middle['ours'][c], 1e-9):.1f}" for c in columns),
+        ]
+    )
     text = (
         f"A step of {given.prompts} prompts × {given.samples} samples × {given.tokens} tokens, {given.threads} "
         f"threads: seconds, median of {given.rounds} × {given.steps} steps; peak memory in GB. TRL with {settings}. "
         f"Ours would have skipped {middle['ours']['idle']:.0%} of the rows; here it did not.\n\n"
-        + common.table(["", "s a step", "generation", "forward, backward, optimizer", "rest", "GB"], rows)
+        + common.table(
+            ["", "s a step", "generation", "forward, backward, optimizer", "rest", "GB"], rows
+        )
     )
     return {"settings": settings, "tried": tried, "median": middle, "runs": runs}, text
 
 
-def compare_accuracy(given: argparse.Namespace, settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def compare_accuracy(
+    given: argparse.Namespace, settings: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
     """Part two."""
     found: dict[str, Any] = {}
     rows: list[list[object]] = []
@@ -369,28 +417,49 @@ def compare_accuracy(given: argparse.Namespace, settings: dict[str, Any]) -> tup
         found[who]["reached"] = reached
         last = reached or curve[-1]
         when = f"{last['seconds']:.0f}" if reached else f"not in {last['seconds']:.0f}"
-        rows.append([label, when, int(last["step"]), f"{curve[0]['accuracy']:.1%}", f"{last['accuracy']:.1%}"])
+        rows.append(
+            [
+                label,
+                when,
+                int(last["step"]),
+                f"{curve[0]['accuracy']:.1%}",
+                f"{last['accuracy']:.1%}",
+            ]
+        )
     ends = [(found[w]["reached"] or found[w]["curve"][-1])["seconds"] for w in ("trl", "ours")]
     at_least = "at least " if not found["trl"]["reached"] else ""
-    says = f"{at_least}{ends[0] / ends[1]:.1f}" if found["ours"]["reached"] else "ours did not reach it"
+    says = (
+        f"{at_least}{ends[0] / ends[1]:.1f}"
+        if found["ours"]["reached"]
+        else "ours did not reach it"
+    )
     text = (
         f"Training time to {given.accuracy:.0%} pass@1 on {given.problems} dev problems, laptop recipe, seed "
         f"{given.seed}, {given.threads} threads, evaluated every {given.every} steps. TRL with {settings}. "
-        f"TRL / TinyZero: {says}.\n\n" + common.table(["", "seconds", "steps", "at the start", "at the end"], rows)
+        f"TRL / TinyZero: {says}.\n\n"
+        + common.table(["", "seconds", "steps", "at the start", "at the end"], rows)
     )
     return found | {"settings": settings}, text
 
 
 def main() -> None:
     """Measure, print, write; or, started by itself, be one of the two."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="tiny", help='a model folder, or "tiny" (default)')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "model", nargs="?", default="tiny", help='a model folder, or "tiny" (default)'
+    )
     parser.add_argument("--part", choices=["step", "accuracy", "both"], default="both")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--settings", default="{}", help="TRL's, as JSON (attention, cache, micro); else tried")
     parser.add_argument(
-        "--name", default="", help="of the files in benchmarks/results (default: this script's, and the part)"
+        "--settings", default="{}", help="TRL's, as JSON (attention, cache, micro); else tried"
+    )
+    parser.add_argument(
+        "--name",
+        default="",
+        help="of the files in benchmarks/results (default: this script's, and the part)",
     )
     step = parser.add_argument_group("step")
     step.add_argument("--rounds", type=int, default=3)
@@ -401,7 +470,9 @@ def main() -> None:
     step.add_argument("--tokens", type=int, default=128)
     race = parser.add_argument_group("accuracy")
     race.add_argument("--accuracy", type=float, default=0.5)
-    race.add_argument("--limit", type=float, default=900, help="seconds of training each (default: 900)")
+    race.add_argument(
+        "--limit", type=float, default=900, help="seconds of training each (default: 900)"
+    )
     race.add_argument("--every", type=int, default=5, help="steps between evaluations (default: 5)")
     race.add_argument("--problems", type=int, default=256)
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
@@ -412,7 +483,9 @@ def main() -> None:
 
         torch.set_num_threads(given.threads)
         found = (train_ours if given.worker == "ours" else train_trl)(given)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
         Path(given.out).write_text(json.dumps(found | {"memory": peak / 1e9}))
         return
     results: dict[str, Any] = {}

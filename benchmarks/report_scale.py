@@ -23,7 +23,7 @@ from typing import Any
 import common
 
 from tinyzero import config
-from tinyzero.metrics import GLOSSARY
+from tinyzero.run.glossary import GLOSSARY
 
 GOALS = {"seconds": 30.0, "seconds of CPU": 30.0, "peak memory, GB": 1.0, "page, MB": 5.0}
 REPORT = """
@@ -45,12 +45,27 @@ def write_run(folder: Path, steps: int, rollouts: int) -> None:
     )
     (folder / "config.toml").write_text(config.to_toml(recipe))
     keys = [key for key in GLOSSARY if "*" not in key]
-    keys += [f"time/{part}" for part in ("sample", "annotate", "update")] + ["reward/answer", "reward/format"]
+    keys += [f"time/{part}" for part in ("sample", "annotate", "update")] + [
+        "reward/answer",
+        "reward/format",
+    ]
     with (folder / "metrics.jsonl").open("w") as file:
         for step in range(steps):
-            record = {key: rng.random() for key in keys} | {"step": step, "accuracy": skill(step, steps)}
-            counts = {"samples": 256 * (step + 1), "samples/generated": 256 * (step + 1), "tokens/generated": 40_000}
-            record |= counts | {"time/elapsed": 6.0 * (step + 1), "time/step": 6.0, "skipped": 0.0, "reward_errors": 0}
+            record = {key: rng.random() for key in keys} | {
+                "step": step,
+                "accuracy": skill(step, steps),
+            }
+            counts = {
+                "samples": 256 * (step + 1),
+                "samples/generated": 256 * (step + 1),
+                "tokens/generated": 40_000,
+            }
+            record |= counts | {
+                "time/elapsed": 6.0 * (step + 1),
+                "time/step": 6.0,
+                "skipped": 0.0,
+                "reward_errors": 0,
+            }
             file.write(json.dumps(record) + "\n")
     with (folder / "eval.jsonl").open("w") as file:
         for step in range(0, steps + 1, 25):
@@ -67,13 +82,25 @@ def skill(step: int, steps: int) -> float:
 
 
 def evaluation(step: int, split: str, score: float) -> dict[str, Any]:
-    parts = {"": score, "/numbers=3": score, "/operators=+-": min(1.0, score * 1.1), "/operators=*/": score * 0.8}
+    parts = {
+        "": score,
+        "/numbers=3": score,
+        "/operators=+-": min(1.0, score * 1.1),
+        "/operators=*/": score * 0.8,
+    }
     bounds = {
         f"pass@1{name}{end}": v
         for name, v in parts.items()
         for end, v in zip(("", "/low", "/high"), (v, v, v), strict=True)
     }
-    about = {"step": step, "split": split, "n": 1024, "k": 1, "temperature": 1.0, "time/evaluate": 9.0}
+    about = {
+        "step": step,
+        "split": split,
+        "n": 1024,
+        "k": 1,
+        "temperature": 1.0,
+        "time/evaluate": 9.0,
+    }
     return about | bounds | {"response_length": 150.0, "behaviour/attempts": 5.0}
 
 
@@ -89,7 +116,9 @@ def stored(rng: random.Random, step: int, steps: int, count: int) -> Iterator[di
         right = rng.random() < skill(step, steps)
         tries = 1 + int(rng.random() * 2 * 40 * (0.2 + step / steps))
         lines = [f"{a}*{b}={a * b},{a * b}-{c}={a * b - c} vs {target} no" for _ in range(tries)]
-        lines += [f"{a}+{b}={a + b},{a + b}+{c}={target}"] if right else []  # never a yes: the search for one is long
+        lines += (
+            [f"{a}+{b}={a + b},{a + b}+{c}={target}"] if right else []
+        )  # never a yes: the search for one is long
         answer = f"{a}+{b}+{c}" if right else f"{a}*{b}-{c}"
         yield {
             "step": step,
@@ -108,7 +137,9 @@ def stored(rng: random.Random, step: int, steps: int, count: int) -> Iterator[di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--rollouts", type=int, default=200_000)
     given = parser.parse_args()
@@ -117,16 +148,26 @@ def main() -> None:
         write_run(folder, given.steps, given.rollouts)
         size = sum(path.stat().st_size for path in folder.iterdir())
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", REPORT, place], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", REPORT, place], check=True, capture_output=True, text=True
+        )
         seconds = time.perf_counter() - began
     page, memory, cpu = map(float, done.stdout.split())
-    found = {"seconds": seconds, "seconds of CPU": cpu, "peak memory, GB": memory / 1e9, "page, MB": page / 1e6}
+    found = {
+        "seconds": seconds,
+        "seconds of CPU": cpu,
+        "peak memory, GB": memory / 1e9,
+        "page, MB": page / 1e6,
+    }
     rows = [[name, f"{found[name]:.2f}", f"under {goal:g}"] for name, goal in GOALS.items()]
     text = (
         f"The report of a run of {given.steps:,} steps with {given.rollouts:,} stored rollouts, {size / 1e6:.0f} MB of "
-        "records, in a process of its own, its start included.\n\n" + common.table(["", "measured", "goal"], rows)
+        "records, in a process of its own, its start included.\n\n"
+        + common.table(["", "measured", "goal"], rows)
     )
-    common.write("report_scale", common.describe([1], "pydantic"), found | {"records, MB": size / 1e6}, text)
+    common.write(
+        "report_scale", common.describe([1], "pydantic"), found | {"records, MB": size / 1e6}, text
+    )
 
 
 if __name__ == "__main__":

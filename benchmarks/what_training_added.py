@@ -23,15 +23,22 @@ from typing import Any
 import common
 import torch
 
-from tinyzero import behaviours, config, models
+from tinyzero import config, models
 from tinyzero.evaluate import distinct_problems, evaluate, interval
-from tinyzero.pretrain import corpus
 from tinyzero.rollouts import Collected, judge
-from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
+from tinyzero.tasks.countdown import corpus
+from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.types import Completion, Problem, SamplingParams
 
-SHOWN = ("attempts", "distinct_attempts", "early_hit_rate", "arithmetic_accuracy", "verification_precision")
+SHOWN = (
+    "attempts",
+    "distinct_attempts",
+    "early_hit_rate",
+    "arithmetic_accuracy",
+    "verification_precision",
+)
 
 
 class Bench:
@@ -105,11 +112,16 @@ def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
     thought = [cs[0] for cs in bench.sampler.generate(bench.prompts, first)]
     said_yes = [i for i, c in enumerate(thought) if c.finish_reason == "stop"]
     rest = bench.sampler.generate(
-        [bench.prompts[i] + thought[i].token_ids for i in said_yes], replace(bench.params, max_tokens=64)
+        [bench.prompts[i] + thought[i].token_ids for i in said_yes],
+        replace(bench.params, max_tokens=64),
     )
     scores, tokens = [0.0] * len(thought), [len(c.token_ids) for c in thought]
-    whole = [replace(c[0], text=thought[i].text + c[0].text) for i, c in zip(said_yes, rest, strict=True)]
-    for i, c, value in zip(said_yes, rest, bench.scores([bench.problems[i] for i in said_yes], whole), strict=True):
+    whole = [
+        replace(c[0], text=thought[i].text + c[0].text) for i, c in zip(said_yes, rest, strict=True)
+    ]
+    for i, c, value in zip(
+        said_yes, rest, bench.scores([bench.problems[i] for i in said_yes], whole), strict=True
+    ):
         scores[i] = float(value >= 1)
         tokens[i] += len(c[0].token_ids)
     return scores, sum(tokens) / len(tokens)
@@ -130,7 +142,9 @@ def best_of(bench: Bench, k: int) -> tuple[list[float], float]:
     chosen, tokens = [], 0
     for problem, completions in zip(bench.problems, sampled, strict=True):
         numbers, target = problem.fields["numbers"], problem.fields["target"]
-        claims = [any(a.verdict for a in behaviours.trace(numbers, target, c.text)) for c in completions]
+        claims = [
+            any(a.verdict for a in behaviours.trace(numbers, target, c.text)) for c in completions
+        ]
         pick = claims.index(True) if True in claims else 0
         chosen.append(completions[pick])
         tokens += sum(len(c.token_ids) for c in completions[: (pick + 1 if True in claims else k)])
@@ -138,7 +152,9 @@ def best_of(bench: Bench, k: int) -> tuple[list[float], float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run")
     parser.add_argument("--n", type=int, default=1024, help="distinct test problems")
     parser.add_argument("--k", type=int, default=8, help="completions a problem for pass@k")
@@ -160,7 +176,11 @@ def main() -> None:
     for name in ("base", "trained"):
         f = figures[name]
         for k in sorted({1, min(8, given.k), given.k}):
-            row(f"{name}, pass@{k}", *(f[f"pass@{k}{end}"] for end in ("", "/low", "/high")), k * f["response_length"])
+            row(
+                f"{name}, pass@{k}",
+                *(f[f"pass@{k}{end}"] for end in ("", "/low", "/high")),
+                k * f["response_length"],
+            )
         row(f"{name}, greedy", *(f[f"greedy{end}"] for end in ("", "/low", "/high")), None)
     k = max(1, round(budget / figures["base"]["response_length"]))
     while best_of(base, k)[1] < budget:  # reading stops at the first yes, so more fit in the budget
@@ -181,13 +201,19 @@ def main() -> None:
         + common.table(["", "solved", "tokens a problem"], rows)
         + "\n\n"
         + common.table(
-            ["", *SHOWN], [[n, *(f"{figures[n][f'behaviour/{b}']:.3f}" for b in SHOWN)] for n in ("base", "trained")]
+            ["", *SHOWN],
+            [
+                [n, *(f"{figures[n][f'behaviour/{b}']:.3f}" for b in SHOWN)]
+                for n in ("base", "trained")
+            ],
         )
     )
     summary = {name: {"solved": sum(s) / len(s), "tokens": t} for name, (s, t) in baselines.items()}
     about = common.describe([given.threads], "torch", "transformers")
     common.write("what_training_added", about, {**figures, "baselines": summary}, text)
-    (Path(given.run) / "baselines.json").write_text(json.dumps({"problems": given.n, "baselines": drawn}, indent=1))
+    (Path(given.run) / "baselines.json").write_text(
+        json.dumps({"problems": given.n, "baselines": drawn}, indent=1)
+    )
 
 
 if __name__ == "__main__":

@@ -25,13 +25,18 @@ LONGEST = PROMPT + 10 * len("8-3=05?11✗") + len("#8+3\n")  # room for ten trie
 
 HANDS = list(combinations_with_replacement("123456789", 3))
 random.Random(0).shuffle(HANDS)
-HELD_OUT, TRAIN = HANDS[:40], HANDS[40:]  # no seed moves this: the model never meets a held-out hand before its exam
+HELD_OUT, TRAIN = (
+    HANDS[:40],
+    HANDS[40:],
+)  # no seed moves this: the model never meets a held-out hand before its exam
 
 
 def expressions(numbers: str) -> dict[str, int]:
     """Every expression of two of the numbers, the larger first, with its value."""
     pairs = [(max(pair), min(pair)) for pair in combinations(map(int, numbers), 2)]
-    return {f"{x}{sign}{y}": value for x, y in pairs for sign, value in (("+", x + y), ("-", x - y))}
+    return {
+        f"{x}{sign}{y}": value for x, y in pairs for sign, value in (("+", x + y), ("-", x - y))
+    }
 
 
 def problem(rng: random.Random, hands: list[tuple[str, ...]]) -> str:
@@ -42,7 +47,9 @@ def problem(rng: random.Random, hands: list[tuple[str, ...]]) -> str:
 def reward(problem: str, response: str) -> float:
     """1 for a right answer, else 0. Nothing before the # is judged: if trying and checking grow, they pay."""
     answer = response.rpartition("#")[2]
-    return float(answer.endswith("\n") and expressions(problem[:3]).get(answer[:-1]) == int(problem[4:6]))
+    return float(
+        answer.endswith("\n") and expressions(problem[:3]).get(answer[:-1]) == int(problem[4:6])
+    )
 
 
 # --- A weak base model ------------------------------------------------------------------------------------------------
@@ -54,9 +61,14 @@ class Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.query, self.out = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        self.query, self.out = (
+            nn.Linear(width, width, bias=False),
+            nn.Linear(width, width, bias=False),
+        )
         self.key_value = nn.Linear(width, width // 2, bias=False)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         normed = self.norm1(x)
@@ -64,7 +76,9 @@ class Block(nn.Module):
         query, (key, value) = self.query(normed).unflatten(2, (4, -1)), cache.chunk(2, dim=-1)
         scores = torch.einsum("bthd,bsd->bhts", query, key) / key.shape[-1] ** 0.5
         future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + key.shape[1] - x.shape[1])
-        mixed = torch.einsum("bhts,bsd->bthd", scores.masked_fill(future, -torch.inf).softmax(dim=-1), value)
+        mixed = torch.einsum(
+            "bhts,bsd->bthd", scores.masked_fill(future, -torch.inf).softmax(dim=-1), value
+        )
         x = x + self.out(mixed.flatten(2))
         return x + self.mlp(self.norm2(x)), cache
 
@@ -87,7 +101,9 @@ class Model(nn.Module):
         """tokens (B, T) -> logits (B, new, symbols) where the cache has nothing yet, which is then added to it."""
         nothing = torch.zeros(len(tokens), 0, self.width // 2)
         start = cache.get(0, nothing).shape[1]
-        seen = F.one_hot(F.pad(tokens, (self.window - 1, 0), value=END)[:, start:], len(SYMBOLS)).float()
+        seen = F.one_hot(
+            F.pad(tokens, (self.window - 1, 0), value=END)[:, start:], len(SYMBOLS)
+        ).float()
         places = torch.arange(start, tokens.shape[1]).clamp(max=PROMPT)
         x = self.characters(seen.unfold(1, self.window, 1).flatten(2)) + self.places(places)
         for i, block in enumerate(self.blocks):
@@ -129,7 +145,9 @@ def childhood_text(rng: random.Random) -> str:
 def pretrain(model: Model, rng: random.Random, steps: int = 700, size: int = 32) -> None:
     """Next-token prediction. Reinforcement learning strengthens what a model already does now and then, so R1-Zero
     starts from a pretrained base as well: one that has read people trying, checking and giving up by the million."""
-    texts = sorted((childhood_text(rng) for _ in range(steps * size)), key=len)  # by length: little padding
+    texts = sorted(
+        (childhood_text(rng) for _ in range(steps * size)), key=len
+    )  # by length: little padding
     batches = [texts[i : i + size] for i in range(0, len(texts), size)]
     rng.shuffle(batches)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95))
@@ -138,8 +156,15 @@ def pretrain(model: Model, rng: random.Random, steps: int = 700, size: int = 32)
     )
     for batch in batches:
         tokens = encode([text.ljust(len(batch[-1]), "\n") for text in batch])
-        position, lengths = torch.arange(1, tokens.shape[1]), torch.tensor([[len(text)] for text in batch])
-        descend(model, optimizer, -logprobs(model, tokens)[(position >= PROMPT) & (position < lengths)].mean())
+        position, lengths = (
+            torch.arange(1, tokens.shape[1]),
+            torch.tensor([[len(text)] for text in batch]),
+        )
+        descend(
+            model,
+            optimizer,
+            -logprobs(model, tokens)[(position >= PROMPT) & (position < lengths)].mean(),
+        )
         schedule.step()
 
 
@@ -149,22 +174,35 @@ def pretrain(model: Model, rng: random.Random, steps: int = 700, size: int = 32)
 @torch.no_grad()
 def play(model: Model, problems: list[str]) -> tuple[Tensor, Tensor, list[str], Tensor]:
     """One response a problem -> tokens (B, T), which were sampled (B, T - 1), responses, rewards (B,)."""
-    tokens, cache, sampled = encode(problems), {}, [torch.zeros(len(problems), dtype=torch.bool)] * (PROMPT - 1)
+    tokens, cache, sampled = (
+        encode(problems),
+        {},
+        [torch.zeros(len(problems), dtype=torch.bool)] * (PROMPT - 1),
+    )
     alive = torch.ones(len(problems), dtype=torch.bool)
     while alive.any() and tokens.shape[1] < LONGEST:
-        chosen = model(tokens, cache)[:, -1].softmax(dim=-1).multinomial(1).where(alive[:, None], END)
+        chosen = (
+            model(tokens, cache)[:, -1].softmax(dim=-1).multinomial(1).where(alive[:, None], END)
+        )
         tokens, sampled = torch.cat([tokens, chosen], dim=1), [*sampled, alive]
         alive = alive & (chosen[:, 0] != END)
     mask = torch.stack(sampled, dim=1)
     rows = zip(tokens[:, PROMPT:].tolist(), mask.sum(dim=1).tolist(), strict=True)
     responses = ["".join(SYMBOLS[token] for token in row[:length]) for row, length in rows]
-    return tokens, mask, responses, torch.tensor([reward(*both) for both in zip(problems, responses, strict=True)])
+    return (
+        tokens,
+        mask,
+        responses,
+        torch.tensor([reward(*both) for both in zip(problems, responses, strict=True)]),
+    )
 
 
 # --- Reinforcement learning (GRPO) ------------------------------------------------------------------------------------
 
 
-def improve(model: Model, optimizer: torch.optim.Optimizer, problems: list[str], group: int) -> tuple[float, float]:
+def improve(
+    model: Model, optimizer: torch.optim.Optimizer, problems: list[str], group: int
+) -> tuple[float, float]:
     """One step of GRPO: sample a group of responses a problem, and make those likelier that beat their group.
 
     The advantage is the reward against the group's mean, in units of its standard deviation: how a response fared on
@@ -177,7 +215,9 @@ def improve(model: Model, optimizer: torch.optim.Optimizer, problems: list[str],
     """
     tokens, sampled, _, rewards = play(model, [p for p in problems for _ in range(group)])
     grouped = rewards.view(-1, group)
-    advantages = (grouped - grouped.mean(dim=1, keepdim=True)) / (grouped.std(dim=1, keepdim=True) + 1e-6)
+    advantages = (grouped - grouped.mean(dim=1, keepdim=True)) / (
+        grouped.std(dim=1, keepdim=True) + 1e-6
+    )
     descend(model, optimizer, -(advantages.view(-1, 1) * logprobs(model, tokens))[sampled].mean())
     return rewards.mean().item(), sampled.sum().item() / len(rewards)
 
@@ -192,9 +232,13 @@ def main(steps: int, seed: int) -> tuple[float, float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.95))
     _, _, before, rewards = play(model, exam)
     first = rewards.mean().item()
-    print(f"base model: accuracy {first:.2f} on held-out problems  ({time.perf_counter() - began:.0f} s)")
+    print(
+        f"base model: accuracy {first:.2f} on held-out problems  ({time.perf_counter() - began:.0f} s)"
+    )
     for step in range(1, steps + 1):
-        mean_reward, length = improve(model, optimizer, [problem(rng, TRAIN) for _ in range(16)], group=16)
+        mean_reward, length = improve(
+            model, optimizer, [problem(rng, TRAIN) for _ in range(16)], group=16
+        )
         if step % 10 == 0 or step == steps:
             _, _, after, rewards = play(model, exam)
             print(
@@ -207,7 +251,9 @@ def main(steps: int, seed: int) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     main(**vars(parser.parse_args()))

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from tinyzero import advantages, losses
+from tinyzero.algorithms import advantages, losses
 from tinyzero.batching import Batch, Totals
 from tinyzero.types import Group, Learner
 
@@ -34,7 +34,9 @@ class RAFT:
 
     def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
         right = batch.right
-        earlier = torch.tensor([int(right[:i][batch.groups[:i] == g].sum()) for i, g in enumerate(batch.groups)])
+        earlier = torch.tensor(
+            [int(right[:i][batch.groups[:i] == g].sum()) for i, g in enumerate(batch.groups)]
+        )
         chosen = (right & (earlier < self.options.at_most)).float()
         return replace(batch, advantages=advantages.broadcast(chosen, batch.mask), idle=chosen == 0)
 

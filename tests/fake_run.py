@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tinyzero import config, metrics
+from tinyzero import config
+from tinyzero.run import records
 
 PROBLEMS = [([3, 5, 12], 24), ([2, 9, 4], 14), ([7, 4, 25], 53)]
 SEARCH = "12*5=60,60+3=63 vs 24 no\n5-3=2,12*2=24 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>"
@@ -21,19 +22,27 @@ def write(
 ) -> Path:
     """A run of so many steps, evaluated on dev `every` so many; `columns` say other numbers, `text` what is written."""
     folder.mkdir(parents=True, exist_ok=True)
-    changes = {"steps": steps, "eval.every": every, "sampler.name": "torch"}  # a run says what "auto" came to
+    changes = {
+        "steps": steps,
+        "eval.every": every,
+        "sampler.name": "torch",
+    }  # a run says what "auto" came to
     settings = config.resolve(config.read_recipe("laptop"), changes | overrides)
     (folder / "config.toml").write_text(config.to_toml(settings))
     for step in range(steps):
-        metrics.append(
-            folder / "metrics.jsonl", step_record(step, steps) | {k: f(step) for k, f in (columns or {}).items()}
+        records.append(
+            folder / "metrics.jsonl",
+            step_record(step, steps) | {k: f(step) for k, f in (columns or {}).items()},
         )
     for step in range(0, steps + 1, every):
         for split in ("test", "dev") if step in (0, steps) else ("dev",):
-            metrics.append(folder / "eval.jsonl", evaluation(step, split, skill(step, steps)))
+            records.append(folder / "eval.jsonl", evaluation(step, split, skill(step, steps)))
             for i in range(len(PROBLEMS)):
-                metrics.append(folder / "rollouts.jsonl", rollout(step, split, i, GUESS if step == 0 else text(step)))
-        metrics.append(folder / "rollouts.jsonl", rollout(step, "train", 0, text(step)))
+                records.append(
+                    folder / "rollouts.jsonl",
+                    rollout(step, split, i, GUESS if step == 0 else text(step)),
+                )
+        records.append(folder / "rollouts.jsonl", rollout(step, "train", 0, text(step)))
     return folder
 
 
@@ -74,14 +83,29 @@ def step_record(step: int, steps: int) -> dict[str, float]:
 
 
 def evaluation(step: int, split: str, score: float) -> dict[str, Any]:
-    found: dict[str, Any] = {"step": step, "split": split, "n": 64, "k": 1, "temperature": 1.0, "time/evaluate": 6.0}
-    for label, value in {"": score, "/operators=*/": score / 2, "/operators=+-": min(1, 1.2 * score)}.items():
+    found: dict[str, Any] = {
+        "step": step,
+        "split": split,
+        "n": 64,
+        "k": 1,
+        "temperature": 1.0,
+        "time/evaluate": 6.0,
+    }
+    for label, value in {
+        "": score,
+        "/operators=*/": score / 2,
+        "/operators=+-": min(1, 1.2 * score),
+    }.items():
         found |= {
             f"pass@1{label}": value,
             f"pass@1{label}/low": value - 0.1,
             f"pass@1{label}/high": min(1, value + 0.1),
         }
-    return found | {"response_length": 30 + 100 * score, "truncated": 0.02, "behaviour/attempts": 1 + 5 * score}
+    return found | {
+        "response_length": 30 + 100 * score,
+        "truncated": 0.02,
+        "behaviour/attempts": 1 + 5 * score,
+    }
 
 
 def rollout(step: int, split: str, problem: int, text: str, **changes: Any) -> dict[str, Any]:

@@ -20,12 +20,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": False},
     "llama": {"num_key_value_heads": 4, "tie_word_embeddings": False},  # Llama 2
     "llama3": {"model_type": "llama", "num_key_value_heads": 1, "tie_word_embeddings": True}
-    | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0}}
+    | {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 5e5,
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+        }
+    }
     | {"high_freq_factor": 4.0, "original_max_position_embeddings": 64},
     "gpt2": {"tie_word_embeddings": True},
 }
 FAMILIES["llama3"]["rope_parameters"] |= {
-    name: FAMILIES["llama3"].pop(name) for name in ("high_freq_factor", "original_max_position_embeddings")
+    name: FAMILIES["llama3"].pop(name)
+    for name in ("high_freq_factor", "original_max_position_embeddings")
 }
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
@@ -42,7 +50,9 @@ TEXT = [
 def bpe(vocabulary: int = 400) -> PreTrainedTokenizerFast:
     """Byte-level BPE of `vocabulary` tokens at most; "</answer>" does not end at a token's end."""
     trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(TEXT * 4, vocab_size=vocabulary - 3, min_frequency=1, show_progress=False)
+    trained.train_from_iterator(
+        TEXT * 4, vocab_size=vocabulary - 3, min_frequency=1, show_progress=False
+    )
     made = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, eos_token="<|endoftext|>")
     made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     made.chat_template = CHAT
@@ -50,13 +60,24 @@ def bpe(vocabulary: int = 400) -> PreTrainedTokenizerFast:
 
 
 def write(
-    folder: Path, family: str = "qwen2", dtype: torch.dtype = torch.float32, shards: bool = False, **more: Any
+    folder: Path,
+    family: str = "qwen2",
+    dtype: torch.dtype = torch.float32,
+    shards: bool = False,
+    **more: Any,
 ) -> Path:
     """A random checkpoint of a family, with weights far from their small initial ones."""
     tokenizer = bpe()
     torch.manual_seed(0)
-    shape = {"model_type": family, "vocab_size": 416, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
-    config = AutoConfig.for_model(**(shape | {"bos_token_id": None} | SIZE | FAMILIES[family] | more))
+    shape = {
+        "model_type": family,
+        "vocab_size": 416,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": 0,
+    }
+    config = AutoConfig.for_model(
+        **(shape | {"bos_token_id": None} | SIZE | FAMILIES[family] | more)
+    )
     lm = AutoModelForCausalLM.from_config(config, dtype=dtype)
     with torch.no_grad():
         for parameter in lm.parameters():

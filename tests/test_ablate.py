@@ -18,13 +18,16 @@ from typing import Any
 import pytest
 import tiny
 
-from tinyzero import ablate, cli, metrics, models, run
+from tinyzero import cli, models
 from tinyzero import config as configs
 from tinyzero.algorithms import NAMES
-from tinyzero.check_config import check_config
-from tinyzero.pretrain import base
-from tinyzero.report.command import command
-from tinyzero.types import UserError
+from tinyzero.errors import UserError
+from tinyzero.run import parts as run
+from tinyzero.run import records
+from tinyzero.run.check import check_config
+from tinyzero.tools import ablate
+from tinyzero.tools.pretrain import base
+from tinyzero.tools.report.command import command
 
 pytest.importorskip("matplotlib")
 
@@ -68,16 +71,27 @@ def grid(tmp_path: Path) -> Path:
 def test_cells_are_every_choice_on_every_seed(grid: Path) -> None:
     _, cells = ablate.read_grid(grid)
     assert [cell.name for cell in cells] == [
-        f"{algorithm}-{rate}-{seed}" for algorithm in ("grpo", "ppo") for rate in ("slow", "fast") for seed in (3, 4)
+        f"{algorithm}-{rate}-{seed}"
+        for algorithm in ("grpo", "ppo")
+        for rate in ("slow", "fast")
+        for seed in (3, 4)
     ]
     last = cells[-1].config
-    assert (last.optimizer.learning_rate, last.algorithm.options, last.steps) == (1e-2, {"lam": 0.9}, 2)
+    assert (last.optimizer.learning_rate, last.algorithm.options, last.steps) == (
+        1e-2,
+        {"lam": 0.9},
+        2,
+    )
     assert (last.seed, last.model.threads, last.rollout.prompts) == (4, 1, 2)
 
 
 def test_dotted_keys_are_the_same_with_and_without_quotes(grid: Path) -> None:
     quoted = [cell.config for cell in ablate.read_grid(grid)[1]]
-    text = grid.read_text().replace('"eval.every"', "eval.every").replace('"algorithm.lam"', "algorithm.lam")
+    text = (
+        grid.read_text()
+        .replace('"eval.every"', "eval.every")
+        .replace('"algorithm.lam"', "algorithm.lam")
+    )
     grid.write_text(text)
     assert "\neval.every = 1" in grid.read_text()
     assert [cell.config for cell in ablate.read_grid(grid)[1]] == quoted
@@ -88,7 +102,9 @@ def test_interval_by_hand() -> None:
     assert (low, high) == pytest.approx((0.8 - 4.303 * 0.1 / 3**0.5, 0.8 + 4.303 * 0.1 / 3**0.5))
     assert ablate.interval([0.7]) == (0.7, 0.7)
     many = [0.0, 1.0] * 6  # 11 degrees of freedom: 2.201
-    assert ablate.interval(many)[1] - 0.5 == pytest.approx(2.201 * statistics.stdev(many) / 12**0.5, rel=2e-3)
+    assert ablate.interval(many)[1] - 0.5 == pytest.approx(
+        2.201 * statistics.stdev(many) / 12**0.5, rel=2e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +130,11 @@ def test_interval_by_hand() -> None:
             '"algorithm.name" = "dapo", "algorithm.overlong" = 6',
             "overlong is 6, more",
         ),
-        ('"rollout.max_tokens" = 5', '"rollout.max_tokens" = 128', "rollout.max_tokens 128 exceeds .* context of 128"),
+        (
+            '"rollout.max_tokens" = 5',
+            '"rollout.max_tokens" = 128',
+            "rollout.max_tokens 128 exceeds .* context of 128",
+        ),
         ('"eval.max_tokens" = 5', '"eval.max_tokens" = 999', "eval.max_tokens 999 exceeds"),
         ('/base"', '/removed"', "no model folder at '.*/removed'"),
     ],
@@ -128,26 +148,45 @@ def test_mistakes_are_named_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tmp_path: Path) -> None:
+def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(
+    grid: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     grid.write_text(grid.read_text().partition("[axes.rate]")[0])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "tinyzero.cli", "ablate", str(grid), "--out", str(out), "--jobs", "2"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "tinyzero.cli",
+        "ablate",
+        str(grid),
+        "--out",
+        str(out),
+        "--jobs",
+        "2",
+    ]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
         while not any(out.glob("*/checkpoints/*")):
             time.sleep(0.1)
             assert process.poll() is None
         process.send_signal(random.choice([signal.SIGINT, signal.SIGTERM]))
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said.decode()
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoints/step_000002/manifest.json")}
+    kept = {
+        path: path.stat().st_mtime_ns
+        for path in out.glob("*/checkpoints/step_000002/manifest.json")
+    }
     assert len(kept) < 4
     begun = [path.parent.name for path in out.glob("*/config.toml")]
     assert begun
     assert cli.main(["ablate", str(grid), "--out", str(out), "--jobs", "2"]) == 0
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was finished is left alone"
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, (
+        "what was finished is left alone"
+    )
     for name in begun:  # gone on with where it was, not begun anew
-        assert [e["step"] for e in metrics.read(out / name / "metrics.jsonl")] == [0, 1]
+        assert [e["step"] for e in records.read(out / name / "metrics.jsonl")] == [0, 1]
         assert "exists" not in (out / f"{name}.log").read_text()
     about = json.loads((out / "ablation.json").read_text())
     assert about["command"] == f"tinyzero ablate {grid} --jobs 2"
@@ -168,9 +207,15 @@ def test_a_grid_that_is_stopped_goes_on_and_writes_the_comparison(grid: Path, tm
         assert cell["settings"]["algorithm"]["clip_low"] == 0.2, "defaults too"
         assert (cell["settings"]["steps"], "seed" in cell["settings"]) == (2, False)
         for seed, found_there in cell["seeds"].items():
-            written = list(metrics.read(out / f"{name}-{seed}" / "eval.jsonl"))
-            assert [(e["step"], e["samples"]) for e in found_there["curve"]] == [(0, 0), (1, 8), (2, 16)]
-            assert [e["pass@1"] for e in found_there["curve"]] == [e["pass@1"] for e in written if e["split"] == "dev"]
+            written = list(records.read(out / f"{name}-{seed}" / "eval.jsonl"))
+            assert [(e["step"], e["samples"]) for e in found_there["curve"]] == [
+                (0, 0),
+                (1, 8),
+                (2, 16),
+            ]
+            assert [e["pass@1"] for e in found_there["curve"]] == [
+                e["pass@1"] for e in written if e["split"] == "dev"
+            ]
             assert all("response_length" in e for e in found_there["curve"])
             assert found_there["test"].items() <= written[-1].items()
             assert {key.partition("/")[0] for key in found_there["test"]} >= {"response_length"}
@@ -209,7 +254,9 @@ def assert_only_its_records_make_a_run_finished(grid: Path, out: Path) -> None:
     path.write_text(whole)
     scores = (out / cell.name / "eval.jsonl").read_text()
     for lost in scores.splitlines():
-        (out / cell.name / "eval.jsonl").write_text("".join(s + "\n" for s in scores.splitlines() if s != lost))
+        (out / cell.name / "eval.jsonl").write_text(
+            "".join(s + "\n" for s in scores.splitlines() if s != lost)
+        )
         assert not ablate.finished(cell, out / cell.name), "each score is needed"
     (out / cell.name / "eval.jsonl").write_text(scores)
 
@@ -235,7 +282,9 @@ def assert_a_base_is_needed_by_unfinished_runs_only(grid: Path, out: Path, base:
         ablate.run_grid(grid, out, 1)
 
 
-@pytest.mark.parametrize("asked", [{"sampler.name": "vllm"}, {}, {"algorithm.correction": "truncate"}])
+@pytest.mark.parametrize(
+    "asked", [{"sampler.name": "vllm"}, {}, {"algorithm.correction": "truncate"}]
+)
 def test_what_a_run_settled_is_not_another_setting(asked: dict[str, Any], tmp_path: Path) -> None:
     """Under vLLM a run adds a correction, and says what auto came to mean; one that was given is the grid's."""
     settings = configs.resolve(configs.read_recipe("laptop"), asked)
@@ -246,12 +295,16 @@ def test_what_a_run_settled_is_not_another_setting(asked: dict[str, Any], tmp_pa
     assert not ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path), "it is gone on with"
     other = configs.resolve(settings.model_dump(), settled | {"algorithm.correction": "mask"})
     (tmp_path / "config.toml").write_text(configs.to_toml(other))
-    with pytest.raises(UserError, match=r"was run with algorithm\.correction mask, and the grid has"):
+    with pytest.raises(
+        UserError, match=r"was run with algorithm\.correction mask, and the grid has"
+    ):
         ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path)
 
 
 def laptop(**overrides: Any) -> configs.Config:
-    return configs.resolve(configs.read_recipe("laptop"), {k.replace("__", "."): v for k, v in overrides.items()})
+    return configs.resolve(
+        configs.read_recipe("laptop"), {k.replace("__", "."): v for k, v in overrides.items()}
+    )
 
 
 def settled(asked: configs.Config) -> configs.Config:
@@ -260,35 +313,55 @@ def settled(asked: configs.Config) -> configs.Config:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_says_its_defaults_is_the_grids_and_so_is_one_that_does_not(name: str) -> None:
-    asked = laptop(algorithm__name=name, algorithm__kl=0.1, algorithm__entropy=0, task__format_reward=0)
+    asked = laptop(
+        algorithm__name=name, algorithm__kl=0.1, algorithm__entropy=0, task__format_reward=0
+    )
     for there in (asked, settled(asked), settled(settled(asked))):
         assert configs.unsettled(there, asked) == asked
     silent = laptop(algorithm__name=name, algorithm__kl=0.1, task__format_reward=0)
-    assert configs.unsettled(settled(silent), asked) == configs.unsettled(silent, asked) == asked, "entropy is 0 anyway"
-    for changes in ({"algorithm__kl": 0.2}, {"algorithm__clip_high": 0.5}, {"task__max_count": 4}, {"seed": 1}):
+    assert configs.unsettled(settled(silent), asked) == configs.unsettled(silent, asked) == asked, (
+        "entropy is 0 anyway"
+    )
+    for changes in (
+        {"algorithm__kl": 0.2},
+        {"algorithm__clip_high": 0.5},
+        {"task__max_count": 4},
+        {"seed": 1},
+    ):
         if name == "rloo" and "algorithm__clip_high" in changes:
             continue
-        other = laptop(**{"algorithm__name": name, "algorithm__kl": 0.1, "task__format_reward": 0} | changes)
+        other = laptop(
+            **{"algorithm__name": name, "algorithm__kl": 0.1, "task__format_reward": 0} | changes
+        )
         assert configs.unsettled(settled(other), asked) != asked, changes
 
 
 def test_the_command_of_a_run_that_says_its_defaults_is_the_short_one(tmp_path: Path) -> None:
     asked = laptop(algorithm__name="prime", algorithm__kl=0.1)
-    assert command(settled(asked), tmp_path) == "tinyzero train laptop --algorithm prime --algorithm.kl 0.1"
+    assert (
+        command(settled(asked), tmp_path)
+        == "tinyzero train laptop --algorithm prime --algorithm.kl 0.1"
+    )
 
 
 def test_a_run_of_another_algorithm_is_another() -> None:
-    assert configs.unsettled(settled(laptop(algorithm__name="ppo")), laptop()).algorithm == configs.Named(name="ppo")
+    assert configs.unsettled(
+        settled(laptop(algorithm__name="ppo")), laptop()
+    ).algorithm == configs.Named(name="ppo")
 
 
-def test_a_missing_extra_is_named_first(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_first(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ablate, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"tinyzero\[report\]"):
         ablate.run_grid(grid, tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_fails_is_named(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_is_named(
+    grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = grid.read_text().replace("seeds = [3, 4]", "seeds = [3]").replace("1e-2 }", "1e30 }")
     grid.write_text("\n".join(line for line in text.splitlines() if not line.startswith("ppo")))
     assert cli.main(["ablate", str(grid), "--out", str(tmp_path / "out"), "--jobs", "2"]) == 2
@@ -305,14 +378,18 @@ def test_a_run_that_fails_is_named(grid: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.toml")), ids=lambda path: path.stem)
-def test_the_grids_here_can_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grids_here_can_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the bases that their own commands make; that they can be made is checked as far as their options go."""
     text = path.read_text()
     made: list[str] = []
 
     def pretrain(options: base.PretrainOptions, folder: Path, report: Any) -> Path:
         made.append(f"{folder}/model")
-        models.save_model(tiny.model(layers=1, context=options.model.context), tiny.tokenizer(), folder / "model")
+        models.save_model(
+            tiny.model(layers=1, context=options.model.context), tiny.tokenizer(), folder / "model"
+        )
         return folder
 
     monkeypatch.setattr(base, "pretrain", pretrain)
@@ -320,7 +397,10 @@ def test_the_grids_here_can_run(path: Path, tmp_path: Path, monkeypatch: pytest.
     for line in re.findall(r"# +tinyzero (pretrain .*)", re.sub(r" \\\n# +", " ", text)):
         assert cli.main(shlex.split(line)) == 0
     assert set(re.findall(r'"(runs/bases/[^"]*)"', text)) == set(made)
-    rows = [{"target": sum(nums), "nums": nums} for nums in ([a, b, 7] for a in range(1, 9) for b in range(1, 9))]
+    rows = [
+        {"target": sum(nums), "nums": nums}
+        for nums in ([a, b, 7] for a in range(1, 9) for b in range(1, 9))
+    ]
     data = tmp_path / "rows.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
     copied = tmp_path / path.name

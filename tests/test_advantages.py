@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tinyzero.advantages import (
+from tinyzero.algorithms.advantages import (
     Center,
     Scale,
     at_end,
@@ -30,7 +30,9 @@ scores = st.floats(-10, 10, width=32)
 
 
 def close(actual: Tensor, expected: object, atol: float = 1e-6) -> None:
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), atol=atol, rtol=0)
+    torch.testing.assert_close(
+        actual, torch.as_tensor(expected, dtype=actual.dtype), atol=atol, rtol=0
+    )
 
 
 def full(*shape: int) -> Tensor:
@@ -57,7 +59,9 @@ def test_group_advantages_by_hand(center: Center, scale: Scale, expected: list[f
     close(group_advantages(ONE_RIGHT, ONE_GROUP, center, scale), expected)
 
 
-def slow_group_advantages(rewards: list[float], groups: list[int], center: Center, scale: Scale) -> list[float]:
+def slow_group_advantages(
+    rewards: list[float], groups: list[int], center: Center, scale: Scale
+) -> list[float]:
     result = []
     for reward, group in zip(rewards, groups, strict=True):
         members = [r for r, g in zip(rewards, groups, strict=True) if g == group]
@@ -65,7 +69,11 @@ def slow_group_advantages(rewards: list[float], groups: list[int], center: Cente
             advantage = reward - statistics.fmean(members)
         else:
             advantage = reward - (sum(members) - reward) / (len(members) - 1)
-        spread = {"group": statistics.stdev(members) + 1e-6, "batch": statistics.stdev(rewards) + 1e-6, "none": 1.0}
+        spread = {
+            "group": statistics.stdev(members) + 1e-6,
+            "batch": statistics.stdev(rewards) + 1e-6,
+            "none": 1.0,
+        }
         result.append(advantage / spread[scale])
     return result
 
@@ -78,7 +86,9 @@ def test_group_advantages_against_slow_reference(center: Center, scale: Scale) -
     groups = [9000] * 2 + [-3] * 5 + [17] * 3 + [4] * 8
     rng.shuffle(groups)
     rewards = [rng.choice([0.0, 0.1, 1.0]) + rng.random() for _ in groups]
-    actual = group_advantages(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), center, scale)
+    actual = group_advantages(
+        torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), center, scale
+    )
     close(actual, slow_group_advantages(rewards, groups, center, scale), atol=1e-9)
 
 
@@ -86,7 +96,9 @@ def test_group_advantages_against_slow_reference(center: Center, scale: Scale) -
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 @quick
 @given(reward=scores, size=st.integers(2, 40))
-def test_a_flat_group_is_exactly_zero(center: Center, scale: Scale, reward: float, size: int) -> None:
+def test_a_flat_group_is_exactly_zero(
+    center: Center, scale: Scale, reward: float, size: int
+) -> None:
     """Also where the float mean of equal numbers is not that number; another group keeps the batch from being flat."""
     rewards = torch.tensor([reward] * size + [0.0, 1.0])
     groups = torch.tensor([0] * size + [1, 1])
@@ -96,7 +108,10 @@ def test_a_flat_group_is_exactly_zero(center: Center, scale: Scale, reward: floa
 
 
 def test_a_flat_batch_is_exactly_zero() -> None:
-    assert (group_advantages(torch.full((6,), 0.1), torch.tensor([0, 0, 0, 1, 1, 1]), "mean", "batch") == 0).all()
+    assert (
+        group_advantages(torch.full((6,), 0.1), torch.tensor([0, 0, 0, 1, 1, 1]), "mean", "batch")
+        == 0
+    ).all()
 
 
 @quick
@@ -106,7 +121,9 @@ def test_leave_one_out_is_the_mean_baseline_stretched(rewards: list[float]) -> N
     one = torch.zeros(len(r), dtype=torch.int64)
     k = len(r)
     close(
-        group_advantages(r, one, "leave_one_out", "none"), k / (k - 1) * group_advantages(r, one, "mean", "none"), 1e-9
+        group_advantages(r, one, "leave_one_out", "none"),
+        k / (k - 1) * group_advantages(r, one, "mean", "none"),
+        1e-9,
     )
 
 
@@ -169,7 +186,9 @@ def slow_gae(rewards: list[float], values: list[float], gamma: float, lam: float
     """Equation 16 as it stands: A_t = sum_l (gamma lam)^l delta_{t+l}, over one response without holes."""
     following = [*values[1:], 0.0]
     deltas = [r + gamma * n - v for r, n, v in zip(rewards, following, values, strict=True)]
-    return [sum((gamma * lam) ** i * d for i, d in enumerate(deltas[t:])) for t in range(len(deltas))]
+    return [
+        sum((gamma * lam) ** i * d for i, d in enumerate(deltas[t:])) for t in range(len(deltas))
+    ]
 
 
 def test_gae_steps_over_holes_and_padding() -> None:
@@ -192,7 +211,10 @@ def test_gae_with_gamma_and_lambda_one_is_reward_minus_value() -> None:
     torch.manual_seed(1)
     mask = torch.arange(9) < torch.randint(1, 10, (16, 1))
     last = mask & ~torch.nn.functional.pad(mask, (0, 1))[:, 1:]
-    reward, values = torch.randn(16, 1, dtype=torch.float64), torch.randn(16, 9, dtype=torch.float64)
+    reward, values = (
+        torch.randn(16, 1, dtype=torch.float64),
+        torch.randn(16, 9, dtype=torch.float64),
+    )
     advantages, returns = gae(torch.where(last, reward, 0.0), values, mask)
     close(advantages, torch.where(mask, reward - values, 0.0), 1e-9)
     close(returns, torch.where(mask, reward, 0.0), 1e-9)
@@ -208,20 +230,29 @@ def test_return_to_go_by_hand() -> None:
 def test_return_to_go_discounts_and_skips() -> None:
     rewards = torch.tensor([[1.0, 99.0, 2.0, 4.0, 99.0]])
     mask = torch.tensor([[True, False, True, True, False]])
-    close(return_to_go(rewards, mask, gamma=0.5), [[1 + 0.5 * 2 + 0.25 * 4, 0.0, 2 + 0.5 * 4, 4.0, 0.0]])
+    close(
+        return_to_go(rewards, mask, gamma=0.5),
+        [[1 + 0.5 * 2 + 0.25 * 4, 0.0, 2 + 0.5 * 4, 4.0, 0.0]],
+    )
 
 
 # --- whitening ------------------------------------------------------------------------------------------------------
 
 
 def test_whiten_by_hand() -> None:
-    close(whiten(torch.tensor([[0.5, 0.4, 0.2]]), full(1, 3)), [[0.872871, 0.218218, -1.091089]], atol=1e-5)
+    close(
+        whiten(torch.tensor([[0.5, 0.4, 0.2]]), full(1, 3)),
+        [[0.872871, 0.218218, -1.091089]],
+        atol=1e-5,
+    )
 
 
 def test_reinforce_plus_plus_baseline_by_hand() -> None:
     """Groups [1, 0] and [1, 1], lengths 2, 1, 1, 1: whitening counts tokens, so the long response weighs more."""
     mask = torch.tensor([[True, True], [True, False], [True, False], [True, False]])
-    centred = group_advantages(torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor([0, 0, 1, 1]), "mean", "none")
+    centred = group_advantages(
+        torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor([0, 0, 1, 1]), "mean", "none"
+    )
     per_token = broadcast(centred, mask)
     close(per_token, [[0.5, 0.5], [-0.5, 0.0], [0.0, 0.0], [0.0, 0.0]])
     expected = [[0.956183, 0.956183], [-1.434274, 0.0], [-0.239046, 0.0], [-0.239046, 0.0]]
@@ -286,7 +317,11 @@ def test_process_rewards_are_compared_within_their_group() -> None:
     groups = torch.tensor([7, 3, 7, 3, 7, 3])
     found = process_advantages(rewards, mask, groups)
     for i in range(6):
-        means = [float(rewards[j][mask[j]].mean()) for j in range(6) if j != i and groups[j] == groups[i]]
+        means = [
+            float(rewards[j][mask[j]].mean()) for j in range(6) if j != i and groups[j] == groups[i]
+        ]
         for t in range(4):
-            wanted = sum(float(rewards[i, s]) - sum(means) / len(means) for s in range(t, 4) if mask[i, s])
+            wanted = sum(
+                float(rewards[i, s]) - sum(means) / len(means) for s in range(t, 4) if mask[i, s]
+            )
             assert float(found[i, t]) == pytest.approx(wanted if mask[i, t] else 0, abs=1e-5)

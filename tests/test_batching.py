@@ -11,7 +11,9 @@ from tinyzero.types import Completion, Group, Problem, Reward, Rollout
 PROBLEM = Problem("p", {}, "train", "p")
 
 
-def rollout(prompt: list[int], ids: list[int], mask: list[bool], reward: float = 0.0, group: int = 0) -> Rollout:
+def rollout(
+    prompt: list[int], ids: list[int], mask: list[bool], reward: float = 0.0, group: int = 0
+) -> Rollout:
     logprobs = tuple(-i / 10 for i in ids)
     completion = Completion(tuple(ids), tuple(mask), logprobs, "", "stop")
     return Rollout(PROBLEM, tuple(prompt), completion, Reward(reward), group)
@@ -31,7 +33,14 @@ def test_columns_belong_to_the_token_they_predict() -> None:
     assert batch.mask.tolist() == [[no, yes, yes], [no, yes, no], [yes, no, yes], [yes, no, no]]
     expected = [[0, -0.1, -0.2], [0, -0.3, 0], [-0.4, -0.5, -0.6], [-0.2, 0, 0]]
     torch.testing.assert_close(batch.sampled_logprobs, torch.tensor(expected))
-    assert batch.tokens[:, 1:][batch.mask].tolist() == [1, 2, 3, 4, 6, 2]  # every trained token, nothing else
+    assert batch.tokens[:, 1:][batch.mask].tolist() == [
+        1,
+        2,
+        3,
+        4,
+        6,
+        2,
+    ]  # every trained token, nothing else
     assert batch.rewards.tolist() == [1.0, 0.5, 0.25, 0.0]
     assert batch.groups.tolist() == [4, 4, 5, 5]
     assert batch.lengths.tolist() == [4, 3, 4, 2]
@@ -45,7 +54,11 @@ def test_the_mask_does_not_come_from_token_ids() -> None:
 
 
 def test_selected_rows_are_trimmed_to_the_longest_of_them() -> None:
-    batch = replace(collate(by_hand(), 1.0, 8), advantages=torch.arange(12.0).view(4, 3), idle=torch.zeros(4).bool())
+    batch = replace(
+        collate(by_hand(), 1.0, 8),
+        advantages=torch.arange(12.0).view(4, 3),
+        idle=torch.zeros(4).bool(),
+    )
     part = batch.select(torch.tensor([3, 1]))
     assert part.tokens.tolist() == [[7, 2, 0], [8, 9, 3]]
     assert part.mask.tolist() == [[True, False], [False, True]]
@@ -58,7 +71,9 @@ def test_selected_rows_are_trimmed_to_the_longest_of_them() -> None:
 
 def many() -> Batch:
     lengths = [1 + i * 7 % 13 for i in range(20)]
-    return collate([[rollout([3, 4], [1] * n, [True] * n, group=i) for i, n in enumerate(lengths)]], 1.0, 16)
+    return collate(
+        [[rollout([3, 4], [1] * n, [True] * n, group=i) for i, n in enumerate(lengths)]], 1.0, 16
+    )
 
 
 @pytest.mark.parametrize("max_tokens", [1, 16, 40, 10_000])
@@ -103,7 +118,11 @@ def test_rows_of_an_earlier_policy_are_stale_even_when_all_are() -> None:
     old = replace(one, completion=replace(one.completion, last_version=3))
     new = replace(one, completion=replace(one.completion, last_version=4))
     assert collate([[old, old]], 1.0, 8, version=3).stale is None
-    for rows, expected in (([old, old], [True, True]), ([old, new], [True, False]), ([new, old], [False, True])):
+    for rows, expected in (
+        ([old, old], [True, True]),
+        ([old, new], [True, False]),
+        ([new, old], [False, True]),
+    ):
         batch = collate([rows], 1.0, 8, version=4)
         assert batch.stale is not None
         assert batch.stale.tolist() == expected

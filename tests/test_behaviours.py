@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero import behaviours, metrics
-from tinyzero.behaviours import Expression, Step, canonical, measure, summarise, trace
-from tinyzero.behaviours.expressions import parse, subexpressions, value
+from tinyzero.run import glossary
+from tinyzero.tasks.arithmetic.expressions import parse, subexpressions, value
+from tinyzero.tasks.countdown import thinking as behaviours
+from tinyzero.tasks.countdown.thinking import Expression, Step, canonical, measure, summarise, trace
 from tinyzero.types import Problem
 
 NUMBERS, TARGET = [3, 5, 12], 24
@@ -171,13 +172,15 @@ def test_every_metric_over_both() -> None:
 
 
 def test_the_glossary_defines_every_metric_and_no_other() -> None:
-    assert {key for key in metrics.GLOSSARY if key.startswith("behaviour/")} == set(behaviours.RATIOS)
+    assert {key for key in glossary.GLOSSARY if key.startswith("behaviour/")} == set(
+        behaviours.RATIOS
+    )
 
 
 def test_ratios_name_counts_that_exist() -> None:
-    assert {count for pair in behaviours.RATIOS.values() for count in pair} <= set(measure(PROBLEM, "")) | set(
-        measure(Problem("7*8", {"a": 7, "b": 8}, "dev", "7*8"), "")
-    )
+    assert {count for pair in behaviours.RATIOS.values() for count in pair} <= set(
+        measure(PROBLEM, "")
+    ) | set(measure(Problem("7*8", {"a": 7, "b": 8}, "dev", "7*8"), ""))
 
 
 def test_nothing_to_measure_is_left_out() -> None:
@@ -200,7 +203,12 @@ def test_nothing_to_measure_is_left_out() -> None:
 def test_what_is_thought_after_success() -> None:
     more = "12+5=17 vs 24 no\n"  # 16 characters and its newline
     before = "5-3=2,12*2=24 vs 24 yes\n"
-    ends = {before: 0, more + before: 0, before + more: 17, before + more + before + more: 17 + 24 + 17}
+    ends = {
+        before: 0,
+        more + before: 0,
+        before + more: 17,
+        before + more + before + more: 17 + 24 + 17,
+    }
     for text, continued in ends.items():
         counts = measure(PROBLEM, text + "</think>")
         assert (counts["succeeded"], counts["continued_characters"]) == (1, continued)
@@ -250,7 +258,19 @@ def test_lines(line: str, steps: int, legal: bool, verdict: bool | None) -> None
 
 
 @pytest.mark.parametrize(
-    "line", ["", "so 12-3=9", " 12-3=9", "12 - 3 = 9", "12-3", "12-3=", "1234567890-3=9", "12^3=9", "１２-3=9", "=9"]
+    "line",
+    [
+        "",
+        "so 12-3=9",
+        " 12-3=9",
+        "12 - 3 = 9",
+        "12-3",
+        "12-3=",
+        "1234567890-3=9",
+        "12^3=9",
+        "１２-3=9",
+        "=9",
+    ],
 )
 def test_lines_without_a_step(line: str) -> None:
     assert trace(NUMBERS, TARGET, line + "\n") == []
@@ -411,9 +431,9 @@ def test_the_share_of_products_broken_down() -> None:
         "behaviour/decomposed": 2 / 5,
         "behaviour/decomposed_partly": 1 / 5,
     }
-    assert behaviours.summarise([measure(Problem("p", {"a": 7, "b": 8}, "train", "p"), "7*8=56</think>")]) == {
-        "behaviour/arithmetic_accuracy": 1.0
-    }
+    assert behaviours.summarise(
+        [measure(Problem("p", {"a": 7, "b": 8}, "train", "p"), "7*8=56</think>")]
+    ) == {"behaviour/arithmetic_accuracy": 1.0}
 
 
 @given(st.integers(0, 999), st.integers(0, 999))
@@ -423,7 +443,9 @@ def test_long_multiplication_covers_every_pair(a: int, b: int) -> None:
     assert covered == pairs == sum(x != "0" for x in str(a)) * sum(y != "0" for y in str(b))
 
 
-TREES = st.recursive(st.integers(1, 9), lambda part: st.tuples(st.sampled_from("+-*/"), part, part), max_leaves=6)
+TREES = st.recursive(
+    st.integers(1, 9), lambda part: st.tuples(st.sampled_from("+-*/"), part, part), max_leaves=6
+)
 
 
 def written(expression: Expression) -> str:
@@ -455,7 +477,12 @@ def check_counts(counts: dict[str, Any]) -> None:
     """What holds of every completion, whatever its text."""
     assert all(value >= 0 for value in counts.values())
     for above, below in behaviours.RATIOS.values():
-        if below not in ("completions", "free") and above in counts and below != "found" and "characters" not in above:
+        if (
+            below not in ("completions", "free")
+            and above in counts
+            and below != "found"
+            and "characters" not in above
+        ):
             assert counts[above] <= counts[below]
     assert counts["equal"] + counts["unequal"] == counts["judged"] <= counts["lines"]
     assert counts["free"] or counts["equal_claimed"] + counts["unequal_claimed"] == counts["claims"]
@@ -479,7 +506,14 @@ def test_any_text_is_measured(text: str, numbers: list[int], target: int) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["1-1=0," * 200_000, "<answer>" * 125_000 + "</think>", "9" * 10**6, "\n" * 10**6, "12-3=9\n" * 150_000]
+    "text",
+    [
+        "1-1=0," * 200_000,
+        "<answer>" * 125_000 + "</think>",
+        "9" * 10**6,
+        "\n" * 10**6,
+        "12-3=9\n" * 150_000,
+    ],
 )
 def test_a_megabyte_is_bounded(text: str) -> None:
     counts = measure(PROBLEM, text)

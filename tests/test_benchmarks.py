@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from helpers import BENCHMARKS, benchmark
 
-from tinyzero import checkpoint, config, models
+from tinyzero import config, models
+from tinyzero.run import checkpoint
 
 
-def run(name: str, arguments: list[str], results: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def run(
+    name: str, arguments: list[str], results: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, Any]]:
     """What the script writes, into a folder of the test."""
     module = benchmark(name, monkeypatch, results)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, "--threads", "1"])
@@ -41,7 +44,10 @@ def test_diversity(trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert 0 <= row[f"{key}/low"] <= row[key] <= row[f"{key}/high"] <= 1
         assert row["distinct right answers"] <= 2
     table = (tmp_path / "diversity.md").read_text()
-    assert f"{found[0]['pass@1']:.3f} [{found[0]['pass@1/low']:.3f}, {found[0]['pass@1/high']:.3f}]" in table
+    assert (
+        f"{found[0]['pass@1']:.3f} [{found[0]['pass@1/low']:.3f}, {found[0]['pass@1/high']:.3f}]"
+        in table
+    )
 
 
 def test_answers_in_another_order_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,5 +60,9 @@ def test_answers_in_another_order_are_the_same(monkeypatch: pytest.MonkeyPatch) 
 
 def test_stuck_chains(trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = run("stuck_chains", [trained, "--n", "4", "--k", "0", "2"], tmp_path, monkeypatch)
-    assert [(row["model"], row["k"]) for row in found] == [(m, k) for m in ("base", "trained") for k in (0, 2)]
-    assert [row["solved"] for row in found[:2]] == [row["solved"] for row in found[2:]], "they are the same model"
+    assert [(row["model"], row["k"]) for row in found] == [
+        (m, k) for m in ("base", "trained") for k in (0, 2)
+    ]
+    assert [row["solved"] for row in found[:2]] == [row["solved"] for row in found[2:]], (
+        "they are the same model"
+    )

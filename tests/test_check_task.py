@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from tinyzero import check_task as checker
-from tinyzero.check_task import check_task
-from tinyzero.plugins import load_object, validate
-from tinyzero.rewards import extract_answer
+from tinyzero.errors import UserError
+from tinyzero.grading.answers import extract_answer
+from tinyzero.registry import load_object, validate
+from tinyzero.tasks import check as checker
 from tinyzero.tasks import load_task
-from tinyzero.types import Problem, Prompt, Reward, Split, Task, UserError
+from tinyzero.tasks.check import check_task
+from tinyzero.types import Problem, Prompt, Reward, Split, Task
 
 EXAMPLE = str(Path(__file__).parent.parent / "examples" / "my_task.py")
 
@@ -99,8 +100,16 @@ counter = itertools.count()
 stream = random.Random(0)
 
 BROKEN: list[tuple[str, dict[str, Any], str]] = [
-    ("a problem that raises", {"problem": raising}, r"problem\('train', 0\) raises ValueError: 'oops'"),
-    ("a problem that is none", {"problem": lambda *_: None}, r"problem\('train', 0\) gives None instead of a Problem"),
+    (
+        "a problem that raises",
+        {"problem": raising},
+        r"problem\('train', 0\) raises ValueError: 'oops'",
+    ),
+    (
+        "a problem that is none",
+        {"problem": lambda *_: None},
+        r"problem\('train', 0\) gives None instead of a Problem",
+    ),
     (
         "an endless problem",
         {"problem": lambda self, split, index: next(i for i in itertools.count() if i < 0)},
@@ -113,12 +122,20 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "the wrong split",
-        {"problem": lambda self, split, index: Problem(str(index), {"n": index}, "train", str(index))},
+        {
+            "problem": lambda self, split, index: Problem(
+                str(index), {"n": index}, "train", str(index)
+            )
+        },
         r"problem\('dev', 0\) says that its split is 'train'",
     ),
     (
         "problems from a hidden stream",
-        {"problem": lambda self, split, index: Problem(f"{split}{(n := stream.random())}", {"n": n}, split, split)},
+        {
+            "problem": lambda self, split, index: Problem(
+                f"{split}{(n := stream.random())}", {"n": n}, split, split
+            )
+        },
         r"problem\('test', 19\) was .* and, asked again, gives",
     ),
     (
@@ -132,28 +149,68 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "splits that share keys",
-        {"problem": lambda self, split, index: Problem(f"{split}{index}", {"n": index}, split, str(index))},
+        {
+            "problem": lambda self, split, index: Problem(
+                f"{split}{index}", {"n": index}, split, str(index)
+            )
+        },
         r"key '0' is in the splits train and dev",
     ),
     (
         "splits that share ids",
-        {"problem": lambda self, split, index: Problem(str(index), {"n": index}, split, f"{split}{index}")},
+        {
+            "problem": lambda self, split, index: Problem(
+                str(index), {"n": index}, split, f"{split}{index}"
+            )
+        },
         r"id '0' is in the splits train and dev",
     ),
-    ("no prompt", {"prompt": lambda *_: ""}, r"prompt of problem '0' gives '' instead of text or messages, in any"),
-    ("messages without content", {"prompt": lambda *_: [{"role": "user"}]}, r"prompt of problem '0' gives \[\{'role'"),
-    ("a prompt that raises", {"prompt": raising}, r"prompt of problem '0' in template 'compact' raises ValueError"),
-    ("a prompt under no template", {"prompt": lambda *_: (_ for _ in ()).throw(UserError("no"))}, r"in any template"),
-    ("no solution", {"solution": lambda *_: None}, r"solution of problem '0' gives None instead of text"),
-    ("a solution that raises", {"solution": raising}, r"solution of problem '0' raises ValueError: 'oops'"),
+    (
+        "no prompt",
+        {"prompt": lambda *_: ""},
+        r"prompt of problem '0' gives '' instead of text or messages, in any",
+    ),
+    (
+        "messages without content",
+        {"prompt": lambda *_: [{"role": "user"}]},
+        r"prompt of problem '0' gives \[\{'role'",
+    ),
+    (
+        "a prompt that raises",
+        {"prompt": raising},
+        r"prompt of problem '0' in template 'compact' raises ValueError",
+    ),
+    (
+        "a prompt under no template",
+        {"prompt": lambda *_: (_ for _ in ()).throw(UserError("no"))},
+        r"in any template",
+    ),
+    (
+        "no solution",
+        {"solution": lambda *_: None},
+        r"solution of problem '0' gives None instead of text",
+    ),
+    (
+        "a solution that raises",
+        {"solution": raising},
+        r"solution of problem '0' raises ValueError: 'oops'",
+    ),
     (
         "a wrong solution",
         {"solution": lambda *_: "</think><answer>x</answer>"},
         r"own solution .*x.* of problem '0' gives",
     ),
-    ("no full marks", {"reward": at_most_full_marks(0.5)}, r"own solution .* gives Reward\(value=0.5"),
+    (
+        "no full marks",
+        {"reward": at_most_full_marks(0.5)},
+        r"own solution .* gives Reward\(value=0.5",
+    ),
     ("a reward that raises", {"reward": raising}, r"own solution .* raises ValueError: 'oops'"),
-    ("a reward that is a number", {"reward": lambda *_: 1.0}, r"own solution .* gives 1.0 instead of Reward"),
+    (
+        "a reward that is a number",
+        {"reward": lambda *_: 1.0},
+        r"own solution .* gives 1.0 instead of Reward",
+    ),
     (
         "full marks for anything",
         {"reward": lambda *_: Reward(1.0)},
@@ -166,22 +223,38 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "a reward that trusts the answer",
-        {"reward": lambda self, problem, text: Reward(float(int(extract_answer(text) or -1) == problem.fields["n"]))},
+        {
+            "reward": lambda self, problem, text: Reward(
+                float(int(extract_answer(text) or -1) == problem.fields["n"])
+            )
+        },
         r"reward of '</think><answer>hello</answer>' for problem '0' raises ValueError",
     ),
     (
         "a reward that exits",
-        {"reward": lambda self, problem, text: sys.exit() if "None" in text else Sound.reward(self, problem, text)},
+        {
+            "reward": lambda self, problem, text: (
+                sys.exit() if "None" in text else Sound.reward(self, problem, text)
+            )
+        },
         r"reward of '</think><answer>None</answer>' for problem '0' raises SystemExit",
     ),
     (
         "a reward that is not a number",
-        {"reward": lambda self, problem, text: Reward(Sound.reward(self, problem, text).value or float("nan"))},
+        {
+            "reward": lambda self, problem, text: Reward(
+                Sound.reward(self, problem, text).value or float("nan")
+            )
+        },
         r"gives Reward\(value=nan",
     ),
     (
         "a part that is no number",
-        {"reward": lambda self, problem, text: Reward(Sound.reward(self, problem, text).value, {"answer": "yes"})},  # type: ignore[dict-item]
+        {
+            "reward": lambda self, problem, text: Reward(
+                Sound.reward(self, problem, text).value, {"answer": "yes"}
+            )
+        },  # type: ignore[dict-item]
         r"own solution .* gives Reward\(value=1.0, parts=\{'answer': 'yes'\}\)",
     ),
     (
@@ -190,12 +263,20 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
         r"reward of 'aaa.*\(1,000,002 characters\) for problem '0' took over 0.1 s",
     ),
     ("an endless reward that catches all", {"reward": deaf}, r"reward of 'aaa.* took over 0.1 s"),
-    ("a pattern that backtracks", {"reward": backtracking}, r"reward of '</think><answer>-----.* took over 0.1 s"),
+    (
+        "a pattern that backtracks",
+        {"reward": backtracking},
+        r"reward of '</think><answer>-----.* took over 0.1 s",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("broken", "failure"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN])
-def test_a_broken_task_is_caught(broken: dict[str, Any], failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("broken", "failure"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN]
+)
+def test_a_broken_task_is_caught(
+    broken: dict[str, Any], failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checker, "MAX_SECONDS", 0.1)
     monkeypatch.setattr(checker, "MAX_WAIT", 0.5)
     failures = check_task(type("Broken", (Sound,), broken)(), problems=20)
@@ -240,7 +321,10 @@ def test_an_object_is_loaded_by_module_or_by_file(tmp_path: Path) -> None:
         ("fractions:", "names nothing"),
         (":Fraction", "names nothing"),
         ("fractions:Fraktion", r"fractions has no 'Fraktion': did you mean Fraction\?"),
-        ("no.such.module:Name", "cannot import no.such.module: ModuleNotFoundError: No module named 'no'"),
+        (
+            "no.such.module:Name",
+            "cannot import no.such.module: ModuleNotFoundError: No module named 'no'",
+        ),
         ("no/such/file.py:Name", "no file no/such/file.py"),
     ],
 )
@@ -252,9 +336,15 @@ def test_a_name_for_nothing_is_answered_in_one_line(reference: str, message: str
 
 @pytest.mark.parametrize(
     ("code", "message"),
-    [("def f(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError: division by zero"), ("import absent_", "absent_")],
+    [
+        ("def f(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import absent_", "absent_"),
+    ],
 )
-def test_a_file_that_does_not_import_says_why_and_can_be_mended(tmp_path: Path, code: str, message: str) -> None:
+def test_a_file_that_does_not_import_says_why_and_can_be_mended(
+    tmp_path: Path, code: str, message: str
+) -> None:
     path = tmp_path / "task.py"
     path.write_text(code)
     with pytest.raises(UserError, match=f"cannot import .*task.py: .*{message}"):
@@ -268,13 +358,19 @@ def test_a_file_that_does_not_import_says_why_and_can_be_mended(tmp_path: Path, 
     [
         ("countdwn", {}, r"unknown task 'countdwn': did you mean countdown\?"),
         ("chess", {}, "unknown task 'chess': use one of countdown, multiplication"),
-        ("fractions:Fraction", {}, "task fractions:Fraction lacks problem, prompt, reward, solution"),
+        (
+            "fractions:Fraction",
+            {},
+            "task fractions:Fraction lacks problem, prompt, reward, solution",
+        ),
         ("json:dumps", {}, "task json:dumps is function, not a class"),
         (f"{EXAMPLE}:BeatTheSum", {"digits": 3}, "takes no options: remove task.digits"),
         (f"{EXAMPLE}:BeatTheSun", {}, r"has no 'BeatTheSun': did you mean BeatTheSum\?"),
     ],
 )
-def test_what_is_no_task_is_answered_in_one_line(name: str, options: dict[str, Any], message: str) -> None:
+def test_what_is_no_task_is_answered_in_one_line(
+    name: str, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_task(name, options)
     assert "\n" not in str(caught.value)
@@ -292,7 +388,9 @@ class Numpy(Sound):
 
 
 def test_fields_that_are_no_mapping_are_a_failure_and_no_crash() -> None:
-    assert any("fields of problem('train', 0) cannot be written" in line for line in check_task(Odd(), 2))
+    assert any(
+        "fields of problem('train', 0) cannot be written" in line for line in check_task(Odd(), 2)
+    )
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
@@ -303,7 +401,9 @@ def test_a_task_that_needs_arguments_is_told_how_to_get_them(tmp_path: Path) -> 
     (tmp_path / "task.py").write_text(
         "class Needy:\n    problem = prompt = reward = solution = print\n    def __init__(self, size): pass\n"
     )
-    with pytest.raises(UserError, match=r"cannot be built without arguments \(give its class an Options.*'size'"):
+    with pytest.raises(
+        UserError, match=r"cannot be built without arguments \(give its class an Options.*'size'"
+    ):
         load_task(f"{tmp_path}/task.py:Needy")
 
 

@@ -16,9 +16,9 @@ import torch
 from helpers import largest_file
 from safetensors.torch import save_file
 
-from tinyzero import checkpoint
-from tinyzero.checkpoint import load_latest, verify
-from tinyzero.types import UserError
+from tinyzero.errors import UserError
+from tinyzero.run import checkpoint
+from tinyzero.run.checkpoint import load_latest, verify
 
 
 def write_model(folder: Path) -> None:
@@ -27,7 +27,10 @@ def write_model(folder: Path) -> None:
 
 
 def state(step: int) -> dict[str, Any]:
-    return {"step": step, "optimizer": {"exp_avg": torch.full((1000,), float(step)), "betas": (0.9, 0.95)}}
+    return {
+        "step": step,
+        "optimizer": {"exp_avg": torch.full((1000,), float(step)), "betas": (0.9, 0.95)},
+    }
 
 
 def save(run: Path, step: int, keep: int = 3) -> Path:
@@ -43,21 +46,32 @@ def names(run: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert load_latest(tmp_path, fail) is None
     path = save(tmp_path, 100)
     assert path == tmp_path / "checkpoints" / "step_000100"
-    assert sorted(contents(path)) == ["manifest.json", "model/config.json", "model/model.safetensors", "trainer.pt"]
+    assert sorted(contents(path)) == [
+        "manifest.json",
+        "model/config.json",
+        "model/model.safetensors",
+        "trainer.pt",
+    ]
     assert verify(path) is None
     loaded = load_latest(tmp_path, fail)
     assert loaded is not None
     assert loaded[0] == path
     assert loaded[1]["step"] == 100
     assert loaded[1]["optimizer"]["betas"] == (0.9, 0.95)
-    torch.testing.assert_close(loaded[1]["optimizer"]["exp_avg"], torch.full((1000,), 100.0), rtol=0, atol=0)
+    torch.testing.assert_close(
+        loaded[1]["optimizer"]["exp_avg"], torch.full((1000,), 100.0), rtol=0, atol=0
+    )
 
 
 def test_the_newest_is_loaded_by_number(tmp_path: Path) -> None:
@@ -107,20 +121,38 @@ def truncate(path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "flipped weights": ("model/model.safetensors", flip, "file model/model.safetensors was changed after"),
+    "flipped weights": (
+        "model/model.safetensors",
+        flip,
+        "file model/model.safetensors was changed after",
+    ),
     "flipped state": ("trainer.pt", flip, "file trainer.pt was changed after"),
-    "truncated weights": ("model/model.safetensors", truncate, "file model/model.safetensors has 2040 bytes instead"),
-    "deleted weights": ("model/model.safetensors", Path.unlink, "file model/model.safetensors is missing"),
+    "truncated weights": (
+        "model/model.safetensors",
+        truncate,
+        "file model/model.safetensors has 2040 bytes instead",
+    ),
+    "deleted weights": (
+        "model/model.safetensors",
+        Path.unlink,
+        "file model/model.safetensors is missing",
+    ),
     "deleted model": ("model", shutil.rmtree, "file model/config.json is missing"),
     "deleted state": ("trainer.pt", Path.unlink, "file trainer.pt is missing"),
     "torn manifest": ("manifest.json", truncate, "file manifest.json cannot be read"),
-    "empty manifest": ("manifest.json", lambda path: path.write_text("{}") and None, "file manifest.json cannot"),
+    "empty manifest": (
+        "manifest.json",
+        lambda path: path.write_text("{}") and None,
+        "file manifest.json cannot",
+    ),
     "deleted manifest": ("manifest.json", Path.unlink, "file manifest.json is missing"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path, damage: str
+) -> None:
     name, spoil, reason = DAMAGES[damage]
     save(tmp_path, 10)
     spoil(save(tmp_path, 20) / name)
@@ -142,7 +174,9 @@ def test_every_byte_of_every_file_is_guarded(tmp_path: Path) -> None:
             position, byte = rng.randrange(len(whole)), rng.randrange(256)
             changed = whole[:position] + bytes([byte]) + whole[position + 1 :]
             file.write_bytes(changed)
-            same = file.name == "manifest.json" and _json(changed) == _json(whole)  # white space, or the same byte
+            same = file.name == "manifest.json" and _json(changed) == _json(
+                whole
+            )  # white space, or the same byte
             assert (verify(path) is None) == (same or changed == whole), (file, position, byte)
         file.write_bytes(whole)
 
@@ -157,7 +191,9 @@ def _json(text: bytes) -> Any:
 def test_all_damaged_is_a_clear_end(tmp_path: Path) -> None:
     for step in (10, 20):
         flip(save(tmp_path, step) / "trainer.pt")
-    with pytest.raises(UserError, match=r"every checkpoint in .*step_000020: file trainer.pt .*step_000010: file"):
+    with pytest.raises(
+        UserError, match=r"every checkpoint in .*step_000020: file trainer.pt .*step_000010: file"
+    ):
         load_latest(tmp_path, fail)
 
 
@@ -165,7 +201,9 @@ def test_a_run_that_fell_back_replaces_what_was_damaged(tmp_path: Path) -> None:
     save(tmp_path, 10)
     flip(save(tmp_path, 20) / "trainer.pt")
     flip(save(tmp_path, 30) / "trainer.pt")
-    save(tmp_path, 20, keep=1)  # resumed from 10: step 30 is not of this history, and must not count as newest
+    save(
+        tmp_path, 20, keep=1
+    )  # resumed from 10: step 30 is not of this history, and must not count as newest
     assert names(tmp_path) == ["step_000020"]
     assert verify(tmp_path / "checkpoints" / "step_000020") is None
 
@@ -331,5 +369,7 @@ def test_a_read_only_disk_loses_nothing(small_disk: Path) -> None:
 
 def test_nothing_saved_before_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file where the run's folder should be")
-    with pytest.raises(UserError, match=r"cannot save .*: Not a directory; no checkpoint was saved before"):
+    with pytest.raises(
+        UserError, match=r"cannot save .*: Not a directory; no checkpoint was saved before"
+    ):
         save(tmp_path / "run", 10)

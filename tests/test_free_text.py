@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero import behaviours
-from tinyzero.behaviours import KINDS, Event, events, measure
-from tinyzero.behaviours.chains import chains, fold, is_true
-from tinyzero.behaviours.compact import is_compact
+from tinyzero.tasks.arithmetic.chains import chains, fold, is_true
+from tinyzero.tasks.countdown import thinking as behaviours
+from tinyzero.tasks.countdown.thinking import KINDS, Event, events, measure
+from tinyzero.tasks.countdown.thinking.compact import is_compact
 from tinyzero.types import Problem
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -28,7 +28,9 @@ BOUNDS = {"compact": 0.95, "free": 0.85}
 @pytest.mark.parametrize("file", BOUNDS)
 def test_rules_and_labels_agree(file: str, half: int) -> None:
     chosen = behaviour_f1.rows(file, half)
-    low = {kind: f1 for kind, (_, _, f1, _) in behaviour_f1.scores(chosen).items() if f1 < BOUNDS[file]}
+    low = {
+        kind: f1 for kind, (_, _, f1, _) in behaviour_f1.scores(chosen).items() if f1 < BOUNDS[file]
+    }
     assert low == {}
     assert behaviour_f1.faithful(chosen) >= BOUNDS[file]
 
@@ -38,23 +40,33 @@ def test_enough_is_labelled_and_read_as_what_it_is() -> None:
         chosen = behaviour_f1.rows(file, 0) + behaviour_f1.rows(file, 1)
         assert len(chosen) >= least
         assert all(is_compact(behaviour_f1.text_of(row)) == (file == "compact") for row in chosen)
-        assert {label for row in chosen for _, labels in row["sentences"] for label in labels.split()} <= set(
-            behaviour_f1.KINDS
-        )
+        assert {
+            label for row in chosen for _, labels in row["sentences"] for label in labels.split()
+        } <= set(behaviour_f1.KINDS)
 
 
 def test_an_agreement_that_is_poor_is_seen() -> None:
-    row = {"numbers": [3, 5, 12], "target": 24, "sentences": [["12 - 3 = 9. ", "attempt"], ["12 - 5 = 7.", "step"]]}
+    row = {
+        "numbers": [3, 5, 12],
+        "target": 24,
+        "sentences": [["12 - 3 = 9. ", "attempt"], ["12 - 5 = 7.", "step"]],
+    }
     scores = behaviour_f1.scores([row])
     assert scores["attempt"] == (0, 0, 0, 1)
     assert scores["step"] == (1 / 2, 1, 2 / 3, 1)
 
 
 def test_an_interval_is_that_of_completions() -> None:
-    right = {"numbers": [3, 5, 12], "target": 24, "sentences": [["12 - 3 = 9. ", "step"], ["12 - 5 = 7.", "step"]]}
+    right = {
+        "numbers": [3, 5, 12],
+        "target": 24,
+        "sentences": [["12 - 3 = 9. ", "step"], ["12 - 5 = 7.", "step"]],
+    }
     wrong = right | {"sentences": [["12 - 3 = 9. ", ""], ["12 - 5 = 7.", ""]]}
     assert behaviour_f1.intervals([right]) == {"step": (1, 1)}
-    low, high = behaviour_f1.intervals([right, wrong])["step"]  # two of a kind in a quarter of the draws each
+    low, high = behaviour_f1.intervals([right, wrong])[
+        "step"
+    ]  # two of a kind in a quarter of the draws each
     assert (low, high) == (0, 1)
     low, high = behaviour_f1.intervals([right] * 20 + [wrong] * 20)["step"]
     assert 0.45 < low < 2 / 3 < high < 0.85  # a normal of F1 = 2 p / (1 + p), p with deviation .08
@@ -184,7 +196,10 @@ def test_subgoals_that_are_made(text: str, goals: list[str]) -> None:
 
 def kinds(text: str, *left_out: str) -> list[str]:
     """The kinds of events, verdicts by what they say, without steps and claims."""
-    names = [event.detail if event.kind == "verification" else event.kind for event in events(text, FIELDS)]
+    names = [
+        event.detail if event.kind == "verification" else event.kind
+        for event in events(text, FIELDS)
+    ]
     return [name for name in names if name not in ("step", "claim", *left_out)]
 
 
@@ -193,11 +208,17 @@ def kinds(text: str, *left_out: str) -> list[str]:
     [
         ("12 - 3 = 9 * 5 = 45", ["attempt"]),  # runs on
         ("12 minus 3 is 9. Multiply that by 5 to get 45", ["attempt"]),
-        ("Subtract 3 from 12 to get 9, then multiply 9 by 5, which gives us 44.", ["slip", "attempt"]),
+        (
+            "Subtract 3 from 12 to get 9, then multiply 9 by 5, which gives us 44.",
+            ["slip", "attempt"],
+        ),
         (r"\[12 \times \left(5 - 3\right) = 24\] ✓", ["attempt", "right", "yes"]),
         (r"\frac{12}{3} + 5 = 9", ["attempt"]),
         ("12 ÷ 3 × 5 = 20 ≠ 24", ["attempt", "no"]),
-        ("- 12 - 3 - 5 = 4 (no)\n- 12 - 3 + 5 = 14 (no)", ["attempt", "no", "backtrack", "attempt", "no"]),
+        (
+            "- 12 - 3 - 5 = 4 (no)\n- 12 - 3 + 5 = 14 (no)",
+            ["attempt", "no", "backtrack", "attempt", "no"],
+        ),
         ("1. 12 * 5 * 3 = 180\n2. 12 + 5 * 3 = 27", ["attempt", "backtrack", "attempt"]),
         ("Try (12 - 3) * 5. That gives 45. It's too high.", ["attempt", "no"]),
         ("(12 - 3) * 5: 12 - 3 = 9, 9 * 5 = 45", ["attempt"]),  # worked out, not made again
@@ -218,7 +239,10 @@ def kinds(text: str, *left_out: str) -> list[str]:
             "12 * (5 - 3) = 24. Yes! Wait, let me verify: 5 - 3 = 2, 12 * 2 = 24.",
             ["attempt", "right", "yes", "selfcheck"],
         ),
-        ("12 * (5 - 3) = 24. So the equation is 12 * (5 - 3) = 24.", ["attempt", "right"]),  # quoted
+        (
+            "12 * (5 - 3) = 24. So the equation is 12 * (5 - 3) = 24.",
+            ["attempt", "right"],
+        ),  # quoted
         ("To get 24 I need 3 * 8.", ["backward"]),
         ("24 = 12 * (5 - 3).", ["attempt", "right"]),  # not backward: all is there
         ("How can I make 2? I can't get 24.", ["subgoal", "giveup"]),
@@ -231,13 +255,27 @@ def test_what_a_text_does(text: str, found: list[str]) -> None:
     assert kinds(text) == found
 
 
-TERSE = "12*5=60, 60-3=57 (too high)\n12*3=36, 36-5=31 (too high)\n5-3=2, 2*12=24 (that's the target!)"
+TERSE = (
+    "12*5=60, 60-3=57 (too high)\n12*3=36, 36-5=31 (too high)\n5-3=2, 2*12=24 (that's the target!)"
+)
 
 
-@pytest.mark.parametrize("text", [TERSE, TERSE.replace(", ", ","), re.sub("([-*=])", r" \1 ", TERSE)])
+@pytest.mark.parametrize(
+    "text", [TERSE, TERSE.replace(", ", ","), re.sub("([-*=])", r" \1 ", TERSE)]
+)
 @pytest.mark.parametrize("end", ["", "\n</think>\n<answer>(5-3)*12</answer>"])
 def test_free_text_that_begins_its_lines_as_the_grammar_does(text: str, end: str) -> None:
-    assert kinds(text + end) == ["attempt", "no", "backtrack", "attempt", "no", "backtrack", "attempt", "right", "yes"]
+    assert kinds(text + end) == [
+        "attempt",
+        "no",
+        "backtrack",
+        "attempt",
+        "no",
+        "backtrack",
+        "attempt",
+        "right",
+        "yes",
+    ]
     counts = measure(PROBLEM, text + end)
     assert (counts["free"], counts["gave_up"], counts["faithful"]) == (1, 0, bool(end))
 
@@ -252,7 +290,17 @@ def test_free_text_that_begins_its_lines_as_the_grammar_does(text: str, end: str
         ("12-3=9,9*5=45.\n</think>", False),
         ("12-3=9,9*5=45 vs 24 no\nwell\n</think>", True),  # half of it
         ("12-3=9,9*5=45 vs 24 no\nwell\nno\n</think>", False),
-        *((text, True) for text in ("12-3=9", "12-3=9,", "12-3=9,9*", "12-3=9 v", "12-3=9 vs 2", "12-3=9 vs 24 y")),
+        *(
+            (text, True)
+            for text in (
+                "12-3=9",
+                "12-3=9,",
+                "12-3=9,9*",
+                "12-3=9 v",
+                "12-3=9 vs 2",
+                "12-3=9 vs 24 y",
+            )
+        ),
         ("12-3=9 vs 2\n</think>", False),  # not cut
         ("12-3=9 which", False),
     ],
@@ -298,12 +346,37 @@ def test_folding_keeps_every_place() -> None:
     ],
 )
 def test_a_product_in_free_text(text: str, found: tuple[int, int, int, int]) -> None:
-    counts = measure(Problem("p", {"a": 37, "b": 48}, "dev", "p"), f"{text}\n</think>\n<answer>1776</answer>")
-    assert tuple(counts[name] for name in ("decomposed", "decomposed_partly", "steps", "steps_right")) == found
+    counts = measure(
+        Problem("p", {"a": 37, "b": 48}, "dev", "p"), f"{text}\n</think>\n<answer>1776</answer>"
+    )
+    assert (
+        tuple(counts[name] for name in ("decomposed", "decomposed_partly", "steps", "steps_right"))
+        == found
+    )
 
 
 PIECES = [
-    *("12", "3", "5", "9", "24", "2.5", " - ", "+", " * ", "/", " = ", "(", ")", ",", ". ", "\n", "? ", "not ", "is "),
+    *(
+        "12",
+        "3",
+        "5",
+        "9",
+        "24",
+        "2.5",
+        " - ",
+        "+",
+        " * ",
+        "/",
+        " = ",
+        "(",
+        ")",
+        ",",
+        ". ",
+        "\n",
+        "? ",
+        "not ",
+        "is ",
+    ),
     *(
         "which gives ",
         "too high",
@@ -357,13 +430,25 @@ def test_any_text_is_read(text: str, numbers: list[int], target: int) -> None:
     check(text, {"numbers": numbers, "target": target})
 
 
-@pytest.mark.parametrize("fields", [{}, {"numbers": [[3]], "target": 24}, {"numbers": [3], "target": "24"}, {"a": 3}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"numbers": [[3]], "target": 24}, {"numbers": [3], "target": "24"}, {"a": 3}]
+)
 def test_another_kind_of_problem_has_no_events(fields: dict[str, object]) -> None:
     assert events(FOUND, fields) == []
 
 
 @pytest.mark.parametrize(
-    "piece", ["(", "1 + ", "wait, 12 * 5 = 60, too high. ", "9", "to need 24 ", "12 times 3 and ", "add 3 ", "go back "]
+    "piece",
+    [
+        "(",
+        "1 + ",
+        "wait, 12 * 5 = 60, too high. ",
+        "9",
+        "to need 24 ",
+        "12 times 3 and ",
+        "add 3 ",
+        "go back ",
+    ],
 )
 def test_garbage_is_bounded(piece: str) -> None:
     text = piece * (2 * behaviours.MAX_CHARACTERS // len(piece))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import benchmark
 
-from tinyzero.plan.shapes import SHAPES, Shape
+from tinyzero.cost.shapes import SHAPES, Shape
 
 
 @pytest.fixture
@@ -32,7 +32,11 @@ TOY = Shape(layers=1, width=2, heads=1, kv_heads=1, head=2, feed_forward=3, voca
 
 
 def test_the_shapes_are_the_published_ones(gpu: Any) -> None:
-    for name, hub in (("3b", "Qwen/Qwen2.5-3B"), ("1.5b", "Qwen/Qwen2.5-1.5B"), ("0.5b", "Qwen/Qwen2.5-0.5B")):
+    for name, hub in (
+        ("3b", "Qwen/Qwen2.5-3B"),
+        ("1.5b", "Qwen/Qwen2.5-1.5B"),
+        ("0.5b", "Qwen/Qwen2.5-0.5B"),
+    ):
         assert gpu.read_shape(gpu.SHAPES[name], name) == SHAPES[hub]
 
 
@@ -40,7 +44,9 @@ def test_a_model_is_built_in_bf16_and_its_rotary_frequencies_are_not_rounded(gpu
     model = gpu.build("toy", "cpu")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert model.core.rotary_emb.inv_freq.dtype == torch.float32
-    assert torch.allclose(model.core.rotary_emb.inv_freq, 1e6 ** -(torch.arange(0, 16, 2) / 16), rtol=1e-5)
+    assert torch.allclose(
+        model.core.rotary_emb.inv_freq, 1e6 ** -(torch.arange(0, 16, 2) / 16), rtol=1e-5
+    )
 
 
 def test_building_a_model_is_no_part_of_its_peak(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +54,9 @@ def test_building_a_model_is_no_part_of_its_peak(gpu: Any, monkeypatch: pytest.M
     create, cpu = gpu.AutoModelForCausalLM.from_config, torch.device("cpu")
     monkeypatch.setattr(torch, "device", lambda name: cpu)
     monkeypatch.setattr(
-        gpu.AutoModelForCausalLM, "from_config", lambda *a, **k: made.append("built") or create(*a, **k)
+        gpu.AutoModelForCausalLM,
+        "from_config",
+        lambda *a, **k: made.append("built") or create(*a, **k),
     )
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: made.append("forgotten"))
     gpu.build("toy", "cuda")
@@ -56,7 +64,8 @@ def test_building_a_model_is_no_part_of_its_peak(gpu: Any, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "profile"), [(150.8, "141gb"), (85.5, "80gb"), (102.6, "80gb"), (48.3, "48gb"), (25.8, "48gb")]
+    ("gigabytes", "profile"),
+    [(150.8, "141gb"), (85.5, "80gb"), (102.6, "80gb"), (48.3, "48gb"), (25.8, "48gb")],
 )
 def test_a_card_has_the_profile_of_its_memory(gpu: Any, gigabytes: float, profile: str) -> None:
     assert gpu.profile_of(gigabytes * 1e9) == profile
@@ -66,23 +75,33 @@ def test_a_step_has_its_recipes_settings(gpu: Any) -> None:
     given = gpu.parse(["--part", "step", "--device", "cpu", "--models", "3b", "--profile", "80gb"])
     grpo, ppo = gpu.recipe_of(given, "3b", "grpo"), gpu.recipe_of(given, "3b", "ppo")
     for recipe in (grpo, ppo):
-        assert (recipe.model.name, recipe.model.checkpointing, recipe.rollout.rows) == ("Qwen/Qwen2.5-3B", True, 192)
+        assert (recipe.model.name, recipe.model.checkpointing, recipe.rollout.rows) == (
+            "Qwen/Qwen2.5-3B",
+            True,
+            192,
+        )
     assert (grpo.optimizer.offload, ppo.critic.offload, ppo.model.park) == (False, True, True)
 
 
 def test_the_bandwidth_bound_by_hand(gpu: Any) -> None:
     """3B at batch 256, 140 + 512 tokens, 4.8 TB/s: contexts of 141 to 651, 396 on average; 6.171 GB of weights and
     256 * 396 * 36,864 B = 3.737 GB of cache a step are 2.064 ms, so 124,000 tokens a second."""
-    assert gpu.decode_bound(SHAPES["Qwen/Qwen2.5-3B"], 256, 140, 512, 4.8e12) == pytest.approx(124_000, rel=2e-3)
+    assert gpu.decode_bound(SHAPES["Qwen/Qwen2.5-3B"], 256, 140, 512, 4.8e12) == pytest.approx(
+        124_000, rel=2e-3
+    )
     # two steps that read the weights, and contexts of 5 and 6 tokens of both rows
-    assert gpu.decode_bound(TOY, 2, 4, 3, 100.0) == pytest.approx(2 * 2 / ((2 * 44 * 2 + 2 * 8 * 11) / 100))
+    assert gpu.decode_bound(TOY, 2, 4, 3, 100.0) == pytest.approx(
+        2 * 2 / ((2 * 44 * 2 + 2 * 8 * 11) / 100)
+    )
 
 
 def test_the_updates_flops_by_hand(gpu: Any) -> None:
     # 3 rows of 2 + 2 tokens: 12 through the layer, 6 through the head; 10 pairs a row, each 4 * 2 FLOPs
     assert gpu.update_flops(TOY, 3, 2, 2) == 3 * (2 * (12 * 34 + 6 * 10) + 8 * 30)
     # 3B, 256 x 650: 6 N T of the body is 2.770e15; the head's 510 tokens 0.244e15; attention 0.048e15
-    assert gpu.update_flops(SHAPES["Qwen/Qwen2.5-3B"], 256, 140, 510) == pytest.approx(3.063e15, rel=2e-3)
+    assert gpu.update_flops(SHAPES["Qwen/Qwen2.5-3B"], 256, 140, 510) == pytest.approx(
+        3.063e15, rel=2e-3
+    )
 
 
 def test_the_projection_by_hand(gpu: Any) -> None:
@@ -112,20 +131,30 @@ def test_decode_counts_its_tokens_and_resumes(gpu: Any, capsys: pytest.CaptureFi
     assert "toy/6/ours" not in other, "other settings begin anew"
 
 
-def test_what_goes_wrong_is_written_down_and_tried_again(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_wrong_is_written_down_and_tried_again(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = lambda *_: {}["a figure"]  # noqa: E731
     monkeypatch.setattr(gpu, "their_engine", broken)
     found = run(gpu, "decode", "--engines", "generate", "ours", "--batches", "4")
     assert found["toy/4/generate"] == {"error": "KeyError: 'a figure'"}
     assert found["toy/4/ours"]["tokens"] == 48
     monkeypatch.setattr(gpu, "their_engine", lambda *_: lambda prompts, new: 4 * new)
-    assert run(gpu, "decode", "--engines", "generate", "ours", "--batches", "4")["toy/4/generate"]["tokens"] == 48
+    assert (
+        run(gpu, "decode", "--engines", "generate", "ours", "--batches", "4")["toy/4/generate"][
+            "tokens"
+        ]
+        == 48
+    )
 
 
 def test_the_update_counts_its_tokens(gpu: Any) -> None:
     found = run(gpu, "update")
     for kind in ("kept", "again"):
-        case, flops = found[f"toy/{kind}"], gpu.update_flops(gpu.read_shape(gpu.SHAPES["toy"], "toy"), 8, 10, 14)
+        case, flops = (
+            found[f"toy/{kind}"],
+            gpu.update_flops(gpu.read_shape(gpu.SHAPES["toy"], "toy"), 8, 10, 14),
+        )
         assert case["tokens"] == 8 * 24
         assert case["flops/s"] == pytest.approx(flops / min(case["seconds"][1:]))
 

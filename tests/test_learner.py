@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from tinyzero.algorithms import load_algorithm
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
+from tinyzero.algorithms.losses import Aggregation
 from tinyzero.algorithms.ppo import PPO, PPOOptions
 from tinyzero.batching import Batch, Totals, collate
 from tinyzero.config import OptimizerOptions
 from tinyzero.learner import NonFiniteError, TorchLearner, policy_outputs, rate, value_outputs
-from tinyzero.losses import Aggregation
 from tinyzero.models import ValueModel
 from tinyzero.types import Algorithm, Completion, Learner, Problem, Reward, Rollout
 
@@ -26,7 +26,9 @@ NO_CLIP = OptimizerOptions(learning_rate=1e-6, grad_clip=1e9)
 Metrics = dict[str, tuple[Tensor, Tensor]]
 
 
-def rollouts(groups: int = 4, samples: int = 3, flat: frozenset[int] = frozenset()) -> list[list[Rollout]]:
+def rollouts(
+    groups: int = 4, samples: int = 3, flat: frozenset[int] = frozenset()
+) -> list[list[Rollout]]:
     """Random tokens and rewards; groups in `flat` earn the same throughout."""
     generator = torch.Generator().manual_seed(0)
 
@@ -66,9 +68,13 @@ def annotated(algorithm: Algorithm, groups: list[list[Rollout]], updates: int = 
     return algorithm.annotate(collate(groups, 0.9, 16, updates), others)
 
 
-def gradient(learner: TorchLearner, loss: Any, batch: Batch) -> tuple[list[Tensor], dict[str, float]]:
+def gradient(
+    learner: TorchLearner, loss: Any, batch: Batch
+) -> tuple[list[Tensor], dict[str, float]]:
     metrics = learner.update(batch, loss)
-    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learner.trained], metrics
+    return [
+        torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learner.trained
+    ], metrics
 
 
 def padded(batch: Batch, columns: int) -> Batch:
@@ -78,7 +84,9 @@ def padded(batch: Batch, columns: int) -> Batch:
         value = getattr(batch, field.name)
         if isinstance(value, Tensor) and value.ndim == 2:
             junk = torch.full((batch.size, columns), 77).to(value.dtype)
-            wider[field.name] = torch.cat([value, torch.zeros_like(junk) if field.name == "mask" else junk], 1)
+            wider[field.name] = torch.cat(
+                [value, torch.zeros_like(junk) if field.name == "mask" else junk], 1
+            )
     return replace(batch, **wider)
 
 
@@ -86,10 +94,19 @@ def algorithms() -> list[Algorithm]:
     common = {"kl": 0.1, "entropy": 0.05}
     return [
         *(GRPO(GRPOOptions(aggregate=how, **common)) for how in get_args(Aggregation)),
-        *(PPO(PPOOptions(aggregate=how, lam=0.9, kl_in_reward=0.1, **common)) for how in get_args(Aggregation)),
+        *(
+            PPO(PPOOptions(aggregate=how, lam=0.9, kl_in_reward=0.1, **common))
+            for how in get_args(Aggregation)
+        ),
         GRPO(GRPOOptions(scale="none")),
-        *(load_algorithm(preset, common | {"filter": "none"}) for preset in ("rloo", "gspo", "cispo", "reinforce++")),
-        load_algorithm("dapo", {"filter": "none", "overlong": 4, "correction": "truncate", "correction_cap": 1.1}),
+        *(
+            load_algorithm(preset, common | {"filter": "none"})
+            for preset in ("rloo", "gspo", "cispo", "reinforce++")
+        ),
+        load_algorithm(
+            "dapo",
+            {"filter": "none", "overlong": 4, "correction": "truncate", "correction_cap": 1.1},
+        ),
         load_algorithm("prime", {"filter": "none"}),
     ]
 
@@ -100,7 +117,9 @@ def name(algorithm: Algorithm) -> str:
 
 @pytest.mark.parametrize("role", ["policy", "critic", "prm"])
 @pytest.mark.parametrize("algorithm", algorithms(), ids=name)
-def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(algorithm: Algorithm, role: str) -> None:
+def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
+    algorithm: Algorithm, role: str
+) -> None:
     if role not in ("policy", *algorithm.roles):
         return
     build: Callable[..., TorchLearner] = critic if role == "critic" else policy
@@ -197,7 +216,9 @@ def test_a_batch_that_fell_short_moves_the_schedule_as_a_whole_one_does() -> Non
         "the moments' own count is of steps taken"
     )
     learner.skip(8)
-    assert (learner.steps, learner.batches) == (24, 2), "a batch that was refused is not one it was trained on"
+    assert (learner.steps, learner.batches) == (24, 2), (
+        "a batch that was refused is not one it was trained on"
+    )
 
 
 def test_kl_and_entropy_pull_on_flat_groups_too() -> None:
@@ -214,7 +235,9 @@ def test_minibatches_are_steps_of_their_own() -> None:
 
     def loss(outputs: Mapping[str, Tensor], batch: Batch, totals: Totals) -> tuple[Tensor, Metrics]:
         seen.append(totals)
-        return outputs["logprobs"].sum() / totals.tokens, {"rows": (torch.tensor(batch.size), torch.tensor(1))}
+        return outputs["logprobs"].sum() / totals.tokens, {
+            "rows": (torch.tensor(batch.size), torch.tensor(1))
+        }
 
     batch = collate(rollouts(), 1.0, 16)
     learner = policy(micro_tokens=10_000)
@@ -258,18 +281,24 @@ def test_rates() -> None:
     assert rate(OptimizerOptions(schedule="linear"), 0, 1) == 1.0
     assert rate(OptimizerOptions(schedule="linear", warmup=5), 5, 5) == 1.0
     waited = OptimizerOptions(schedule="linear", warmup=3, final_share=0.0)
-    assert [rate(waited, s, 11, waited=5) for s in range(5, 11)] == pytest.approx([0.25, 0.5, 0.5, 0.375, 0.25, 0.125])
+    assert [rate(waited, s, 11, waited=5) for s in range(5, 11)] == pytest.approx(
+        [0.25, 0.5, 0.5, 0.375, 0.25, 0.125]
+    )
 
 
 def test_the_rate_is_the_one_that_is_used() -> None:
-    options = OptimizerOptions(learning_rate=0.01, warmup=1, schedule="linear", final_share=0.5, beta1=0, beta2=0)
+    options = OptimizerOptions(
+        learning_rate=0.01, warmup=1, schedule="linear", final_share=0.5, beta1=0, beta2=0
+    )
     learner = policy(options, total_updates=3)
     batch = collate(rollouts(), 1.0, 16)
     rates = []
     for _ in range(4):
         before = learner.trained[0].detach().clone()
         rates.append(learner.update(batch, scaled(1.0))["learning_rate"])
-        moved = (learner.trained[0].detach() - before).abs().max()  # without memory, Adam moves each weight by the rate
+        moved = (
+            (learner.trained[0].detach() - before).abs().max()
+        )  # without memory, Adam moves each weight by the rate
         assert float(moved) == pytest.approx(rates[-1], rel=1e-3)
     assert rates == pytest.approx([0.005, 0.01, 0.0075, 0.005])
 
@@ -298,7 +327,9 @@ def test_a_saved_learner_goes_on_bit_for_bit(build: Callable[..., TorchLearner])
         assert torch.equal(x, y)
 
 
-def test_a_parked_learner_takes_its_moments_to_where_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parked_learner_takes_its_moments_to_where_it_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """AdamW puts them beside the weights of that moment, and a parked model's are in CPU memory."""
     learner, stays = policy(park=True), list[str]()
     learner.update(collate(rollouts(), 1.0, 16), scaled(1e-3))
@@ -307,7 +338,9 @@ def test_a_parked_learner_takes_its_moments_to_where_it_computes(monkeypatch: py
     assert learner.optimizer is not None
     load = learner.optimizer.load_state_dict
     monkeypatch.setattr(learner.model, "to", stays.append)
-    monkeypatch.setattr(learner.optimizer, "load_state_dict", lambda given: (stays.append("moments"), load(given)))
+    monkeypatch.setattr(
+        learner.optimizer, "load_state_dict", lambda given: (stays.append("moments"), load(given))
+    )
     learner.load_state_dict(state)
     assert stays == ["the GPU", "moments", "cpu"]
 

@@ -10,16 +10,31 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tinyzero import losses
-from tinyzero.advantages import group_advantages
-from tinyzero.losses import Aggregation, Estimator, aggregate, clipped_surrogate, clipped_value_loss, entropy, kl
+from tinyzero.algorithms import losses
+from tinyzero.algorithms.advantages import group_advantages
+from tinyzero.algorithms.losses import (
+    Aggregation,
+    Estimator,
+    aggregate,
+    clipped_surrogate,
+    clipped_value_loss,
+    entropy,
+    kl,
+)
 
-AGGREGATIONS: list[Aggregation] = ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant-length"]
+AGGREGATIONS: list[Aggregation] = [
+    "token-mean",
+    "seq-mean-token-mean",
+    "seq-mean-token-sum",
+    "constant-length",
+]
 MAX_LENGTH = 16
 
 
 def close(actual: Tensor, expected: object, atol: float = 1e-6) -> None:
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), atol=atol, rtol=0)
+    torch.testing.assert_close(
+        actual, torch.as_tensor(expected, dtype=actual.dtype), atol=atol, rtol=0
+    )
 
 
 def gradient_of(loss: Tensor, at: Tensor) -> Tensor:
@@ -28,7 +43,9 @@ def gradient_of(loss: Tensor, at: Tensor) -> Tensor:
 
 def whole(per_token: Tensor, mask: Tensor, how: Aggregation) -> Tensor:
     """Everything in one micro-batch."""
-    return aggregate(per_token, mask, how, tokens=int(mask.sum()), sequences=len(mask), max_length=MAX_LENGTH)
+    return aggregate(
+        per_token, mask, how, tokens=int(mask.sum()), sequences=len(mask), max_length=MAX_LENGTH
+    )
 
 
 def right_padded(rows: int, width: int) -> Tensor:
@@ -42,7 +59,9 @@ def surrogate_of_ratios(
     ratios: list[float], advantages: list[float], **options: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     logprobs = torch.tensor([ratios], dtype=torch.float64).log().requires_grad_()
-    loss, active = clipped_surrogate(logprobs, torch.zeros_like(logprobs), torch.tensor([advantages]), **options)
+    loss, active = clipped_surrogate(
+        logprobs, torch.zeros_like(logprobs), torch.tensor([advantages]), **options
+    )
     return loss.detach(), active, gradient_of(loss.sum(), logprobs)
 
 
@@ -54,7 +73,9 @@ def test_clipped_surrogate_by_hand() -> None:
 
 
 def test_clip_higher_by_hand() -> None:
-    loss, active, _ = surrogate_of_ratios([1.5, 1.25, 0.75], [1.0, 1.0, -1.0], clip_low=0.2, clip_high=0.28)
+    loss, active, _ = surrogate_of_ratios(
+        [1.5, 1.25, 0.75], [1.0, 1.0, -1.0], clip_low=0.2, clip_high=0.28
+    )
     close(loss, [[-1.28, -1.25, 0.8]])
     assert active.tolist() == [[True, False, True]]
 
@@ -73,7 +94,9 @@ def test_active_is_where_the_gradient_is_cut() -> None:
     torch.manual_seed(0)
     logprobs = torch.randn(64, 8, requires_grad=True)
     advantages = torch.randn(64, 8)
-    loss, active = clipped_surrogate(logprobs, torch.randn(64, 8), advantages, 0.2, 0.3, dual_clip=2.0)
+    loss, active = clipped_surrogate(
+        logprobs, torch.randn(64, 8), advantages, 0.2, 0.3, dual_clip=2.0
+    )
     assert 0 < active.float().mean() < 1
     assert torch.equal(gradient_of(loss.sum(), logprobs) == 0, active)
 
@@ -112,7 +135,12 @@ def test_kl_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("estimator", "gradient"),
-    [("k1", [1.0, 1.0]), ("k2", [0.5, -1.0]), ("k3", [1 - math.exp(-0.5), 1 - math.e]), ("k3+", [0.5, -1.0])],
+    [
+        ("k1", [1.0, 1.0]),
+        ("k2", [0.5, -1.0]),
+        ("k3", [1 - math.exp(-0.5), 1 - math.e]),
+        ("k3+", [0.5, -1.0]),
+    ],
 )
 def test_kl_gradient_by_hand(estimator: Estimator, gradient: list[float]) -> None:
     logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
@@ -149,7 +177,9 @@ def expected_gradient(logits: Tensor, ref_logits: Tensor, estimator: Estimator) 
     """Of the estimator as a loss at tokens sampled from the policy: the sampling itself is not differentiated."""
     logits = logits.clone().requires_grad_()
     p = logits.log_softmax(-1)
-    return gradient_of((p.exp().detach() * kl(p, ref_logits.log_softmax(-1), estimator)).sum(), logits)
+    return gradient_of(
+        (p.exp().detach() * kl(p, ref_logits.log_softmax(-1), estimator)).sum(), logits
+    )
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3", "k3+"])
@@ -196,7 +226,9 @@ def test_value_clip_cuts_the_gradient_of_a_value_that_went_too_far() -> None:
 # --- aggregation ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("how", "expected"), list(zip(AGGREGATIONS, [4 / 3, 1.5, 4.0, 1.0], strict=True)))
+@pytest.mark.parametrize(
+    ("how", "expected"), list(zip(AGGREGATIONS, [4 / 3, 1.5, 4.0, 1.0], strict=True))
+)
 def test_aggregate_by_hand(how: Aggregation, expected: float) -> None:
     per_token = torch.tensor([[1.0, 1, 1, 1], [2, 2, torch.nan, torch.nan]])
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
@@ -215,7 +247,12 @@ def test_micro_batches_padding_and_order_do_not_matter(how: Aggregation, seed: i
     def share(rows: Tensor, padding: int) -> Tensor:
         per_token = torch.nn.functional.pad(weights[rows].square(), (0, padding), value=torch.nan)
         return aggregate(
-            per_token, torch.nn.functional.pad(mask[rows], (0, padding)), how, tokens, sequences, MAX_LENGTH
+            per_token,
+            torch.nn.functional.pad(mask[rows], (0, padding)),
+            how,
+            tokens,
+            sequences,
+            MAX_LENGTH,
         )
 
     one = share(torch.arange(12), padding=0)
@@ -241,7 +278,9 @@ def test_junk_outside_the_mask_leaves_no_trace(how: Aggregation, junk: float) ->
 
 @pytest.mark.parametrize("junk", [torch.nan, torch.inf, -torch.inf, 1e4])
 @pytest.mark.parametrize("loss", ["surrogate", "k3"])
-def test_junk_in_padded_logprobs_leaves_no_trace_in_the_exponentials(junk: float, loss: str) -> None:
+def test_junk_in_padded_logprobs_leaves_no_trace_in_the_exponentials(
+    junk: float, loss: str
+) -> None:
     mask = torch.tensor([[True, False]])
     logprobs = torch.tensor([[-1.0, -1.0]], requires_grad=True)
     other = torch.tensor([[-1.1, junk]])
@@ -249,13 +288,17 @@ def test_junk_in_padded_logprobs_leaves_no_trace_in_the_exponentials(junk: float
         per_token, _ = clipped_surrogate(logprobs, other, torch.ones(1, 2))
     else:
         per_token = kl(logprobs, other, "k3")
-    assert (gradient_of(whole(per_token, mask, "token-mean"), logprobs) != 0).tolist() == [[True, False]]
+    assert (gradient_of(whole(per_token, mask, "token-mean"), logprobs) != 0).tolist() == [
+        [True, False]
+    ]
 
 
 @pytest.mark.parametrize("how", AGGREGATIONS)
 def test_a_micro_batch_without_masked_tokens_gives_zero(how: Aggregation) -> None:
     per_token = torch.randn(2, 3, requires_grad=True)
-    loss = aggregate(per_token, torch.zeros(2, 3, dtype=torch.bool), how, tokens=0, sequences=0, max_length=0)
+    loss = aggregate(
+        per_token, torch.zeros(2, 3, dtype=torch.bool), how, tokens=0, sequences=0, max_length=0
+    )
     assert loss.item() == 0
     assert (gradient_of(loss, per_token) == 0).all()
 
@@ -272,11 +315,17 @@ def test_unknown_names_are_refused() -> None:
 
 def test_entropy_by_hand() -> None:
     close(entropy(torch.zeros(2, 3, 8)), torch.full((2, 3), math.log(8)))
-    close(entropy(torch.tensor([0.25, 0.75], dtype=torch.float64).log()), 0.25 * math.log(4) - 0.75 * math.log(0.75))
+    close(
+        entropy(torch.tensor([0.25, 0.75], dtype=torch.float64).log()),
+        0.25 * math.log(4) - 0.75 * math.log(0.75),
+    )
 
 
 def test_entropy_of_extreme_logits_and_forbidden_tokens() -> None:
-    logits = torch.tensor([[1e4, 0.0, -1e4], [0.0, 0.0, -torch.inf], [3.0, -torch.inf, -torch.inf]], requires_grad=True)
+    logits = torch.tensor(
+        [[1e4, 0.0, -1e4], [0.0, 0.0, -torch.inf], [3.0, -torch.inf, -torch.inf]],
+        requires_grad=True,
+    )
     value = entropy(logits)
     close(value, [0.0, math.log(2), 0.0])
     assert gradient_of(value.sum(), logits).isfinite().all()
@@ -331,7 +380,9 @@ def slow_loss(
     return total / denominators[how]
 
 
-def slow_gradient(loss: Callable[[], float], logits: list[list[list[float]]], step: float = 1e-5) -> Tensor:
+def slow_gradient(
+    loss: Callable[[], float], logits: list[list[list[float]]], step: float = 1e-5
+) -> Tensor:
     """Central differences, one logit at a time."""
     gradient = torch.zeros(len(logits), len(logits[0]), len(logits[0][0]), dtype=torch.float64)
     for i, j, v in torch.ones_like(gradient).nonzero().tolist():
@@ -358,20 +409,29 @@ def test_loss_and_gradient_against_formulas_in_plain_python(how: Aggregation) ->
     lengths = [4, 1, 4, 2, 3]
     mask = torch.arange(width) < torch.tensor(lengths)[:, None]
 
-    surrogate, active = clipped_surrogate(logprobs, old, advantages[:, None], 0.2, 0.28, dual_clip=3.0)
+    surrogate, active = clipped_surrogate(
+        logprobs, old, advantages[:, None], 0.2, 0.28, dual_clip=3.0
+    )
     assert 0 < active[mask].sum() < mask.sum()  # both sides of the clip are exercised
     loss = whole(surrogate + 0.1 * kl(logprobs, ref, "k3") - 0.05 * entropy(logits), mask, how)
 
     numbers = logits.tolist()
     plain = (sampled.tolist(), old.tolist(), ref.tolist(), advantages.tolist(), lengths, how)
     assert math.isclose(loss.item(), slow_loss(numbers, *plain), abs_tol=1e-12)
-    close(gradient_of(loss, logits), slow_gradient(lambda: slow_loss(numbers, *plain), numbers), 1e-7)
+    close(
+        gradient_of(loss, logits), slow_gradient(lambda: slow_loss(numbers, *plain), numbers), 1e-7
+    )
 
 
 def test_cispo_by_hand() -> None:
-    ratios, advantages = torch.tensor([[1.5, 0.5, 1.5, 0.5]]), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    ratios, advantages = (
+        torch.tensor([[1.5, 0.5, 1.5, 0.5]]),
+        torch.tensor([[1.0, 1.0, -1.0, -1.0]]),
+    )
     logprobs = (ratios.log() - 1.0).requires_grad_()
-    loss, clipped = losses.cispo(logprobs, torch.full((1, 4), -1.0), advantages, clip_low=10.0, clip_high=0.2)
+    loss, clipped = losses.cispo(
+        logprobs, torch.full((1, 4), -1.0), advantages, clip_low=10.0, clip_high=0.2
+    )
     loss.sum().backward()
     assert logprobs.grad is not None
     close(logprobs.grad, [[-1.2, -0.5, 1.2, 0.5]])  # the weights, on all four
@@ -388,9 +448,15 @@ def test_gspo_is_a_surrogate_in_the_ratio_of_the_sequence() -> None:
     ratio = ((torch.where(mask, logprobs - old, 0.0)).sum(1) / mask.sum(1)).exp()
     expected = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.9, 1.1)).mean()
     per_token, _ = clipped_surrogate(
-        logprobs, losses.sequence_ratio(logprobs, old, mask), advantages[:, None].expand(5, 6), 0.1, 0.1
+        logprobs,
+        losses.sequence_ratio(logprobs, old, mask),
+        advantages[:, None].expand(5, 6),
+        0.1,
+        0.1,
     )
-    found = aggregate(per_token, mask, "seq-mean-token-mean", tokens=int(mask.sum()), sequences=5, max_length=6)
+    found = aggregate(
+        per_token, mask, "seq-mean-token-mean", tokens=int(mask.sum()), sequences=5, max_length=6
+    )
     assert float(found.detach()) == pytest.approx(float(expected.detach()))
     torch.testing.assert_close(gradient_of(found, logprobs), gradient_of(expected, logprobs))
     gaps = torch.tensor([[0.3, -0.1, 0.1]])
@@ -402,9 +468,18 @@ def test_gspo_is_a_surrogate_in_the_ratio_of_the_sequence() -> None:
 def test_importance_weights_by_hand() -> None:
     gaps, zero = torch.tensor([[0.5, -0.5, 1.0, 9.0]]), torch.zeros(1, 4)
     mask = torch.tensor([[True, True, True, False]])
-    close(losses.importance_weights(gaps, zero, mask, "truncate", "token", 2.0), [[1.648721, 0.606531, 2, 0]])
-    close(losses.importance_weights(gaps, zero, mask, "mask", "token", 2.0), [[1.648721, 0.606531, 0, 0]])
-    close(losses.importance_weights(gaps, zero, mask, "truncate", "sequence", 3.0), [[math.e, math.e, math.e, 0]])
+    close(
+        losses.importance_weights(gaps, zero, mask, "truncate", "token", 2.0),
+        [[1.648721, 0.606531, 2, 0]],
+    )
+    close(
+        losses.importance_weights(gaps, zero, mask, "mask", "token", 2.0),
+        [[1.648721, 0.606531, 0, 0]],
+    )
+    close(
+        losses.importance_weights(gaps, zero, mask, "truncate", "sequence", 3.0),
+        [[math.e, math.e, math.e, 0]],
+    )
     close(losses.importance_weights(gaps, zero, mask, "mask", "sequence", 2.0), [[0, 0, 0, 0]])
 
 
@@ -420,7 +495,9 @@ def test_implicit_reward_loss_by_hand() -> None:
     gradient = gradient_of(loss, ratios)
     assert (gradient[0, :2] < 0).all()
     assert gradient[0, 2] == 0
-    assert (gradient[1] > 0).all(), "a wrong answer's tokens become less likely under the reward model"
+    assert (gradient[1] > 0).all(), (
+        "a wrong answer's tokens become less likely under the reward model"
+    )
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -446,10 +523,14 @@ def test_chosen_logprobs_hold_few_logits_at_a_time() -> None:
     class Largest(TorchDispatchMode):
         seen = 0
 
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             out = function(*args, **(kwargs or {}))
             for tensor in out if isinstance(out, tuple | list) else (out,):
-                self.seen = max(self.seen, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+                self.seen = max(
+                    self.seen, tensor.numel() if isinstance(tensor, torch.Tensor) else 0
+                )
             return out
 
     hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(500, 4, requires_grad=True)
@@ -463,7 +544,9 @@ def test_chosen_logprobs_of_bf16_are_not_rounded() -> None:
     """The head's gradient is summed in fp32: 1,000 rows of the same small pull would stop growing in bf16."""
     hidden = torch.full((1000, 1), 1.0, dtype=torch.bfloat16)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
-    logprobs, entropy = losses.chosen_logprobs(hidden, weight, None, torch.zeros(1000, dtype=torch.long), 1.0, 1)
+    logprobs, entropy = losses.chosen_logprobs(
+        hidden, weight, None, torch.zeros(1000, dtype=torch.long), 1.0, 1
+    )
     logprobs.sum().backward()
     assert logprobs.dtype == entropy.dtype == torch.float32
     assert weight.grad is not None
@@ -471,7 +554,10 @@ def test_chosen_logprobs_of_bf16_are_not_rounded() -> None:
 
 
 def test_chosen_logprobs_where_a_token_is_forbidden() -> None:
-    hidden, weight = torch.tensor([[1.0]], requires_grad=True), torch.tensor([[0.0], [1.0], [-torch.inf]])
+    hidden, weight = (
+        torch.tensor([[1.0]], requires_grad=True),
+        torch.tensor([[0.0], [1.0], [-torch.inf]]),
+    )
     logprobs, entropy = losses.chosen_logprobs(hidden, weight, None, torch.tensor([1]), 1.0, 4)
     p = 1 / (1 + math.exp(-1))
     assert logprobs.item() == pytest.approx(math.log(p))

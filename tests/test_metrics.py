@@ -2,6 +2,7 @@
 
 import io
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from helpers import largest_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero import metrics
-from tinyzero.metrics import Console, append, define, read, retain
-from tinyzero.types import UserError
+from tinyzero.errors import UserError
+from tinyzero.run import glossary
+from tinyzero.run.console import Console
+from tinyzero.run.glossary import define
+from tinyzero.run.records import append, read, retain
 
 
 @pytest.fixture
@@ -28,19 +31,31 @@ def steps(path: Path) -> list[int]:
 
 
 def test_one_object_a_line(path: Path) -> None:
-    assert path.read_text().splitlines()[:2] == ['{"step": 0, "reward": 0.0}', '{"step": 1, "reward": 0.1}']
+    assert path.read_text().splitlines()[:2] == [
+        '{"step": 0, "reward": 0.0}',
+        '{"step": 1, "reward": 0.1}',
+    ]
     assert steps(path) == [0, 1, 2, 3]
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
-    append(path, {"step": 0, "a": math.nan, "b": [math.inf, 1.5, {"c": -math.inf}], "d": (True, None, 3)})
-    assert list(read(path)) == [{"step": 0, "a": None, "b": [None, 1.5, {"c": None}], "d": [True, None, 3]}]
+    append(
+        path,
+        {"step": 0, "a": math.nan, "b": [math.inf, 1.5, {"c": -math.inf}], "d": (True, None, 3)},
+    )
+    assert list(read(path)) == [
+        {"step": 0, "a": None, "b": [None, 1.5, {"c": None}], "d": [True, None, 3]}
+    ]
     assert "NaN" not in path.read_text()
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
@@ -48,7 +63,9 @@ json_values = st.recursive(
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.dictionaries(st.text(), json_values), max_size=4))
-def test_what_is_appended_is_read(tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]]) -> None:
+def test_what_is_appended_is_read(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]]
+) -> None:
     path = tmp_path_factory.mktemp("run") / "m.jsonl"
     records = [record | {"step": step} for step, record in enumerate(records)]
     for record in records:
@@ -85,11 +102,15 @@ def test_a_last_line_without_its_newline_is_whole(path: Path) -> None:
     assert steps(path) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", "3", "", "\x00", "{}", '{"step": "1"}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", "3", "", "\x00", "{}", '{"step": "1"}', "[" * 100_000]
+)
 def test_damage_elsewhere_is_named(path: Path, damage: str) -> None:
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], damage, *lines[2:]]) + "\n")
-    with pytest.raises(UserError, match=r"line 2 of .*metrics.jsonl (is not a JSON object|has no step)"):
+    with pytest.raises(
+        UserError, match=r"line 2 of .*metrics.jsonl (is not a JSON object|has no step)"
+    ):
         list(read(path))
     before = path.read_bytes()
     with pytest.raises(UserError):
@@ -121,7 +142,9 @@ def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
         append(tmp_path / "gone" / "metrics.jsonl", {})
 
 
-@pytest.mark.parametrize("key", ["reward", "pass@1", "pass@32", "reward/format", "time/step", "time/sample", "greedy"])
+@pytest.mark.parametrize(
+    "key", ["reward", "pass@1", "pass@32", "reward/format", "time/step", "time/sample", "greedy"]
+)
 def test_keys_are_defined(key: str) -> None:
     assert define(key)
 
@@ -132,15 +155,18 @@ def test_other_keys_are_not(key: str) -> None:
 
 
 def test_the_entry_that_spells_out_most_defines() -> None:
-    assert define("time/step") == metrics.GLOSSARY["time/step"]
-    assert define("time/sample") == metrics.GLOSSARY["time/*"]
-    assert define("pass@8/low") == metrics.GLOSSARY["pass@*/low"]
-    assert define("pass@8/numbers=3") == metrics.GLOSSARY["pass@*/*=*"]
-    assert define("pass@8/numbers=3/high") == metrics.GLOSSARY["pass@*/high"]
+    assert define("time/step") == glossary.GLOSSARY["time/step"]
+    assert define("time/sample") == glossary.GLOSSARY["time/*"]
+    assert define("pass@8/low") == glossary.GLOSSARY["pass@*/low"]
+    assert define("pass@8/numbers=3") == glossary.GLOSSARY["pass@*/*=*"]
+    assert define("pass@8/numbers=3/high") == glossary.GLOSSARY["pass@*/high"]
 
 
 def test_definitions_are_sentences() -> None:
-    assert all(text[0].isupper() and text.endswith(".") and "\n" not in text for text in metrics.GLOSSARY.values())
+    assert all(
+        text[0].isupper() and text.endswith(".") and "\n" not in text
+        for text in glossary.GLOSSARY.values()
+    )
 
 
 RECORD = {
@@ -157,7 +183,7 @@ RECORD = {
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
@@ -169,7 +195,10 @@ def test_plain_lines_elsewhere_than_on_a_terminal(clock: list[float]) -> None:
         console.note("saved checkpoints/step_000002 " + "and more " * 20)
     line, note = out.getvalue().splitlines()
     left = "8:15"  # 198 steps at 2.5 s
-    assert line == f"step 2/200  reward 0.250  accuracy 0.125  length 80.3  attempts 3.50  tokens/s 4,500  left {left}"
+    assert (
+        line
+        == f"step 2/200  reward 0.250  accuracy 0.125  length 80.3  attempts 3.50  tokens/s 4,500  left {left}"
+    )
     assert note.startswith("saved checkpoints/step_000002 and more")
 
 
@@ -189,7 +218,9 @@ def test_what_was_not_measured_is_not_shown() -> None:
     assert out.getvalue() == "step 2/2  accuracy 0.500  left 0:00\n"
 
 
-def test_what_a_run_spends_so_far_and_in_the_end_is_shown_where_it_is_a_gpus_or_has_a_price() -> None:
+def test_what_a_run_spends_so_far_and_in_the_end_is_shown_where_it_is_a_gpus_or_has_a_price() -> (
+    None
+):
     flops = {"flops": 1.2e17, "time/flops_total": 3.8e18}
     hours = {"time/gpu_hours": 0.12, "time/gpu_hours_total": 3.754, "time/utilisation": 0.314}
     dollars = {"time/dollars": 0.3, "time/dollars_total": 9.385}

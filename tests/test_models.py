@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tinyzero import attention, models
-from tinyzero.models import KeyValueCache
-from tinyzero.types import UserError
+from tinyzero import models
+from tinyzero.errors import UserError
+from tinyzero.models import KeyValueCache, attention
 
 TEXT = "24 from 3 5 12\n<think>\n12-3=9,9*5=45 vs 24 no\n  5-3=2 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>"
 
@@ -45,7 +45,11 @@ def test_logits_are_those_of_transformers(shape: str, implementation: str) -> No
     model = tiny.model(shape)
     reference = copy.deepcopy(model.lm)
     reference.set_attn_implementation(implementation)
-    lengths = [attention.QUERY_BLOCK + 20, 7, attention.QUERY_BLOCK]  # one block of queries and several
+    lengths = [
+        attention.QUERY_BLOCK + 20,
+        7,
+        attention.QUERY_BLOCK,
+    ]  # one block of queries and several
     tokens = torch.randint(0, 105, (3, lengths[0]), generator=torch.Generator().manual_seed(0))
     for i, length in enumerate(lengths):
         tokens[i, length:] = 0  # padding that must not matter
@@ -76,7 +80,10 @@ def test_a_cached_step_equals_reading_everything(shape: str) -> None:
     full = model.hidden(tokens)
     pads = torch.tensor([0, 2, 4])
     rows = torch.stack(
-        [torch.cat((tokens.new_zeros(int(p)), row[: 9 - p])) for p, row in zip(pads, tokens, strict=True)]
+        [
+            torch.cat((tokens.new_zeros(int(p)), row[: 9 - p]))
+            for p, row in zip(pads, tokens, strict=True)
+        ]
     )
     cache = KeyValueCache(model.config, pads, 9, model.dtype, model.device)
     first = model.step(rows[:, :5], cache)
@@ -96,7 +103,9 @@ def test_what_is_saved_is_loaded_exactly(shape: str, tmp_path: Path) -> None:
     models.save_model(model, tiny.tokenizer(), tmp_path)
     loaded = models.load_model(str(tmp_path))
     assert loaded.dtype == torch.float32
-    for (name, before), (_, after) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+    for (name, before), (_, after) in zip(
+        model.state_dict().items(), loaded.state_dict().items(), strict=True
+    ):
         assert torch.equal(before, after), name
     alone = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokens = torch.arange(8)[None]
@@ -109,7 +118,9 @@ def test_stored_in_bf16_and_loaded_in_fp32(shape: str, tmp_path: Path) -> None:
     models.save_model(model, tiny.tokenizer(), tmp_path, torch.bfloat16)
     stored = load_file(tmp_path / "model.safetensors")
     assert {t.dtype for t in stored.values()} == {torch.bfloat16}
-    assert sum(t.numel() for t in stored.values()) == sum(p.numel() for p in model.parameters())  # tied ones once
+    assert sum(t.numel() for t in stored.values()) == sum(
+        p.numel() for p in model.parameters()
+    )  # tied ones once
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     loaded = models.load_model(str(tmp_path))
     assert loaded.dtype == torch.float32
@@ -134,7 +145,9 @@ def test_a_prompt_the_tokenizer_cannot_write_is_refused() -> None:
     tokenizer = tiny.tokenizer()
     assert tokenizer.decode(models.encode_prompt(tokenizer, TEXT)) == TEXT
     assert "é" in error_of(lambda: models.encode_prompt(tokenizer, "caf\u00e9"))
-    assert "chat template" in error_of(lambda: models.encode_prompt(tokenizer, [{"role": "user", "content": "hi"}]))
+    assert "chat template" in error_of(
+        lambda: models.encode_prompt(tokenizer, [{"role": "user", "content": "hi"}])
+    )
 
 
 def test_end_ids_are_the_tokenizers_and_the_generation_configs() -> None:
@@ -211,22 +224,45 @@ def test_a_damaged_or_missing_tokenizer(folder: Path) -> None:
     "config",
     [
         {"model_type": "bloom", "hidden_size": 32, "n_layer": 1, "n_head": 2},
-        {"model_type": "gemma2", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+        {
+            "model_type": "gemma2",
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "head_dim": 16,
+        }
         | {"num_key_value_heads": 1, "intermediate_size": 32},
-        {"model_type": "cohere", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        {
+            "model_type": "cohere",
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        }
         | {"num_key_value_heads": 1, "intermediate_size": 32, "logit_scale": 0.0625},
     ],
     ids=["positions in the attention", "capped", "scaled"],
 )
-def test_a_model_that_would_be_computed_wrongly_is_refused(config: dict[str, object], tmp_path: Path) -> None:
+def test_a_model_that_would_be_computed_wrongly_is_refused(
+    config: dict[str, object], tmp_path: Path
+) -> None:
     ids = {"vocab_size": 105, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     models.save_model(models.build_model(config | ids, 0), tiny.tokenizer(), tmp_path)
     assert "not supported" in error_of(lambda: models.load_model(str(tmp_path)))
 
 
 def test_a_sliding_window_is_refused_where_it_would_matter(tmp_path: Path) -> None:
-    shape = {"model_type": "mistral", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = shape | {"num_key_value_heads": 1, "intermediate_size": 32, "vocab_size": 105, "sliding_window": 16}
+    shape = {
+        "model_type": "mistral",
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    config = shape | {
+        "num_key_value_heads": 1,
+        "intermediate_size": 32,
+        "vocab_size": 105,
+        "sliding_window": 16,
+    }
     models.save_model(models.build_model(config, 0), tiny.tokenizer(), tmp_path)
     model = models.load_model(str(tmp_path))
     model.logits(torch.zeros(1, 16, dtype=torch.long))
@@ -247,8 +283,12 @@ def test_a_bundled_base_is_small_whole_and_bf16(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["runs/mine", "./mine", "../mine", "/nowhere/mine", "a/b/c"])
-def test_what_is_plainly_a_path_is_not_looked_up_elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("looked up"))
+def test_what_is_plainly_a_path_is_not_looked_up_elsewhere(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("looked up")
+    )
     for call in (models.load_model, models.known_context):
         assert f"no model folder at {name!r}" in error_of(lambda call=call: call(name))  # type: ignore[misc]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tinyzero.errors import UserError
 from tinyzero.tasks import load_task
-from tinyzero.tasks.multiplication import Multiplication, MultiplicationOptions
+from tinyzero.tasks.multiplication.task import Multiplication, MultiplicationOptions
 from tinyzero.tasks.splits import split_by_key
-from tinyzero.types import SPLITS, Problem, UserError
+from tinyzero.types import SPLITS, Problem
 
 
 def operands(task: Multiplication, count: int) -> list[int]:
@@ -45,7 +46,9 @@ def test_a_problem_can_be_typed() -> None:
         assert task.pose(line).fields == {"a": 47, "b": 36}
 
 
-@pytest.mark.parametrize("line", ["", "47", "47*", "47*36*2", "-4*3", "4.5*2", "a*b", "1234567890*2", "4**3", "४*3"])
+@pytest.mark.parametrize(
+    "line", ["", "47", "47*", "47*36*2", "-4*3", "4.5*2", "a*b", "1234567890*2", "4**3", "४*3"]
+)
 def test_what_is_no_multiplication_is_refused(line: str) -> None:
     with pytest.raises(UserError, match="write two whole numbers of up to nine digits, as in 47"):
         Multiplication().pose(line)
@@ -57,7 +60,9 @@ def test_digits_can_be_fixed_or_a_range() -> None:
     assert 95 < max(exact) <= 99
     mixed = operands(Multiplication(MultiplicationOptions(max_digits=4)), 1000)
     for digits in (1, 2, 3, 4):
-        assert sum(len(str(n)) == digits for n in mixed) / len(mixed) == pytest.approx(0.25, abs=0.06)
+        assert sum(len(str(n)) == digits for n in mixed) / len(mixed) == pytest.approx(
+            0.25, abs=0.06
+        )
 
 
 def test_both_orders_share_key_id_and_split_and_no_key_is_in_two_splits() -> None:
@@ -74,7 +79,9 @@ def test_both_orders_share_key_id_and_split_and_no_key_is_in_two_splits() -> Non
 
 def test_every_split_of_single_digits_has_problems() -> None:
     task = Multiplication(MultiplicationOptions(max_digits=1))
-    sizes = {split: len({task.problem(split, index).key for index in range(200)}) for split in SPLITS}
+    sizes = {
+        split: len({task.problem(split, index).key for index in range(200)}) for split in SPLITS
+    }
     assert sum(sizes.values()) <= 55
     assert min(sizes.values()) >= 2
 
@@ -93,7 +100,9 @@ def test_reward_solution_prompt_and_description() -> None:
 
 def test_format_credit_can_be_zero() -> None:
     task = Multiplication(MultiplicationOptions(format_reward=0))
-    reward = task.reward(Problem("2*3", {"a": 2, "b": 3}, "train", "2*3"), "</think><answer>5</answer>")
+    reward = task.reward(
+        Problem("2*3", {"a": 2, "b": 3}, "train", "2*3"), "</think><answer>5</answer>"
+    )
     assert (reward.value, reward.parts) == (0, {"answer": 0.0, "format": 1.0})
 
 

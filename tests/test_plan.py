@@ -11,17 +11,29 @@ import tiny
 import torch
 import transformers
 
-from tinyzero import cli, lora, metrics, models
+from tinyzero import cli, models
 from tinyzero.algorithms import NAMES, load_algorithm
 from tinyzero.batching import Batch
 from tinyzero.config import Config, LoraSection, parse_overrides, read_recipe, resolve
+from tinyzero.cost.devices import CPU, DEVICES, Device, device_named
+from tinyzero.cost.shapes import SHAPES, find_shape, read_shape
+from tinyzero.cost.simulator import (
+    USABLE,
+    Plan,
+    make_plan,
+    passes,
+    prompt_tokens,
+    remedies,
+    step_flops,
+    step_load,
+)
+from tinyzero.errors import UserError
 from tinyzero.learner import TorchLearner, policy_outputs
-from tinyzero.plan import USABLE, Plan, calibrate, make_plan, passes, prompt_tokens, remedies, step_flops, step_load
-from tinyzero.plan.devices import CPU, DEVICES, Device, device_named
-from tinyzero.plan.meter import Meter
-from tinyzero.plan.page import describe, pretraining, survey
-from tinyzero.plan.shapes import SHAPES, find_shape, read_shape
-from tinyzero.types import UserError
+from tinyzero.models import lora
+from tinyzero.run import records
+from tinyzero.run.meter import Meter
+from tinyzero.tools.plan import calibrate
+from tinyzero.tools.plan.page import describe, pretraining, survey
 
 QWEN3B = SHAPES["Qwen/Qwen2.5-3B"]
 MIXTRAL = {
@@ -41,7 +53,9 @@ def planned(recipe: str, *arguments: str, gpu: str = "h100", length: float | Non
     return plan_of(config, DEVICES[gpu] if gpu != "cpu" else CPU, length=length)
 
 
-def plan_of(config: Config, device: Device, prompt: float | None = None, length: float | None = None) -> Plan:
+def plan_of(
+    config: Config, device: Device, prompt: float | None = None, length: float | None = None
+) -> Plan:
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
     shape = find_shape(config.model.name)
     return make_plan(config, algorithm, shape, device, prompt or prompt_tokens(config), length)
@@ -66,8 +80,14 @@ def test_parameters_are_the_published_ones(name: str, parameters: int) -> None:
 
 def test_experts_count_as_published() -> None:
     mixtral, qwen = read_shape(MIXTRAL, "mixtral"), read_shape(QWEN3_30B, "qwen")
-    assert (round(mixtral.parameters / 1e9, 1), round(mixtral.active / 1e9, 1)) == (46.7, 12.7)  # 12.9 with embeddings
-    assert (round(qwen.parameters / 1e9, 1), round(qwen.active / 1e9, 1)) == (30.5, 3.0)  # 3.3 with embeddings
+    assert (round(mixtral.parameters / 1e9, 1), round(mixtral.active / 1e9, 1)) == (
+        46.7,
+        12.7,
+    )  # 12.9 with embeddings
+    assert (round(qwen.parameters / 1e9, 1), round(qwen.active / 1e9, 1)) == (
+        30.5,
+        3.0,
+    )  # 3.3 with embeddings
     assert round((qwen.active + qwen.vocabulary * qwen.width) / 1e9, 1) == 3.4
 
 
@@ -82,11 +102,17 @@ def test_a_decode_step_reads_the_experts_that_some_row_goes_through() -> None:
 
 def test_decoding_experts_by_hand() -> None:
     """128 rows at once, memory alone: every step reads all 46.6e9 weights of Mixtral that are in a product."""
-    ideal = replace(DEVICES["h200"], decode=1.0, bandwidth=1e12, rates={"bfloat16": 1e20}, launch=0.0)
-    config = resolve({"rollout": {"prompts": 128, "samples": 1, "max_tokens": 100}}, {"model.dtype": "bfloat16"})
+    ideal = replace(
+        DEVICES["h200"], decode=1.0, bandwidth=1e12, rates={"bfloat16": 1e20}, launch=0.0
+    )
+    config = resolve(
+        {"rollout": {"prompts": 128, "samples": 1, "max_tokens": 100}}, {"model.dtype": "bfloat16"}
+    )
     shape = read_shape(MIXTRAL, "mixtral")
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
-    decode = make_plan(config, algorithm, shape, ideal, prompt=100, length=100).step["decode"].seconds
+    decode = (
+        make_plan(config, algorithm, shape, ideal, prompt=100, length=100).step["decode"].seconds
+    )
     read = 2 * (shape.parameters - 32_000 * 4096) + 128 * 150 * shape.cache(2)
     assert decode == pytest.approx(100 * read / 1e12, rel=1e-3)
 
@@ -95,7 +121,12 @@ SMALL = {
     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 96, "vocab_size": 50, "tie_word_embeddings": False,
 }  # fmt: skip
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "decoder_sparse_step": 1,
+}
 
 
 @pytest.mark.parametrize(
@@ -116,10 +147,14 @@ def test_parameters_are_those_of_transformers(kind: str, more: dict[str, Any]) -
     config = transformers.AutoConfig.for_model(kind, **(SMALL | more))
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    assert read_shape(config.to_dict(), kind).parameters == sum(p.numel() for p in model.parameters())
+    assert read_shape(config.to_dict(), kind).parameters == sum(
+        p.numel() for p in model.parameters()
+    )
 
 
-@pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")  # peft's own of its experts
+@pytest.mark.filterwarnings(
+    "ignore:The following .*_pattern keys:RuntimeWarning"
+)  # peft's own of its experts
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
@@ -145,7 +180,9 @@ def test_activations_are_what_autograd_keeps(attention: str, dtype: torch.dtype)
         "qwen2", hidden_size=256, num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=2,
         intermediate_size=1024, vocab_size=50, tie_word_embeddings=True,
     )  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation=attention, dtype=dtype
+    )
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -156,7 +193,9 @@ def test_activations_are_what_autograd_keeps(attention: str, dtype: torch.dtype)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = model.model(input_ids=torch.zeros(2, length, dtype=torch.long), use_cache=False).last_hidden_state
+        hidden = model.model(
+            input_ids=torch.zeros(2, length, dtype=torch.long), use_cache=False
+        ).last_hidden_state
     shape = read_shape(config.to_dict(), "small")
     found = shape.activations(dtype.itemsize, attention == "sdpa", length) * layers * 2 * length
     assert hidden.requires_grad
@@ -170,7 +209,8 @@ def test_the_bundled_base_and_a_checkpoint_folder_are_read(base: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("Qwen/Qwen9-1B", "its shape is not known"), ("no/such/folder", "no model folder")]
+    ("name", "says"),
+    [("Qwen/Qwen9-1B", "its shape is not known"), ("no/such/folder", "no model folder")],
 )
 def test_an_unknown_model_is_not_fetched(name: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
@@ -247,7 +287,10 @@ def multiple(*arguments: str, recipe: str = "qwen2.5-3b") -> float:
         (["--update.minibatches=1", "--algorithm.correction=none"], 8),
         (["--algorithm=ppo", "--update.minibatches=1", "--algorithm.correction=none"], 16),
         (["--algorithm=ppo", "--algorithm.kl_in_reward=0.1"], 20),
-        (["--algorithm=prime", "--algorithm.filter=none"], 20),  # 2, old 2, PRM 2 + 6, reference 2, policy 6
+        (
+            ["--algorithm=prime", "--algorithm.filter=none"],
+            20,
+        ),  # 2, old 2, PRM 2 + 6, reference 2, policy 6
         (["--algorithm=prime"], 11),  # of half the groups
         (["--algorithm=prime", "--rollout.refills=4"], 22),  # twice as many drawn: 4 + 18
         (["--lora.rank=8"], 8),  # no gradients of frozen weights
@@ -262,15 +305,25 @@ def test_states_of_ppo_by_hand() -> None:
     models = original().models
     assert set(models) == {"policy", "critic", "reference"}
     assert sum(models["reference"].values()) == pytest.approx(6.17e9, rel=1e-3)
-    for role in ("policy", "critic"):  # 18 bytes a weight: 16 with gradients in bf16, which here are summed in fp32
+    for role in (
+        "policy",
+        "critic",
+    ):  # 18 bytes a weight: 16 with gradients in bf16, which here are summed in fp32
         assert sum(models[role].values()) == pytest.approx(55.5e9, rel=1e-3)
-    with_bf16_gradients = sum(sum(parts.values()) - parts.get("gradients", 0) / 2 for parts in models.values())
+    with_bf16_gradients = sum(
+        sum(parts.values()) - parts.get("gradients", 0) / 2 for parts in models.values()
+    )
     assert with_bf16_gradients == pytest.approx(105e9, rel=1e-2)
 
 
 def test_what_offload_parking_and_adapters_leave_on_the_device() -> None:
     weights = 2 * QWEN3B.parameters
-    ppo = ["--algorithm=ppo", "--algorithm.kl=0.1", "--optimizer.offload=true", "--critic.offload=true"]
+    ppo = [
+        "--algorithm=ppo",
+        "--algorithm.kl=0.1",
+        "--optimizer.offload=true",
+        "--critic.offload=true",
+    ]
     plan = planned("qwen2.5-3b", *ppo)
     assert plan.models == {role: {"weights": weights} for role in ("policy", "critic", "reference")}
     assert plan.host == 2 * 16 * QWEN3B.parameters
@@ -298,7 +351,10 @@ def test_slots_stay_on_a_gpu_and_a_cpus_cache_does_not() -> None:
     assert gpu.held == held(gpu) + cache
     assert gpu.peak == gpu.held + sum(gpu.learning.values())
     assert "cache" not in gpu.sampling
-    for freed, itemsize in ((original("--rollout.rows=128", "--sampler=vllm"), 2), (original(*fp32, device=CPU), 4)):
+    for freed, itemsize in (
+        (original("--rollout.rows=128", "--sampler=vllm"), 2),
+        (original(*fp32, device=CPU), 4),
+    ):
         assert freed.slots == 0
         assert freed.sampling["cache"] == cache * itemsize / 2
         assert freed.held == held(freed)
@@ -307,13 +363,17 @@ def test_slots_stay_on_a_gpu_and_a_cpus_cache_does_not() -> None:
 def test_slots_are_as_many_and_as_long_as_evaluations_need() -> None:
     few = ["--rollout.prompts=64", "--update.minibatches=1"]
     token = 36_864
-    assert original(*few).slots == 256 * 1164 * token  # as many as rollout.rows, since 1,024 problems are asked
+    assert (
+        original(*few).slots == 256 * 1164 * token
+    )  # as many as rollout.rows, since 1,024 problems are asked
     assert original(*few, "--eval.every=0", "--eval.test_problems=0").slots == 64 * 1164 * token
     assert original("--eval.max_tokens=2000").slots == 256 * 2140 * token
 
 
 def test_fewer_slots_help_where_learning_is_the_peak() -> None:
-    config = resolve(read_recipe("tinyzero-original-3b-ppo"), {"model.checkpointing": True, "rollout.rows": 512})
+    config = resolve(
+        read_recipe("tinyzero-original-3b-ppo"), {"model.checkpointing": True, "rollout.rows": 512}
+    )
     plan = plan_of(config, DEVICES["h200"])
     assert sum(plan.learning.values()) > sum(plan.sampling.values())
     device = replace(DEVICES["h200"], memory=(plan.peak - 1e9) / USABLE)
@@ -333,7 +393,11 @@ def test_states_are_what_a_learner_holds(dtype: str, rank: int, base: Path) -> N
     assert learner.optimizer is not None
     moments = [t for state in learner.optimizer.state.values() for t in state.values() if t.ndim]
     tensors = [*model.parameters(), *learner.masters, *(m.grad for m in learner.masters), *moments]
-    unique = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+    unique = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in tensors
+        if t is not None
+    }
     assert held(plan_of(config, DEVICES["h100"])) == pytest.approx(sum(unique.values()), rel=0.01)
 
 
@@ -352,19 +416,31 @@ def test_times_by_hand() -> None:
     learn = sum(part.seconds for name, part in parts.items() if name.startswith("learn"))
     assert forward == pytest.approx(4.7, rel=0.02)  # 3 x 2 N T at 45 % of 989 TFLOP/s
     assert learn == pytest.approx(10.7, rel=0.02)  # 12 N T at 40 %
-    assert parts["decode"].seconds == pytest.approx(4.2, rel=0.1)  # 1,024 steps at 60 % of 3.35 TB/s
+    assert parts["decode"].seconds == pytest.approx(
+        4.2, rel=0.1
+    )  # 1,024 steps at 60 % of 3.35 TB/s
     eager = original(device=replace(DEVICES["h100"], launch=20e-3 / 36)).step["decode"].seconds
     assert eager == pytest.approx(25, rel=0.05)
     ten_hours = 36_000 / (1.2 * sum(part.seconds for part in parts.values()))
     assert 1_300 < ten_hours < 1_600  # with CUDA graphs; 750 without
-    assert 650 < 36_000 / (1.2 * (sum(p.seconds for p in parts.values()) - parts["decode"].seconds + eager)) < 800
+    assert (
+        650
+        < 36_000
+        / (1.2 * (sum(p.seconds for p in parts.values()) - parts["decode"].seconds + eager))
+        < 800
+    )
 
 
 @pytest.mark.parametrize(("rows", "rate"), [(1, 542), (64, 31_000), (256, 96_000), (1024, 200_000)])
 def test_decoding_ceilings_by_hand(rows: int, rate: float) -> None:
     """Tokens a second that the whole bandwidth allows at 290 tokens of context, were there no end to computing."""
     ideal = replace(DEVICES["h100"], decode=1.0, rates={"bfloat16": 1e20}, launch=0.0)
-    options = {"rollout.prompts": rows, "rollout.samples": 1, "rollout.rows": rows, "update.minibatches": 1}
+    options = {
+        "rollout.prompts": rows,
+        "rollout.samples": 1,
+        "rollout.rows": rows,
+        "update.minibatches": 1,
+    }
     config = resolve(read_recipe("tinyzero-original-3b-ppo"), options | {"rollout.max_tokens": 300})
     plan = plan_of(config, ideal, prompt=140, length=300)
     assert rows * 300 / plan.step["decode"].seconds == pytest.approx(rate, rel=0.05)
@@ -372,19 +448,25 @@ def test_decoding_ceilings_by_hand(rows: int, rate: float) -> None:
 
 def test_checkpointing_costs_a_third_of_learning_and_saves_nearly_all_activations() -> None:
     plain, saving = original(), original("--model.checkpointing=true")
-    assert saving.step["learn policy"].seconds == pytest.approx(4 / 3 * plain.step["learn policy"].seconds)
+    assert saving.step["learn policy"].seconds == pytest.approx(
+        4 / 3 * plain.step["learn policy"].seconds
+    )
     assert saving.learning["activations"] < 0.08 * plain.learning["activations"]
     assert saving.step["learn policy"].flops == plain.step["learn policy"].flops
 
 
 def test_a_run_is_its_steps_and_its_evaluations() -> None:
-    plan = original("--steps=200", "--eval.every=100", "--eval.problems=10", "--eval.test_problems=20")
+    plan = original(
+        "--steps=200", "--eval.every=100", "--eval.problems=10", "--eval.test_problems=20"
+    )
     none = original("--steps=200", "--eval.every=0", "--eval.test_problems=0")
     assert none.hours == pytest.approx(200 * none.seconds / 3600)
     assert none.evaluations.flops == 0
     sampled = 2 * (3 * 10 + 2 * 20) * 440  # dev thrice, test twice, greedy too, prompts read once
     read_twice = (3 * 10 + 2 * 20) * 140
-    assert plan.evaluations.flops == pytest.approx(QWEN3B.forward(sampled - read_twice, 440), rel=0.01)
+    assert plan.evaluations.flops == pytest.approx(
+        QWEN3B.forward(sampled - read_twice, 440), rel=0.01
+    )
 
 
 # What a step goes through, against the algorithms themselves
@@ -408,16 +490,29 @@ class Counted:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "options", [[], ["--update.minibatches=2"], ["--algorithm.kl_in_reward=0.1"], ["--algorithm.correction=mask"]]
+    "options",
+    [
+        [],
+        ["--update.minibatches=2"],
+        ["--algorithm.kl_in_reward=0.1"],
+        ["--algorithm.correction=mask"],
+    ],
 )
 def test_passes_are_those_of_the_algorithm(name: str, options: list[str]) -> None:
-    config = resolve({"rollout": {"prompts": 2, "samples": 2}}, parse_overrides([f"--algorithm={name}", *options]))
+    config = resolve(
+        {"rollout": {"prompts": 2, "samples": 2}},
+        parse_overrides([f"--algorithm={name}", *options]),
+    )
     algorithm = load_algorithm(name, config.algorithm.options)
     found = {role: Counted() for role in ("policy", *algorithm.roles)}
-    batch = replace(batch_of(4, 4), rewards=torch.tensor([1.0, 0, 1, 0]), minibatches=config.update.minibatches)
+    batch = replace(
+        batch_of(4, 4), rewards=torch.tensor([1.0, 0, 1, 0]), minibatches=config.update.minibatches
+    )
     algorithm.annotate(batch, found)  # type: ignore[arg-type]
     scorers, trained = passes(config, algorithm)
-    assert {role: model.scored for role, model in found.items()} == {r: scorers.count(r) for r in found}
+    assert {role: model.scored for role, model in found.items()} == {
+        r: scorers.count(r) for r in found
+    }
     assert set(trained) == set(found) - {"reference"}
 
 
@@ -433,7 +528,10 @@ def test_an_algorithm_of_ones_own_without_options_drops_nothing_and_scores_nothi
 
 def test_a_meter_counts_what_a_plan_counts() -> None:
     config = resolve(read_recipe("qwen2.5-3b-countdown-ppo"), {})
-    algorithm, plan = load_algorithm("ppo", config.algorithm.options), plan_of(config, DEVICES["h100"], 140, 300)
+    algorithm, plan = (
+        load_algorithm("ppo", config.algorithm.options),
+        plan_of(config, DEVICES["h100"], 140, 300),
+    )
     tokens = plan.load.learned
     found = step_flops(config, algorithm, QWEN3B, tokens, tokens, tokens, 440)
     assert found == pytest.approx(sum(part.flops for part in plan.step.values()), rel=0.01)
@@ -485,7 +583,9 @@ def test_a_page_says_memory_step_and_cost() -> None:
     assert "IT DOES NOT FIT in 92% of 85.5 GB" in page
     assert "; sampler torch, for which auto is taken; " in page
     assert "; sampler vllm; " in describe(original("--sampler=vllm"), price=0)
-    assert re.search(r"\n  slots +11\.0 GB  cache 11\.0 GB\n  sampling +933 MB  logits 933 MB\n", page)
+    assert re.search(
+        r"\n  slots +11\.0 GB  cache 11\.0 GB\n  sampling +933 MB  logits 933 MB\n", page
+    )
     assert "256 answers of 300 tokens (1024 at most) to 256 prompts of 140" in page
     assert "$7.58 at $2.50 an hour" in page
     assert "assumed, not measured: 45%" in page
@@ -494,8 +594,12 @@ def test_a_page_says_memory_step_and_cost() -> None:
 
 def test_a_survey_prefers_whole_weights() -> None:
     recipe = read_recipe("qwen2.5-3b-countdown-grpo")
-    configs = {"": resolve(recipe, {})} | {p: resolve(recipe, {}, p) for p in ("141gb", "80gb", "48gb", "24gb")}
-    lines = {line.split()[0]: line.split()[1:] for line in survey(configs, plan_of, 2.5).splitlines()[1:]}
+    configs = {"": resolve(recipe, {})} | {
+        p: resolve(recipe, {}, p) for p in ("141gb", "80gb", "48gb", "24gb")
+    }
+    lines = {
+        line.split()[0]: line.split()[1:] for line in survey(configs, plan_of, 2.5).splitlines()[1:]
+    }
     assert lines["h200"][0] == "141gb"
     assert lines["l40s"][0] == "48gb"
     assert lines["4090"][0] == "48gb"
@@ -553,7 +657,14 @@ def test_a_cpu_lays_the_weights_out_for_every_step() -> None:
 
 def test_a_calibration_runs_the_base_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that counts the calls, since no test may lean on a real one."""
-    for name, value in {"NEW": 2, "FEW": 2, "MANY": 4, "ROWS": 2, "PRODUCTS": 1, "LAYERS": 1}.items():
+    for name, value in {
+        "NEW": 2,
+        "FEW": 2,
+        "MANY": 4,
+        "ROWS": 2,
+        "PRODUCTS": 1,
+        "LAYERS": 1,
+    }.items():
         monkeypatch.setattr(calibrate, name, value)
     ticks = iter(range(1000))
     found = calibrate.calibrate(1, clock=lambda: float(next(ticks)))
@@ -578,37 +689,42 @@ OPTIONS = {
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_run_says_what_it_costs(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_says_what_it_costs(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     options = OPTIONS | {"model.name": base, "run.dir": run, "run.price": 3600}
     assert cli.main(["train", "laptop", *(f"--{k}={v}" for k, v in options.items())]) == 0
-    said, records = capsys.readouterr().out, list(metrics.read(run / "metrics.jsonl"))
+    said, steps = capsys.readouterr().out, list(records.read(run / "metrics.jsonl"))
     shape = find_shape(str(base))
-    assert len(records) == 2
+    assert len(steps) == 2
     so_far = 0.0
-    for record in records:
-        rollouts = [r for r in metrics.read(run / "rollouts.jsonl") if r["step"] == record["step"]]
+    for record in steps:
+        rollouts = [r for r in records.read(run / "rollouts.jsonl") if r["step"] == record["step"]]
         prompts = sum(len(tiny.tokenizer()(r["prompt"])["input_ids"]) for r in rollouts)
         written = sum(r["response_length"] for r in rollouts)
         # sampled with each prompt read once for two answers, scored by the reference, learned from thrice
         tokens = (prompts / 2 + written) + 4 * (prompts + written)
         so_far += shape.forward(tokens, (prompts + written) / 4)
         assert record["flops"] == pytest.approx(so_far, rel=1e-5)
-        assert record["time/flops_total"] == pytest.approx(so_far / (record["step"] + 1) * 2, rel=1e-5)
+        assert record["time/flops_total"] == pytest.approx(
+            so_far / (record["step"] + 1) * 2, rel=1e-5
+        )
         assert record["time/dollars"] == pytest.approx(record["time/elapsed"])
         assert record["time/dollars_total"] >= record["time/dollars"]
         assert "time/utilisation" not in record
         assert "time/gpu_hours" not in record
-    assert records[-1]["time/dollars_total"] == pytest.approx(records[-1]["time/dollars"])
-    assert records[-1]["time/flops_total"] == records[-1]["flops"]
-    first = records[0]
+    assert steps[-1]["time/dollars_total"] == pytest.approx(steps[-1]["time/dollars"])
+    assert steps[-1]["time/flops_total"] == steps[-1]["flops"]
+    first = steps[0]
     assert (
-        f"FLOP {first['flops']:.1e} of {first['time/flops_total']:.1e}  cost ${first['time/dollars']:.2f} of $" in said
+        f"FLOP {first['flops']:.1e} of {first['time/flops_total']:.1e}  cost ${first['time/dollars']:.2f} of $"
+        in said
     )
-    assert f"{records[-1]['flops']:.2e} FLOP, ${records[-1]['time/dollars']:.2f}" in said
+    assert f"{steps[-1]['flops']:.2e} FLOP, ${steps[-1]['time/dollars']:.2f}" in said
     assert cli.main(["train", "--resume", str(run), "--steps=3", "--run.price=0"]) == 0
-    *_, last = metrics.read(run / "metrics.jsonl")
-    assert last["flops"] > records[-1]["flops"]
+    *_, last = records.read(run / "metrics.jsonl")
+    assert last["flops"] > steps[-1]["flops"]
     assert "time/dollars" not in last
     assert "$" not in capsys.readouterr().out
 
@@ -616,7 +732,9 @@ def test_a_run_says_what_it_costs(base: Path, tmp_path: Path, capsys: pytest.Cap
 def test_a_gpu_is_metered_by_its_whole_name() -> None:
     config = resolve(read_recipe("qwen2.5-3b"), {})
     algorithm = load_algorithm("grpo")
-    known, other = (Meter(config, algorithm, QWEN3B, name) for name in ("NVIDIA H20", "NVIDIA H200 NVL"))
+    known, other = (
+        Meter(config, algorithm, QWEN3B, name) for name in ("NVIDIA H20", "NVIDIA H200 NVL")
+    )
     step = {"sampled": 1e4, "scored": 1e4, "learned": 1e4, "length": 400.0}
     clock = {"seconds": 2.0, "elapsed": 7200.0, "left": 3600.0}
     found = known.step(**step, **clock, done=95)  # a fifth of the recipe's steps
@@ -650,7 +768,9 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    page = said(capsys, "qwen2.5-3b-countdown-ppo", "--gpu", "h200", "--price", "4", "--length", "400")
+    page = said(
+        capsys, "qwen2.5-3b-countdown-ppo", "--gpu", "h200", "--price", "4", "--length", "400"
+    )
     assert page.startswith("NVIDIA H200, bfloat16")
     assert "it fits in 92%" in page
     assert "at $4.00 an hour" in page
@@ -659,7 +779,9 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     table = said(capsys, "qwen2.5-3b", "--algorithm", "prime", "--steps", "10")
     assert [line.split()[0] for line in table.splitlines()[1:]] == [*DEVICES, "cpu"]
     assert "it fits" in said(capsys, "--gpu", "cpu")
-    assert "34.6%" in said(capsys, "--pretraining", "37e9", "14.8e12", "--gpu", "h800", "--hours", "2.664e6")
+    assert "34.6%" in said(
+        capsys, "--pretraining", "37e9", "14.8e12", "--gpu", "h800", "--hours", "2.664e6"
+    )
 
 
 @pytest.mark.parametrize(
@@ -681,7 +803,9 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("--pretraining 1e9 0 --gpu h100", "above 0"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(
+    arguments: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["plan", *arguments.split()]) == 2
     error = capsys.readouterr().err
     assert error.startswith("tinyzero: error: ")
@@ -696,10 +820,16 @@ COST = Path(__file__).parent.parent / "docs" / "cost.md"
 
 def filled(page: str, run: Callable[[str], str]) -> str:
     """The page with every block that starts with a command followed by what that prints."""
-    return re.sub(r"```\n\$ tinyzero (.+)\n[^`]*```", lambda m: f"```\n$ tinyzero {m[1]}\n{run(m[1])}```", page)
+    return re.sub(
+        r"```\n\$ tinyzero (.+)\n[^`]*```",
+        lambda m: f"```\n$ tinyzero {m[1]}\n{run(m[1])}```",
+        page,
+    )
 
 
-def test_the_page_on_cost_prints_what_its_commands_print(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_on_cost_prints_what_its_commands_print(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def run(command: str) -> str:
         assert cli.main(command.split()) == 0
         return capsys.readouterr().out

@@ -17,20 +17,31 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyzero import behaviours, checkpoint, models, prompts
-from tinyzero.plugins import validate
-from tinyzero.pretrain import base, corpus, products
-from tinyzero.pretrain.base import PretrainOptions, pretrain
-from tinyzero.pretrain.corpus import CorpusOptions, tries
-from tinyzero.pretrain.muon import Muon, orthogonalise
-from tinyzero.pretrain.products import ProductsOptions
-from tinyzero.rewards import evaluate_expression, extract_answer
-from tinyzero.tasks import multiplication
-from tinyzero.tasks.countdown import split_of
-from tinyzero.types import NonFiniteError, Problem, UserError
+from tinyzero import models
+from tinyzero.errors import NonFiniteError, UserError
+from tinyzero.grading.answers import extract_answer
+from tinyzero.grading.arithmetic import evaluate_expression
+from tinyzero.registry import validate
+from tinyzero.run import checkpoint
+from tinyzero.tasks import prompts
+from tinyzero.tasks.countdown import corpus
+from tinyzero.tasks.countdown import thinking as behaviours
+from tinyzero.tasks.countdown.corpus import CorpusOptions, tries
+from tinyzero.tasks.countdown.task import split_of
+from tinyzero.tasks.multiplication import corpus as products
+from tinyzero.tasks.multiplication import task as multiplication
+from tinyzero.tasks.multiplication.corpus import ProductsOptions
+from tinyzero.tools.pretrain import base
+from tinyzero.tools.pretrain.base import PretrainOptions, pretrain
+from tinyzero.tools.pretrain.muon import Muon, orthogonalise
+from tinyzero.types import Problem
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
-OPTIONS = [CorpusOptions(), CorpusOptions(four_numbers=0.5, long=0.5, guesses=0.1), CorpusOptions(jumps=0, drills=0)]
+OPTIONS = [
+    CorpusOptions(),
+    CorpusOptions(four_numbers=0.5, long=0.5, guesses=0.1),
+    CorpusOptions(jumps=0, drills=0),
+]
 
 
 def documents(o: CorpusOptions, count: int = 400) -> Iterator[tuple[str, str]]:
@@ -52,7 +63,9 @@ def test_every_result_and_every_verdict_is_true(o: CorpusOptions) -> None:
     for _, text in documents(o):
         for a, operator, b, result in STEP.findall(text):
             value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}.get(operator)
-            assert Fraction(int(a), int(b)) == int(result) if operator == "/" else value == int(result), text
+            assert (
+                Fraction(int(a), int(b)) == int(result) if operator == "/" else value == int(result)
+            ), text
             assert 0 < int(result) <= o.max_target
             steps += 1
         for line in text.split("\n"):
@@ -121,14 +134,20 @@ def combined(entries: list[tuple[int, Any]], limit: int) -> Iterator[tuple[int, 
         rest = [e for k, e in enumerate(entries) if k not in (i, j)]
         for op, value in corpus.steps_of(a, b, limit):
             if op in "+*":
-                parts = [p for f in (x, y) for p in (f[1] if isinstance(f, tuple) and f[0] == op else [f])]
+                parts = [
+                    p
+                    for f in (x, y)
+                    for p in (f[1] if isinstance(f, tuple) and f[0] == op else [f])
+                ]
                 form: Any = (op, tuple(sorted(parts, key=repr)))
             else:
                 form = (op, (x, y))
             yield from combined([(value, form), *rest], limit)
 
 
-@pytest.mark.parametrize("numbers", [[3, 5, 12], [2, 2, 4], [7, 7, 7], [25, 1, 6], [9, 3], [4, 4], [1, 1, 2]])
+@pytest.mark.parametrize(
+    "numbers", [[3, 5, 12], [2, 2, 4], [7, 7, 7], [25, 1, 6], [9, 3], [4, 4], [1, 1, 2]]
+)
 def test_tries_are_all_there_is_once(numbers: list[int]) -> None:
     found = tries(numbers, 99)
     expected = list(combined([(n, n) for n in numbers], 99))
@@ -136,7 +155,10 @@ def test_tries_are_all_there_is_once(numbers: list[int]) -> None:
     assert {t.value for t in found} == {value for value, _ in expected}
     assert len({t.steps for t in found}) == len(found)
     for t in found:
-        assert evaluate_expression(t.expression) == (t.value, [int(n) for n in re.findall(r"\d+", t.expression)])
+        assert evaluate_expression(t.expression) == (
+            t.value,
+            [int(n) for n in re.findall(r"\d+", t.expression)],
+        )
 
 
 def test_tries_go_from_the_largest_pair_down_whatever_the_order_given() -> None:
@@ -152,7 +174,9 @@ def test_tries_of_four_numbers_reach_what_can_be_reached() -> None:
     for _ in range(5):
         numbers = [rng.randint(1, 25) for _ in range(4)]
         found = tries(numbers, 99)
-        assert {t.value for t in found} == {value for value, _ in combined([(n, n) for n in numbers], 99)}
+        assert {t.value for t in found} == {
+            value for value, _ in combined([(n, n) for n in numbers], 99)
+        }
         for t in rng.sample(found, 20):
             result = evaluate_expression(t.expression)
             assert result is not None
@@ -175,7 +199,9 @@ def test_batches_hold_every_document_and_no_loss_on_prompts_or_padding() -> None
     o = PretrainOptions(pool_documents=60, batch_tokens=1024, longest=200)
     drawn = list(base.batches(o, 3, vocabulary))
     again = list(base.batches(o, 3, vocabulary))
-    assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(drawn, again, strict=True))
+    assert all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(drawn, again, strict=True)
+    )
     other = list(base.batches(o, 4, vocabulary))
     assert len(other) != len(drawn) or not torch.equal(other[0][0], drawn[0][0])
     rows = 0
@@ -199,7 +225,9 @@ def test_orthogonalise_pushes_singular_values_towards_one(shape: tuple[int, int]
     values = torch.linalg.svdvals(orthogonalise(matrix))
     assert 0.5 < float(values.min()) <= float(values.max()) < 1.3
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    alike = torch.nn.functional.cosine_similarity(orthogonalise(matrix).flatten(), (u @ v).flatten(), dim=0)
+    alike = torch.nn.functional.cosine_similarity(
+        orthogonalise(matrix).flatten(), (u @ v).flatten(), dim=0
+    )
     assert float(alike) > 0.95
 
 
@@ -289,11 +317,15 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_pretraining_that_breaks_down_stops(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match="the loss of pool 1 is not finite"):
-        pretrain(TINY.model_copy(update={"adam_lr": 1e30, "muon_lr": 1e30}), tmp_path, lambda text: None)
+        pretrain(
+            TINY.model_copy(update={"adam_lr": 1e30, "muon_lr": 1e30}), tmp_path, lambda text: None
+        )
 
 
 def test_a_chat_is_written_as_the_tokenizer_writes_it() -> None:
-    tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END, corpus.CHAT_TEMPLATE)
+    tokenizer = models.build_tokenizer(
+        corpus.CHARACTERS, corpus.WORDS, corpus.END, corpus.CHAT_TEMPLATE
+    )
     for asked in ("chat", "compact"):
         ids = models.encode_prompt(tokenizer, prompts.countdown([3, 5, 12], 24, asked))
         prompt, text = "24 from 3 5 12\n<think>\n", "12*(5-3)"
@@ -311,12 +343,23 @@ def test_a_chat_is_written_as_the_tokenizer_writes_it() -> None:
 def test_pretraining_goes_on_from_a_model_with_chats(tmp_path: Path) -> None:
     start = pretrain(TINY, tmp_path / "start", lambda line: None)
     more = PretrainOptions(
-        start=str(start), chat=True, pools=1, pool_documents=8, longest=300, muon_lr=1e-6, adam_lr=1e-6
+        start=str(start),
+        chat=True,
+        pools=1,
+        pool_documents=8,
+        longest=300,
+        muon_lr=1e-6,
+        adam_lr=1e-6,
     )
     model = models.load_model(str(pretrain(more, tmp_path / "more", lambda line: None)))
-    for old, new in zip(models.load_model(str(start)).parameters(), model.parameters(), strict=True):
+    for old, new in zip(
+        models.load_model(str(start)).parameters(), model.parameters(), strict=True
+    ):
         torch.testing.assert_close(old, new, atol=1e-3, rtol=1e-2)
-    assert models.load_tokenizer(str(tmp_path / "more" / "model")).chat_template == corpus.CHAT_TEMPLATE
+    assert (
+        models.load_tokenizer(str(tmp_path / "more" / "model")).chat_template
+        == corpus.CHAT_TEMPLATE
+    )
     assert (
         f"tinyzero pretrain --start {start} --chat true --pools 1 "
         in (tmp_path / "more" / "model" / "README.md").read_text()
@@ -369,7 +412,13 @@ def test_a_corpus_of_products_is_true_and_tells_no_posed_one() -> None:
         assert multiplication.split_of(a, b) == "train"
         counts = behaviours.measure(Problem("p", {"a": a, "b": b}, "train", "p"), text)
         right = extract_answer(text) == str(a * b)
-        style = "guess" if not counts["steps"] else "whole" if counts["decomposed"] or not counts["posed"] else "partly"
+        style = (
+            "guess"
+            if not counts["steps"]
+            else "whole"
+            if counts["decomposed"] or not counts["posed"]
+            else "partly"
+        )
         styles[style] += 1
         styles[f"{style} right"] += right
         assert right or not (style == "whole" and text.endswith(products.work(a, b)))

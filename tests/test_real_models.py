@@ -10,17 +10,19 @@ import pytest
 import torch
 from folders import FAMILIES
 from test_learner import NO_CLIP, rollouts
-from transformers import AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM
 
-from tinyzero import attention, config, lora, models, run, train
-from tinyzero.algorithms._options import PolicyOptions
-from tinyzero.algorithms._policy import policy_loss
+from tinyzero import config, models, train
+from tinyzero.algorithms.options import PolicyOptions
+from tinyzero.algorithms.stages import policy_loss
 from tinyzero.batching import Batch, collate
 from tinyzero.config import LoraSection, OptimizerOptions
+from tinyzero.errors import UserError
 from tinyzero.learner import TorchLearner, policy_outputs
-from tinyzero.models import Backbone
-from tinyzero.samplers.torch_sampler import TorchSampler
-from tinyzero.types import SamplingParams, UserError
+from tinyzero.models import Backbone, attention, lora
+from tinyzero.run import parts as run
+from tinyzero.samplers.torch import TorchSampler
+from tinyzero.types import SamplingParams
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(folders.write(root / name, name)) for name in FAMILIES}
 
 
-def padded(lengths: tuple[int, ...] = (9, 140, 3), vocabulary: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
-    tokens = torch.randint(1, vocabulary, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0))
+def padded(
+    lengths: tuple[int, ...] = (9, 140, 3), vocabulary: int = 400
+) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(
+        1, vocabulary, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0)
+    )
     for i, n in enumerate(lengths):
         tokens[i, n:] = 0
     return tokens, torch.tensor(lengths)
@@ -38,7 +44,10 @@ def padded(lengths: tuple[int, ...] = (9, 140, 3), vocabulary: int = 400) -> tup
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_computes_what_transformers_does(family: str, written: dict[str, str]) -> None:
-    model, reference = models.load_model(written[family]), AutoModelForCausalLM.from_pretrained(written[family])
+    model, reference = (
+        models.load_model(written[family]),
+        AutoModelForCausalLM.from_pretrained(written[family]),
+    )
     tokens, lengths = padded()
     logits = model.logits(tokens)
     for i, n in enumerate(lengths.tolist()):
@@ -97,7 +106,9 @@ def by_the_formula(
             g = h * key.shape[1] // query.shape[1]
             scores = query[rows, h] @ key[start:end, g].T * (scaling or query.shape[-1] ** -0.5)
             ahead = torch.ones_like(scores, dtype=torch.bool).triu(1)
-            out[rows, h] = scores.masked_fill(ahead & causal, -torch.inf).softmax(-1) @ value[start:end, g]
+            out[rows, h] = (
+                scores.masked_fill(ahead & causal, -torch.inf).softmax(-1) @ value[start:end, g]
+            )
     return out
 
 
@@ -108,7 +119,9 @@ def test_the_ways_to_attend_agree(heads: tuple[int, int], monkeypatch: pytest.Mo
     total, (H, G) = sum(lengths), heads
     query, key, value = (torch.randn(1, n, total, 16, generator=generator) for n in (H, G, G))
     ours, _ = attention.grouped_attention(torch.nn.Identity(), query, key, value, None, 0.3)
-    torch.testing.assert_close(attention.fused_attention(query, key, value, None, 0.3), ours, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        attention.fused_attention(query, key, value, None, 0.3), ours, atol=1e-5, rtol=1e-5
+    )
     packing = attention.packing_of(lengths, torch.device("cpu"))
     each = attention.packed_attention(query, key, value, packing, 0.3)
     monkeypatch.setattr(attention, "has_flash", lambda *_: True)
@@ -141,10 +154,13 @@ def test_fused_kernels_get_what_they_take(monkeypatch: pytest.MonkeyPatch) -> No
 def test_flash_attention_is_called_as_its_operator_is() -> None:
     """On "meta", where only arguments and shapes are looked at: grouped heads, forward and backward, and a cache."""
     query, key, value = (
-        torch.randn(20, n, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for n in (4, 2, 2)
+        torch.randn(20, n, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
+        for n in (4, 2, 2)
     )
     edges = attention.packing_of([5, 15], torch.device("meta")).edges
-    found = attention.flash_attention(query, key, value, edges, edges, 15, 15, causal=True, scaling=0.3)
+    found = attention.flash_attention(
+        query, key, value, edges, edges, 15, 15, causal=True, scaling=0.3
+    )
     assert found.shape == query.shape
     found.sum().backward()
     assert all(x.grad is not None and x.grad.shape == x.shape for x in (query, key, value))
@@ -161,12 +177,16 @@ def test_without_a_gpu_there_is_no_flash_attention() -> None:
     assert not attention.has_flash(query, query, query)
 
 
-def test_why_a_model_cannot_be_packed_is_told(written: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_a_model_cannot_be_packed_is_told(
+    written: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(attention, "packed_attention", broken)
-    with pytest.raises(UserError, match=r"cannot be packed: .* \(OutOfMemoryError: CUDA out of memory\)") as caught:
+    with pytest.raises(
+        UserError, match=r"cannot be packed: .* \(OutOfMemoryError: CUDA out of memory\)"
+    ) as caught:
         models.load_model(written["qwen2"], pack=True)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
@@ -179,14 +199,16 @@ def test_a_model_that_drops_what_it_is_told_of_packing_is_refused(
     def forgetful(*given: Any, packing: Any = None, **more: Any) -> Any:
         return forward(*given, **more)
 
-    monkeypatch.setitem(models.AttentionInterface._global_mapping, "tinyzero", forgetful)
+    monkeypatch.setitem(AttentionInterface._global_mapping, "tinyzero", forgetful)
     models.load_model(written["qwen2"])
     with pytest.raises(UserError, match="cannot be packed"):
         models.load_model(written["qwen2"], pack=True)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2"])
-def test_recomputing_layers_saves_memory_and_changes_nothing(family: str, written: dict[str, str]) -> None:
+def test_recomputing_layers_saves_memory_and_changes_nothing(
+    family: str, written: dict[str, str]
+) -> None:
     tokens, lengths = padded()
     gradients, kept = [], []
     for recompute in (False, True):
@@ -219,14 +241,19 @@ def test_bf16_in_shards_is_loaded_and_trained(family: str, tmp_path: Path) -> No
     assert learned["grad_norm"] > 0
     for parameter, master in zip(learner.trained, learner.masters, strict=True):
         assert (parameter.dtype, master.dtype) == (torch.bfloat16, torch.float32)
-        assert torch.equal(parameter, master.to(torch.bfloat16)), "the weights are the rounded masters"
+        assert torch.equal(parameter, master.to(torch.bfloat16)), (
+            "the weights are the rounded masters"
+        )
 
 
 def advantaged(temperature: float = 1.0) -> Batch:
     batch = collate(rollouts(), temperature, 16)
     generator = torch.Generator().manual_seed(5)
     return copy.copy(batch).__class__(
-        **{**batch.__dict__, "advantages": torch.randn(batch.mask.shape, generator=generator) * batch.mask}
+        **{
+            **batch.__dict__,
+            "advantages": torch.randn(batch.mask.shape, generator=generator) * batch.mask,
+        }
     )
 
 
@@ -237,8 +264,14 @@ def loss(outputs: Any, batch: Batch, totals: Any) -> Any:
 def test_steps_too_small_for_bf16_are_kept_in_the_masters(tmp_path: Path) -> None:
     """A weight near 1 moves in bf16 by 0.0078 at least: a step of 1e-4 would be lost each time."""
     folder = str(folders.write(tmp_path / "model", "llama"))
-    whole = TorchLearner(models.load_model(folder), policy_outputs, OptimizerOptions(learning_rate=1e-4))
-    low = TorchLearner(models.load_model(folder, torch.bfloat16), policy_outputs, OptimizerOptions(learning_rate=1e-4))
+    whole = TorchLearner(
+        models.load_model(folder), policy_outputs, OptimizerOptions(learning_rate=1e-4)
+    )
+    low = TorchLearner(
+        models.load_model(folder, torch.bfloat16),
+        policy_outputs,
+        OptimizerOptions(learning_rate=1e-4),
+    )
     before = [m.detach().clone() for m in low.masters]
     batch = advantaged()
     for _ in range(30):
@@ -281,13 +314,17 @@ class TestAdapters:
         return model
 
     @pytest.mark.parametrize("family", ["qwen2", "llama", "gpt2"])
-    def test_they_start_as_nothing_and_are_all_that_is_trained(self, family: str, written: dict[str, str]) -> None:
+    def test_they_start_as_nothing_and_are_all_that_is_trained(
+        self, family: str, written: dict[str, str]
+    ) -> None:
         model, tokens = self.adapted(written[family], None), padded()[0]
         assert torch.equal(model.logits(tokens), models.load_model(written[family]).logits(tokens))
         trained = {n for n, p in model.named_parameters() if p.requires_grad}
         assert trained
         assert all("lora_" in name for name in trained)
-        learner = TorchLearner(model, policy_outputs, NO_CLIP.model_copy(update={"learning_rate": 1e-2}))
+        learner = TorchLearner(
+            model, policy_outputs, NO_CLIP.model_copy(update={"learning_rate": 1e-2})
+        )
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
         learner.update(advantaged(), loss)
         learner.update(advantaged(), loss)
@@ -295,7 +332,9 @@ class TestAdapters:
             assert torch.equal(parameter, before[name]) == (name not in trained), name
 
     @pytest.mark.parametrize("family", ["qwen2", "llama"])
-    def test_merged_weights_are_the_adapted_model(self, family: str, written: dict[str, str], tmp_path: Path) -> None:
+    def test_merged_weights_are_the_adapted_model(
+        self, family: str, written: dict[str, str], tmp_path: Path
+    ) -> None:
         model, tokens = self.adapted(written[family]), padded()[0]
         models.save_model(model, folders.bpe(), tmp_path)
         saved = models.load_model(str(tmp_path))
@@ -304,36 +343,50 @@ class TestAdapters:
         }
         torch.testing.assert_close(saved.logits(tokens), model.logits(tokens), atol=1e-4, rtol=1e-4)
 
-    def test_the_adapter_alone_loads_with_peft(self, written: dict[str, str], tmp_path: Path) -> None:
+    def test_the_adapter_alone_loads_with_peft(
+        self, written: dict[str, str], tmp_path: Path
+    ) -> None:
         from peft import PeftModel
 
         model, tokens = self.adapted(written["qwen2"]), padded()[0]
         lora.save_adapter(model, self.options, tmp_path, written["qwen2"])
-        theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(written["qwen2"]), str(tmp_path))
-        torch.testing.assert_close(theirs(tokens[1:2]).logits[0], model.logits(tokens)[1], atol=1e-4, rtol=1e-4)
+        theirs = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(written["qwen2"]), str(tmp_path)
+        )
+        torch.testing.assert_close(
+            theirs(tokens[1:2]).logits[0], model.logits(tokens)[1], atol=1e-4, rtol=1e-4
+        )
 
     @pytest.mark.parametrize("family", ["qwen2", "gpt2"])  # the first has a decode step of its own
-    def test_the_sampler_samples_from_the_adapted_model(self, family: str, written: dict[str, str]) -> None:
+    def test_the_sampler_samples_from_the_adapted_model(
+        self, family: str, written: dict[str, str]
+    ) -> None:
         model, tokenizer = self.adapted(written[family]), folders.bpe()
         sampler = TorchSampler(model, models.decoder(tokenizer), frozenset())
         [[completion]] = sampler.generate([[5, 6, 7]], SamplingParams(max_tokens=12))
         tokens = torch.tensor([[5, 6, 7, *completion.token_ids]])
         logprobs = model.logits(tokens)[0, 2:-1].log_softmax(-1)
         expected = logprobs.gather(-1, tokens[0, 3:, None]).squeeze(-1)
-        torch.testing.assert_close(torch.tensor(completion.sampled_logprobs), expected, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(completion.sampled_logprobs), expected, atol=2e-5, rtol=1e-5
+        )
 
     def test_merged_weights_may_lie_in_one_place(
         self, written: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """They are made one after the other, and the next is put where the last one was."""
-        model, place, merged_weight = self.adapted(written["qwen2"]), torch.empty(64 * 64), models.merged_weight
+        model, place, merged_weight = (
+            self.adapted(written["qwen2"]),
+            torch.empty(64 * 64),
+            models.merged_weight,
+        )
         expected = {name: w.detach().to(torch.bfloat16) for name, w in models.named_weights(model)}
 
         def in_place(layer: Any) -> torch.Tensor:
             made = merged_weight(layer).detach()
             return place[: made.numel()].view_as(made).copy_(made)
 
-        monkeypatch.setattr(models, "merged_weight", in_place)
+        monkeypatch.setattr(models.hub, "merged_weight", in_place)
         models.save_model(model, folders.bpe(), tmp_path, torch.bfloat16)
         saved = models.load_model(str(tmp_path), torch.bfloat16).lm.state_dict()
         assert saved.keys() == expected.keys()
@@ -344,7 +397,11 @@ class TestAdapters:
         self, role: str, written: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """With "meta" in the GPU's place: it is loaded on the CPU, and what moves is what is not shared."""
-        owner, asked, load_model = self.adapted(written["qwen2"]).to("meta"), list[str](), models.load_model
+        owner, asked, load_model = (
+            self.adapted(written["qwen2"]).to("meta"),
+            list[str](),
+            models.load_model,
+        )
 
         def noted(name: str, dtype: torch.dtype, device: str, *more: Any) -> Backbone:
             asked.append(device)
@@ -352,15 +409,24 @@ class TestAdapters:
 
         monkeypatch.setattr(models, "load_model", noted)
         monkeypatch.setattr(models, "pick_device", lambda name: "meta")
-        made = run.load(config.resolve({}, {"model.name": written["qwen2"], "lora.rank": 4}), role, owner)
+        made = run.load(
+            config.resolve({}, {"model.name": written["qwen2"], "lora.rank": 4}), role, owner
+        )
         assert asked == ["cpu"]
         assert {p.device.type for p in made.parameters()} == {"meta"}
         owned = {id(p) for p in owner.parameters()}
-        assert all(id(p) in owned for n, p in made.named_parameters(remove_duplicate=False) if ".lora_" not in n)
+        assert all(
+            id(p) in owned
+            for n, p in made.named_parameters(remove_duplicate=False)
+            if ".lora_" not in n
+        )
 
     @pytest.mark.parametrize("family", ["llama", "qwen2"])  # the second has a tied head
     def test_frozen_weights_are_held_once(self, family: str, written: dict[str, str]) -> None:
-        policy, critic = self.adapted(written[family]), models.ValueModel(self.adapted(written[family]))
+        policy, critic = (
+            self.adapted(written[family]),
+            models.ValueModel(self.adapted(written[family])),
+        )
         reference = models.load_model(written[family]).requires_grad_(False)
         before = reference.logits(padded()[0])
         lora.share_frozen(reference, policy)
@@ -370,7 +436,9 @@ class TestAdapters:
         apart = [n for n, p in critic.named_parameters() if p.data_ptr() not in owned]
         assert apart
         assert all("lora_" in n or n.startswith("head.") for n in apart)
-        assert torch.equal(reference.logits(padded()[0]), before), "the adapter is the policy's alone"
+        assert torch.equal(reference.logits(padded()[0]), before), (
+            "the adapter is the policy's alone"
+        )
 
     @pytest.mark.parametrize(
         ("device", "dtype", "expected"),
@@ -381,7 +449,12 @@ class TestAdapters:
         ],
     )
     def test_a_gpu_computes_adapters_of_low_precision_weights_in_tf32(
-        self, device: str, dtype: torch.dtype, expected: str, written: dict[str, str], monkeypatch: pytest.MonkeyPatch
+        self,
+        device: str,
+        dtype: torch.dtype,
+        expected: str,
+        written: dict[str, str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         asked: list[str] = []
         monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
@@ -392,7 +465,9 @@ class TestAdapters:
 
     def test_a_name_that_no_layer_has(self, written: dict[str, str]) -> None:
         with pytest.raises(UserError, match=r"lora.targets \['nowhere'\]"):
-            lora.add_adapter(models.load_model(written["qwen2"]), LoraSection(rank=2, targets=["nowhere"]))
+            lora.add_adapter(
+                models.load_model(written["qwen2"]), LoraSection(rank=2, targets=["nowhere"])
+            )
 
 
 RUN = {
@@ -409,7 +484,11 @@ RUN |= {"critic.learning_rate": 1e-3, "prm.learning_rate": 1e-3, "model.prompt":
 def trained(
     folder: str, out: Path, steps: int | None = None, resume: bool = False, **more: Any
 ) -> list[dict[str, Any]]:
-    overrides = RUN | {"model.name": folder, "model.device": "cpu"} | {k.replace("__", "."): v for k, v in more.items()}
+    overrides = (
+        RUN
+        | {"model.name": folder, "model.device": "cpu"}
+        | {k.replace("__", "."): v for k, v in more.items()}
+    )
     overrides |= {"steps": steps} if steps else {}
     train.train(config.resolve({}, overrides), out, resume)
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -419,11 +498,18 @@ def without_clock(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in e.items() if not k.startswith(("time/", "memory/"))} for e in entries]
 
 
-@pytest.mark.parametrize(("algorithm", "rank"), [("grpo", 0), ("grpo", 4), ("ppo", 0), ("ppo", 4), ("prime", 4)])
+@pytest.mark.parametrize(
+    ("algorithm", "rank"), [("grpo", 0), ("grpo", 4), ("ppo", 0), ("ppo", 4), ("prime", 4)]
+)
 def test_a_run_on_a_folder_resumes_bit_for_bit(
     algorithm: str, rank: int, written: dict[str, str], tmp_path: Path
 ) -> None:
-    more = {"algorithm__name": algorithm, "lora__rank": rank, "update__pack": True, "model__dtype": "bfloat16"}
+    more = {
+        "algorithm__name": algorithm,
+        "lora__rank": rank,
+        "update__pack": True,
+        "model__dtype": "bfloat16",
+    }
     more |= {"algorithm__filter": "none"} if algorithm == "prime" else {}
     whole = trained(written["qwen2"], tmp_path / "whole", **more)
     trained(written["qwen2"], tmp_path / "halves", steps=2, **more)
@@ -437,7 +523,8 @@ def test_a_run_on_a_folder_resumes_bit_for_bit(
 
 def test_packing_trains_the_same(written: dict[str, str], tmp_path: Path) -> None:
     plain, packed = (
-        trained(written["llama3"], tmp_path / str(pack), steps=2, update__pack=pack) for pack in (False, True)
+        trained(written["llama3"], tmp_path / str(pack), steps=2, update__pack=pack)
+        for pack in (False, True)
     )
     for a, b in zip(plain, packed, strict=True):
         assert a["tokens/trained"] == b["tokens/trained"]

@@ -13,7 +13,10 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def figures(**trained: int) -> dict[str, list[dict[str, int]]]:
-    return {name.replace("_", " "): [{"tokens/generated": 9, "tokens/trained": n}] for name, n in trained.items()}
+    return {
+        name.replace("_", " "): [{"tokens/generated": 9, "tokens/trained": n}]
+        for name, n in trained.items()
+    }
 
 
 def test_ways_of_the_same_samples_have_equal_tokens(script: Any) -> None:

@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from tinyzero import advantages, cli
-from tinyzero.algorithms import load_algorithm
+from tinyzero import cli
+from tinyzero.algorithms import advantages, load_algorithm
 from tinyzero.config import Config, profiles, read_recipe, recipes, resolve
-from tinyzero.plan import Plan, make_plan, prompt_tokens
-from tinyzero.plan.devices import DEVICES
-from tinyzero.plan.shapes import find_shape
+from tinyzero.cost.devices import DEVICES
+from tinyzero.cost.shapes import find_shape
+from tinyzero.cost.simulator import Plan, make_plan, prompt_tokens
 from tinyzero.tasks import load_task
 
 ALGORITHMS, TASKS = ("ppo", "grpo", "prime"), ("countdown", "multiplication")
 ABLATIONS = Path(__file__).parent.parent / "ablations"
 HOLDS = {"24gb": "4090", "48gb": "l40s", "80gb": "h100", "141gb": "h200"}
-QWEN = [f"qwen2.5-{size}b{kind}" for size, kind in product(("0.5", "1.5", "3", "7"), ("", "-instruct"))]
+QWEN = [
+    f"qwen2.5-{size}b{kind}" for size, kind in product(("0.5", "1.5", "3", "7"), ("", "-instruct"))
+]
 LARGE = [*QWEN, "llama-3.2-3b"]
 ORIGINAL = "tinyzero-original-3b-ppo"
 
@@ -28,7 +30,9 @@ ORIGINAL = "tinyzero-original-3b-ppo"
 def planned(config: Config, gpu: str) -> Plan:
     load_task(config.task.name, config.task.options)
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
-    return make_plan(config, algorithm, find_shape(config.model.name), DEVICES[gpu], prompt_tokens(config))
+    return make_plan(
+        config, algorithm, find_shape(config.model.name), DEVICES[gpu], prompt_tokens(config)
+    )
 
 
 def test_the_recipes_are_these() -> None:
@@ -38,13 +42,18 @@ def test_the_recipes_are_these() -> None:
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_every_choice_of_a_size_fits_its_memory_and_is_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_choice_of_a_size_fits_its_memory_and_is_shown(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for task, algorithm in product(TASKS, ALGORITHMS):
         recipe = read_recipe(f"{name}-{task}-{algorithm}")
         for profile in (None, *HOLDS):
             config = resolve(recipe, {}, profile)
             assert (config.task.name, config.algorithm.name) == (task, algorithm)
-            assert config.rollout.samples >= load_algorithm(algorithm, config.algorithm.options).min_samples
+            assert (
+                config.rollout.samples
+                >= load_algorithm(algorithm, config.algorithm.options).min_samples
+            )
             plan = planned(config, HOLDS[profile or "141gb"])
             if profile:
                 assert plan.fits, (task, algorithm, profile, plan.peak / 1e9)
@@ -61,7 +70,11 @@ def test_a_laptop_runs_every_algorithm_on_its_own_task(name: str, algorithm: str
     config = resolve(read_recipe(name), {"algorithm.name": algorithm})
     shape = find_shape(config.model.name)
     plan = make_plan(
-        config, load_algorithm(algorithm, config.algorithm.options), shape, DEVICES["4090"], prompt_tokens(config)
+        config,
+        load_algorithm(algorithm, config.algorithm.options),
+        shape,
+        DEVICES["4090"],
+        prompt_tokens(config),
     )
     assert plan.fits
 
@@ -74,7 +87,9 @@ def test_prime_keeps_more_groups_where_there_are_many_answers() -> None:
         wide = config.rollout.samples == 16
         assert (options.band_low, options.band_high) == ((0.05, 0.95) if wide else (0.2, 0.8)), name
     grid = tomllib.loads((ABLATIONS / "algorithms.toml").read_text())
-    assert grid["axes"]["algorithm"]["prime"] == {"algorithm.name": "prime"}, "what is its recipe's is the grid's"
+    assert grid["axes"]["algorithm"]["prime"] == {"algorithm.name": "prime"}, (
+        "what is its recipe's is the grid's"
+    )
     assert grid["recipe"] == "laptop"
 
 
@@ -105,7 +120,11 @@ def test_the_original_is_tinyzeros() -> None:
     config = resolve(read_recipe(ORIGINAL), {})
     assert config.rollout.prompts * config.rollout.samples == 256
     assert config.rollout.prompts * config.rollout.samples // config.update.minibatches == 64
-    assert (config.rollout.max_tokens, config.rollout.temperature, config.update.epochs) == (1024, 1.0, 1)
+    assert (config.rollout.max_tokens, config.rollout.temperature, config.update.epochs) == (
+        1024,
+        1.0,
+        1,
+    )
     assert (config.optimizer.learning_rate, config.critic.learning_rate) == (1e-6, 1e-5)
     for optimizer in (config.optimizer, config.critic):
         assert (optimizer.beta1, optimizer.beta2, optimizer.weight_decay) == (0.9, 0.999, 0.01)
@@ -113,7 +132,12 @@ def test_the_original_is_tinyzeros() -> None:
     options: Any = load_algorithm("ppo", config.algorithm.options).options  # type: ignore[attr-defined]
     assert (options.kl_in_reward, options.entropy, options.kl) == (0.001, 0.001, 0.0)
     assert (options.clip_low, options.clip_high, options.value_clip) == (0.2, 0.2, 0.5)
-    assert (options.gamma, options.lam, options.whiten, options.aggregate) == (1.0, 1.0, True, "token-mean")
+    assert (options.gamma, options.lam, options.whiten, options.aggregate) == (
+        1.0,
+        1.0,
+        True,
+        "token-mean",
+    )
     task = config.task.options
     assert (task["data"], task["data_split"]) == ("Jiayi-Pan/Countdown-Tasks-3to4", "tinyzero")
     assert config.steps == 15 * 327_680 // 256
@@ -128,8 +152,12 @@ def test_form_pays_as_much_as_being_right_where_groups_are_normalised() -> None:
     formed = torch.tensor([0.1] * 4 + [0.0] * 4)
     lucky = torch.tensor([1.0] + [0.0] * 7)
     group = torch.zeros(8, dtype=torch.long)
-    assert advantages.group_advantages(formed, group, "mean", "group")[0] == pytest.approx(0.94, abs=0.01)
-    assert advantages.group_advantages(lucky, group, "mean", "group")[0] == pytest.approx(2.5, abs=0.03)
+    assert advantages.group_advantages(formed, group, "mean", "group")[0] == pytest.approx(
+        0.94, abs=0.01
+    )
+    assert advantages.group_advantages(lucky, group, "mean", "group")[0] == pytest.approx(
+        2.5, abs=0.03
+    )
     assert pytest.approx(0.08, abs=0.005) == 1 - 0.99**8
     assert [1 - 0.97**n - 0.03**n for n in (16, 5)] == pytest.approx([0.39, 0.14], abs=0.005)
 

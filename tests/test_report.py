@@ -24,20 +24,22 @@ from helpers import has_ipv6
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero import behaviours, cli, config, metrics
-from tinyzero.behaviours import Event
+from tinyzero import cli, config
+from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems
-from tinyzero.report import alarms, charts, samples, story
-from tinyzero.report.columns import Columns, thin
-from tinyzero.report.command import command
-from tinyzero.report.page import write_report
-from tinyzero.report.read import Recorded, Tail, find_runs
-from tinyzero.report.samples import Ladder, marked, spread
-from tinyzero.report.watch import Handler, Server
-from tinyzero.tasks import countdown_data
-from tinyzero.tasks.countdown import Countdown, CountdownOptions
-from tinyzero.types import UserError
-from tinyzero.web.server import CONNECTIONS, PATIENCE
+from tinyzero.run import glossary, records
+from tinyzero.tasks.countdown import data as countdown_data
+from tinyzero.tasks.countdown import thinking as behaviours
+from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
+from tinyzero.tasks.countdown.thinking import Event
+from tinyzero.tools.report import alarms, charts, samples, story
+from tinyzero.tools.report.columns import Columns, thin
+from tinyzero.tools.report.command import command
+from tinyzero.tools.report.page import write_report
+from tinyzero.tools.report.read import Recorded, Tail, find_runs
+from tinyzero.tools.report.samples import Ladder, marked, spread
+from tinyzero.tools.report.watch import Handler, Server
+from tinyzero.tools.web.server import CONNECTIONS, PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_a_tail_reads_each_line_once_and_waits_for_torn_ones(tmp_path: Path) -> 
         file.write("}\n")
     assert [r["step"] for r in tail.records()] == [1]
     assert not tail.replaced()
-    metrics.retain(path, lambda record: record["step"] < 1)
+    records.retain(path, lambda record: record["step"] < 1)
     assert tail.replaced()
 
 
@@ -136,13 +138,18 @@ def test_a_line_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
         ("rollouts.jsonl", {"parts": {"answer": "yes"}}),
     ],
 )
-def test_a_whole_line_that_is_no_runs_is_named(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_whole_line_that_is_no_runs_is_named(
+    name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
     folder = fake_run.write(tmp_path / "run", steps=2)
     text = (folder / name).read_text()
     first = json.loads(text.splitlines()[0])
     for line in ({}, first | changes):
         (folder / name).write_text(text + json.dumps(line) + "\n")
-        with pytest.raises(UserError, match=rf"byte {(folder / name).stat().st_size} of .*{name} .*mend or remove it"):
+        with pytest.raises(
+            UserError,
+            match=rf"byte {(folder / name).stat().st_size} of .*{name} .*mend or remove it",
+        ):
             told(folder)
 
 
@@ -168,11 +175,11 @@ def test_a_growing_run_is_read_on_and_a_resumed_one_anew(tmp_path: Path) -> None
     recorded = Recorded(folder)
     assert recorded.update()
     assert not recorded.update()
-    metrics.append(folder / "metrics.jsonl", fake_run.step_record(10, 20))
+    records.append(folder / "metrics.jsonl", fake_run.step_record(10, 20))
     assert recorded.update()
     assert recorded.steps.length == 11
     for name in ("metrics.jsonl", "rollouts.jsonl"):
-        metrics.retain(folder / name, lambda record: record["step"] < 5)
+        records.retain(folder / name, lambda record: record["step"] < 5)
     assert recorded.update()
     assert recorded.steps.length == 5
 
@@ -203,24 +210,42 @@ STUCK = [0.2] * 40
     [
         ("format_farming", {"accuracy": STUCK}, "from 54 % to 86 %"),
         ("length_without_success", {"accuracy": STUCK}, "from 68 to 228 tokens"),
-        ("entropy_collapse", {"entropy": [0.5] * 5 + [0.01] * 35}, "from 0.5 to 0.01 nats while only 73 %"),
+        (
+            "entropy_collapse",
+            {"entropy": [0.5] * 5 + [0.01] * 35},
+            "from 0.5 to 0.01 nats while only 73 %",
+        ),
         ("equal_groups", {"flat_groups": [0.85] * 40, "accuracy": STUCK}, "85 % of the groups"),
-        ("equal_groups", {"flat_groups": [0.95] * 40, "accuracy": [0.99] * 40}, "99 % of the answers right"),
+        (
+            "equal_groups",
+            {"flat_groups": [0.95] * 40, "accuracy": [0.99] * 40},
+            "99 % of the answers right",
+        ),
         ("mismatch", {"mismatch": [0.2] * 40}, "0.2 nats apart"),
         ("mismatch", {"correction": [0.7] * 40}, "weighed by 0.70"),
-        ("not_finite", {"skipped": [0.0] * 30 + [1.0] * 2 + [0.0] * 8}, "2 steps left out updates, first at step 30"),
+        (
+            "not_finite",
+            {"skipped": [0.0] * 30 + [1.0] * 2 + [0.0] * 8},
+            "2 steps left out updates, first at step 30",
+        ),
         (
             "not_finite",
             {"entropy": [0.5] * 39 + [math.inf]},
             "entropy could not be written as a number, first at step 39",
         ),
-        ("endless_repetition", {"rollouts/looping": [0.0] * 80 + [1.0] * 20}, "20 of the last 20 stored answers"),
+        (
+            "endless_repetition",
+            {"rollouts/looping": [0.0] * 80 + [1.0] * 20},
+            "20 of the last 20 stored answers",
+        ),
         ("endless_repetition", {"behaviour/repeat_rate": [0.6] * 40}, "60 % of the attempts"),
         ("truncation", {"truncated": [0.4] * 40}, "40 % of the answers"),
         ("reward_errors", {"reward_errors": [0.0] * 39 + [3.0]}, "raised on 3 answers"),
     ],
 )
-def test_an_alarm_is_given_when_it_should_and_only_then(check: str, sick: dict[str, list[float]], says: str) -> None:
+def test_an_alarm_is_given_when_it_should_and_only_then(
+    check: str, sick: dict[str, list[float]], says: str
+) -> None:
     look = getattr(alarms, check)
     assert look in alarms.CHECKS.values()
     assert look(HEALTHY) is None
@@ -240,7 +265,11 @@ def test_a_run_too_short_for_a_trend_gives_none() -> None:
 
 
 def test_success_is_no_collapse() -> None:
-    solved = HEALTHY | {"accuracy": [0.95] * 40, "entropy": [0.5] * 5 + [0.01] * 35, "flat_groups": [0.85] * 40}
+    solved = HEALTHY | {
+        "accuracy": [0.95] * 40,
+        "entropy": [0.5] * 5 + [0.01] * 35,
+        "flat_groups": [0.85] * 40,
+    }
     assert alarms.entropy_collapse(solved) is None
     assert alarms.equal_groups(solved) is None
 
@@ -255,11 +284,20 @@ def test_the_files_of_a_run_reach_the_alarms(tmp_path: Path) -> None:
         return math.nan if step == 7 else 0.1
 
     loop = "12*5=60,60+3=63 vs 24 no\n" * 20
-    folder = fake_run.write(tmp_path / "run", steps=20, columns={"grad_norm": nan, "accuracy": lambda step: 0.2})
+    folder = fake_run.write(
+        tmp_path / "run", steps=20, columns={"grad_norm": nan, "accuracy": lambda step: 0.2}
+    )
     for step in range(20):
-        metrics.append(folder / "rollouts.jsonl", fake_run.rollout(step, "train", 0, loop, finish_reason="length"))
+        records.append(
+            folder / "rollouts.jsonl",
+            fake_run.rollout(step, "train", 0, loop, finish_reason="length"),
+        )
     titles = [alarm["title"] for alarm in told(folder)["runs"][0]["alarms"]]
-    assert titles == ["Longer answers, no better ones", "Numbers that are not finite", "It goes in circles"]
+    assert titles == [
+        "Longer answers, no better ones",
+        "Numbers that are not finite",
+        "It goes in circles",
+    ]
 
 
 # --- samples
@@ -275,7 +313,9 @@ events = st.builds(
 
 @settings(deadline=None, max_examples=50)
 @given(st.text(max_size=40), st.lists(events, max_size=8), st.integers(0, 10), st.integers(0, 45))
-def test_marking_changes_no_letter_and_covers_each_event(text: str, found: list[Event], start: int, end: int) -> None:
+def test_marking_changes_no_letter_and_covers_each_event(
+    text: str, found: list[Event], start: int, end: int
+) -> None:
     end = min(max(start, end), len(text))
     start = min(start, end)
     found = [e._replace(end=min(e.end, len(text))) for e in found if e.start <= len(text)]
@@ -296,7 +336,10 @@ def test_an_event_without_length_marks_what_follows() -> None:
 
 def test_the_search_is_marked_where_it_happens() -> None:
     pieces = samples.shown(fake_run.rollout(10, "dev", 0, fake_run.SEARCH))["text"]
-    named = [(text, set(called.split())) for text, called in (p for p in pieces if not isinstance(p, str))]
+    named = [
+        (text, set(called.split()))
+        for text, called in (p for p in pieces if not isinstance(p, str))
+    ]
     assert named == [
         ("12*5=60,", {"step", "attempt"}),
         ("60+3=63", {"step", "attempt"}),
@@ -319,7 +362,10 @@ def test_every_kind_of_event_has_its_words() -> None:
         ("12*5=60,60+3=63 vs 24 no\n</think>\n<answer>12*(5-3)</answer>", False),
         ("5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>", False),
         ("12*5=60,60+3=63\n5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>", False),
-        ("5-3=2,2*12=24\n12*5=60,60+3=63 vs 24 no\n60-3=57 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>", False),
+        (
+            "5-3=2,2*12=24\n12*5=60,60+3=63 vs 24 no\n60-3=57 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>",
+            False,
+        ),
     ],
 )
 def test_to_revise_is_to_find_it_wrong_then_right(text: str, does: bool) -> None:
@@ -328,7 +374,8 @@ def test_to_revise_is_to_find_it_wrong_then_right(text: str, does: bool) -> None
 
 
 @pytest.mark.parametrize(
-    "piece", ["a", "wait, ", "12*5=60,60+3=63 vs 24 no\n", "x" * 30 + "\n" + "y" * 300, "abab" * 9 + "c"]
+    "piece",
+    ["a", "wait, ", "12*5=60,60+3=63 vs 24 no\n", "x" * 30 + "\n" + "y" * 300, "abab" * 9 + "c"],
 )
 @pytest.mark.parametrize("cut", [0, 1, 3])
 def test_a_loop_is_seen_wherever_it_is_cut(piece: str, cut: int) -> None:
@@ -337,7 +384,15 @@ def test_a_loop_is_seen_wherever_it_is_cut(piece: str, cut: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "abc" * 3, "no\nno\nno\n", "1+2=3 vs 24 no\n2+1=3 vs 24 no\n" * 2 + "12*3=36", "=" * 20]
+    "text",
+    [
+        "",
+        "a",
+        "abc" * 3,
+        "no\nno\nno\n",
+        "1+2=3 vs 24 no\n2+1=3 vs 24 no\n" * 2 + "12*3=36",
+        "=" * 20,
+    ],
 )
 def test_what_is_no_loop(text: str) -> None:
     assert not samples.loops(text)
@@ -351,7 +406,9 @@ def test_loops_are_those_of_the_definition(piece: str, before: str) -> None:
 
 def test_the_same_problems_are_followed_and_the_first_revision_is_found(run: Path) -> None:
     found = told(run)["runs"][0]
-    problem = [s for s in found["samples"] if s["problem"] == "24 from 3 5 12" and s["split"] == "dev"]
+    problem = [
+        s for s in found["samples"] if s["problem"] == "24 from 3 5 12" and s["split"] == "dev"
+    ]
     assert [s["step"] for s in problem] == [0, 10, 20, 30, 40]
     assert [s["right"] for s in problem] == [False, True, True, True, True]
     first = found["samples"][found["revision"]]
@@ -366,7 +423,9 @@ def test_of_many_rollouts_few_are_kept(tmp_path: Path) -> None:
         for _ in range(8):
             kept.add(fake_run.rollout(step, "train", 0, fake_run.SEARCH))
             kept.add(fake_run.rollout(step, "train", 0, fake_run.GUESS))
-    assert sum(len(group) for group in kept.ladders["train"].items()) <= 4 * (samples.KEPT_STEPS + 1)
+    assert sum(len(group) for group in kept.ladders["train"].items()) <= 4 * (
+        samples.KEPT_STEPS + 1
+    )
     steps = sorted({record["step"] for record in kept.chosen()})
     assert (steps[0], steps[-1]) == (0, 2999)
     assert len(steps) == samples.SHOWN_STEPS
@@ -378,7 +437,10 @@ def test_the_search_for_a_revision_ends_and_says_how_far_it_came(tmp_path: Path)
         kept.add(fake_run.rollout(step, "train", 0, long) | {"reward": 1.0, "parts": {}})
     assert (kept.revision, kept.searched) == (None, 8)
     folder = fake_run.write(tmp_path / "run", steps=2, text=lambda step: fake_run.GUESS)
-    assert (told(folder)["runs"][0]["revision"], told(folder)["runs"][0]["searched"]) == (None, None)
+    assert (told(folder)["runs"][0]["revision"], told(folder)["runs"][0]["searched"]) == (
+        None,
+        None,
+    )
 
 
 def test_a_very_long_answer_loses_its_middle_and_says_so() -> None:
@@ -386,11 +448,14 @@ def test_a_very_long_answer_loses_its_middle_and_says_so() -> None:
     pieces = samples.shown(fake_run.rollout(0, "dev", 0, text))["text"]
     gap = next(i for i, p in enumerate(pieces) if p[1] == "gap")
     before, after = (
-        "".join(p if isinstance(p, str) else p[0] for p in half) for half in (pieces[:gap], pieces[gap + 1 :])
+        "".join(p if isinstance(p, str) else p[0] for p in half)
+        for half in (pieces[:gap], pieces[gap + 1 :])
     )
     assert text.startswith(before)
     assert text.endswith(after)
-    assert pieces[gap][0] == f"{len(text) - len(before) - len(after):,} characters are left out here"
+    assert (
+        pieces[gap][0] == f"{len(text) - len(before) - len(after):,} characters are left out here"
+    )
 
 
 # --- the story
@@ -399,9 +464,11 @@ def test_a_very_long_answer_loses_its_middle_and_says_so() -> None:
 def test_the_numbers_in_the_page_are_those_of_the_streams(run: Path, tmp_path: Path) -> None:
     write_report([run], tmp_path / "page.html")
     found = data_of((tmp_path / "page.html").read_text())["runs"][0]
-    steps, evals = list(metrics.read(run / "metrics.jsonl")), list(metrics.read(run / "eval.jsonl"))
+    steps, evals = list(records.read(run / "metrics.jsonl")), list(records.read(run / "eval.jsonl"))
     for key in steps[0].keys() - {"step"}:
-        assert found["curves"]["steps"][key] == pytest.approx([s[key] for s in steps], rel=1e-5), key
+        assert found["curves"]["steps"][key] == pytest.approx([s[key] for s in steps], rel=1e-5), (
+            key
+        )
     for split in ("dev", "test"):
         scored = [e for e in evals if e["split"] == split]
         for key in ("pass@1", "pass@1/low", "pass@1/high", "response_length"):
@@ -412,9 +479,14 @@ def test_the_numbers_in_the_page_are_those_of_the_streams(run: Path, tmp_path: P
     first, *_, last = [e for e in evals if e["split"] == "test"]
     for when, e in (("before", first), ("after", last)):
         assert found["headline"][when]["value"] == e["pass@1"]
-        assert (found["headline"][when]["low"], found["headline"][when]["high"]) == (e["pass@1/low"], e["pass@1/high"])
+        assert (found["headline"][when]["low"], found["headline"][when]["high"]) == (
+            e["pass@1/low"],
+            e["pass@1/high"],
+        )
     assert found["headline"]["samples"] == steps[-1]["samples/generated"]
-    assert found["headline"]["minutes"] * 60 == pytest.approx(steps[-1]["time/elapsed"] + 12, 1e-9), "two evaluations"
+    assert found["headline"]["minutes"] * 60 == pytest.approx(
+        steps[-1]["time/elapsed"] + 12, 1e-9
+    ), "two evaluations"
     assert (found["done"], found["finished"]) == (40, True)
 
 
@@ -438,27 +510,50 @@ def test_every_curve_is_in_the_glossary_and_has_its_words(run: Path) -> None:
 
 
 def test_every_key_of_the_glossary_is_drawn_or_left_out_for_a_reason() -> None:
-    drawn = [line.key for _, _, drawn in charts.SECTIONS.values() for chart in drawn for line in chart.lines]
-    for key in metrics.GLOSSARY:
+    drawn = [
+        line.key
+        for _, _, drawn in charts.SECTIONS.values()
+        for chart in drawn
+        for line in chart.lines
+    ]
+    for key in glossary.GLOSSARY:
         found = any(fnmatchcase(key, line) or fnmatchcase(line, key) for line in drawn)
         assert found or key in charts.LEFT_OUT, key
         assert not (key in drawn and key in charts.LEFT_OUT), key
-    assert [key for key in charts.LEFT_OUT if metrics.define(key) is None] == []
+    assert [key for key in charts.LEFT_OUT if glossary.define(key) is None] == []
 
 
 def test_a_part_of_the_reward_that_a_task_names_has_its_curve(tmp_path: Path) -> None:
     parts = {f"reward/{name}": lambda step: 0.5 for name in ("truncated", "style", "answer")}
     folder = fake_run.write(tmp_path / "run", steps=2, columns=parts)
-    (chart,) = (c for section in told(folder)["sections"] for c in section["charts"] if c["title"] == "Reward")
-    assert [line["label"] for line in chart["lines"]] == ["reward", "for the answer", "well-formed", "style"]
+    (chart,) = (
+        c
+        for section in told(folder)["sections"]
+        for c in section["charts"]
+        if c["title"] == "Reward"
+    )
+    assert [line["label"] for line in chart["lines"]] == [
+        "reward",
+        "for the answer",
+        "well-formed",
+        "style",
+    ]
     assert chart["band"]
 
 
 def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
     folder = fake_run.write(tmp_path / "run", steps=2)
-    metrics.append(folder / "eval.jsonl", fake_run.evaluation(1, "dev", 0.5) | {"pass@16": 0.9, "pass@2": 0.6})
-    found = {chart["title"]: chart for section in told(folder)["sections"] for chart in section["charts"]}
-    assert [line["label"] for line in found["The best of several"]["lines"]] == ["one of 1", "one of 2", "one of 16"]
+    records.append(
+        folder / "eval.jsonl", fake_run.evaluation(1, "dev", 0.5) | {"pass@16": 0.9, "pass@2": 0.6}
+    )
+    found = {
+        chart["title"]: chart for section in told(folder)["sections"] for chart in section["charts"]
+    }
+    assert [line["label"] for line in found["The best of several"]["lines"]] == [
+        "one of 1",
+        "one of 2",
+        "one of 16",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -485,20 +580,46 @@ def test_the_command_repeats_the_run(changes: dict[str, Any], repeats: str) -> N
     [
         ({}, "torch", {}, "tinyzero train laptop"),
         ({}, "vllm", {"correction": "truncate"}, "tinyzero train laptop"),
-        ({"algorithm.correction": "mask"}, "torch", {}, "tinyzero train laptop --algorithm.correction mask"),
-        ({"algorithm.correction": "mask"}, "vllm", {}, "tinyzero train laptop --algorithm.correction mask"),
-        ({"seed": 3, "sampler.name": "vllm"}, "vllm", {"correction": "truncate"}, "tinyzero train laptop --seed 3"),
+        (
+            {"algorithm.correction": "mask"},
+            "torch",
+            {},
+            "tinyzero train laptop --algorithm.correction mask",
+        ),
+        (
+            {"algorithm.correction": "mask"},
+            "vllm",
+            {},
+            "tinyzero train laptop --algorithm.correction mask",
+        ),
+        (
+            {"seed": 3, "sampler.name": "vllm"},
+            "vllm",
+            {"correction": "truncate"},
+            "tinyzero train laptop --seed 3",
+        ),
     ],
 )
 def test_what_the_run_settled_itself_is_not_in_its_command(
     asked: dict[str, Any], sampler: str, followed: dict[str, str], repeats: str
 ) -> None:
-    settled = {"sampler.name": sampler} | {f"algorithm.{key}": value for key, value in followed.items()}
-    assert command(config.resolve(config.read_recipe("laptop"), asked | settled), Path("run")) == repeats
+    settled = {"sampler.name": sampler} | {
+        f"algorithm.{key}": value for key, value in followed.items()
+    }
+    assert (
+        command(config.resolve(config.read_recipe("laptop"), asked | settled), Path("run"))
+        == repeats
+    )
 
 
 def test_a_command_too_long_to_read_is_the_settings_file(tmp_path: Path) -> None:
-    many = {"rollout.prompts": 3, "rollout.samples": 5, "rollout.max_tokens": 77, "rollout.rows": 9, "eval.every": 7}
+    many = {
+        "rollout.prompts": 3,
+        "rollout.samples": 5,
+        "rollout.max_tokens": 77,
+        "rollout.rows": 9,
+        "eval.every": 7,
+    }
     many |= {
         "optimizer.beta1": 0.8,
         "optimizer.beta2": 0.9,
@@ -506,21 +627,32 @@ def test_a_command_too_long_to_read_is_the_settings_file(tmp_path: Path) -> None
         "model.name": "somewhere/else/quite/far",
     }
     resolved = config.resolve(config.read_recipe("laptop"), many)
-    assert command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
+    assert (
+        command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
+    )
 
 
 def test_a_command_that_would_be_refused_is_the_settings_file(tmp_path: Path) -> None:
-    resolved = config.resolve(config.read_recipe("laptop"), {"critic.learning_rate": 0.5})  # GRPO has no critic
-    assert command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
+    resolved = config.resolve(
+        config.read_recipe("laptop"), {"critic.learning_rate": 0.5}
+    )  # GRPO has no critic
+    assert (
+        command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
+    )
 
 
 def test_the_ceiling_of_plus_and_minus_is_counted() -> None:
     table = config.read_recipe("laptop")["task"]
     ceilings = story.plus_minus(json.dumps(table | {"max_count": 4}), 60)
     options = {key: value for key, value in table.items() if key != "name"} | {"max_count": 4}
-    problems = [p.fields for p in distinct_problems(Countdown(CountdownOptions(**options)), "test", 60)]
+    problems = [
+        p.fields for p in distinct_problems(Countdown(CountdownOptions(**options)), "test", 60)
+    ]
     can = [
-        any(sum(map(mul, p["numbers"], signs)) == p["target"] for signs in product((1, -1), repeat=len(p["numbers"])))
+        any(
+            sum(map(mul, p["numbers"], signs)) == p["target"]
+            for signs in product((1, -1), repeat=len(p["numbers"]))
+        )
         for p in problems
     ]
     assert ceilings[""] == sum(can) / 60
@@ -533,16 +665,21 @@ def test_the_ceiling_of_plus_and_minus_is_counted() -> None:
 
 def test_the_ceiling_of_problems_from_a_file_is_counted_in_its_rows(tmp_path: Path) -> None:
     table = config.read_recipe("laptop")["task"]
-    task = Countdown(CountdownOptions(**{key: value for key, value in table.items() if key != "name"}))
+    task = Countdown(
+        CountdownOptions(**{key: value for key, value in table.items() if key != "name"})
+    )
     problems = distinct_problems(task, "test", 20)
     countdown_data.write_rows(
-        tmp_path / "rows.jsonl", [countdown_data.Row(p.fields["target"], tuple(p.fields["numbers"])) for p in problems]
+        tmp_path / "rows.jsonl",
+        [countdown_data.Row(p.fields["target"], tuple(p.fields["numbers"])) for p in problems],
     )
     can = [task.describe(p)["operators"] == "+-" for p in problems]
     assert 0 < sum(can) < 20
     found = story.plus_minus(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 20)
     assert found[""] == sum(can) / 20
-    assert story.plus_minus(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 21) == {}, "too few of them"
+    assert story.plus_minus(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 21) == {}, (
+        "too few of them"
+    )
 
 
 def test_a_grid_is_told(run: Path, tmp_path: Path) -> None:
@@ -557,7 +694,10 @@ def test_a_grid_is_told(run: Path, tmp_path: Path) -> None:
         "minutes": 2,
         "samples": 2560,
     }
-    about = {"command": "tinyzero ablate g.toml", "grid": {"axes": {"algorithm": {"grpo": {}}}, "seeds": [0, 1]}}
+    about = {
+        "command": "tinyzero ablate g.toml",
+        "grid": {"axes": {"algorithm": {"grpo": {}}}, "seeds": [0, 1]},
+    }
     (tmp_path / "grid" / "ablation.json").write_text(
         json.dumps(about | {"results": {"grpo": {"mean": mean, "seeds": {"0": {}, "1": {}}}}})
     )
@@ -574,7 +714,9 @@ def test_baselines_are_told_where_they_were_measured(tmp_path: Path) -> None:
     folder = fake_run.write(tmp_path / "run", steps=2)
     assert told(folder)["runs"][0]["baselines"] == []
     measured = {"value": 0.5, "low": 0.4, "high": 0.6, "tokens": 160.0}
-    (folder / "baselines.json").write_text(json.dumps({"baselines": {"base forced to go on": measured}}))
+    (folder / "baselines.json").write_text(
+        json.dumps({"baselines": {"base forced to go on": measured}})
+    )
     assert told(folder)["runs"][0]["baselines"] == [{"label": "base forced to go on", **measured}]
     (folder / "baselines.json").write_text("[]")
     with pytest.raises(UserError, match="what_training_added"):
@@ -586,7 +728,9 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert [run["name"] for run in told(*folders)["runs"]] == ["a/run", "b/run"]
     places = [Path("/x/a/one/run"), Path("/y/a/one/run"), Path("/y/b/run"), Path("/y/c")]
     assert story.names_of(places) == ["x/a/one/run", "y/a/one/run", "b/run", "c"]
-    assert story.names_of([Path("/a/run"), Path("/run")]) == ["a/run", "/run"], "the end of the other one"
+    assert story.names_of([Path("/a/run"), Path("/run")]) == ["a/run", "/run"], (
+        "the end of the other one"
+    )
 
 
 def test_a_run_named_twice_is_told_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -597,7 +741,12 @@ def test_a_run_named_twice_is_told_once(run: Path, monkeypatch: pytest.MonkeyPat
 def test_a_run_that_has_not_begun_is_told_too(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(config.to_toml(config.Config()))
     found = told(tmp_path)["runs"][0]
-    assert (found["done"], found["finished"], found["headline"]["before"], found["samples"]) == (0, False, None, [])
+    assert (found["done"], found["finished"], found["headline"]["before"], found["samples"]) == (
+        0,
+        False,
+        None,
+        [],
+    )
 
 
 # --- the page
@@ -638,13 +787,18 @@ EVIL = [
 
 
 def test_what_a_model_writes_cannot_become_markup(tmp_path: Path) -> None:
-    folder = fake_run.write(tmp_path / EVIL[1].replace("/", ""), steps=10, text=lambda step: "".join(EVIL))
+    folder = fake_run.write(
+        tmp_path / EVIL[1].replace("/", ""), steps=10, text=lambda step: "".join(EVIL)
+    )
     write_report([folder], tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
     data, *code = Scripts(html).scripts
     assert data[0]["type"] == "application/json"
     found = json.loads(data[1])
-    texts = {"".join(p if isinstance(p, str) else p[0] for p in s["text"]) for s in found["runs"][0]["samples"]}
+    texts = {
+        "".join(p if isinstance(p, str) else p[0] for p in s["text"])
+        for s in found["runs"][0]["samples"]
+    }
     assert "".join(EVIL) in texts
     assert Scripts(html).handlers == []
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
@@ -660,7 +814,10 @@ def test_the_page_asks_nobody_for_anything(run: Path, tmp_path: Path) -> None:
     write_report([run], tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
     markup = html.split("<script")[0]
-    assert {"#" if link.startswith("#") else link for link in re.findall(r'(?:src|href)="([^"]*)"', markup)} == {
+    assert {
+        "#" if link.startswith("#") else link
+        for link in re.findall(r'(?:src|href)="([^"]*)"', markup)
+    } == {
         "#",
         "data:,",
     }
@@ -668,11 +825,15 @@ def test_the_page_asks_nobody_for_anything(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("piece", ["12*5=60,60+3=63 vs 24 no\n", "<<<<<<<<<<<<", "12*5=60 é"])
-def test_the_page_of_long_runs_is_small_and_tells_each_to_its_end(piece: str, tmp_path: Path) -> None:
+def test_the_page_of_long_runs_is_small_and_tells_each_to_its_end(
+    piece: str, tmp_path: Path
+) -> None:
     def text(step: int) -> str:
         return f"{step}{piece * (10_000 // len(piece))}"
 
-    folders = [fake_run.write(tmp_path / str(i), steps=400, every=5, text=text, seed=i) for i in range(9)]
+    folders = [
+        fake_run.write(tmp_path / str(i), steps=400, every=5, text=text, seed=i) for i in range(9)
+    ]
     assert write_report(folders[:1], tmp_path / "one.html") < 5e6
     assert write_report(folders, tmp_path / "nine.html") < 5e6
     for run in data_of((tmp_path / "nine.html").read_text())["runs"]:
@@ -681,10 +842,20 @@ def test_the_page_of_long_runs_is_small_and_tells_each_to_its_end(piece: str, tm
 
 def test_room_is_given_problem_by_problem_and_to_the_ends_first() -> None:
     at = [(0, "dev"), (0, "dev"), (0, "train"), (4, "dev"), (4, "dev"), (9, "dev"), (9, "dev")]
-    assert story.by_turns([{"step": step, "split": split} for step, split in at]) == [0, 2, 5, 3, 1, 6, 4]
+    assert story.by_turns([{"step": step, "split": split} for step, split in at]) == [
+        0,
+        2,
+        5,
+        3,
+        1,
+        6,
+        4,
+    ]
 
 
-def test_an_answer_is_marked_up_once_however_often_it_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_marked_up_once_however_often_it_is_told(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorded = Recorded(run)
     recorded.update()
     first = story.tell([recorded])
@@ -728,7 +899,9 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    request = urllib.request.Request(url, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    request = urllib.request.Request(
+        url, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status, dict(answer.headers), answer.read()
@@ -747,10 +920,15 @@ def test_a_watched_run_is_told_as_it_grows(server: tuple[Path, str]) -> None:
     assert get(address + "/data.json", If_None_Match=headers["ETag"])[0] == 304
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 10, "accur')
-    assert get(address + "/data.json", If_None_Match=headers["ETag"])[0] == 304, "a torn line is not there yet"
+    assert get(address + "/data.json", If_None_Match=headers["ETag"])[0] == 304, (
+        "a torn line is not there yet"
+    )
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('acy": 0.5}\n')
-    assert json.loads(get(address + "/data.json", If_None_Match=headers["ETag"])[2])["runs"][0]["done"] == 11
+    assert (
+        json.loads(get(address + "/data.json", If_None_Match=headers["ETag"])[2])["runs"][0]["done"]
+        == 11
+    )
     rollouts = (folder / "rollouts.jsonl").read_text()
     (folder / "rollouts.jsonl").write_text(rollouts + "{}\n")
     assert "rollouts.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
@@ -761,7 +939,9 @@ def test_a_watched_run_is_told_as_it_grows(server: tuple[Path, str]) -> None:
     assert "metrics.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
 
 
-def test_only_this_machine_s_names_are_answered_and_only_this_page(server: tuple[Path, str]) -> None:
+def test_only_this_machine_s_names_are_answered_and_only_this_page(
+    server: tuple[Path, str],
+) -> None:
     _, address = server
     assert get(address + "/", Host="localhost:80")[0] == 200
     for host in ("evil.example", "[::1"):
@@ -795,9 +975,13 @@ def test_the_live_page_has_so_many_connections_and_patience(server: tuple[Path, 
 def test_the_live_page_says_where_it_is_and_who_can_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Server, "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        Server, "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     hosts = {"127.0.0.1": ("http://127.0.0.1:", False), "0.0.0.0": ("http://127.0.0.1:", True)}
-    for host, (address, open_to_all) in (hosts | ({"::1": ("http://[::1]:", False)} if has_ipv6() else {})).items():
+    for host, (address, open_to_all) in (
+        hosts | ({"::1": ("http://[::1]:", False)} if has_ipv6() else {})
+    ).items():
         assert cli.main(["watch", str(tmp_path), "--port", "0", "--host", host]) == 0
         said = capsys.readouterr().out
         assert address in said

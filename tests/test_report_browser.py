@@ -14,9 +14,10 @@ from typing import Any
 import fake_run
 import pytest
 
-from tinyzero import ablate, metrics
-from tinyzero.report.page import write_report
-from tinyzero.report.watch import Server
+from tinyzero.run import records
+from tinyzero.tools import ablate
+from tinyzero.tools.report.page import write_report
+from tinyzero.tools.report.watch import Server
 
 pytestmark = pytest.mark.browser
 
@@ -27,12 +28,20 @@ EVIL = "<script>window.evil=1</script><img src=x onerror=window.evil=1></script>
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium of this machine."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install tinyzero[dev]")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: pip install tinyzero[dev]"
+    )
+    path = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if path is None:
         pytest.skip("needs a chromium on the path, such as Debian's package chromium")
     with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=path, args=["--no-sandbox"] if sys.platform == "linux" else [])
+        found = started.chromium.launch(
+            executable_path=path, args=["--no-sandbox"] if sys.platform == "linux" else []
+        )
         yield found
         found.close()
 
@@ -42,7 +51,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the report of a run with an alarm, an evil text and a grown answer."""
     folder = tmp_path_factory.mktemp("runs") / "made-up-0"
     fake_run.write(folder, columns={"truncated": lambda step: 0.4})
-    metrics.append(folder / "rollouts.jsonl", fake_run.rollout(40, "train", 1, EVIL) | {"problem": EVIL, "fields": {}})
+    records.append(
+        folder / "rollouts.jsonl",
+        fake_run.rollout(40, "train", 1, EVIL) | {"problem": EVIL, "fields": {}},
+    )
     write_report([folder], folder / "report.html")
     return (folder / "report.html").as_uri()
 
@@ -58,10 +70,12 @@ def controlled(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the report of a run that hardly learned, with baselines below and above its curves."""
     folder = tmp_path_factory.mktemp("controlled") / "run"
     fake_run.write(folder, columns={"accuracy": lambda step: 0.2})
-    evals = list(metrics.read(folder / "eval.jsonl"))
+    evals = list(records.read(folder / "eval.jsonl"))
     (folder / "eval.jsonl").unlink()
     for e in evals:
-        metrics.append(folder / "eval.jsonl", e | {"pass@1": 0.2, "pass@1/low": 0.15, "pass@1/high": 0.25})
+        records.append(
+            folder / "eval.jsonl", e | {"pass@1": 0.2, "pass@1/low": 0.15, "pass@1/high": 0.25}
+        )
     (folder / "baselines.json").write_text(json.dumps({"baselines": BASELINES}))
     write_report([folder], folder / "report.html")
     return (folder / "report.html").as_uri()
@@ -72,7 +86,9 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the report of four runs."""
     place = tmp_path_factory.mktemp("grid")
     for seed in range(4):
-        fake_run.write(place / f"a-choice-with-a-rather-long-name-{seed}", steps=20 + seed, seed=seed)
+        fake_run.write(
+            place / f"a-choice-with-a-rather-long-name-{seed}", steps=20 + seed, seed=seed
+        )
     write_report([place], place / "report.html")
     return (place / "report.html").as_uri()
 
@@ -92,10 +108,14 @@ rloo = { "algorithm.name" = "rloo" }
 
 
 @contextmanager
-def opened(browser: Any, address: str, width: int = 1440, dark: bool = False, quiet: bool = True) -> Iterator[Any]:
+def opened(
+    browser: Any, address: str, width: int = 1440, dark: bool = False, quiet: bool = True
+) -> Iterator[Any]:
     """The page, of which nothing is complained in the console, and which asks nobody else for anything."""
     context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce",
     )
     page = context.new_page()
     page.set_default_timeout(120_000)
@@ -104,7 +124,9 @@ def opened(browser: Any, address: str, width: int = 1440, dark: bool = False, qu
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "request",
-        lambda request: None if request.url.startswith((address, "data:")) else complaints.append(request.url),
+        lambda request: (
+            None if request.url.startswith((address, "data:")) else complaints.append(request.url)
+        ),
     )
     page.goto(address)
     page.wait_for_selector("canvas")
@@ -115,16 +137,24 @@ def opened(browser: Any, address: str, width: int = 1440, dark: bool = False, qu
 
 def overflow(page: Any) -> int:
     """Pixels by which the page is wider than the window."""
-    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+    return int(
+        page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    )
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_one_run_fits_in_light_and_dark_with_everything_unfolded(browser: Any, report: str, width: int) -> None:
+def test_one_run_fits_in_light_and_dark_with_everything_unfolded(
+    browser: Any, report: str, width: int
+) -> None:
     for dark in (False, True):
         with opened(browser, report, width, dark) as page:
             assert page.locator("header .scores").inner_text().split()[0].startswith("20")
             assert overflow(page) == 0
-            assert page.locator("figure.chart").count() == page.locator("figure.chart canvas").count() > 10
+            assert (
+                page.locator("figure.chart").count()
+                == page.locator("figure.chart canvas").count()
+                > 10
+            )
             page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
             page.wait_for_selector("figure.chart tbody tr")
             assert overflow(page) == 0
@@ -180,7 +210,9 @@ DARK = """(values) => {
 }"""
 
 
-def test_baselines_are_drawn_within_the_plot_heard_and_in_the_table(browser: Any, controlled: str) -> None:
+def test_baselines_are_drawn_within_the_plot_heard_and_in_the_table(
+    browser: Any, controlled: str
+) -> None:
     with opened(browser, controlled) as page:
         chart = page.locator("figure.chart").first
         low, high = page.evaluate("(({ min, max }) => [min, max])([...drawn][0].u.scales.y)")
@@ -240,7 +272,9 @@ def test_what_a_model_wrote_is_text(browser: Any, report: str) -> None:
 def test_filters_choose_among_the_samples(browser: Any, report: str) -> None:
     with opened(browser, report) as page:
         cards = page.locator(".sample")
-        assert page.locator("#filter-problem").input_value() == "24 from 3 5 12", "one that was learned"
+        assert page.locator("#filter-problem").input_value() == "24 from 3 5 12", (
+            "one that was learned"
+        )
         assert cards.count() == 12, "5 from dev, 2 from test, 5 from training"
         page.get_by_role("button", name="Show all").click()
         tally = page.locator(".tally")
@@ -263,18 +297,25 @@ def test_filters_choose_among_the_samples(browser: Any, report: str) -> None:
         assert "checks, then revises" in cards.first.inner_text()
 
 
-def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(browser: Any, report: str) -> None:
+def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(
+    browser: Any, report: str
+) -> None:
     with opened(browser, report) as page:
-        chart = page.locator("figure.chart", has=page.get_by_role("heading", name="Tokens an answer"))
+        chart = page.locator(
+            "figure.chart", has=page.get_by_role("heading", name="Tokens an answer")
+        )
         assert "wrong 69.3" in chart.locator(".legend").inner_text(), "the last of 30.25 + step"
         plot = chart.locator(".plot")
         assert plot.get_attribute("role") == "application", "its arrow keys are its own"
         plot.focus()
-        assert page.locator("[aria-live=polite]").count() == 2, "of all legends, one is read out, and where it is"
+        assert page.locator("[aria-live=polite]").count() == 2, (
+            "of all legends, one is read out, and where it is"
+        )
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
         page.wait_for_function(
-            "(node) => node.textContent.includes('31.3')", arg=chart.locator(".legend").element_handle()
+            "(node) => node.textContent.includes('31.3')",
+            arg=chart.locator(".legend").element_handle(),
         )
         assert "at 1 steps" in chart.locator("figcaption").inner_text()
         assert "from 30.3 to 69.3" in (plot.get_attribute("aria-label") or "")
@@ -289,13 +330,21 @@ def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(browser
 
 def test_over_length_curves_are_clouds_in_order(browser: Any, tmp_path: Path) -> None:
     lengths = [30.0, 50.0, 40.0, 20.0, 60.0] * 50
-    columns: dict[str, Any] = {"response_length": lambda step: lengths[step], "kl": lambda step: step}
-    write_report([fake_run.write(tmp_path / "run", steps=250, every=50, columns=columns)], tmp_path / "report.html")
+    columns: dict[str, Any] = {
+        "response_length": lambda step: lengths[step],
+        "kl": lambda step: step,
+    }
+    write_report(
+        [fake_run.write(tmp_path / "run", steps=250, every=50, columns=columns)],
+        tmp_path / "report.html",
+    )
     with opened(browser, (tmp_path / "report.html").as_uri()) as page:
         page.locator("#axis").select_option("length")
         chart = page.locator("figure.chart", has=page.get_by_role("heading", name="KL"))
         assert "at the end" in chart.locator("figcaption").inner_text()
-        assert "249" in chart.locator(".legend").inner_text(), "the run's end, which is not the longest answer"
+        assert "249" in chart.locator(".legend").inner_text(), (
+            "the run's end, which is not the longest answer"
+        )
         xs = page.evaluate("[...drawn].find((card) => card.spec.title === 'KL').u.data[0]")
         assert xs == sorted(lengths)
         dev = page.evaluate("[...drawn][0].u.data[0]")
@@ -303,7 +352,9 @@ def test_over_length_curves_are_clouds_in_order(browser: Any, tmp_path: Path) ->
         assert "tokens an answer" in page.locator("#axis option:checked").inner_text()
 
 
-def test_the_band_of_a_training_curve_is_students_interval_of_its_neighbours(browser: Any, report: str) -> None:
+def test_the_band_of_a_training_curve_is_students_interval_of_its_neighbours(
+    browser: Any, report: str
+) -> None:
     near = [0.2, 0.5, 0.3, 0.6, 0.4]
     half = 2.776 * stdev(near) / sqrt(5)
     with opened(browser, report) as page:
@@ -316,7 +367,12 @@ def test_the_band_of_a_training_curve_is_students_interval_of_its_neighbours(bro
         assert "[" in chart.locator(".legend span").first.inner_text()
         chart.locator("summary").click()
         chart.locator("tbody tr").first.wait_for()
-        assert chart.locator("thead th").all_inner_texts()[:4] == ["steps", "reward", "mean from", "to"]
+        assert chart.locator("thead th").all_inner_texts()[:4] == [
+            "steps",
+            "reward",
+            "mean from",
+            "to",
+        ]
 
 
 def test_the_first_thing_the_tab_key_reaches_leads_past_the_rest(browser: Any, report: str) -> None:
@@ -326,7 +382,9 @@ def test_the_first_thing_the_tab_key_reaches_leads_past_the_rest(browser: Any, r
         reached = set()
         for _ in range(60):
             page.keyboard.press("Tab")
-            reached.add(page.evaluate("document.activeElement.className || document.activeElement.tagName"))
+            reached.add(
+                page.evaluate("document.activeElement.className || document.activeElement.tagName")
+            )
         assert {"SUMMARY", "A", "BUTTON", "plot", "thinking"} <= reached
 
 
@@ -357,10 +415,14 @@ def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> No
             page.locator("#contents a").last.focus()
             (folder / "baselines.json").write_text(json.dumps({"baselines": BASELINES}))
             fake_run.write(folder, steps=10, every=5)
-            metrics.append(folder / "metrics.jsonl", fake_run.step_record(10, 20) | {"kl": 0.5})
+            records.append(folder / "metrics.jsonl", fake_run.step_record(10, 20) | {"kl": 0.5})
             page.get_by_role("heading", name="KL").wait_for()
-            assert page.locator(".setup").get_attribute("open") is not None, "what was unfolded stays so"
-            assert page.evaluate("document.activeElement.textContent") == "Samples", "and a link in use is kept"
+            assert page.locator(".setup").get_attribute("open") is not None, (
+                "what was unfolded stays so"
+            )
+            assert page.evaluate("document.activeElement.textContent") == "Samples", (
+                "and a link in use is kept"
+            )
             heard = page.locator(".plot").first.get_attribute("aria-label") or ""
             assert "best of 8 at 38" in heard, "measured since the chart was first drawn"
             assert errors == []

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero.rewards import evaluate_expression, expression_reward, extract_answer, number_reward
+from tinyzero.grading.answers import extract_answer
+from tinyzero.grading.arithmetic import evaluate_expression, expression_reward, number_reward
 
 calm = settings(deadline=None, max_examples=150, derandomize=True)  # a busy machine is no failure
 
@@ -46,7 +47,9 @@ def answered(text: str) -> str:
         (answered("x" * 1001), None),
     ],
 )
-def test_answer_is_the_last_complete_one_after_the_last_end_of_thinking(text: str, answer: str | None) -> None:
+def test_answer_is_the_last_complete_one_after_the_last_end_of_thinking(
+    text: str, answer: str | None
+) -> None:
     assert extract_answer(text) == answer
 
 
@@ -75,11 +78,79 @@ def test_value_of_an_expression(text: str, value: Fraction, literals: list[int])
 
 
 NOT_EXPRESSIONS = [
-    *("", " ", "()", "(", ")", ")(", "1+", "+1", "1+*2", "(1", "1)", "1 2", "(1)(2)", "2(3)", "-", "--"),
-    *("2**3", "7//2", "7%2", "1=1", "1+2=3", "3.5", "3.", ".5", "1e3", "1,2", "4_2", "0x1", "0b1", "1j", "1L"),
-    *("07", "00", "1+02", "٣", "１", "²", "Ⅷ", "1−2", "2×3", "6÷2", "1\u00a0+2", "1\x0b+2", "\x001", "1\x00"),
-    *("1/0", "1/(2-2)", "0/0", "9**9**9", "abs(1)", "__import__('os')", "lambda:0", "1 if 1 else 2", "[1]", "1#"),
-    *("\ud800", "😀", "1" + "+1" * 100, "9" * 20, "1" * 200, "(" * 33 + "1" + ")" * 33, "-" * 33 + "1", "(" * 200),
+    *(
+        "",
+        " ",
+        "()",
+        "(",
+        ")",
+        ")(",
+        "1+",
+        "+1",
+        "1+*2",
+        "(1",
+        "1)",
+        "1 2",
+        "(1)(2)",
+        "2(3)",
+        "-",
+        "--",
+    ),
+    *(
+        "2**3",
+        "7//2",
+        "7%2",
+        "1=1",
+        "1+2=3",
+        "3.5",
+        "3.",
+        ".5",
+        "1e3",
+        "1,2",
+        "4_2",
+        "0x1",
+        "0b1",
+        "1j",
+        "1L",
+    ),
+    *(
+        "07",
+        "00",
+        "1+02",
+        "٣",
+        "１",
+        "²",
+        "Ⅷ",
+        "1−2",
+        "2×3",
+        "6÷2",
+        "1\u00a0+2",
+        "1\x0b+2",
+        "\x001",
+        "1\x00",
+    ),
+    *(
+        "1/0",
+        "1/(2-2)",
+        "0/0",
+        "9**9**9",
+        "abs(1)",
+        "__import__('os')",
+        "lambda:0",
+        "1 if 1 else 2",
+        "[1]",
+        "1#",
+    ),
+    *(
+        "\ud800",
+        "😀",
+        "1" + "+1" * 100,
+        "9" * 20,
+        "1" * 200,
+        "(" * 33 + "1" + ")" * 33,
+        "-" * 33 + "1",
+        "(" * 200,
+    ),
 ]
 
 
@@ -110,7 +181,9 @@ def test_only_the_operators_offered_are_read() -> None:
         ("(1+2)*3 = 9", 0.0, 0.0, 0.0),
     ],
 )
-def test_reward_of_an_expression_and_its_parts(answer: str, value: float, right: float, form: float) -> None:
+def test_reward_of_an_expression_and_its_parts(
+    answer: str, value: float, right: float, form: float
+) -> None:
     reward = expression_reward(answered(answer), [3, 1, 2], 9, "+-*/", 0.25)
     assert (reward.value, reward.parts) == (value, {"answer": right, "format": form})
 
@@ -118,15 +191,36 @@ def test_reward_of_an_expression_and_its_parts(answer: str, value: float, right:
 def test_equal_numbers_are_counted_and_near_is_not_equal() -> None:
     assert expression_reward(answered("3+3-5"), [3, 5, 3], 1, "+-*/", 0).value == 1
     assert expression_reward(answered("3+5-5-2"), [3, 5, 2], 1, "+-*/", 0).value == 0
-    assert expression_reward(answered("10+1/97/98/99"), [1, 10, 97, 98, 99], 10, "+-*/", 0).value == 0
+    assert (
+        expression_reward(answered("10+1/97/98/99"), [1, 10, 97, 98, 99], 10, "+-*/", 0).value == 0
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "value"),
     [
         *((" 42\n", 1.0), ("41", 0.1), ("-42", 0.1), ("0", 0.1), ("9" * 19, 0.1)),
-        *(("", 0), ("042", 0), ("+42", 0), ("4_2", 0), ("٤٢", 0), ("４２", 0), ("42.0", 0), ("1,764", 0), ("6*7", 0)),
-        *(("--42", 0), ("-", 0), ("- 42", 0), ("4 2", 0), ("9" * 20, 0), ("9" * 900, 0), ("\x0042", 0), ("²", 0)),
+        *(
+            ("", 0),
+            ("042", 0),
+            ("+42", 0),
+            ("4_2", 0),
+            ("٤٢", 0),
+            ("４２", 0),
+            ("42.0", 0),
+            ("1,764", 0),
+            ("6*7", 0),
+        ),
+        *(
+            ("--42", 0),
+            ("-", 0),
+            ("- 42", 0),
+            ("4 2", 0),
+            ("9" * 20, 0),
+            ("9" * 900, 0),
+            ("\x0042", 0),
+            ("²", 0),
+        ),
     ],
 )
 def test_reward_of_a_number(answer: str, value: float) -> None:
@@ -159,20 +253,28 @@ def test_a_megabyte_is_judged_in_no_time(text: str) -> None:
     seconds = []
     for _ in range(3):  # the best of three: the machine may be busy
         start = time.perf_counter()
-        values = expression_reward(text, [1, 2], 3, "+-*/", 0.1).value, number_reward(text, 3, 0.1).value
+        values = (
+            expression_reward(text, [1, 2], 3, "+-*/", 0.1).value,
+            number_reward(text, 3, 0.1).value,
+        )
         seconds.append(time.perf_counter() - start)
         assert values == (0, 0)
     assert min(seconds) < 0.05
 
 
-PIECES = st.sampled_from(["</think>", "<answer>", "</answer>", "(", ")", "+", "-", "*", "/", "1", "2", "07", "\n", "٣"])
+PIECES = st.sampled_from(
+    ["</think>", "<answer>", "</answer>", "(", ")", "+", "-", "*", "/", "1", "2", "07", "\n", "٣"]
+)
 
 
 @calm
 @given(st.lists(PIECES | st.text(max_size=20), max_size=40).map("".join))
 def test_no_text_makes_a_reward_raise_or_leave_its_values(text: str) -> None:
     for completion in (text, answered(text)):
-        for reward in (expression_reward(completion, [1, 2], 3, "+-*/", 0.1), number_reward(completion, 12, 0.1)):
+        for reward in (
+            expression_reward(completion, [1, 2], 3, "+-*/", 0.1),
+            number_reward(completion, 12, 0.1),
+        ):
             assert (reward.value, dict(reward.parts)) in [
                 (1.0, {"answer": 1.0, "format": 1.0}),
                 (0.1, {"answer": 0.0, "format": 1.0}),
@@ -213,7 +315,9 @@ def by_python(text: str) -> tuple[Fraction, list[int]] | None:
 
 
 def bracketed(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    sums = st.builds("{}{}{}".format, parts, st.sampled_from(["+", "-", "*", "/", " + ", "\n- "]), parts)
+    sums = st.builds(
+        "{}{}{}".format, parts, st.sampled_from(["+", "-", "*", "/", " + ", "\n- "]), parts
+    )
     return sums | sums.map("({})".format) | parts.map("-{}".format)
 
 
@@ -234,14 +338,27 @@ def test_generated_rubbish_agrees_with_the_reference(text: str) -> None:
 
 def test_the_reference_itself_tells_right_from_wrong() -> None:
     assert by_python("8/(3-8/3)") == (24, [8, 3, 8, 3])
-    assert by_python("2**3") is by_python("7//2") is by_python("+1") is by_python("1/0") is by_python("07") is None
+    assert (
+        by_python("2**3")
+        is by_python("7//2")
+        is by_python("+1")
+        is by_python("1/0")
+        is by_python("07")
+        is None
+    )
 
 
 def documented() -> list[tuple[list[str], str, str]]:
     """(the cells before the completion, the completion, the score here) of every row of docs/graders.md."""
     page = (Path(__file__).parent.parent / "docs" / "graders.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
-    return [(row[:2], json.loads(row[2].strip("`")), row[4]) for row in rows if row[2].startswith("`")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith("|")
+    ]
+    return [
+        (row[:2], json.loads(row[2].strip("`")), row[4]) for row in rows if row[2].startswith("`")
+    ]
 
 
 def test_the_table_of_differences_is_true_of_this_grader() -> None:
@@ -249,7 +366,9 @@ def test_the_table_of_differences_is_true_of_this_grader() -> None:
     assert len(rows) == 37
     for (first, second), completion, score in rows:
         if " " in first:
-            reward = expression_reward(completion, [int(n) for n in first.split()], int(second), "+-*/", 0.1)
+            reward = expression_reward(
+                completion, [int(n) for n in first.split()], int(second), "+-*/", 0.1
+            )
         else:
             reward = number_reward(completion, int(first) * int(second), 0.1)
         assert reward.value == float(score), (first, second, completion)

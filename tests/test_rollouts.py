@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from tinyzero import rollouts
+from tinyzero.errors import UserError
 from tinyzero.rollouts import Collected, Cursor, collect
 from tinyzero.samplers.scripted import ScriptedSampler
-from tinyzero.types import Group, Problem, Prompt, Reward, SamplingParams, Split, UserError
+from tinyzero.types import Group, Problem, Prompt, Reward, SamplingParams, Split
 
 PARAMS = SamplingParams(max_tokens=8, n=3)
 
@@ -46,12 +47,18 @@ class Counting:
         return ""
 
 
-def sampler(script: Callable[[str, int], str] = lambda prompt, sample: f"{prompt}:{sample}") -> ScriptedSampler:
+def sampler(
+    script: Callable[[str, int], str] = lambda prompt, sample: f"{prompt}:{sample}",
+) -> ScriptedSampler:
     return ScriptedSampler(script, encode, decode)
 
 
 def gather(
-    task: Any, cursor: Cursor | None = None, keep: Any = lambda groups: groups, script: Any = None, **more: Any
+    task: Any,
+    cursor: Cursor | None = None,
+    keep: Any = lambda groups: groups,
+    script: Any = None,
+    **more: Any,
 ) -> tuple[list[Group], Cursor, Collected]:
     return collect(
         task,
@@ -101,12 +108,30 @@ def raising(i: int, text: str) -> Reward:
     ("worth", "first"),
     [
         (raising, "KeyError: 'no such\\nkey'"),
-        (lambda i, text: None if text.endswith(":1") else Reward(1.0), "TypeError: the reward is None, not a Reward"),
-        (lambda i, text: 0.5 if text.endswith(":1") else Reward(1.0), "TypeError: the reward is 0.5, not a Reward"),
-        (lambda i, text: Reward(float("nan") if text.endswith(":1") else 1.0), "ValueError: the reward is not finite"),
-        (lambda i, text: Reward(1.0, {"a": float("inf") if text.endswith(":1") else 1.0}), "ValueError: the reward"),
+        (
+            lambda i, text: None if text.endswith(":1") else Reward(1.0),
+            "TypeError: the reward is None, not a Reward",
+        ),
+        (
+            lambda i, text: 0.5 if text.endswith(":1") else Reward(1.0),
+            "TypeError: the reward is 0.5, not a Reward",
+        ),
+        (
+            lambda i, text: Reward(float("nan") if text.endswith(":1") else 1.0),
+            "ValueError: the reward is not finite",
+        ),
+        (
+            lambda i, text: Reward(1.0, {"a": float("inf") if text.endswith(":1") else 1.0}),
+            "ValueError: the reward",
+        ),
     ],
-    ids=["raises", "returns nothing", "returns a number", "is not finite", "has a part that is not finite"],
+    ids=[
+        "raises",
+        "returns nothing",
+        "returns a number",
+        "is not finite",
+        "has a part that is not finite",
+    ],
 )
 def test_a_reward_that_fails_is_counted_and_left_out(worth: Any, first: str) -> None:
     groups, _, report = gather(Counting(worth))
@@ -206,7 +231,9 @@ def test_surplus_is_used_first_and_may_be_enough() -> None:
 def test_refilling_is_bounded(refills: int) -> None:
     groups, cursor, report = gather(Counting(), keep=lambda groups: [], refills=refills)
     assert report.refused
-    assert ids(groups) == list(range(4 * refills, 4 * refills + 4)), "the last ones drawn, to be looked at"
+    assert ids(groups) == list(range(4 * refills, 4 * refills + 4)), (
+        "the last ones drawn, to be looked at"
+    )
     assert cursor == Cursor(next=4 * (1 + refills))
     assert (report.refill_rounds, report.dropped_groups) == (refills, 4 * (1 + refills))
     groups, _, report = gather(Counting(), keep=lambda groups: groups[:1], refills=refills)

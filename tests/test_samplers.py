@@ -15,15 +15,15 @@ import torch
 from tinyzero import config as configs
 from tinyzero import samplers
 from tinyzero.algorithms import load_algorithm
-from tinyzero.algorithms._options import PolicyOptions
-from tinyzero.algorithms._policy import policy_loss
+from tinyzero.algorithms.options import PolicyOptions
+from tinyzero.algorithms.stages import policy_loss
 from tinyzero.batching import Batch
-from tinyzero.run import make_sampler, settle
-from tinyzero.samplers import vllm_sampler
-from tinyzero.samplers.torch_sampler import TorchSampler
-from tinyzero.samplers.vllm_sampler import VllmSampler, fingerprint, stale_layers
-from tinyzero.tasks.countdown import CountdownOptions
-from tinyzero.types import UserError
+from tinyzero.errors import UserError
+from tinyzero.run.parts import make_sampler, settle
+from tinyzero.samplers import vllm as vllm_sampler
+from tinyzero.samplers.torch import TorchSampler
+from tinyzero.samplers.vllm import VllmSampler, fingerprint, stale_layers
+from tinyzero.tasks.countdown.task import CountdownOptions
 
 
 def model_on(device: str, kind: str) -> Any:
@@ -44,7 +44,13 @@ def model_on(device: str, kind: str) -> Any:
     ],
 )
 def test_auto_says_why(
-    name: str, device: str, kind: str, installed: bool, expected: str, why: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    device: str,
+    kind: str,
+    installed: bool,
+    expected: str,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(samplers, "find_spec", lambda name: object() if installed else None)
     found, said = samplers.choose(name, model_on(device, kind))
@@ -58,19 +64,29 @@ def test_auto_says_why(
         ({}, None, "sampler torch: the model is on the CPU"),
         ({"sampler.name": "torch"}, None, ""),
         ({"sampler.name": "vllm"}, "truncate", "--algorithm.correction truncate"),
-        ({"sampler.name": "vllm", "algorithm.name": "ppo"}, "truncate", "--algorithm.correction truncate"),
+        (
+            {"sampler.name": "vllm", "algorithm.name": "ppo"},
+            "truncate",
+            "--algorithm.correction truncate",
+        ),
         ({"sampler.name": "vllm", "algorithm.correction": "none"}, "none", ""),
         ({"sampler.name": "vllm", "algorithm.correction": "mask"}, "mask", ""),
     ],
 )
-def test_a_sampler_that_differs_is_corrected_for(given: dict[str, Any], correction: str | None, said: str) -> None:
+def test_a_sampler_that_differs_is_corrected_for(
+    given: dict[str, Any], correction: str | None, said: str
+) -> None:
     notes: list[str] = []
     config = configs.resolve({}, given)
     found = settle(config, tiny.model(layers=1), notes.append)
-    assert found.sampler.name == given.get("sampler.name", "torch"), "the saved configuration must say which it was"
+    assert found.sampler.name == given.get("sampler.name", "torch"), (
+        "the saved configuration must say which it was"
+    )
     assert found.algorithm.options.get("correction") == correction
     assert load_algorithm(found.algorithm.name, found.algorithm.options)
-    assert settle(found, tiny.model(layers=1), lambda text: pytest.fail(text)) == found, "a resumed run stays as it is"
+    assert settle(found, tiny.model(layers=1), lambda text: pytest.fail(text)) == found, (
+        "a resumed run stays as it is"
+    )
     assert len(notes) == bool(said)
     assert said in "".join(notes)
 
@@ -80,9 +96,17 @@ def test_a_run_says_every_option_that_acts() -> None:
     given = {"algorithm.name": "prime", "algorithm.kl": 0.1, "task.max_count": 3}
     found = settle(configs.resolve({}, given), tiny.model(layers=1), lambda text: None)
     made: Any = load_algorithm("prime", {"kl": 0.1})
-    expected = {k: v for k, v in made.options.model_dump().items() if k not in made.options.without_effect}
+    expected = {
+        k: v for k, v in made.options.model_dump().items() if k not in made.options.without_effect
+    }
     assert found.algorithm.options == {k: v for k, v in expected.items() if k != "correction"}
-    assert {"kl_estimator", "band_low", "beta", "clip_low", "dual_clip"} <= found.algorithm.options.keys()
+    assert {
+        "kl_estimator",
+        "band_low",
+        "beta",
+        "clip_low",
+        "dual_clip",
+    } <= found.algorithm.options.keys()
     assert found.task.options == CountdownOptions(max_count=3).model_dump(exclude_none=True)
     again = configs.resolve(tomllib.loads(configs.to_toml(found)), {})
     assert load_algorithm("prime", again.algorithm.options).options == made.options  # type: ignore[attr-defined]
@@ -119,7 +143,9 @@ def test_the_mismatch_by_hand() -> None:
 
     assert [float(x) for x in found(batch, learned)["mismatch"]] == [0.75, 2]
     moved = replace(batch, old_logprobs=learned)
-    assert [float(x) for x in found(moved, learned + 1)["mismatch"]] == [0.75, 2], "the learner's of before"
+    assert [float(x) for x in found(moved, learned + 1)["mismatch"]] == [0.75, 2], (
+        "the learner's of before"
+    )
     assert "mismatch" not in found(replace(batch, stale=torch.tensor([True])), learned)
     two = replace(batch.select(torch.tensor([0, 0])), stale=torch.tensor([True, False]))
     outputs = {"logprobs": torch.stack([learned[0] + 1, learned[0]]), "entropy": torch.zeros(2, 3)}
@@ -160,7 +186,9 @@ def pushed_to(monkeypatch: pytest.MonkeyPatch) -> tuple[VllmSampler, Engine]:
     return sampler, sampler.engine
 
 
-def test_vllm_starts_beside_a_learner_that_has_most_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_starts_beside_a_learner_that_has_most_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It refuses to where the share that it asks for is not free, even when it is told its cache's size."""
     _, engine = pushed_to(monkeypatch)
     assert engine.given["kv_cache_memory_bytes"] == 2**20

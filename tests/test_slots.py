@@ -13,15 +13,15 @@ import torch
 from test_real_models import by_the_formula
 from torch.nn import functional as F
 
-from tinyzero import attention, lora
 from tinyzero.config import LoraSection
-from tinyzero.models import Backbone
+from tinyzero.errors import NonFiniteError
+from tinyzero.models import Backbone, attention, lora
 from tinyzero.samplers import draw as draw_room
 from tinyzero.samplers import slots as slots_room
 from tinyzero.samplers.draw import invert, invert_large
 from tinyzero.samplers.slots import Slots, fault_of, flash_attention, masked_attention, supports
-from tinyzero.samplers.torch_sampler import TorchSampler, _take_off
-from tinyzero.types import Completion, NonFiniteError, SamplingParams
+from tinyzero.samplers.torch import TorchSampler, _take_off
+from tinyzero.types import Completion, SamplingParams
 
 PROMPTS = [[5, 6, 7], [9] * 11, [30, 31, 32, 33, 34, 35], [8], [40] * 5, [41, 42]]
 ENDS = frozenset(range(8))  # many, so that slots become free at different times
@@ -35,7 +35,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots_room, "PREFILL_TOKENS", 30)
 
 
-def sampler_of(model: Backbone, in_slots: bool, ends: frozenset[int] = ENDS, max_rows: int = 512) -> TorchSampler:
+def sampler_of(
+    model: Backbone, in_slots: bool, ends: frozenset[int] = ENDS, max_rows: int = 512
+) -> TorchSampler:
     return TorchSampler(model, lambda ids: "".join(f" {i}" for i in ids), ends, max_rows, in_slots)
 
 
@@ -55,7 +57,11 @@ def same(found: list[list[Completion]], expected: list[list[Completion]]) -> Non
 def test_slots_draw_what_lock_step_draws(shape: str) -> None:
     model = tiny.model(shape)
     assert supports(model)
-    for params in (PARAMS, replace(PARAMS, temperature=0.7, seed=3), replace(PARAMS, temperature=0.0, n=1)):
+    for params in (
+        PARAMS,
+        replace(PARAMS, temperature=0.7, seed=3),
+        replace(PARAMS, temperature=0.0, n=1),
+    ):
         expected = sampler_of(model, in_slots=False).generate(PROMPTS, params, first_group=4)
         same(sampler_of(model, in_slots=True).generate(PROMPTS, params, first_group=4), expected)
     assert {c.finish_reason for c in flat(expected)} == {"stop", "length"}
@@ -65,7 +71,10 @@ def test_slots_draw_what_lock_step_draws(shape: str) -> None:
 def test_refilling_changes_nothing(rows: int) -> None:
     model = tiny.model()
     sampler = sampler_of(model, in_slots=True, max_rows=rows)
-    same(sampler.generate(PROMPTS, PARAMS), sampler_of(model, in_slots=False).generate(PROMPTS, PARAMS))
+    same(
+        sampler.generate(PROMPTS, PARAMS),
+        sampler_of(model, in_slots=False).generate(PROMPTS, PARAMS),
+    )
     assert sampler._slots is not None
     assert sampler._slots.count == min(rows, 36)
 
@@ -74,13 +83,19 @@ def test_slots_are_refilled_before_all_are_done(monkeypatch: pytest.MonkeyPatch)
     """36 rows through 8 slots take little more than their tokens over the slots."""
     steps: list[int] = []
     step = Slots.step
-    monkeypatch.setattr(Slots, "step", lambda self, count, params: (steps.append(count), step(self, count, params))[1])
+    monkeypatch.setattr(
+        Slots,
+        "step",
+        lambda self, count, params: (steps.append(count), step(self, count, params))[1],
+    )
     found = flat(sampler_of(tiny.model(), in_slots=True, max_rows=8).generate(PROMPTS, PARAMS))
     tokens = sum(len(c.token_ids) - 1 for c in found)  # the first comes from the prompt
     longest = sum(max(len(c.token_ids) for c in found[i : i + 8]) for i in range(0, 36, 8))
     assert set(steps) > {8}, "the last rows go on in fewer slots"
     assert all(a >= b for a, b in pairwise(steps)), "which become no more"
-    assert len(steps) < 0.8 * longest, "in turns of 8 it would take as many steps as the longest of each"
+    assert len(steps) < 0.8 * longest, (
+        "in turns of 8 it would take as many steps as the longest of each"
+    )
     assert sum(steps) < 1.6 * tokens
 
 
@@ -105,7 +120,9 @@ def test_slots_serve_again_while_they_fit() -> None:
     sampler.generate(PROMPTS[:2], replace(PARAMS, max_tokens=100, n=2))
     assert sampler._slots is not None
     assert sampler._slots is not first
-    assert (sampler._slots.count, sampler._slots.length) == (36, 128), "what either needs, and no more"
+    assert (sampler._slots.count, sampler._slots.length) == (36, 128), (
+        "what either needs, and no more"
+    )
     again = sampler._slots
     model.lm.model.norm.weight = torch.nn.Parameter(2 * model.lm.model.norm.weight.detach())
     same(sampler.generate(PROMPTS, PARAMS), reference.generate(PROMPTS, PARAMS))
@@ -134,7 +151,8 @@ def test_stop_strings_end_a_slot() -> None:
 
     model, params = tiny.model(), replace(PARAMS, stop=("<end>",))
     found = [
-        TorchSampler(model, words, frozenset(), 9, in_slots).generate(PROMPTS, params) for in_slots in (True, False)
+        TorchSampler(model, words, frozenset(), 9, in_slots).generate(PROMPTS, params)
+        for in_slots in (True, False)
     ]
     same(*found)
     assert any(c.finish_reason == "stop" for c in flat(found[0]))
@@ -143,7 +161,9 @@ def test_stop_strings_end_a_slot() -> None:
 def test_bf16_follows_the_learner() -> None:
     """Roundings differ from the lock-step's, so tokens may too; the log-probabilities are still the model's."""
     model = tiny.model("llama").to(torch.bfloat16)
-    found = sampler_of(model, in_slots=True, ends=frozenset(), max_rows=10).generate(PROMPTS, PARAMS)
+    found = sampler_of(model, in_slots=True, ends=frozenset(), max_rows=10).generate(
+        PROMPTS, PARAMS
+    )
     gaps = []
     for prompt, group in zip(PROMPTS, found, strict=True):
         for c in group:
@@ -188,7 +208,9 @@ def test_gathered_slots_go_on_as_they_were() -> None:
     model = tiny.model()
     slots = Slots(model, 5, 40)
     with torch.no_grad():
-        slots.enter(torch.tensor([4, 1, 3]), PROMPTS[:3], torch.tensor([0, 1, 2]), torch.tensor([7, 8, 9]))
+        slots.enter(
+            torch.tensor([4, 1, 3]), PROMPTS[:3], torch.tensor([0, 1, 2]), torch.tensor([7, 8, 9])
+        )
         slots.token[[4, 1, 3]] = torch.tensor([50, 51, 52])
         before = slots.forward(5)[[1, 3, 4]]
         slots.gather(torch.tensor([1, 3, 4]))
@@ -199,7 +221,15 @@ def test_gathered_slots_go_on_as_they_were() -> None:
 def test_buckets_halve() -> None:
     slots = Slots(tiny.model(layers=1), 13, 10)
     assert slots.length == 64
-    assert {n: slots.bucket(n) for n in (13, 8, 7, 4, 3, 2, 1)} == {13: 13, 8: 13, 7: 7, 4: 4, 3: 4, 2: 2, 1: 2}
+    assert {n: slots.bucket(n) for n in (13, 8, 7, 4, 3, 2, 1)} == {
+        13: 13,
+        8: 13,
+        7: 7,
+        4: 4,
+        3: 4,
+        2: 2,
+        1: 2,
+    }
 
 
 def test_masked_attention_by_the_formula() -> None:
@@ -210,12 +240,16 @@ def test_masked_attention_by_the_formula() -> None:
     for i, n in enumerate(used.tolist()):
         for h in range(4):
             weights = F.softmax(keys[i, :n, h // 2] @ query[i, h] / 8**0.5, -1)
-            torch.testing.assert_close(found[i, h], weights @ values[i, :n, h // 2], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                found[i, h], weights @ values[i, :n, h // 2], atol=1e-5, rtol=1e-5
+            )
 
 
 @pytest.mark.parametrize("attention", [masked_attention, flash_attention])
 @pytest.mark.parametrize("shape", tiny.SHAPES)
-def test_a_step_reads_nothing_back_and_makes_nothing_on_the_host(shape: str, attention: Any) -> None:
+def test_a_step_reads_nothing_back_and_makes_nothing_on_the_host(
+    shape: str, attention: Any
+) -> None:
     """Either would stop a graph's capture; on "meta" either is an error."""
     slots = Slots(tiny.model(shape).to(torch.bfloat16).to("meta"), 6, 40)
     slots.attention = attention
@@ -223,7 +257,11 @@ def test_a_step_reads_nothing_back_and_makes_nothing_on_the_host(shape: str, att
         into = torch.tensor([4, 1, 0])
         logits = slots.enter(into, PROMPTS[:2], torch.tensor([1, 0, 1]), torch.tensor([7, 8, 9]))
         assert logits.shape == (3, len(tiny.tokenizer()))
-        for params in (PARAMS, replace(PARAMS, temperature=0.0), replace(PARAMS, temperature=0.7, top_k=5, top_p=0.9)):
+        for params in (
+            PARAMS,
+            replace(PARAMS, temperature=0.0),
+            replace(PARAMS, temperature=0.7, top_k=5, top_p=0.9),
+        ):
             token, logprob = slots.draw(into.to("meta"), logits, params)
             assert token.shape == logprob.shape == (3,)
             token, logprob = slots.step(3, params)
@@ -239,7 +277,9 @@ def test_flash_attention_reads_what_is_used_of_each_slot(monkeypatch: pytest.Mon
     assert fault_of(flash_attention, slots) == ""
 
 
-def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     slots = Slots(tiny.model("llama"), 3, 64)
     assert slots.attention is masked_attention, "a CPU"
     assert fault_of(masked_attention, slots) == ""
@@ -256,7 +296,12 @@ def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(monkeypatch: 
 
 
 def test_what_flies_lands() -> None:
-    drawn = (torch.tensor([3, -1]), torch.tensor([5, 0]), torch.tensor([7, 8]), torch.tensor([-1.0, 0.0]))
+    drawn = (
+        torch.tensor([3, -1]),
+        torch.tensor([5, 0]),
+        torch.tensor([7, 8]),
+        torch.tensor([-1.0, 0.0]),
+    )
     flight = _take_off(*drawn)
     assert flight.arrived is None, "nothing to wait for on a CPU"
     for landed, sent in zip(flight.land(), drawn, strict=True):
@@ -290,7 +335,12 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 
 def test_a_vocabulary_of_whole_chunks_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(draw_room.F, "pad")
-    assert invert_large(torch.zeros(1, 256).log_softmax(-1), torch.tensor([0.5], dtype=torch.double)).item() == 128
+    assert (
+        invert_large(
+            torch.zeros(1, 256).log_softmax(-1), torch.tensor([0.5], dtype=torch.double)
+        ).item()
+        == 128
+    )
 
 
 @pytest.mark.parametrize("size", [128, 151_936, 20_000, 50_257])
@@ -305,4 +355,6 @@ def test_two_stages_choose_what_one_chooses(size: int) -> None:
     assert (one == two).float().mean() >= 0.95
     assert ((one - two).abs() <= 1)[one != size - 1].all()
     for extreme, token in ((0.0, 7), (0.24, 7), (0.26, size - 1), (1 - 2.0**-53, size - 1)):
-        assert invert_large(logprobs[3:4], torch.tensor([extreme], dtype=torch.double)).item() == token
+        assert (
+            invert_large(logprobs[3:4], torch.tensor([extreme], dtype=torch.double)).item() == token
+        )

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from tinyzero.batching import collate
+from tinyzero.errors import UserError
 from tinyzero.learner import policy_outputs
 from tinyzero.models import Backbone
-from tinyzero.samplers import draw, torch_sampler
+from tinyzero.samplers import draw
+from tinyzero.samplers import torch as torch_sampler
 from tinyzero.samplers.draw import distribution, next_token, row_keys, uniforms
-from tinyzero.samplers.torch_sampler import TorchSampler
-from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, UserError
+from tinyzero.samplers.torch import TorchSampler
+from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams
 
 PROMPTS = [[5, 6, 7], [9] * 11, [30, 31, 32, 33, 34, 35], [8]]
 ENDS = frozenset(range(8))  # many, so that rows end at different times and are dropped
@@ -56,7 +58,9 @@ def test_sampled_logprobs_are_the_learners(shape: str, temperature: float, step:
     assert (torch_sampler.fused_step(model) is not None) == (step == "fused" and shape != "qwen3")
     found = sampler_of(model).generate(PROMPTS, replace(PARAMS, temperature=temperature))
     lengths = sorted(len(c.token_ids) for c in flat(found))
-    assert lengths[len(lengths) // 3] < 15, "some rows must end early, or dropping them is not tried"
+    assert lengths[len(lengths) // 3] < 15, (
+        "some rows must end early, or dropping them is not tried"
+    )
     problem = Problem("p", {}, "train", "p")
     groups = [
         [Rollout(problem, tuple(prompt), c, Reward(0.0), g) for c in completions]
@@ -89,7 +93,9 @@ def test_greedy_is_transformers_generate(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", tiny.SHAPES)
-def test_the_fused_step_draws_what_the_models_own_draws(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fused_step_draws_what_the_models_own_draws(
+    shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sampler = sampler_of(tiny.model(shape))
     fused = sampler.generate(PROMPTS, PARAMS)
     monkeypatch.setattr(torch_sampler, "fused_step", lambda model: None)
@@ -115,7 +121,9 @@ def test_batch_size_and_order_do_not_change_what_is_drawn() -> None:
     model = tiny.model()
     together = sampler_of(model).generate(PROMPTS, PARAMS)
     for max_rows in (1, 6, 13):
-        assert draws(sampler_of(model, max_rows=max_rows).generate(PROMPTS, PARAMS)) == draws(together)
+        assert draws(sampler_of(model, max_rows=max_rows).generate(PROMPTS, PARAMS)) == draws(
+            together
+        )
     for i in reversed(range(len(PROMPTS))):
         alone = sampler_of(model).generate([PROMPTS[i]], PARAMS, first_group=i)
         assert draws(alone) == [draws(together)[i]]
@@ -151,12 +159,17 @@ def chi_square(tokens: Tensor, probabilities: Tensor) -> None:
 
 def test_tokens_follow_the_softmax() -> None:
     model, prompt = tiny.model(), [5, 6, 7]
-    found = sampler_of(model).generate([prompt], replace(PARAMS, n=4000, max_tokens=2, temperature=1.3))
+    found = sampler_of(model).generate(
+        [prompt], replace(PARAMS, n=4000, max_tokens=2, temperature=1.3)
+    )
     probabilities = (model.logits(torch.tensor([prompt]))[0, -1] / 1.3).softmax(-1).detach()
     chi_square(torch.tensor([c.token_ids[0] for c in found[0]]), probabilities)
     commonest = int(probabilities[8:].argmax()) + 8  # not one that ends
     second = torch.tensor([c.token_ids[1] for c in found[0] if c.token_ids[0] == commonest])
-    chi_square(second, (model.logits(torch.tensor([[*prompt, commonest]]))[0, -1] / 1.3).softmax(-1).detach())
+    chi_square(
+        second,
+        (model.logits(torch.tensor([[*prompt, commonest]]))[0, -1] / 1.3).softmax(-1).detach(),
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
@@ -199,7 +212,9 @@ def allowed_by_hand(logits: Sequence[float], params: SamplingParams) -> dict[int
     return {i: weights[i] / mass for i in kept}
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (1, 1.0), (0, 0.5), (0, 0.9), (0, 1e-9), (8, 0.7), (500, 1.0)])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(5, 1.0), (1, 1.0), (0, 0.5), (0, 0.9), (0, 1e-9), (8, 0.7), (500, 1.0)]
+)
 def test_top_k_and_top_p(top_k: int, top_p: float) -> None:
     model = tiny.model()
     params = replace(PARAMS, top_k=top_k, top_p=top_p, temperature=1.2)
@@ -220,14 +235,20 @@ def test_top_k_and_top_p(top_k: int, top_p: float) -> None:
 def test_banned_tokens_are_never_drawn() -> None:
     model = tiny.model()
     banned = tuple(range(50))
-    found = sampler_of(model, ends=frozenset()).generate(PROMPTS[:2], replace(PARAMS, banned=banned, n=3))
+    found = sampler_of(model, ends=frozenset()).generate(
+        PROMPTS[:2], replace(PARAMS, banned=banned, n=3)
+    )
     for prompt, completions in zip(PROMPTS, found, strict=False):
         for c in completions:
             assert min(c.token_ids) >= 50
             expected = logits_of(model, prompt, c)[:, 50:].log_softmax(-1)
             tokens = torch.tensor(c.token_ids)[:, None] - 50
-            torch.testing.assert_close(expected.gather(1, tokens)[:, 0], torch.tensor(c.sampled_logprobs))
-    greedy = sampler_of(model).generate(PROMPTS, replace(PARAMS, banned=banned, temperature=0.0, n=1))
+            torch.testing.assert_close(
+                expected.gather(1, tokens)[:, 0], torch.tensor(c.sampled_logprobs)
+            )
+    greedy = sampler_of(model).generate(
+        PROMPTS, replace(PARAMS, banned=banned, temperature=0.0, n=1)
+    )
     assert all(min(c.token_ids) >= 50 for c in flat(greedy))
 
 
@@ -265,7 +286,9 @@ def half_letters(ids: Sequence[int]) -> str:
     return b"".join((b"\xa9!" if i % 2 else b"\xc3") for i in ids).decode(errors="replace")
 
 
-@pytest.mark.parametrize(("decode", "stop"), [(words, "<end>"), (half_letters, "é"), (half_letters, "é!\ufffdé")])
+@pytest.mark.parametrize(
+    ("decode", "stop"), [(words, "<end>"), (half_letters, "é"), (half_letters, "é!\ufffdé")]
+)
 def test_a_stop_string_that_ends_inside_a_token(decode: object, stop: str) -> None:
     sampler = TorchSampler(tiny.model(), decode, frozenset())  # type: ignore[arg-type]
     params = replace(PARAMS, stop=(stop,), max_tokens=12)
@@ -280,7 +303,10 @@ def test_a_stop_string_that_ends_inside_a_token(decode: object, stop: str) -> No
             assert stop not in whole
             assert len(c.token_ids) == params.max_tokens
         assert len(c.token_ids) == len(c.sampled_logprobs)
-    assert any(c.finish_reason == "stop" and c.text != sampler.decode(c.token_ids) for c in found) or stop == "é"
+    assert (
+        any(c.finish_reason == "stop" and c.text != sampler.decode(c.token_ids) for c in found)
+        or stop == "é"
+    )
 
 
 def test_the_first_of_several_stop_strings_ends_the_text() -> None:
@@ -295,7 +321,9 @@ def test_the_first_of_several_stop_strings_ends_the_text() -> None:
 def test_a_real_tokenizer_stops_at_the_closing_tag() -> None:
     tokenizer, model = tiny.tokenizer(), tiny.model()
     sampler = tiny.sampler(model)
-    (group,) = sampler.generate([tokenizer("1 from 2\n")["input_ids"]], SamplingParams(max_tokens=64, n=32))
+    (group,) = sampler.generate(
+        [tokenizer("1 from 2\n")["input_ids"]], SamplingParams(max_tokens=64, n=32)
+    )
     close = tokenizer("</answer>")["input_ids"][0]
     for c in group:
         assert (close in c.token_ids) == c.text.endswith("</answer>")
@@ -319,7 +347,10 @@ def test_nothing_asked_nothing_sampled() -> None:
 
 def test_new_weights_change_the_next_sample_and_versions_only_go_up() -> None:
     old, new = tiny.model(), tiny.model(seed=1)
-    before, expected = sampler_of(old).generate(PROMPTS, PARAMS), sampler_of(new).generate(PROMPTS, PARAMS)
+    before, expected = (
+        sampler_of(old).generate(PROMPTS, PARAMS),
+        sampler_of(new).generate(PROMPTS, PARAMS),
+    )
     sampler = sampler_of(old)
     sampler.load_weights(new.lm.state_dict().items(), version=3)
     after = sampler.generate(PROMPTS, PARAMS)
@@ -346,7 +377,9 @@ def test_shared_weights_need_no_copy() -> None:
 @pytest.mark.parametrize("decode", [words, half_letters])
 def test_streaming_says_what_generate_says(decode: object) -> None:
     sampler = TorchSampler(tiny.model(), decode, ENDS)  # type: ignore[arg-type]
-    for stop, prompt, seed in itertools.product((("<end>x<end>", "é!é"), ()), PROMPTS[:2], range(2)):
+    for stop, prompt, seed in itertools.product(
+        (("<end>x<end>", "é!é"), ()), PROMPTS[:2], range(2)
+    ):
         params = replace(PARAMS, stop=stop, seed=seed, n=1)
         ((expected,),) = sampler.generate([prompt], params)
         pieces = list(sampler.stream(prompt, params))

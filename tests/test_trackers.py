@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 import tiny
 
-from tinyzero import cli, metrics, models, trackers
-from tinyzero.trackers import Tracking
-from tinyzero.types import UserError
+from tinyzero import cli, models
+from tinyzero.errors import UserError
+from tinyzero.run import records, trackers
+from tinyzero.run.trackers import Tracking
 
 SETTINGS = {"seed": 3, "task": {"name": "countdown"}}
-RECORDS = [{"step": s, "reward": s / 10, "loss": math.nan, "split": "dev", "samples": 4 * s} for s in range(3)]
+RECORDS = [
+    {"step": s, "reward": s / 10, "loss": math.nan, "split": "dev", "samples": 4 * s}
+    for s in range(3)
+]
 
 
 def send(name: str, folder: Path) -> list[str]:
@@ -46,7 +50,9 @@ def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tinyzero[track]")
     assert send("tensorboard", tmp_path) == []
     found = tensorboard_of(tmp_path)
-    assert found.keys() == {"reward", "samples", "test/pass@1/operators=*/"}, "no text, and nothing that is not finite"
+    assert found.keys() == {"reward", "samples", "test/pass@1/operators=*/"}, (
+        "no text, and nothing that is not finite"
+    )
     assert found["reward"] == [(s, pytest.approx(s / 10)) for s in range(3)]
     assert found["test/pass@1/operators=*/"] == [(3, 0.5)]
 
@@ -54,13 +60,17 @@ def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard's own
 def test_a_resumed_run_s_tensorboard_holds_each_step_once(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tinyzero[track]")
-    with Tracking("tensorboard", tmp_path, SETTINGS, print) as tracking:  # saved after two steps, killed after four
+    with Tracking(
+        "tensorboard", tmp_path, SETTINGS, print
+    ) as tracking:  # saved after two steps, killed after four
         for step in range(4):
             tracking.log({"step": step, "reward": 0.1 * step})
             tracking.log({"step": step + 1, "pass@1": 0.2 * step}, "dev/")
     for step in range(2):  # what a resumed run finds
-        metrics.append(tmp_path / "metrics.jsonl", {"step": step, "reward": 0.1 * step})
-        metrics.append(tmp_path / "eval.jsonl", {"step": step + 1, "split": "dev", "pass@1": 0.2 * step})
+        records.append(tmp_path / "metrics.jsonl", {"step": step, "reward": 0.1 * step})
+        records.append(
+            tmp_path / "eval.jsonl", {"step": step + 1, "split": "dev", "pass@1": 0.2 * step}
+        )
     with Tracking("tensorboard", tmp_path, SETTINGS, print) as tracking:
         tracking.log({"step": 2, "reward": 0.7})
         tracking.log({"step": 3, "pass@1": 0.8}, "dev/")
@@ -90,7 +100,9 @@ def wandb_records(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from wandb.proto import wandb_internal_pb2
 
     def records() -> list[Any]:
-        return [wandb_internal_pb2.Record.FromString(data) for data in leveldb_log(file.read_bytes())]
+        return [
+            wandb_internal_pb2.Record.FromString(data) for data in leveldb_log(file.read_bytes())
+        ]
 
     for _ in range(600):  # W&B's own process writes its last lines when it likes
         if any(record.WhichOneof("record_type") == "exit" for record in records()):
@@ -99,7 +111,12 @@ def wandb_records(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     history, config = [], {}
     for record in records():
         if record.WhichOneof("record_type") == "history":
-            history.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})
+            history.append(
+                {
+                    i.key or "/".join(i.nested_key): json.loads(i.value_json)
+                    for i in record.history.item
+                }
+            )
         if record.WhichOneof("record_type") == "run":
             config = {i.key: json.loads(i.value_json) for i in record.run.config.update}
     return history, config
@@ -123,7 +140,9 @@ def leveldb_log(data: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the package's own
-def test_trackio_s_local_store_holds_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trackio_s_local_store_holds_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
     pytest.importorskip("trackio", reason="needs trackio: pip install tinyzero[track]")
     assert send("trackio", tmp_path) == []
@@ -154,7 +173,9 @@ class Broken:
 
 
 @pytest.mark.parametrize("where", ["open", "log", "close"])
-def test_a_tracker_s_failure_is_said_once(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_s_failure_is_said_once(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda folder, settings: Broken(where))
     (said,) = send("wandb", tmp_path)
     assert said == (
@@ -170,7 +191,10 @@ def test_no_name_tracks_nothing(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"run.track is wandb, which is not installed: pip install 'tinyzero\[track\]'"):
+    with pytest.raises(
+        UserError,
+        match=r"run.track is wandb, which is not installed: pip install 'tinyzero\[track\]'",
+    ):
         trackers.require("wandb")
 
 
@@ -178,12 +202,28 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def small(tmp_path: Path) -> list[str]:
     """A training of two steps with an evaluation."""
     models.save_model(tiny.model(layers=1), tiny.tokenizer(), tmp_path / "base")
-    options = {"model.name": tmp_path / "base", "model.threads": 1, "run.dir": tmp_path / "run", "steps": 2}
-    options |= {"task.name": f"{Path(__file__).with_name('toy_task.py')}:Early", "rollout.prompts": 2}
-    options |= {"rollout.samples": 2, "rollout.max_tokens": 4, "eval.every": 1, "eval.max_tokens": 4}
+    options = {
+        "model.name": tmp_path / "base",
+        "model.threads": 1,
+        "run.dir": tmp_path / "run",
+        "steps": 2,
+    }
+    options |= {
+        "task.name": f"{Path(__file__).with_name('toy_task.py')}:Early",
+        "rollout.prompts": 2,
+    }
+    options |= {
+        "rollout.samples": 2,
+        "rollout.max_tokens": 4,
+        "eval.every": 1,
+        "eval.max_tokens": 4,
+    }
     return [
         "train",
-        *(f"--{key}={value}" for key, value in (options | {"eval.problems": 2, "eval.test_problems": 2}).items()),
+        *(
+            f"--{key}={value}"
+            for key, value in (options | {"eval.problems": 2, "eval.test_problems": 2}).items()
+        ),
     ]
 
 
@@ -192,24 +232,30 @@ def test_a_training_is_tracked_when_asked(small: list[str], tmp_path: Path) -> N
     pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tinyzero[track]")
     assert cli.main([*small, "--run.track=tensorboard"]) == 0
     found = tensorboard_of(tmp_path / "run")
-    for record in metrics.read(tmp_path / "run" / "metrics.jsonl"):
+    for record in records.read(tmp_path / "run" / "metrics.jsonl"):
         assert (record["step"], pytest.approx(record["reward"])) in found["reward"]
-    for e in metrics.read(tmp_path / "run" / "eval.jsonl"):
+    for e in records.read(tmp_path / "run" / "eval.jsonl"):
         assert (e["step"], pytest.approx(e["pass@1"])) in found[f"{e['split']}/pass@1"]
 
 
 def test_a_training_outlives_its_tracker(
-    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(trackers.TRACKERS, "tensorboard", lambda folder, settings: Broken("log"))
     monkeypatch.setattr(trackers, "require", lambda name: None)
     assert cli.main([*small, "--run.track=tensorboard"]) == 0
     assert capsys.readouterr().out.count("tensorboard failed") == 1
-    assert len(list(metrics.read(tmp_path / "run" / "metrics.jsonl"))) == 2
+    assert len(list(records.read(tmp_path / "run" / "metrics.jsonl"))) == 2
 
 
 def test_a_training_whose_tracker_is_missing_leaves_nothing(
-    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     assert cli.main([*small, "--run.track=trackio"]) == 2

@@ -16,10 +16,13 @@ import pytest
 import torch
 from toy_task import Early
 
-from tinyzero import checkpoint, cli, learner, losses, metrics, models, train
+from tinyzero import cli, learner, models, train
+from tinyzero.algorithms import losses
 from tinyzero.config import Config, resolve, to_toml
-from tinyzero.run import locked
-from tinyzero.types import NonFiniteError, Problem, Reward, Split
+from tinyzero.errors import NonFiniteError
+from tinyzero.run import checkpoint, glossary, records
+from tinyzero.run.parts import locked
+from tinyzero.types import Problem, Reward, Split
 
 STEPS = 5
 TOYS = Path(__file__).with_name("toy_task.py")
@@ -67,12 +70,12 @@ def recipe(base: Path, tmp_path: Path) -> Path:
     return path
 
 
-def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def recorded(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Everything that was written down, but what holds clock or memory."""
     return {
         name: [
             {k: v for k, v in record.items() if not k.startswith(("time/", "memory/"))}
-            for record in metrics.read(folder / f"{name}.jsonl")
+            for record in records.read(folder / f"{name}.jsonl")
         ]
         for name in ("metrics", "eval", "rollouts")
     }
@@ -96,7 +99,7 @@ def same(a: Any, b: Any) -> bool:
 
 def assert_same(folder: Path, expected: Path) -> None:
     """Every metric and every weight is that of the uninterrupted run."""
-    assert records(folder) == records(expected)
+    assert recorded(folder) == recorded(expected)
     assert same(state(folder), state(expected))
     newest = f"checkpoints/step_{STEPS:06d}/model/model.safetensors"
     assert (folder / newest).read_bytes() == (expected / newest).read_bytes()
@@ -104,7 +107,7 @@ def assert_same(folder: Path, expected: Path) -> None:
 
 def test_a_run_writes_what_it_should(whole: dict[str, Path]) -> None:
     for folder in whole.values():
-        written = records(folder)
+        written = recorded(folder)
         assert [r["step"] for r in written["metrics"]] == list(range(STEPS))
         assert [(r["step"], r["split"]) for r in written["eval"]] == [
             (0, "test"),
@@ -119,14 +122,20 @@ def test_a_run_writes_what_it_should(whole: dict[str, Path]) -> None:
             "step_000004",
             "step_000005",
         ]
-        assert {(r["step"], r["split"]) for r in written["rollouts"]} >= {(0, "train"), (2, "train"), (5, "test")}
+        assert {(r["step"], r["split"]) for r in written["rollouts"]} >= {
+            (0, "train"),
+            (2, "train"),
+            (5, "test"),
+        }
         assert [r["version"] for r in written["metrics"]] == list(range(STEPS))
         assert written["metrics"][-1]["samples"] == STEPS * 16
         loaded = models.load_model(str(folder / "checkpoints" / "step_000005" / "model"))
         weights = state(folder)["learners"]["policy"]["model"]
         assert same(dict(loaded.named_parameters()), dict(weights))
-        assert all(r["grad_norm"] > 0.01 for r in written["metrics"]), "nothing was learned, so nothing was tried"
-    picky = records(whole["picky"])["metrics"]
+        assert all(r["grad_norm"] > 0.01 for r in written["metrics"]), (
+            "nothing was learned, so nothing was tried"
+        )
+    picky = recorded(whole["picky"])["metrics"]
     assert sum(r["refill_rounds"] for r in picky) > 0
     assert sum(r["dropped_groups"] for r in picky) > 0
 
@@ -147,24 +156,32 @@ def test_the_policy_becomes_the_reference_now_and_then(whole: dict[str, Path]) -
 def test_the_policy_stays_while_the_critic_warms_up(base: Path, tmp_path: Path) -> None:
     settings = resolve(config(base, "ppo").model_dump(), {"algorithm.value_warmup": 2})
     train.train(settings, tmp_path / "run")
-    assert same(weights(tmp_path / "run", 2, "policy"), dict(models.load_model(str(base)).named_parameters()))
+    assert same(
+        weights(tmp_path / "run", 2, "policy"),
+        dict(models.load_model(str(base)).named_parameters()),
+    )
     assert not same(weights(tmp_path / "run", 4, "policy"), weights(tmp_path / "run", 2, "policy"))
     assert not same(weights(tmp_path / "run", 4, "critic"), weights(tmp_path / "run", 2, "critic"))
-    rates = [r.get("learning_rate") for r in records(tmp_path / "run")["metrics"]]
+    rates = [r.get("learning_rate") for r in recorded(tmp_path / "run")["metrics"]]
     ordinary = [r["learning_rate"] for r in records_of_ordinary(base, tmp_path)]
-    assert rates == [None, None, ordinary[0], *ordinary[3:]], "the run's schedule, but its warm-up begins late"
+    assert rates == [None, None, ordinary[0], *ordinary[3:]], (
+        "the run's schedule, but its warm-up begins late"
+    )
 
 
 def records_of_ordinary(base: Path, tmp_path: Path) -> list[dict[str, Any]]:
     train.train(config(base, "ppo"), tmp_path / "ordinary")
-    return records(tmp_path / "ordinary")["metrics"]
+    return recorded(tmp_path / "ordinary")["metrics"]
 
 
 def test_a_batch_that_is_refused_teaches_nothing(base: Path, tmp_path: Path) -> None:
     settings = resolve(config(base).model_dump(), {"algorithm.name": f"{TOYS}:Never", "steps": 2})
     train.train(settings, tmp_path / "run")
-    assert same(weights(tmp_path / "run", 2, "policy"), dict(models.load_model(str(base)).named_parameters()))
-    for record in records(tmp_path / "run")["metrics"]:
+    assert same(
+        weights(tmp_path / "run", 2, "policy"),
+        dict(models.load_model(str(base)).named_parameters()),
+    )
+    for record in recorded(tmp_path / "run")["metrics"]:
         assert (record["refused"], record["samples"], record["tokens/trained"]) == (1, 0, 0)
         assert (record["refill_rounds"], record["dropped_groups"]) == (4, 20)
         assert record["samples/generated"] == 80 * (record["step"] + 1)
@@ -174,10 +191,10 @@ def test_a_batch_that_is_refused_teaches_nothing(base: Path, tmp_path: Path) -> 
 def test_every_key_written_is_in_the_glossary(whole: dict[str, Path]) -> None:
     for folder in whole.values():
         for name in ("metrics", "eval", "rollouts"):
-            keys = {key for record in metrics.read(folder / f"{name}.jsonl") for key in record}
-            assert {key for key in keys if metrics.define(key) is None} == set()
+            keys = {key for record in records.read(folder / f"{name}.jsonl") for key in record}
+            assert {key for key in keys if glossary.define(key) is None} == set()
         assert keys >= {"prompt", "text", "finish_reason", "parts", "version"}
-    first = next(metrics.read(whole["ppo"] / "metrics.jsonl"))
+    first = next(records.read(whole["ppo"] / "metrics.jsonl"))
     assert {
         "step",
         "reward",
@@ -188,22 +205,32 @@ def test_every_key_written_is_in_the_glossary(whole: dict[str, Path]) -> None:
         "entropy",
         "grad_norm",
     } <= first.keys()
-    assert {"value/loss", "value/grad_norm", "value/error", "memory/peak", "time/elapsed"} <= first.keys()
+    assert {
+        "value/loss",
+        "value/grad_norm",
+        "value/error",
+        "memory/peak",
+        "time/elapsed",
+    } <= first.keys()
 
 
 def test_the_seed_decides_everything(base: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     train.train(config(base), tmp_path / "again")
     assert_same(tmp_path / "again", whole["picky"])
     train.train(config(base).model_copy(update={"seed": 1}), tmp_path / "other")
-    assert records(tmp_path / "other")["metrics"][0] != records(whole["picky"])["metrics"][0]
+    assert recorded(tmp_path / "other")["metrics"][0] != recorded(whole["picky"])["metrics"][0]
 
 
-def test_a_run_can_be_repeated_from_its_config(base: Path, whole: dict[str, Path], tmp_path: Path) -> None:
+def test_a_run_can_be_repeated_from_its_config(
+    base: Path, whole: dict[str, Path], tmp_path: Path
+) -> None:
     path = whole["picky"] / "config.toml"
     assert cli.main(["train", str(path), "--run.dir", str(tmp_path / "again"), "--steps", "1"]) == 0
-    assert records(tmp_path / "again")["metrics"][0] | {"learning_rate": 0} == records(whole["picky"])["metrics"][0] | {
-        "learning_rate": 0
-    }
+    again, first = (
+        recorded(tmp_path / "again")["metrics"][0],
+        recorded(whole["picky"])["metrics"][0],
+    )
+    assert again | {"learning_rate": 0} == first | {"learning_rate": 0}
 
 
 KILLED = """
@@ -241,7 +268,7 @@ class Crash(BaseException):
 
 def crashing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """The `at`-th record is never written; half of another line is left behind."""
-    write, left = metrics.append, [at]
+    write, left = records.append, [at]
 
     def append(path: Path, record: Any) -> None:
         left[0] -= 1
@@ -251,15 +278,23 @@ def crashing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
             raise Crash
         write(path, record)
 
-    monkeypatch.setattr(metrics, "append", append)
+    monkeypatch.setattr(records, "append", append)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_crash_between_any_two_records(
-    algorithm: str, base: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    algorithm: str,
+    base: Path,
+    whole: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    written = sum(map(len, records(whole[algorithm]).values()))
-    points = sorted(random.sample(range(2, written), 3)) if algorithm == "ppo" else [written - 1, written]
+    written = sum(map(len, recorded(whole[algorithm]).values()))
+    points = (
+        sorted(random.sample(range(2, written), 3))
+        if algorithm == "ppo"
+        else [written - 1, written]
+    )
     for at in points:
         run = tmp_path / str(at)
         with monkeypatch.context() as patch:
@@ -302,14 +337,16 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(
     said = capsys.readouterr()
     assert f"--resume {run}" in said.out
     assert "Traceback" not in said.err
-    assert 1 <= len(records(run)["metrics"]) < STEPS
-    assert state(run)["step"] == len(records(run)["metrics"])
+    assert 1 <= len(recorded(run)["metrics"]) < STEPS
+    assert state(run)["step"] == len(recorded(run)["metrics"])
     (run / "config.toml").write_text(to_toml(config(base)))
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert_same(run, whole["picky"])
 
 
-def test_a_second_signal_stops_at_once(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_stops_at_once(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judge, count = Early.reward, [0]
 
     def reward(self: Early, problem: Problem, text: str) -> Reward:
@@ -353,11 +390,13 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     return said
 
 
-def test_a_run_folder_that_exists(recipe: Path, whole: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    before = records(whole["picky"])
+def test_a_run_folder_that_exists(
+    recipe: Path, whole: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = recorded(whole["picky"])
     assert cli.main(["train", str(recipe), "--run.dir", str(whole["picky"])]) == 2
     assert "exists" in error_line(capsys)
-    assert records(whole["picky"]) == before
+    assert recorded(whole["picky"]) == before
 
 
 @pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EROFS, errno.EACCES])
@@ -396,20 +435,25 @@ def test_one_process_at_a_time_trains_in_a_folder(
     with locked(run):
         assert cli.main(["train", "--resume", str(run), "--steps", "6"]) == 2
         assert "another process is training in" in error_line(capsys)
-    assert records(run) == records(whole["ppo"])
+    assert recorded(run) == recorded(whole["ppo"])
 
 
 def test_a_reward_model_that_breaks_down_before_it_is_asked_leaves_the_batch(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "implicit_reward_loss", lambda ratios, *more: ratios.sum() * float("nan"))
+    monkeypatch.setattr(
+        losses, "implicit_reward_loss", lambda ratios, *more: ratios.sum() * float("nan")
+    )
     with pytest.raises(NonFiniteError, match=r"3 updates in a row.*broken_batch.pt"):
         train.train(config(base, "prime"), tmp_path / "run")
     assert (tmp_path / "run" / "broken_batch.pt").is_file()
 
 
 def test_gradients_that_are_not_finite_stop_the_run_with_the_batch(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     outputs, calls = learner.policy_outputs, [0]
 
@@ -418,7 +462,7 @@ def test_gradients_that_are_not_finite_stop_the_run_with_the_batch(
         found = outputs(model, batch, **more)
         return {k: v * float("nan") if calls[0] > 4 else v for k, v in found.items()}
 
-    monkeypatch.setattr("tinyzero.run.policy_outputs", spoilt)
+    monkeypatch.setattr("tinyzero.run.parts.policy_outputs", spoilt)
     run = tmp_path / "run"
     code = cli.main(["train", str(recipe), "--run.dir", str(run), "--update.patience", "3"])
     assert code == 1
@@ -427,7 +471,7 @@ def test_gradients_that_are_not_finite_stop_the_run_with_the_batch(
     assert "learning rate" in line
     saved = torch.load(run / "broken_batch.pt", weights_only=True)
     assert saved["tokens"].shape[0] == 16
-    assert [r["skipped"] for r in records(run)["metrics"]] == [0, 0, 2]
+    assert [r["skipped"] for r in recorded(run)["metrics"]] == [0, 0, 2]
     for record in (run / "metrics.jsonl").read_text().splitlines():
         json.loads(record, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
@@ -445,12 +489,18 @@ def test_a_resumed_run_may_go_further_and_nothing_else(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole["picky"], run)
-    for option in ("--algorithm=ppo", "--task=countdown", "--model.name=tiny", "--seed=3", "--run.dir=elsewhere"):
+    for option in (
+        "--algorithm=ppo",
+        "--task=countdown",
+        "--model.name=tiny",
+        "--seed=3",
+        "--run.dir=elsewhere",
+    ):
         assert cli.main(["train", "--resume", str(run), option]) == 2
         assert "cannot change when a run is resumed" in error_line(capsys)
     assert cli.main(["train", "--resume", str(run), "--steps", str(STEPS + 1)]) == 0
     assert f"steps = {STEPS + 1}" in (run / "config.toml").read_text()
-    assert len(records(run)["metrics"]) == STEPS + 1
+    assert len(recorded(run)["metrics"]) == STEPS + 1
 
 
 class Lengthening(Early):
@@ -474,10 +524,23 @@ class Raising(Early):
     ],
 )
 def test_what_cannot_start_leaves_no_folder(
-    task: str, options: list[str], says: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    task: str,
+    options: list[str],
+    says: str,
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    command = ["train", str(recipe), "--run.dir", str(run), "--task", f"{__file__}:{task}", *options]
+    command = [
+        "train",
+        str(recipe),
+        "--run.dir",
+        str(run),
+        "--task",
+        f"{__file__}:{task}",
+        *options,
+    ]
     assert cli.main(command) == 2
     assert says in error_line(capsys)
     assert not run.exists()
@@ -501,12 +564,16 @@ def test_a_task_that_raises_between_steps_costs_nothing(
     quiet = {"checkpoint.every": 0, "rollout.prompts": 3, "algorithm.name": "grpo"}
     settings = resolve(config(base, "ppo", "test_train:Late").model_dump(), quiet)
     (tmp_path / "recipe.toml").write_text(to_toml(settings))
-    assert cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "run")]) == 2
+    assert (
+        cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "run")]) == 2
+    )
     assert "Late raised ValueError: no more (test_train.py, line " in error_line(capsys)
-    assert state(tmp_path / "run")["step"] == len(records(tmp_path / "run")["metrics"]) == 3
+    assert state(tmp_path / "run")["step"] == len(recorded(tmp_path / "run")["metrics"]) == 3
     settings = resolve(config(base, task="test_train:Unwritable").model_dump(), {})
     (tmp_path / "recipe.toml").write_text(to_toml(settings))
-    assert cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "set")]) == 2
+    assert (
+        cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "set")]) == 2
+    )
     assert "Unwritable raised TypeError" in error_line(capsys)
     assert not (tmp_path / "set").exists()
 
@@ -550,14 +617,21 @@ class Hopeless(Early):
         raise ValueError("no judge\ntoday")
 
 
-def test_rewards_that_raise_are_said(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train.train(config(base, task="test_train:Faulty").model_copy(update={"steps": 2}), tmp_path / "run")
+def test_rewards_that_raise_are_said(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.train(
+        config(base, task="test_train:Faulty").model_copy(update={"steps": 2}), tmp_path / "run"
+    )
     said = capsys.readouterr().out
     assert "the reward function raised on" in said
     assert "ValueError: no judge today" in said
-    assert sum(r["reward_errors"] for r in records(tmp_path / "run")["metrics"]) > 0
+    assert sum(r["reward_errors"] for r in recorded(tmp_path / "run")["metrics"]) > 0
     (tmp_path / "recipe.toml").write_text(to_toml(config(base, task="test_train:Hopeless")))
-    assert cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "hopeless")]) == 2
+    assert (
+        cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "hopeless")])
+        == 2
+    )
     assert "no judge today" in error_line(capsys)
 
 
@@ -573,7 +647,11 @@ def test_rewards_that_raise_are_said(base: Path, tmp_path: Path, capsys: pytest.
     ],
 )
 def test_what_cannot_run_leaves_no_folder(
-    arguments: list[str], says: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    says: str,
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path / "run"), *arguments]) == 2
     assert says in error_line(capsys)
@@ -581,7 +659,10 @@ def test_what_cannot_run_leaves_no_folder(
 
 
 def test_no_right_to_write(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "file").write_text("")
     assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path / "file" / "run")]) == 2
@@ -592,4 +673,4 @@ def test_a_gpus_peak_is_recorded_where_there_is_one(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
     assert train.peaks(torch.device("cpu")).keys() == {"memory/peak"}
     assert train.peaks(torch.device("cuda"))["memory/gpu_peak"] == 7
-    assert "on the GPU" in (metrics.define("memory/gpu_peak") or "")
+    assert "on the GPU" in (glossary.define("memory/gpu_peak") or "")

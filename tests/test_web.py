@@ -19,23 +19,27 @@ from helpers import has_ipv6, refused
 
 from tinyzero import cli, models
 from tinyzero.samplers.scripted import ScriptedSampler
-from tinyzero.samplers.torch_sampler import TorchSampler
-from tinyzero.tasks.countdown import Countdown
-from tinyzero.tasks.multiplication import Multiplication
+from tinyzero.samplers.torch import TorchSampler
+from tinyzero.tasks.countdown.task import Countdown
+from tinyzero.tasks.multiplication.task import Multiplication
+from tinyzero.tools.web.play import ANSWERS, MAX_BODY, Player, Playground, Server
+from tinyzero.tools.web.server import CONNECTIONS
 from tinyzero.types import Problem, Reward, SamplingParams, Split, Task
-from tinyzero.web.play import ANSWERS, MAX_BODY, Player, Playground, Server
-from tinyzero.web.server import CONNECTIONS
 
 THOUGHT = "12-3=9,9*5=45 vs 24 no\n5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>(5-3)*12</answer>"
 ASKED = {"line": "24 from 3 5 12"}
 
 
-def player(script: Callable[[str, int], str], name: str = "scripted", max_tokens: int = 200) -> Player:
+def player(
+    script: Callable[[str, int], str], name: str = "scripted", max_tokens: int = 200
+) -> Player:
     """A model that says what a script tells it to, token by token."""
     tokenizer = tiny.tokenizer()
     encode = partial(models.encode_prompt, tokenizer)
     sampler = ScriptedSampler(script, encode, models.decoder(tokenizer))
-    return Player(name, 1_234_567, sampler, encode, "compact", SamplingParams(max_tokens=max_tokens))
+    return Player(
+        name, 1_234_567, sampler, encode, "compact", SamplingParams(max_tokens=max_tokens)
+    )
 
 
 def scripted(text: str = THOUGHT, **more: Any) -> Player:
@@ -60,7 +64,9 @@ def send(
     """One request, as a browser on the page sends it, save for `headers`; one of "" is left out."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
     own = f"127.0.0.1:{server.server_port}"
-    sent = {"Host": own} | ({"Content-Type": "application/json", "Origin": f"http://{own}"} if method == "POST" else {})
+    sent = {"Host": own} | (
+        {"Content-Type": "application/json", "Origin": f"http://{own}"} if method == "POST" else {}
+    )
     sent = {name: text for name, text in (sent | headers).items() if text}
     text = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     try:
@@ -84,7 +90,10 @@ def test_a_thought_comes_token_by_token_with_its_prompt_and_its_verdict() -> Non
         status, headers, text = send(server, "/think", ASKED)
     assert (status, headers.get_content_type()) == (200, "text/event-stream")
     first, *pieces, last = events(text)
-    assert first == {"fields": {"numbers": [3, 5, 12], "target": 24}, "prompt": "24 from 3 5 12\n<think>\n"}
+    assert first == {
+        "fields": {"numbers": [3, 5, 12], "target": 24},
+        "prompt": "24 from 3 5 12\n<think>\n",
+    }
     assert "".join(piece["text"] for piece in pieces) == THOUGHT
     tokens = len(models.encode_prompt(tiny.tokenizer(), THOUGHT))
     assert len(pieces) == tokens
@@ -121,7 +130,9 @@ def test_each_model_is_asked_by_its_number_and_with_what_the_page_says() -> None
     players = []
     for name in "ab":
         sampler = Watched(lambda prompt, sample, name=name: name, encode, models.decoder(tokenizer))  # type: ignore[misc]
-        players.append(Player(name, 1, sampler, encode, "compact", SamplingParams(temperature=0.5, seed=9)))
+        players.append(
+            Player(name, 1, sampler, encode, "compact", SamplingParams(temperature=0.5, seed=9))
+        )
     with serving(*players) as server:
         assert json.loads(send(server, "/about", method="GET")[2]) == {
             "rules": "Make the target from the numbers, each used exactly once, with + - * /.",
@@ -168,7 +179,10 @@ def test_a_task_that_cannot_be_posed_and_whose_reward_raises() -> None:
     with serving(scripted("good day"), task=Greet()) as server:
         about = json.loads(send(server, "/about", method="GET")[2])
         assert (about["posable"], about["rules"]) == (False, "")
-        assert json.loads(send(server, "/draw", {"index": 2})[2]) == {"line": None, "fields": {"who": 2}}
+        assert json.loads(send(server, "/draw", {"index": 2})[2]) == {
+            "line": None,
+            "fields": {"who": 2},
+        }
         assert json.loads(send(server, "/solution", {"index": 2})[2]) == {"solution": "good day"}
         last = events(send(server, "/think", {"index": 2})[2])[-1]
         assert last["error"] == "the reward function raised ZeroDivisionError: no reward"
@@ -197,9 +211,14 @@ def test_what_a_task_raises_is_one_line() -> None:
     with serving(scripted(), task=Careless()) as server:
         status, _, text = send(server, "/think", {"line": "x"})
         assert status == 500
-        assert json.loads(text)["error"].startswith("asking Careless raised ValueError: invalid literal")
+        assert json.loads(text)["error"].startswith(
+            "asking Careless raised ValueError: invalid literal"
+        )
         status, _, text = send(server, "/solution", {"index": 1})
-        assert (status, json.loads(text)) == (500, {"error": r"asking Careless raised KeyError: 'no\nsolution'"})
+        assert (status, json.loads(text)) == (
+            500,
+            {"error": r"asking Careless raised KeyError: 'no\nsolution'"},
+        )
     with serving(scripted(), task=Odd()) as server:
         status, _, text = send(server, "/think", {"line": "x"})
         assert (status, len(events(text))) == (200, 1), "the answer was begun"
@@ -253,7 +272,9 @@ def test_the_bundled_base_streams_what_it_generates() -> None:
     encode = partial(models.encode_prompt, tokenizer)
     with serving(Player("tiny", 769_024, sampler, encode, "compact", params)) as server:
         found = events(send(server, "/think", ASKED | {"seed": 3})[2])
-    expected = sampler.generate([encode(found[0]["prompt"])], SamplingParams(max_tokens=60, seed=3))[0][0]
+    expected = sampler.generate(
+        [encode(found[0]["prompt"])], SamplingParams(max_tokens=60, seed=3)
+    )[0][0]
     assert "".join(event.get("text", "") for event in found) == expected.text
     assert found[-1]["tokens"] == len(expected.token_ids)
 
@@ -294,7 +315,9 @@ def begin(server: Server, body: dict[str, Any]) -> http.client.HTTPResponse:
     return answer
 
 
-def test_no_more_answers_are_written_at_once_than_there_are_places_and_a_closed_tab_gives_its_place_back() -> None:
+def test_no_more_answers_are_written_at_once_than_there_are_places_and_a_closed_tab_gives_its_place_back() -> (
+    None
+):
     slow = Slow()
     asking = Player("slow", 1, slow, slow.encode, "compact", SamplingParams())
     with serving(asking) as server:
@@ -315,7 +338,9 @@ def test_no_more_answers_are_written_at_once_than_there_are_places_and_a_closed_
 
 def test_connections_are_bounded() -> None:
     with serving(scripted()) as server:
-        idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(CONNECTIONS)]
+        idle = [
+            socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(CONNECTIONS)
+        ]
         with pytest.raises((ConnectionError, http.client.BadStatusLine)):
             send(server, "/", method="GET")
         for connection in idle:
@@ -335,7 +360,11 @@ def _answers(server: Server) -> bool:
 )
 def test_a_strangers_name_for_this_machine_is_refused(host: str) -> None:
     with serving(scripted()) as server:
-        for method, path, body in (("GET", "/", None), ("GET", "/about", None), ("POST", "/think", ASKED)):
+        for method, path, body in (
+            ("GET", "/", None),
+            ("GET", "/about", None),
+            ("POST", "/think", ASKED),
+        ):
             connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
             connection.putrequest(method, path, skip_host=True)
             text = json.dumps(body).encode() if body else b""
@@ -384,7 +413,9 @@ def test_bodies_are_bounded() -> None:
         assert send(server, "/think", b" " * MAX_BODY, **{"Content-Length": "1" * 4301})[0] == 413
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/think"), ("GET", "/../play.py"), ("POST", "/"), ("POST", "/x")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/think"), ("GET", "/../play.py"), ("POST", "/"), ("POST", "/x")]
+)
 def test_there_is_nothing_else(method: str, path: str) -> None:
     with serving(scripted()) as server:
         assert send(server, path, ASKED if method == "POST" else None, method)[0] == 404
@@ -423,11 +454,15 @@ def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert "add --web" in refused(capsys, "play", "tiny", "--host", "0.0.0.0")
     assert "'70000' is not a port" in refused(capsys, "play", "tiny", "--web", "--port", "70000")
     assert "name one with --task" in refused(capsys, "play", "--web", "tiny", "tiny-multiplication")
-    assert "--temperature is 9: the page goes up to 5" in refused(capsys, "play", "--web", "tiny", "--temperature", "9")
+    assert "--temperature is 9: the page goes up to 5" in refused(
+        capsys, "play", "--web", "tiny", "--temperature", "9"
+    )
     assert "nosuch" in refused(capsys, "play", "--web", "tiny", "nosuch")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert f"cannot listen on 127.0.0.1 port {port}" in refused(capsys, "play", "--web", "tiny", "--port", port)
+        assert f"cannot listen on 127.0.0.1 port {port}" in refused(
+            capsys, "play", "--web", "tiny", "--port", port
+        )
 
 
 def test_two_models_whose_tasks_have_other_options(
@@ -437,7 +472,9 @@ def test_two_models_whose_tasks_have_other_options(
     mine, recipe = str(tmp_path / "mine"), tmp_path / "mine" / "recipe.toml"
     recipe.write_text('inherit = "laptop"\n[task]\nmax_number = 9\n')
     command = ["play", "--web", "tiny", mine, "--port", "0", "--model.threads", "1"]
-    assert f"tiny and {mine} were made for different tasks or with different options" in refused(capsys, *command)
+    assert f"tiny and {mine} were made for different tasks or with different options" in refused(
+        capsys, *command
+    )
     served = []
 
     def once(self: Server) -> None:
@@ -462,7 +499,12 @@ def test_the_command_serves_two_models_until_it_is_interrupted(
     assert cli.main(["play", "--web", "tiny", "tiny", "--port", "0", "--model.threads", "1"]) == 0
     assert served == [[{"name": "tiny", "parameters": 769_024}] * 2]
     assert "the page is at http://127.0.0.1:" in capsys.readouterr().out
-    assert cli.main(["play", "--web", "tiny", "--port", "0", "--host", "0.0.0.0", "--model.threads", "1"]) == 0
+    assert (
+        cli.main(
+            ["play", "--web", "tiny", "--port", "0", "--host", "0.0.0.0", "--model.threads", "1"]
+        )
+        == 0
+    )
     assert "there is no password" in capsys.readouterr().out
 
 
@@ -470,18 +512,26 @@ def test_the_command_serves_two_models_until_it_is_interrupted(
 
 
 def chromium() -> str | None:
-    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium of this machine."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install tinyzero[dev]")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: pip install tinyzero[dev]"
+    )
     path = chromium()
     if path is None:
         pytest.skip("needs a chromium on the path, such as Debian's package chromium")
     with sync_api.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=path, args=["--no-sandbox"] if sys.platform == "linux" else [])
+        found = started.chromium.launch(
+            executable_path=path, args=["--no-sandbox"] if sys.platform == "linux" else []
+        )
         sync_api.expect.set_options(timeout=60_000)  # a busy machine is no mistake of the page
         yield found
         found.close()
@@ -507,11 +557,16 @@ def fits(page: Any) -> bool:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [375, 1440])
-def test_a_newcomer_poses_a_problem_with_the_keyboard_and_sees_both_models_think(browser: Any, width: int) -> None:
+def test_a_newcomer_poses_a_problem_with_the_keyboard_and_sees_both_models_think(
+    browser: Any, width: int
+) -> None:
     from playwright.sync_api import expect
 
     wrong = "3+5=8,8+12=20 vs 24 no\n</think>\n<answer>3+5+12</answer>"
-    players = [scripted(wrong, name="base"), scripted(name="runs/a-folder-with-a-name/" + "long" * 12)]
+    players = [
+        scripted(wrong, name="base"),
+        scripted(name="runs/a-folder-with-a-name/" + "long" * 12),
+    ]
     with serving(*players) as server, page_of(browser, server, width) as page:
         line = page.get_by_label("Problem")
         expect(line).to_have_value(Countdown().line(Countdown().problem("test", 0)))
@@ -559,7 +614,11 @@ def test_what_models_write_is_text(browser: Any) -> None:
         decode = staticmethod(models.decoder(tiny.tokenizer()))
 
         def stream(self, prompt: Any, params: SamplingParams) -> Iterator[str]:
-            yield from ("<img src=x onerror=alert(1)>", "<script>alert(2)</", "script>\n\ndata: 3\u2028")
+            yield from (
+                "<img src=x onerror=alert(1)>",
+                "<script>alert(2)</",
+                "script>\n\ndata: 3\u2028",
+            )
 
     encode = partial(models.encode_prompt, tiny.tokenizer())
     name = "<b>bold</b>"
@@ -568,7 +627,9 @@ def test_what_models_write_is_text(browser: Any) -> None:
         page.get_by_role("button", name="Think").click()
         expect(page.locator(".verdict")).to_have_text("✗ wrong")
         text = page.locator("pre").text_content()
-        assert text.endswith("<img src=x onerror=alert(1)><script>alert(2)</script>\n\ndata: 3\u2028")
+        assert text.endswith(
+            "<img src=x onerror=alert(1)><script>alert(2)</script>\n\ndata: 3\u2028"
+        )
         assert page.locator("pre img, pre script, h3 b").count() == 0
 
 
@@ -582,7 +643,9 @@ def test_a_mistake_is_told_beside_the_line_and_goes_away(browser: Any) -> None:
         page.wait_for_selector(".player")
         page.get_by_label("Problem").fill("97 from 1 2 3")
         page.get_by_role("button", name="Think").click()
-        expect(page.get_by_role("alert")).to_have_text("97 cannot be made from 1, 2, 3 with +-*/: try another target")
+        expect(page.get_by_role("alert")).to_have_text(
+            "97 cannot be made from 1, 2, 3 with +-*/: try another target"
+        )
         expect(page.get_by_label("Problem")).to_have_attribute("aria-invalid", "true")
         expect(page.locator("pre")).to_have_text("")
         page.get_by_role("button", name="Draw another").click()

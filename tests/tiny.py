@@ -8,15 +8,21 @@ from transformers import PreTrainedTokenizerBase
 
 from tinyzero import models
 from tinyzero.models import Backbone
-from tinyzero.pretrain import base, corpus
-from tinyzero.samplers.torch_sampler import TorchSampler
+from tinyzero.samplers.torch import TorchSampler
+from tinyzero.tasks.countdown import corpus
+from tinyzero.tools.pretrain import base
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 1},
     "llama": {"model_type": "llama", "num_key_value_heads": 2},
     "untied": {"model_type": "llama", "num_key_value_heads": 4, "tie_word_embeddings": False},
     "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 16},
-    "biased": {"model_type": "llama", "num_key_value_heads": 2, "attention_bias": True, "head_dim": 16},
+    "biased": {
+        "model_type": "llama",
+        "num_key_value_heads": 2,
+        "attention_bias": True,
+        "head_dim": 16,
+    },
 }
 
 
@@ -25,9 +31,13 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
 
 
-def model(shape: str = "qwen2", seed: int = 0, layers: int = 2, width: int = 32, context: int = 128) -> Backbone:
+def model(
+    shape: str = "qwen2", seed: int = 0, layers: int = 2, width: int = 32, context: int = 128
+) -> Backbone:
     """A random model whose distributions are far from uniform, so that a mistake anywhere shows."""
-    options = base.ModelOptions(layers=layers, width=width, heads=4, feed_forward=2 * width, context=context)
+    options = base.ModelOptions(
+        layers=layers, width=width, heads=4, feed_forward=2 * width, context=context
+    )
     made = models.build_model(base.model_config(options, len(tokenizer())) | SHAPES[shape], seed)
     with torch.no_grad():
         for parameter in made.parameters():

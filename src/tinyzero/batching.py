@@ -56,7 +56,9 @@ class Batch:
     stale: Tensor | None = None
     """(B,) bool: rows of an earlier policy, which waited for this batch: not on-policy. None where there is none."""
     weights: Tensor | None = None  # (B, T) corrects for a sampler that differs from the learner
-    idle: Tensor | None = None  # (B,) bool: rows known to have no gradient; counted in totals, not computed
+    idle: Tensor | None = (
+        None  # (B,) bool: rows known to have no gradient; counted in totals, not computed
+    )
     updated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Models that `annotate` has trained on this batch itself, with their metrics."""
     waits: tuple[str, ...] = ()
@@ -88,14 +90,20 @@ class Batch:
         """The same on another device."""
         if device == self.tokens.device:
             return self
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        tensors = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
     def totals(self) -> Totals:
         """Of all rows here, idle ones included."""
         return Totals(int(self.mask.sum()), self.size, self.max_length)
 
-    def micro_batches(self, max_tokens: int, skip_idle: bool = True) -> Iterator[tuple[Tensor, Batch]]:
+    def micro_batches(
+        self, max_tokens: int, skip_idle: bool = True
+    ) -> Iterator[tuple[Tensor, Batch]]:
         """(row numbers, rows) of at most `max_tokens` padded tokens, rows of like length together.
 
         Of rows that are all idle the shortest is left: its gradient is zero, and the optimizer takes its step.

@@ -8,20 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tinyzero import behaviours
-from tinyzero.plugins import asking
+from tinyzero.errors import UserError, asking
 from tinyzero.rollouts import Collected, roll_out
-from tinyzero.types import (
-    EvalResult,
-    Group,
-    Problem,
-    Prompt,
-    Sampler,
-    SamplingParams,
-    Split,
-    Task,
-    UserError,
-)
+from tinyzero.tasks.countdown import thinking as behaviours
+from tinyzero.types import EvalResult, Group, Problem, Prompt, Sampler, SamplingParams, Split, Task
 
 EVAL_SEED = 20_250_124  # evaluations of one model agree, whatever run made it
 
@@ -35,7 +25,9 @@ def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
             found.setdefault(problem.id, problem)
             if len(found) == count:
                 return list(found.values())
-    raise UserError(f"split {split!r} has only {len(found)} distinct problems: ask for no more than that")
+    raise UserError(
+        f"split {split!r} has only {len(found)} distinct problems: ask for no more than that"
+    )
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
@@ -58,8 +50,14 @@ def interval(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
     known = len(sums) > 1 and variance > 1e-20  # below is rounding
     effective = mean * (1 - mean) / variance if known else float(len(sums))
     centre = (mean + z * z / (2 * effective)) / (1 + z * z / effective)
-    half = z / (1 + z * z / effective) * math.sqrt(mean * (1 - mean) / effective + z * z / (4 * effective**2))
-    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))  # the mean is inside, rounded too
+    half = (
+        z
+        / (1 + z * z / effective)
+        * math.sqrt(mean * (1 - mean) / effective + z * z / (4 * effective**2))
+    )
+    return max(0.0, min(mean, centre - half)), min(
+        1.0, max(mean, centre + half)
+    )  # the mean is inside, rounded too
 
 
 def ks(samples: int) -> list[int]:
@@ -89,16 +87,28 @@ def evaluate(
     with asking(task):
         labels = _labels(task, chosen)
     report = Collected()
-    groups = roll_out(task, sampler, chosen, encode, template, replace(params, seed=seed), 0, report)
+    groups = roll_out(
+        task, sampler, chosen, encode, template, replace(params, seed=seed), 0, report
+    )
     report.require(groups)
-    metrics: dict[str, Any] = {"split": split, "n": problems, "k": params.n, "temperature": params.temperature}
+    metrics: dict[str, Any] = {
+        "split": split,
+        "n": problems,
+        "k": params.n,
+        "temperature": params.temperature,
+    }
     for k in ks(params.n):
-        scores = [pass_at_k(sum(r.reward.right for r in g), len(g), k) if len(g) >= k else 0.0 for g in groups]
+        scores = [
+            pass_at_k(sum(r.reward.right for r in g), len(g), k) if len(g) >= k else 0.0
+            for g in groups
+        ]
         metrics |= _with_intervals(f"pass@{k}", scores, chosen, labels)
     if greedy:
         once = replace(params, temperature=0.0, n=1, top_p=1.0, top_k=0)
         best = roll_out(task, sampler, chosen, encode, template, once, 0, report)
-        metrics |= _with_intervals("greedy", [float(bool(g) and g[0].reward.right) for g in best], chosen, labels)
+        metrics |= _with_intervals(
+            "greedy", [float(bool(g) and g[0].reward.right) for g in best], chosen, labels
+        )
     metrics |= completion_metrics(groups)
     metrics["reward_errors"] = report.reward_errors
     metrics["version"] = sampler.version
@@ -116,7 +126,10 @@ def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "response_length": _mean(lengths),
         "truncated": _mean([r.completion.finish_reason == "length" for r in rollouts]),
         "malformed": _mean(
-            [r.completion.finish_reason != "length" and r.reward.parts.get("format", 1.0) == 0 for r in rollouts]
+            [
+                r.completion.finish_reason != "length" and r.reward.parts.get("format", 1.0) == 0
+                for r in rollouts
+            ]
         ),
     }
     for name, wanted in (("right", True), ("wrong", False)):
@@ -125,7 +138,9 @@ def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
             found[f"response_length/{name}"] = _mean(chosen)
     for part in sorted({name for r in rollouts for name in r.reward.parts}):
         found[f"reward/{part}"] = _mean([r.reward.parts.get(part, 0.0) for r in rollouts])
-    return found | behaviours.summarise([behaviours.measure(r.problem, r.completion.text) for r in rollouts])
+    return found | behaviours.summarise(
+        [behaviours.measure(r.problem, r.completion.text) for r in rollouts]
+    )
 
 
 def _labels(task: Task, problems: Sequence[Problem]) -> list[dict[str, object]]:
@@ -134,7 +149,10 @@ def _labels(task: Task, problems: Sequence[Problem]) -> list[dict[str, object]]:
 
 
 def _with_intervals(
-    name: str, scores: Sequence[float], problems: Sequence[Problem], labels: Sequence[dict[str, object]]
+    name: str,
+    scores: Sequence[float],
+    problems: Sequence[Problem],
+    labels: Sequence[dict[str, object]],
 ) -> dict[str, float]:
     """The mean of `scores` with its interval, over all problems and over those of each label."""
     found: dict[str, float] = {}
@@ -145,7 +163,11 @@ def _with_intervals(
     for suffix, rows in sorted(groups.items()):
         chosen = [scores[i] for i in rows]
         low, high = interval(chosen, [problems[i].key for i in rows])
-        found |= {f"{name}{suffix}": _mean(chosen), f"{name}{suffix}/low": low, f"{name}{suffix}/high": high}
+        found |= {
+            f"{name}{suffix}": _mean(chosen),
+            f"{name}{suffix}/low": low,
+            f"{name}{suffix}/high": high,
+        }
     return found
 
 

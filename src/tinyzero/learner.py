@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinyzero import losses, models
+from tinyzero import models
+from tinyzero.algorithms import losses
 from tinyzero.batching import Batch
 from tinyzero.config import OptimizerOptions
+from tinyzero.errors import NonFiniteError
 from tinyzero.models import Backbone, ValueModel
-from tinyzero.types import LossFunction, NonFiniteError
+from tinyzero.types import LossFunction
 
 Outputs = dict[str, Tensor]
 
@@ -32,7 +34,9 @@ def policy_outputs(model: nn.Module, batch: Batch, logit_rows: int = 2048) -> Ou
     hidden = model.hidden(batch.tokens, batch.lengths)[:, :-1][batch.mask]  # (N, D)
     targets = batch.tokens[:, 1:][batch.mask]
     if len(hidden) <= logit_rows and hidden.dtype == torch.float32:
-        logits = model.logits_of(hidden) / batch.temperature  # few enough to keep for the backward pass
+        logits = (
+            model.logits_of(hidden) / batch.temperature
+        )  # few enough to keep for the backward pass
         logprobs = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
         entropy = losses.entropy(logits)
     else:
@@ -51,7 +55,9 @@ def value_outputs(model: nn.Module, batch: Batch) -> Outputs:
 
 def _scatter(found: Tensor, mask: Tensor) -> Tensor:
     """(N,) values of the masked places back into (B, T)."""
-    return torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(mask, found)
+    return torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(
+        mask, found
+    )
 
 
 class TorchLearner:
@@ -70,9 +76,16 @@ class TorchLearner:
         """`options` None freezes the model; else its parameters that require a gradient are trained. `total_updates`
         ends a linear schedule. `patience` is how many updates in a row may have a gradient that is not finite before
         NonFiniteError is raised. With `park` the model is in CPU memory while it is not used."""
-        self.model, self.outputs, self.micro_tokens, self.patience = model, outputs, micro_tokens, patience
+        self.model, self.outputs, self.micro_tokens, self.patience = (
+            model,
+            outputs,
+            micro_tokens,
+            patience,
+        )
         self.bad_in_a_row = 0
-        self.steps = self.batches = 0  # steps: of the optimizer, those skipped included; batches: trained on
+        self.steps = self.batches = (
+            0  # steps: of the optimizer, those skipped included; batches: trained on
+        )
         self.waited = 0  # of the steps, those skipped before the first one
         self.options, self.total_updates = options, total_updates
         self.device = next(model.parameters()).device
@@ -87,7 +100,11 @@ class TorchLearner:
             self.masters = [master_of(p, options.offload) for p in self.trained]
             betas = (options.beta1, options.beta2)
             self.optimizer = torch.optim.AdamW(
-                self.masters, lr=options.learning_rate, betas=betas, weight_decay=options.weight_decay, fused=True
+                self.masters,
+                lr=options.learning_rate,
+                betas=betas,
+                weight_decay=options.weight_decay,
+                fused=True,
             )
         if park:
             self.model.to("cpu")
@@ -99,7 +116,9 @@ class TorchLearner:
         with self._in_place():
             for rows, part in batch.micro_batches(self.micro_tokens, skip_idle=False):
                 out = self.outputs(self.model, part.to(self.device))
-                found[rows, : part.mask.shape[1]] = (out["logprobs"] if "logprobs" in out else out["values"]).cpu()
+                found[rows, : part.mask.shape[1]] = (
+                    out["logprobs"] if "logprobs" in out else out["values"]
+                ).cpu()
         return found
 
     @contextmanager
@@ -114,7 +133,9 @@ class TorchLearner:
         finally:
             self.model.to("cpu")
 
-    def update(self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1) -> dict[str, float]:
+    def update(
+        self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1
+    ) -> dict[str, float]:
         """Optimizer steps on `batch`, split in order into `minibatches`, `epochs` times over.
 
         Returns each metric as its sum over its count, `loss` and `grad_norm` averaged over the steps, the first
@@ -127,11 +148,15 @@ class TorchLearner:
         with self._in_place():
             for _ in range(epochs):
                 for rows in torch.arange(batch.size).tensor_split(taken):
-                    norm = self._step(batch.select(rows) if minibatches > 1 else batch, loss, sums, shares)
+                    norm = self._step(
+                        batch.select(rows) if minibatches > 1 else batch, loss, sums, shares
+                    )
                     skipped += norm is None
                     norms += [norm] if norm is not None else []
         self.batches += 1
-        self.skip((minibatches - taken) * epochs)  # a batch that fell short leaves the schedule where it would be
+        self.skip(
+            (minibatches - taken) * epochs
+        )  # a batch that fell short leaves the schedule where it would be
         metrics = {name: total / count if count else 0.0 for name, (total, count) in sums.items()}
         metrics["loss"] = sum(shares) / (taken * epochs)
         metrics["grad_norm"] = sum(norms) / len(norms) if norms else float("nan")
@@ -164,13 +189,17 @@ class TorchLearner:
         self.steps += 1
         self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
         if self.bad_in_a_row >= self.patience:
-            raise NonFiniteError(f"the gradient was not finite in {self.bad_in_a_row} updates in a row")
+            raise NonFiniteError(
+                f"the gradient was not finite in {self.bad_in_a_row} updates in a row"
+            )
         return norm if finite else None
 
     def _learning_rate(self) -> float:
         """Of the next step."""
         assert self.options is not None, "a frozen model cannot be updated"
-        return self.options.learning_rate * rate(self.options, self.steps, self.total_updates, self.waited)
+        return self.options.learning_rate * rate(
+            self.options, self.steps, self.total_updates, self.waited
+        )
 
     def skip(self, updates: int) -> None:
         """Count `updates` that were not taken, so that the schedule is the run's; but its warm-up begins with the first
@@ -183,7 +212,9 @@ class TorchLearner:
         """Low-precision or distant weights become the rounded masters; elsewhere the two are one."""
         for parameter, master in zip(self.trained, self.masters, strict=True):
             if master is not parameter:
-                parameter.copy_(master.to(parameter.dtype))  # rounded first: fewer bytes to a distant one
+                parameter.copy_(
+                    master.to(parameter.dtype)
+                )  # rounded first: fewer bytes to a distant one
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Weights under their Hugging Face names, adapters merged."""
@@ -224,7 +255,9 @@ class TorchLearner:
 
     def _kept(self) -> dict[str, Tensor]:
         """What a checkpoint needs: the masters of what is trained, or a frozen model's weights."""
-        return dict(zip(self.names, self.masters, strict=True)) or dict(self.model.named_parameters())
+        return dict(zip(self.names, self.masters, strict=True)) or dict(
+            self.model.named_parameters()
+        )
 
 
 def master_of(parameter: nn.Parameter, offload: bool) -> Tensor:
@@ -239,7 +272,9 @@ def master_of(parameter: nn.Parameter, offload: bool) -> Tensor:
 
     def hand_over(p: Tensor) -> None:
         assert p.grad is not None
-        gradient = p.grad.to(device).to(torch.float32)  # in this order fewer bytes go to a distant master
+        gradient = p.grad.to(device).to(
+            torch.float32
+        )  # in this order fewer bytes go to a distant master
         master.grad = gradient if master.grad is None else master.grad.add_(gradient)
         p.grad = None
 

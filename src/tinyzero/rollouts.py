@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tinyzero.plugins import asking, brief
+from tinyzero.errors import UserError, asking, brief
 from tinyzero.types import (
     Completion,
     Group,
@@ -22,7 +22,6 @@ from tinyzero.types import (
     Sampler,
     SamplingParams,
     Task,
-    UserError,
 )
 
 
@@ -35,7 +34,10 @@ class Cursor:
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {"next": self.next, "surplus": [[asdict(r) for r in group] for group in self.surplus]}
+        return {
+            "next": self.next,
+            "surplus": [[asdict(r) for r in group] for group in self.surplus],
+        }
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> Cursor:
@@ -125,12 +127,21 @@ def roll_out(
         posed = [task.prompt(problem, template) for problem in problems]
     prompts = [tuple(encode(prompt)) for prompt in posed]
     sampled = sampler.generate(prompts, params, first_group=first_group)
-    judged = judge(task, [p for p in problems for _ in range(params.n)], [c for cs in sampled for c in cs], report)
+    judged = judge(
+        task,
+        [p for p in problems for _ in range(params.n)],
+        [c for cs in sampled for c in cs],
+        report,
+    )
     groups: list[Group] = []
     for i, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
         rewards = judged[i * params.n : (i + 1) * params.n]
         groups.append(
-            [Rollout(problem, prompt, c, r, first_group + i) for c, r in zip(sampled[i], rewards, strict=True) if r]
+            [
+                Rollout(problem, prompt, c, r, first_group + i)
+                for c, r in zip(sampled[i], rewards, strict=True)
+                if r
+            ]
         )
         report.generated_tokens += sum(len(c.token_ids) for c in sampled[i])
     return groups
@@ -171,7 +182,9 @@ def _sound(reward: Any) -> Reward:
     """`reward` in Python's own numbers, unless it is none, or holds one that would spoil every mean it enters."""
     if not isinstance(reward, Reward):
         raise TypeError(f"the reward is {reward!r}, not a Reward")
-    sound = Reward(float(reward.value), {str(name): float(part) for name, part in reward.parts.items()})
+    sound = Reward(
+        float(reward.value), {str(name): float(part) for name, part in reward.parts.items()}
+    )
     if not all(math.isfinite(value) for value in (sound.value, *sound.parts.values())):
         raise ValueError(f"the reward is not finite: {reward}")
     return sound

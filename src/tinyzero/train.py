@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from tinyzero import metrics
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Config
+from tinyzero.errors import NonFiniteError, UserError, asking
 from tinyzero.evaluate import completion_metrics, evaluate
-from tinyzero.plugins import asking
 from tinyzero.rollouts import Collected, Cursor, collect
-from tinyzero.run import Run, opened, publish, save, updates
-from tinyzero.stopping import stop_requested
-from tinyzero.types import Group, NonFiniteError, Prompt, Rollout, SamplingParams, Split, UserError
+from tinyzero.run import records
+from tinyzero.run.parts import Run, opened, publish, save, updates
+from tinyzero.run.stopping import stop_requested
+from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
 
 PREFIXES = {"policy": "", "critic": "value/", "prm": "prm/"}
 
@@ -34,7 +34,11 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
     user can mend, NonFiniteError where training broke down, KeyboardInterrupt after a clean stop.
     """
     started = started or time.perf_counter()
-    with opened(config, folder, resume, started) as run, run.console, stop_requested("step") as stopping:
+    with (
+        opened(config, folder, resume, started) as run,
+        run.console,
+        stop_requested("step") as stopping,
+    ):
         if run.step == 0:
             score(run, "test", config.eval.test_problems)
             score(run, "dev", config.eval.dev_problems)
@@ -44,7 +48,9 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
             clock = Clock()
             groups, run.cursor, collected = gather(run)
             clock.lap("sample")
-            batch = collate(groups, r.temperature, r.max_tokens, u.minibatches, u.epochs, run.sampler.version)
+            batch = collate(
+                groups, r.temperature, r.max_tokens, u.minibatches, u.epochs, run.sampler.version
+            )
             if not collected.refused:
                 with saved_if_broken(run, batch), asking(run.algorithm):
                     batch = run.algorithm.annotate(batch, run.learners)
@@ -60,7 +66,9 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
             if stopping or (config.checkpoint.every and run.step % config.checkpoint.every == 0):
                 save(run)
             if stopping:
-                run.console.note(f"stopped after step {run.step}: go on with `tinyzero train --resume {folder}`")
+                run.console.note(
+                    f"stopped after step {run.step}: go on with `tinyzero train --resume {folder}`"
+                )
                 raise KeyboardInterrupt
         score(run, "dev", config.eval.dev_problems)
         score(run, "test", config.eval.test_problems)
@@ -71,7 +79,9 @@ def gather(run: Run) -> tuple[list[Group], Cursor, Collected]:
     """One batch of groups: `collect` under the run's settings."""
     r = run.config.rollout
     # the cursor numbers the groups, so (seed, group, sample) never repeats within a run
-    params = SamplingParams(temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=run.config.seed)
+    params = SamplingParams(
+        temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=run.config.seed
+    )
 
     def keep(groups: list[Group]) -> list[Group]:
         with asking(run.algorithm):
@@ -119,7 +129,9 @@ def saved_if_broken(run: Run, batch: Batch, whose: str = "") -> Iterator[None]:
     except NonFiniteError as error:
         path = run.folder / "broken_batch.pt"
         torch.save(asdict(batch), path)
-        raise NonFiniteError(f"{error}{whose}: the batch is in {path}; lower the learning rate") from None
+        raise NonFiniteError(
+            f"{error}{whose}: the batch is in {path}; lower the learning rate"
+        ) from None
 
 
 @contextmanager
@@ -134,7 +146,12 @@ def saved_first(run: Run) -> Iterator[None]:
 
 
 def record(
-    run: Run, groups: list[Group], batch: Batch, collected: Collected, learned: Mapping[str, float], clock: Clock
+    run: Run,
+    groups: list[Group],
+    batch: Batch,
+    collected: Collected,
+    learned: Mapping[str, float],
+    clock: Clock,
 ) -> None:
     """Write the step's metrics and, now and then, some rollouts; show them."""
     rollouts = [r for g in groups for r in g]
@@ -161,7 +178,7 @@ def record(
         **clock.laps,
     }
     entry |= spent(run, batch, collected, entry)
-    metrics.append(run.folder / "metrics.jsonl", entry)
+    records.append(run.folder / "metrics.jsonl", entry)
     run.tracking.log(entry)
     if collected.reward_errors:
         run.console.note(
@@ -176,12 +193,20 @@ def record(
 
 def peaks(device: torch.device) -> dict[str, int]:
     """The most memory, in bytes, that this process has held so far, and on a GPU what PyTorch has held there."""
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    on_gpu = {"memory/gpu_peak": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+    on_gpu = (
+        {"memory/gpu_peak": torch.cuda.max_memory_allocated(device)}
+        if device.type == "cuda"
+        else {}
+    )
     return {"memory/peak": host, **on_gpu}
 
 
-def spent(run: Run, batch: Batch, collected: Collected, entry: Mapping[str, Any]) -> dict[str, float]:
+def spent(
+    run: Run, batch: Batch, collected: Collected, entry: Mapping[str, Any]
+) -> dict[str, float]:
     """What the step cost. A group's prompt is read once; rows without a gradient are not learned from."""
     lengths, length = batch.lengths.float(), float(batch.lengths.float().mean())
     prompt = length - float(batch.mask.sum(1).float().mean())
@@ -204,7 +229,7 @@ def score(run: Run, split: Split, problems: int) -> None:
 
     Nothing is done twice: a resumed run may find that it died after this evaluation.
     """
-    done = ((e["step"], e["split"]) for e in metrics.read(run.folder / "eval.jsonl"))
+    done = ((e["step"], e["split"]) for e in records.read(run.folder / "eval.jsonl"))
     if not problems or (run.step, split) in done:
         return
     e, started = run.config.eval, time.perf_counter()
@@ -224,7 +249,7 @@ def score(run: Run, split: Split, problems: int) -> None:
     for group in result.groups[: run.config.run.rollouts]:
         for rollout in group[:1]:
             keep_rollout(run, run.step, split, rollout)
-    metrics.append(run.folder / "eval.jsonl", entry)  # last: with it the evaluation is done
+    records.append(run.folder / "eval.jsonl", entry)  # last: with it the evaluation is done
     run.tracking.log(entry, f"{split}/")
     run.console.note(
         f"{split} after {run.step} steps: pass@1 {entry['pass@1']:.3f} "
@@ -237,7 +262,7 @@ def score(run: Run, split: Split, problems: int) -> None:
 def keep_rollout(run: Run, step: int, split: Split, rollout: Rollout) -> None:
     """Write one to rollouts.jsonl."""
     prompt = run.task.prompt(rollout.problem, run.config.model.prompt)
-    metrics.append(run.folder / "rollouts.jsonl", rollout_record(step, split, rollout, prompt))
+    records.append(run.folder / "rollouts.jsonl", rollout_record(step, split, rollout, prompt))
 
 
 def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) -> dict[str, Any]:

@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 
     from tinyzero.batching import Batch, Totals
 
+
 Split = Literal["train", "dev", "test"]
+
+
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
 FinishReason = Literal["stop", "length", "abort"]
+
+
 Message = Mapping[str, str]
+
+
 Prompt = str | Sequence[Message]
-
-
-class NonFiniteError(Exception):
-    """Training broke down: logits, or several gradients in a row, are not finite."""
-
-
-class UserError(Exception):
-    """A mistake the user can mend. The command line prints it as one line and exits with 2."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,9 @@ class Learner(Protocol):
         """Logprobs or values (B, T) of the response tokens, without gradient."""
         ...
 
-    def update(self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1) -> dict[str, float]:
+    def update(
+        self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1
+    ) -> dict[str, float]:
         """Take `minibatches * epochs` optimizer steps on `batch`; returns averaged metrics."""
         ...
 

@@ -11,13 +11,20 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tinyzero.plugins import building, load_object, suggest, validate
-from tinyzero.types import Algorithm, UserError
+from tinyzero.errors import UserError, building
+from tinyzero.registry import load_object, suggest, validate
+from tinyzero.types import Algorithm
 
+PARTS = (
+    "advantages",
+    "losses",
+    "options",
+    "stages",
+)  # what algorithms are made of; every other file is one
 NAMES = sorted(
     module.name.replace("_pp_", "_pp-").replace("_pp", "++")
     for module in pkgutil.iter_modules(__path__)
-    if not module.name.startswith("_")
+    if module.name not in PARTS
 )
 
 
@@ -47,7 +54,9 @@ def find(name: str) -> Any:
     kind = load_object(name if ":" in name else f"{__name__}.{module}:ALGORITHM")
     missing = [m for m in ("Options", "keep", "annotate", "loss") if not hasattr(kind, m)]
     if missing:
-        raise UserError(f"algorithm {name} lacks {', '.join(missing)}: it needs Options, keep, annotate and loss")
+        raise UserError(
+            f"algorithm {name} lacks {', '.join(missing)}: it needs Options, keep, annotate and loss"
+        )
     return kind
 
 
@@ -88,11 +97,15 @@ def composition(name: str) -> tuple[str, str, dict[str, str]]:
     placed = {option for options in STAGES.values() for option in options}
     stages = {
         "models": ["policy", *algorithm.roles],
-        "advantage": [f"{option} {value}" for option, value in values.items() if option not in placed],
+        "advantage": [
+            f"{option} {value}" for option, value in values.items() if option not in placed
+        ],
     }
     for stage, options in STAGES.items():
         if values.get(options[0]) not in (None, 0, "none"):
-            stages[stage] = [f"{option} {values[option]}" for option in options if values.get(option, 0) != 0]
+            stages[stage] = [
+                f"{option} {values[option]}" for option in options if values.get(option, 0) != 0
+            ]
     title, *rest = (sys.modules[kind.__module__].__doc__ or name).splitlines()
     formulas = "\n".join(line.strip() for line in rest if line.startswith("    "))
     return title, formulas, {stage: ", ".join(choices) for stage, choices in stages.items()}

@@ -10,9 +10,9 @@ batch this is REINFORCE, but for groups that waited for it. The paper also penal
 
 from pydantic import Field
 
-from tinyzero.algorithms._options import Filter, Objective
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.losses import Aggregation
+from tinyzero.algorithms.losses import Aggregation
+from tinyzero.algorithms.options import Filter, Objective
 
 
 class CISPOOptions(GRPOOptions):

@@ -12,19 +12,23 @@ looks at right and wrong, not at the penalised reward. `dual_clip` is the releas
 
 from pydantic import Field
 
-from tinyzero.algorithms._options import Filter
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.losses import Aggregation
+from tinyzero.algorithms.losses import Aggregation
+from tinyzero.algorithms.options import Filter
 
 
 class DAPOOptions(GRPOOptions):
     """DAPO's choices."""
 
     filter: Filter = Field("flat", description="groups dropped and drawn anew")
-    overlong: int = Field(64, ge=0, description="tokens before the limit where a penalty on length begins; 0 for none")
+    overlong: int = Field(
+        64, ge=0, description="tokens before the limit where a penalty on length begins; 0 for none"
+    )
     overlong_penalty: float = Field(0.5, gt=0, description="the penalty at the limit")
     clip_high: float = Field(0.28, gt=0, description="the ratio is clipped above at 1 + this")
-    dual_clip: float = Field(10.0, ge=0, description="where the advantage is negative the ratio counts up to this")
+    dual_clip: float = Field(
+        10.0, ge=0, description="where the advantage is negative the ratio counts up to this"
+    )
     aggregate: Aggregation = Field("token-mean", description="how token losses become one number")
 
 

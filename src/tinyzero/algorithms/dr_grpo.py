@@ -10,16 +10,18 @@ of truncated answers are as the task gives them.
 
 from pydantic import Field
 
-from tinyzero.advantages import Scale
+from tinyzero.algorithms.advantages import Scale
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.losses import Aggregation
+from tinyzero.algorithms.losses import Aggregation
 
 
 class DrGRPOOptions(GRPOOptions):
     """Dr. GRPO's choices."""
 
     scale: Scale = Field("none", description="divide advantages by a standard deviation, or not")
-    aggregate: Aggregation = Field("constant-length", description="how token losses become one number")
+    aggregate: Aggregation = Field(
+        "constant-length", description="how token losses become one number"
+    )
 
 
 class DrGRPO(GRPO):

@@ -13,33 +13,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tinyzero import advantages, losses
-from tinyzero.algorithms import _policy
-from tinyzero.algorithms._options import PolicyOptions
-from tinyzero.batching import Batch, Totals
+from tinyzero.algorithms import advantages, losses, stages
+from tinyzero.algorithms.options import PolicyOptions
 from tinyzero.types import Group, Learner
+
+if TYPE_CHECKING:
+    from tinyzero.batching import Batch, Totals
 
 
 class GRPOOptions(PolicyOptions):
     """The baseline; the other stages are inherited."""
 
-    center: advantages.Center = Field("mean", description="what is taken from a reward: the group's mean, or others'")
+    center: advantages.Center = Field(
+        "mean", description="what is taken from a reward: the group's mean, or others'"
+    )
     scale: advantages.Scale = Field(
-        "group", description="divide advantages by the standard deviation of the group, of the batch, or not"
+        "group",
+        description="divide advantages by the standard deviation of the group, of the batch, or not",
     )
     whiten: bool = Field(False, description="normalise advantages over all tokens of the batch")
-    aggregate: losses.Aggregation = Field("seq-mean-token-mean", description="how token losses become one number")
+    aggregate: losses.Aggregation = Field(
+        "seq-mean-token-mean", description="how token losses become one number"
+    )
 
     @model_validator(mode="after")
     def _centred(self) -> GRPOOptions:
         if self.center == "none" and self.scale != "none":
-            raise ValueError(f'scale "{self.scale}" divides what was not centred: make scale "none" too')
+            raise ValueError(
+                f'scale "{self.scale}" divides what was not centred: make scale "none" too'
+            )
         if self.whiten and self.scale == "batch":
-            raise ValueError('scale "batch" divides by one number, which whiten undoes: leave one of them out')
+            raise ValueError(
+                'scale "batch" divides by one number, which whiten undoes: leave one of them out'
+            )
         return self
 
 
@@ -51,28 +62,32 @@ class GRPO:
     def __init__(self, options: GRPOOptions | None = None) -> None:
         self.options = options or self.Options()
         # a group of one has no baseline
-        self.min_samples = _policy.fewest_samples(self.options) if self.options.center == "none" else 2
+        self.min_samples = (
+            stages.fewest_samples(self.options) if self.options.center == "none" else 2
+        )
         self.roles: tuple[str, ...] = ("reference",) if self.options.needs_reference else ()
 
     def keep(self, groups: list[Group]) -> list[Group]:
         """The filter's, of those that are groups still, should rewards have raised."""
-        return _policy.keep_groups(groups, self.options, self.min_samples)
+        return stages.keep_groups(groups, self.options, self.min_samples)
 
     def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
         """Advantages from the group; a KL inside the reward counts as the response's own, before the baseline."""
         o = self.options
-        batch = _policy.prepare(batch, models, o)
-        scores = advantages.group_advantages(_policy.response_rewards(batch, o), batch.groups, o.center, o.scale)
+        batch = stages.prepare(batch, models, o)
+        scores = advantages.group_advantages(
+            stages.response_rewards(batch, o), batch.groups, o.center, o.scale
+        )
         found = advantages.broadcast(scores, batch.mask)
         if o.whiten:
             found = advantages.whiten(found, batch.mask)
-        return replace(batch, advantages=found, idle=_policy.rows_without_gradient(found, o))
+        return replace(batch, advantages=found, idle=stages.rows_without_gradient(found, o))
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
-    ) -> tuple[Tensor, _policy.Metrics]:
+    ) -> tuple[Tensor, stages.Metrics]:
         """The policy's; no other model is trained."""
-        return _policy.policy_loss(outputs, batch, totals, self.options)
+        return stages.policy_loss(outputs, batch, totals, self.options)
 
 
 ALGORITHM = GRPO

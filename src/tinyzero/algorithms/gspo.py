@@ -9,13 +9,15 @@ ever be clipped. With one update a batch s_i is 1 and this is GRPO, as released:
 from pydantic import Field
 
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.losses import Level
+from tinyzero.algorithms.losses import Level
 
 
 class GSPOOptions(GRPOOptions):
     """GSPO's choices."""
 
-    ratio: Level = Field("sequence", description="clip the ratio of a token, or of the whole sequence")
+    ratio: Level = Field(
+        "sequence", description="clip the ratio of a token, or of the whole sequence"
+    )
     clip_low: float = Field(3e-4, gt=0, description="the ratio is clipped below at 1 - this")
     clip_high: float = Field(4e-4, gt=0, description="the ratio is clipped above at 1 + this")
 

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from tinyzero import advantages, losses
-from tinyzero.algorithms import _policy
-from tinyzero.algorithms._options import PolicyOptions
-from tinyzero.batching import Batch, Totals
+from tinyzero.algorithms import advantages, losses, stages
+from tinyzero.algorithms.options import PolicyOptions
 from tinyzero.types import Group, Learner
+
+if TYPE_CHECKING:
+    from tinyzero.batching import Batch, Totals
 
 
 class PPOOptions(PolicyOptions):
@@ -31,15 +32,23 @@ class PPOOptions(PolicyOptions):
     by_token: ClassVar[bool] = True
 
     gamma: float = Field(1.0, gt=0, le=1, description="discount of later rewards")
-    lam: float = Field(1.0, ge=0, le=1, description="GAE's lambda; 1 trusts the rewards, less trusts the critic")
-    lam_alpha: float = Field(
-        0.0, ge=0, description="lambda is 1 - 1/(this times the answer's tokens) instead (VAPO: 0.05); 0 for lam"
+    lam: float = Field(
+        1.0, ge=0, le=1, description="GAE's lambda; 1 trusts the rewards, less trusts the critic"
     )
-    critic_lam: float | None = Field(None, ge=0, le=1, description="lambda of the critic's targets; none for the same")
+    lam_alpha: float = Field(
+        0.0,
+        ge=0,
+        description="lambda is 1 - 1/(this times the answer's tokens) instead (VAPO: 0.05); 0 for lam",
+    )
+    critic_lam: float | None = Field(
+        None, ge=0, le=1, description="lambda of the critic's targets; none for the same"
+    )
     value_clip: float = Field(
         0.5, gt=0, description="the critic's values move at most this far from the old ones a batch"
     )
-    value_warmup: int = Field(0, ge=0, description="first batches on which the critic alone is trained")
+    value_warmup: int = Field(
+        0, ge=0, description="first batches on which the critic alone is trained"
+    )
     whiten: bool = Field(True, description="normalise advantages over all tokens of the batch")
 
     @property
@@ -55,20 +64,26 @@ class PPO:
 
     def __init__(self, options: PPOOptions | None = None) -> None:
         self.options = options or PPOOptions()
-        self.min_samples = _policy.fewest_samples(self.options)
-        self.roles: tuple[str, ...] = ("critic", "reference") if self.options.needs_reference else ("critic",)
+        self.min_samples = stages.fewest_samples(self.options)
+        self.roles: tuple[str, ...] = (
+            ("critic", "reference") if self.options.needs_reference else ("critic",)
+        )
 
     def keep(self, groups: list[Group]) -> list[Group]:
         """The filter's: the baseline is the critic's, not the group's."""
-        return _policy.keep_groups(groups, self.options, self.min_samples)
+        return stages.keep_groups(groups, self.options, self.min_samples)
 
     def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
         """Values, advantages and returns; old and reference logprobs where they are needed."""
         o = self.options
-        batch = _policy.prepare(batch, models, o)
+        batch = stages.prepare(batch, models, o)
         values = models["critic"].score(batch)
-        rewards = _policy.token_rewards(batch, o)
-        lam = advantages.length_adaptive_lambda(batch.mask.sum(1), o.lam_alpha) if o.lam_alpha else o.lam
+        rewards = stages.token_rewards(batch, o)
+        lam = (
+            advantages.length_adaptive_lambda(batch.mask.sum(1), o.lam_alpha)
+            if o.lam_alpha
+            else o.lam
+        )
         found, returns = advantages.gae(rewards, values, batch.mask, o.gamma, lam)
         # a critic that knows nothing yet would lead the policy astray (VC-PPO, arXiv:2503.01491)
         waiting = models["critic"].batches < o.value_warmup
@@ -82,15 +97,17 @@ class PPO:
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
-    ) -> tuple[Tensor, _policy.Metrics]:
+    ) -> tuple[Tensor, stages.Metrics]:
         """The policy's surrogate, or the critic's clipped squared error."""
         if role == "policy":
-            return _policy.policy_loss(outputs, batch, totals, self.options)
+            return stages.policy_loss(outputs, batch, totals, self.options)
         assert batch.values is not None
         assert batch.returns is not None
         values = outputs["values"]
-        errors = losses.clipped_value_loss(values, batch.values, batch.returns, self.options.value_clip)
-        loss = _policy.step_mean(errors, batch, "token-mean", totals)
+        errors = losses.clipped_value_loss(
+            values, batch.values, batch.returns, self.options.value_clip
+        )
+        loss = stages.step_mean(errors, batch, "token-mean", totals)
         count = batch.mask.sum()
         return loss, {
             "mean": ((values.detach() * batch.mask).sum(), count),

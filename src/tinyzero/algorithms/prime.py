@@ -21,16 +21,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tinyzero import advantages, losses
-from tinyzero.algorithms import _policy
-from tinyzero.algorithms._options import Filter, PolicyOptions
-from tinyzero.batching import Batch, Totals
+from tinyzero.algorithms import advantages, losses, stages
+from tinyzero.algorithms.options import Filter, PolicyOptions
 from tinyzero.types import Group, Learner
+
+if TYPE_CHECKING:
+    from tinyzero.batching import Batch, Totals
 
 
 class PRIMEOptions(PolicyOptions):
@@ -40,8 +41,12 @@ class PRIMEOptions(PolicyOptions):
 
     filter: Filter = Field("band", description="groups dropped and drawn anew")
     beta: float = Field(0.05, gt=0, description="token rewards are this times log(PRM/reference)")
-    outcome: float = Field(1.0, ge=0, description="weight of the outcome's advantage; whitened, their ratio counts")
-    process: float = Field(1.0, ge=0, description="weight of the process rewards' advantage; 0 needs no reward model")
+    outcome: float = Field(
+        1.0, ge=0, description="weight of the outcome's advantage; whitened, their ratio counts"
+    )
+    process: float = Field(
+        1.0, ge=0, description="weight of the process rewards' advantage; 0 needs no reward model"
+    )
     baseline: Literal["paper", "code"] = Field(
         "paper", description="process rewards against the others' mean, or as released"
     )
@@ -59,14 +64,20 @@ class PRIMEOptions(PolicyOptions):
         """Beside the shared ones: without process rewards, the options of how they are made; their scale, where
         nothing else is added to them and whitening undoes it."""
         unmade = set() if self.process else {"beta", "baseline", "norm", "update", "gamma"}
-        return super().without_effect | unmade | ({"norm"} if self.whiten and not self.outcome else set())
+        return (
+            super().without_effect
+            | unmade
+            | ({"norm"} if self.whiten and not self.outcome else set())
+        )
 
     @model_validator(mode="after")
     def _rewards_remain(self) -> PRIMEOptions:
         if not self.outcome and not self.process:
             raise ValueError("outcome and process are both 0: no reward is left to learn from")
         if self.refresh:
-            raise ValueError("refresh would move the reference that process rewards are measured against: leave it out")
+            raise ValueError(
+                "refresh would move the reference that process rewards are measured against: leave it out"
+            )
         return self
 
 
@@ -83,13 +94,15 @@ class PRIME:
 
     def keep(self, groups: list[Group]) -> list[Group]:
         """The band's, so that every group has something to tell apart."""
-        return _policy.keep_groups(groups, self.options, self.min_samples)
+        return stages.keep_groups(groups, self.options, self.min_samples)
 
     def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
         """The outcome's advantage and, beside it, the process rewards'."""
         o = self.options
-        batch = _policy.prepare(batch, models, o)
-        outcome = advantages.group_advantages(_policy.response_rewards(batch, o), batch.groups, "leave_one_out", "none")
+        batch = stages.prepare(batch, models, o)
+        outcome = advantages.group_advantages(
+            stages.response_rewards(batch, o), batch.groups, "leave_one_out", "none"
+        )
         found = o.outcome * advantages.broadcast(outcome, batch.mask)
         if o.process:
             batch, rewards = self._process_rewards(batch, models)
@@ -106,7 +119,9 @@ class PRIME:
         reference = models["reference"].score(batch) if reference is None else reference
         batch = replace(batch, ref_logprobs=reference)
         if o.update == "before":
-            trained = models["prm"].update(batch, partial(self.loss, "prm"), batch.minibatches, batch.epochs)
+            trained = models["prm"].update(
+                batch, partial(self.loss, "prm"), batch.minibatches, batch.epochs
+            )
             batch = replace(batch, updated={"prm": trained})
         rewards = o.beta * (models["prm"].score(batch) - reference) * batch.mask
         if o.norm == "batch":
@@ -115,13 +130,15 @@ class PRIME:
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
-    ) -> tuple[Tensor, _policy.Metrics]:
+    ) -> tuple[Tensor, stages.Metrics]:
         """The policy's surrogate, or the reward model's cross-entropy."""
         if role == "policy":
-            return _policy.policy_loss(outputs, batch, totals, self.options)
+            return stages.policy_loss(outputs, batch, totals, self.options)
         assert batch.ref_logprobs is not None
         ratios = outputs["logprobs"] - batch.ref_logprobs
-        loss = losses.implicit_reward_loss(ratios, batch.mask, batch.right, self.options.beta, totals.sequences)
+        loss = losses.implicit_reward_loss(
+            ratios, batch.mask, batch.right, self.options.beta, totals.sequences
+        )
         found = (ratios.detach() * batch.mask).sum(dim=1) > 0
         count = batch.mask.any(dim=1).sum()
         return loss, {"accuracy": ((found == batch.right).sum(), count)}

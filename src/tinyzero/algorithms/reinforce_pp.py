@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from tinyzero import advantages
-from tinyzero.algorithms import _policy
-from tinyzero.algorithms._options import PolicyOptions
-from tinyzero.batching import Batch, Totals
+from tinyzero.algorithms import advantages, stages
+from tinyzero.algorithms.options import PolicyOptions
 from tinyzero.types import Group, Learner
+
+if TYPE_CHECKING:
+    from tinyzero.batching import Batch, Totals
 
 
 class ReinforcePPOptions(PolicyOptions):
@@ -39,26 +40,26 @@ class ReinforcePP:
 
     def __init__(self, options: ReinforcePPOptions | None = None) -> None:
         self.options = options or ReinforcePPOptions()
-        self.min_samples = _policy.fewest_samples(self.options)
+        self.min_samples = stages.fewest_samples(self.options)
         self.roles: tuple[str, ...] = ("reference",) if self.options.needs_reference else ()
 
     def keep(self, groups: list[Group]) -> list[Group]:
         """The filter's."""
-        return _policy.keep_groups(groups, self.options, self.min_samples)
+        return stages.keep_groups(groups, self.options, self.min_samples)
 
     def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
         """Whitened returns-to-go of the rewards and the KL's penalties."""
         o = self.options
-        batch = _policy.prepare(batch, models, o)
-        returns = advantages.return_to_go(_policy.token_rewards(batch, o), batch.mask, o.gamma)
+        batch = stages.prepare(batch, models, o)
+        returns = advantages.return_to_go(stages.token_rewards(batch, o), batch.mask, o.gamma)
         found = advantages.whiten(returns, batch.mask)
-        return replace(batch, advantages=found, idle=_policy.rows_without_gradient(found, o))
+        return replace(batch, advantages=found, idle=stages.rows_without_gradient(found, o))
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
-    ) -> tuple[Tensor, _policy.Metrics]:
+    ) -> tuple[Tensor, stages.Metrics]:
         """The policy's; no other model is trained."""
-        return _policy.policy_loss(outputs, batch, totals, self.options)
+        return stages.policy_loss(outputs, batch, totals, self.options)
 
 
 ALGORITHM = ReinforcePP

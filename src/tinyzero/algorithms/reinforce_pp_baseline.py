@@ -11,10 +11,10 @@ summed over the response before the group's mean is taken, where OpenRLHF subtra
 
 from pydantic import Field
 
-from tinyzero.advantages import Scale
-from tinyzero.algorithms._options import LossEstimator
+from tinyzero.algorithms.advantages import Scale
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.losses import Aggregation
+from tinyzero.algorithms.losses import Aggregation
+from tinyzero.algorithms.options import LossEstimator
 
 
 class ReinforcePPBaselineOptions(GRPOOptions):

@@ -10,19 +10,23 @@ K/(K - 1) times Dr. GRPO's. With several updates a batch each token's ratio weig
 
 from pydantic import Field
 
-from tinyzero.advantages import Center, Scale
-from tinyzero.algorithms._options import Objective
+from tinyzero.algorithms.advantages import Center, Scale
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.losses import Aggregation
+from tinyzero.algorithms.losses import Aggregation
+from tinyzero.algorithms.options import Objective
 
 
 class RLOOOptions(GRPOOptions):
     """RLOO's choices."""
 
-    center: Center = Field("leave_one_out", description="what is taken from a reward: the group's mean, or others'")
+    center: Center = Field(
+        "leave_one_out", description="what is taken from a reward: the group's mean, or others'"
+    )
     scale: Scale = Field("none", description="divide advantages by a standard deviation, or not")
     objective: Objective = Field("reinforce", description="the policy loss of a token")
-    aggregate: Aggregation = Field("seq-mean-token-sum", description="how token losses become one number")
+    aggregate: Aggregation = Field(
+        "seq-mean-token-sum", description="how token losses become one number"
+    )
 
 
 class RLOO(GRPO):

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 def require_newer(version: int, held: int) -> None:
     """Raise ValueError unless weights of `version` are newer than those of version `held`."""
     if version <= held:
-        raise ValueError(f"weights of version {version} are not newer than version {held}, held now")
+        raise ValueError(
+            f"weights of version {version} are not newer than version {held}, held now"
+        )
 
 
 def choose(name: str, model: Backbone) -> tuple[str, str]:

@@ -53,24 +53,34 @@ def distribution(logits: Tensor, params: SamplingParams) -> Tensor:
     if params.top_p < 1:
         ordered, index = logprobs.sort(-1, descending=True)
         before = ordered.exp().cumsum(-1) - ordered.exp()
-        dropped = torch.zeros_like(logprobs, dtype=torch.bool).scatter(-1, index, before >= params.top_p)
+        dropped = torch.zeros_like(logprobs, dtype=torch.bool).scatter(
+            -1, index, before >= params.top_p
+        )
         logprobs = logprobs.masked_fill(dropped, -torch.inf).log_softmax(-1)
     return logprobs
 
 
-def next_token(logits: Tensor, keys: Tensor, position: int | Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+def next_token(
+    logits: Tensor, keys: Tensor, position: int | Tensor, params: SamplingParams
+) -> tuple[Tensor, Tensor]:
     """The next token (B,) of each row and its log-probability: at temperature 0 the most likely one and 0.
 
     Where a row's logits are not finite its log-probability is NaN. Nothing here waits for a GPU.
     """
     if params.banned:
-        logits = logits.index_fill(-1, torch.tensor(params.banned, device=logits.device), -torch.inf)
+        logits = logits.index_fill(
+            -1, torch.tensor(params.banned, device=logits.device), -torch.inf
+        )
     if params.temperature == 0:
         token = logits.argmax(-1)
         return token, torch.zeros(len(token), device=logits.device)
     logprobs = distribution(logits, params)
     drawn = uniforms(keys, position).to(logits.device)
-    token = invert(logprobs.double().exp(), drawn) if logits.shape[-1] <= LARGE else invert_large(logprobs, drawn)
+    token = (
+        invert(logprobs.double().exp(), drawn)
+        if logits.shape[-1] <= LARGE
+        else invert_large(logprobs, drawn)
+    )
     return token, logprobs.gather(-1, token[:, None]).squeeze(-1)
 
 
@@ -79,7 +89,11 @@ def invert(weights: Tensor, drawn: Tensor) -> Tensor:
     cumulative = weights.cumsum(-1)
     threshold = drawn[:, None] * cumulative[:, -1:]
     # a threshold rounded up to the total is above all
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
+    return (
+        torch.searchsorted(cumulative, threshold, right=True)
+        .squeeze(-1)
+        .clamp(max=weights.shape[-1] - 1)
+    )
 
 
 def invert_large(logprobs: Tensor, drawn: Tensor) -> Tensor:
@@ -95,7 +109,9 @@ def invert_large(logprobs: Tensor, drawn: Tensor) -> Tensor:
     chunk = torch.searchsorted(sums, threshold, right=True).clamp(max=sums.shape[-1] - 1)
     before = torch.where(chunk > 0, sums.gather(-1, (chunk - 1).clamp(min=0)), 0.0)
     inner = weights.gather(1, chunk[..., None].expand(-1, -1, CHUNK)).squeeze(1).double().cumsum(-1)
-    rest = torch.minimum(threshold - before, _below(inner[:, -1:]))  # the two stages round differently
+    rest = torch.minimum(
+        threshold - before, _below(inner[:, -1:])
+    )  # the two stages round differently
     token = torch.searchsorted(inner, rest, right=True).clamp(max=CHUNK - 1)
     return (chunk * CHUNK + token).squeeze(-1)
 
@@ -106,7 +122,10 @@ def _below(x: Tensor) -> Tensor:
 
 
 def ending(
-    ids: tuple[int, ...], decode: Callable[[Sequence[int]], str], end_ids: Container[int], stop: tuple[str, ...]
+    ids: tuple[int, ...],
+    decode: Callable[[Sequence[int]], str],
+    end_ids: Container[int],
+    stop: tuple[str, ...],
 ) -> tuple[str, FinishReason]:
     """The text up to and including the first stop string, without an end token, and why it ended."""
     if ids[-1] in end_ids:

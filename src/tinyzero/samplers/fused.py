@@ -50,21 +50,30 @@ class FusedStep:
         groups, head = cache.keys.shape[2], cache.keys.shape[-1]
         mask = cache.mask[:, None, :end].repeat_interleave(groups, 0)  # (B * G, 1, end)
         for i, layer in enumerate(self.layers):
-            joined = F.linear(self._norm(x, layer.norm), layer.qkv, layer.qkv_bias).unflatten(-1, (-1, head))
+            joined = F.linear(self._norm(x, layer.norm), layer.qkv, layer.qkv_bias).unflatten(
+                -1, (-1, head)
+            )
             turned, value = joined[:, :-groups], joined[:, -groups:]
             turned = torch.addcmul(turned * cos, turned.roll(head // 2, -1), sin)
             query, key = turned[:, :-groups], turned[:, -groups:]
             cache.keys[i, :, :, column] = key
             cache.values[i, :, :, column] = value
-            keys, values = cache.keys[i].flatten(0, 1)[:, :end], cache.values[i].flatten(0, 1)[:, :end]
+            keys, values = (
+                cache.keys[i].flatten(0, 1)[:, :end],
+                cache.values[i].flatten(0, 1)[:, :end],
+            )
             query = query.reshape(len(mask), -1, head)
-            scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=head**-0.5)  # (B * G, H / G, end)
+            scores = torch.baddbmm(
+                mask, query, keys.transpose(1, 2), alpha=head**-0.5
+            )  # (B * G, H / G, end)
             mixed = torch.bmm(scores.softmax(-1), values).view(len(x), -1)
             x = torch.addmm(x, mixed, layer.out.T)
             if layer.out_bias is not None:
                 x += layer.out_bias
             normed = self._norm(x, layer.mlp_norm)
-            inner = F.silu(F.linear(normed, layer.gate), inplace=True).mul_(F.linear(normed, layer.up))
+            inner = F.silu(F.linear(normed, layer.gate), inplace=True).mul_(
+                F.linear(normed, layer.up)
+            )
             x = torch.addmm(x, inner, layer.down.T)
         cache.column = end
         return self._norm(x, self.core.norm.weight)

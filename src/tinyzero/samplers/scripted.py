@@ -48,4 +48,6 @@ class ScriptedSampler:
         ids = tuple(full[: params.max_tokens])
         reason: FinishReason = "stop" if len(ids) == len(full) else "length"
         zeros = (0.0,) * len(ids)
-        return Completion(ids, (True,) * len(ids), zeros, self.decode(ids), reason, self.version, self.version)
+        return Completion(
+            ids, (True,) * len(ids), zeros, self.decode(ids), reason, self.version, self.version
+        )

@@ -15,8 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinyzero import attention
-from tinyzero.models import Backbone, KeyValueCache, cache_shape, has_fixed_rotary, signed_rotary
+from tinyzero.models import (
+    Backbone,
+    KeyValueCache,
+    attention,
+    cache_shape,
+    has_fixed_rotary,
+    signed_rotary,
+)
 from tinyzero.samplers.draw import next_token
 from tinyzero.types import SamplingParams
 
@@ -66,7 +72,9 @@ class Slots:
             count = (count + 1) // 2
         return count
 
-    def enter(self, slots: Tensor, prompts: Sequence[Sequence[int]], which: Tensor, seeds: Tensor) -> Tensor:
+    def enter(
+        self, slots: Tensor, prompts: Sequence[Sequence[int]], which: Tensor, seeds: Tensor
+    ) -> Tensor:
         """Put prompt `which[i]` into slot `slots[i]`, each prompt read once; logits (N, V) of the first tokens."""
         device, logits = self.token.device, []
         at_once = max(1, PREFILL_TOKENS // max(map(len, prompts)))
@@ -76,8 +84,12 @@ class Slots:
             into, source = slots[mine].to(device), (which[mine] - first).to(device)
             lengths, width = torch.tensor(list(map(len, some)), device=device), max(map(len, some))
             ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in some], device=device)
-            cache = KeyValueCache(self.model.config, torch.zeros(len(some)), width, self.model.dtype, device)
-            hidden = self.model.step(ids, cache)[torch.arange(len(some), device=device), lengths - 1]
+            cache = KeyValueCache(
+                self.model.config, torch.zeros(len(some)), width, self.model.dtype, device
+            )
+            hidden = self.model.step(ids, cache)[
+                torch.arange(len(some), device=device), lengths - 1
+            ]
             logits.append(self.model.logits_of(hidden)[source])
             self.keys[:, into, :width] = cache.keys[:, source].transpose(2, 3)
             self.values[:, into, :width] = cache.values[:, source].transpose(2, 3)
@@ -127,7 +139,9 @@ class Slots:
             heads, turned = query.shape[1], torch.cat((query, key), 1)
             turned = torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin)
             self.keys[i].flatten(0, 1).index_copy_(0, rows, turned[:, heads:])
-            self.values[i].flatten(0, 1).index_copy_(0, rows, a.v_proj(normed).view(count, -1, width))
+            self.values[i].flatten(0, 1).index_copy_(
+                0, rows, a.v_proj(normed).view(count, -1, width)
+            )
             mixed = attend(turned[:, :heads], self.keys[i, :count], self.values[i, :count])
             x = x + a.o_proj(mixed.reshape(count, -1))
             x = x + block.mlp(norm(x, block.post_attention_layernorm))
@@ -139,7 +153,9 @@ class Slots:
             try:
                 self.graphs[count] = self._capture(count)
             except RuntimeError as error:
-                warnings.warn(f"decoding without CUDA graphs, which is slower: {error}", stacklevel=2)
+                warnings.warn(
+                    f"decoding without CUDA graphs, which is slower: {error}", stacklevel=2
+                )
                 self.capturing = False
                 return self.forward(count)
         graph, logits = self.graphs[count]
@@ -181,7 +197,9 @@ def masked_attention(slots: Slots, count: int, used: Tensor) -> Attend:
 
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         grouped = query.unflatten(1, (keys.shape[2], -1))  # (count, G, H / G, D)
-        found = F.scaled_dot_product_attention(grouped, keys.transpose(1, 2), values.transpose(1, 2), mask)
+        found = F.scaled_dot_product_attention(
+            grouped, keys.transpose(1, 2), values.transpose(1, 2), mask
+        )
         return found.flatten(1, 2)
 
     return attend
@@ -189,11 +207,17 @@ def masked_attention(slots: Slots, count: int, used: Tensor) -> Attend:
 
 def flash_attention(slots: Slots, count: int, used: Tensor) -> Attend:
     """The same by PyTorch's variable-length flash attention, which reads no more of a slot than is used."""
-    queries, sequences, used = slots.starts[: count + 1], slots.starts[: count + 1] * slots.length, used.int()
+    queries, sequences, used = (
+        slots.starts[: count + 1],
+        slots.starts[: count + 1] * slots.length,
+        used.int(),
+    )
 
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         keys, values = keys.flatten(0, 1), values.flatten(0, 1)
-        return attention.flash_attention(query, keys, values, queries, sequences, 1, slots.length, used=used)
+        return attention.flash_attention(
+            query, keys, values, queries, sequences, 1, slots.length, used=used
+        )
 
     return attend
 
@@ -218,7 +242,10 @@ def fault_of(candidate: Callable[[Slots, int, Tensor], Attend], slots: Slots) ->
     expected = masked_attention(slots, count, used)(query, some, other)
     try:
         found = candidate(slots, count, used)(query, some, other)
-    except (RuntimeError, TypeError) as error:  # a device that lacks it, or a torch that calls it otherwise
+    except (
+        RuntimeError,
+        TypeError,
+    ) as error:  # a device that lacks it, or a torch that calls it otherwise
         return str(error)
     right = torch.allclose(found.float(), expected.float(), atol=0.02, rtol=0.02)
     return "" if right else "its numbers are wrong"

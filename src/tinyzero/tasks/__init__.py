@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tinyzero.plugins import building, load_object, suggest, validate
-from tinyzero.types import Task, UserError
+from tinyzero.errors import UserError, building
+from tinyzero.registry import load_object, suggest, validate
+from tinyzero.types import Task
 
 TASKS = {
-    "countdown": "tinyzero.tasks.countdown:Countdown",
-    "multiplication": "tinyzero.tasks.multiplication:Multiplication",
+    "countdown": "tinyzero.tasks.countdown.task:Countdown",
+    "multiplication": "tinyzero.tasks.multiplication.task:Multiplication",
 }
 
 
@@ -33,17 +34,27 @@ def find(name: str) -> type:
         )
     kind = load_object(TASKS.get(name, name))
     if not isinstance(kind, type):
-        raise UserError(f"task {name} is {type(kind).__name__}, not a class: name a class with the methods of a Task")
-    missing = [method for method in ("problem", "prompt", "reward", "solution") if not hasattr(kind, method)]
+        raise UserError(
+            f"task {name} is {type(kind).__name__}, not a class: name a class with the methods of a Task"
+        )
+    missing = [
+        method
+        for method in ("problem", "prompt", "reward", "solution")
+        if not hasattr(kind, method)
+    ]
     if missing:
-        raise UserError(f"task {name} lacks {', '.join(missing)}: a Task has problem, prompt, reward and solution")
+        raise UserError(
+            f"task {name} lacks {', '.join(missing)}: a Task has problem, prompt, reward and solution"
+        )
     return kind
 
 
 def _build(kind: type, name: str, options: Mapping[str, Any]) -> Any:
     model = getattr(kind, "Options", None)
     if model is None and options:
-        raise UserError(f"task {name} takes no options: remove {', '.join(f'task.{key}' for key in options)}")
+        raise UserError(
+            f"task {name} takes no options: remove {', '.join(f'task.{key}' for key in options)}"
+        )
     given = [] if model is None else [validate(model, options, "task")]
     with building(f"task {name}", given):
         return kind(*given)

@@ -1,0 +1,1 @@
+"""What a recipe needs and costs: shapes, devices, FLOPs and the simulator."""

@@ -1,0 +1,56 @@
+"""Models: loading, saving, the cache, attention, adapters and tokenizers."""
+
+from tinyzero.models.backbone import Backbone, ValueModel, recompute_layers
+from tinyzero.models.cache import KeyValueCache, cache_shape, has_fixed_rotary, signed_rotary
+from tinyzero.models.hub import (
+    BUNDLED,
+    build_model,
+    first_line,
+    is_hub_id,
+    known_context,
+    load_model,
+    locate,
+    merged_weight,
+    named_weights,
+    pick_device,
+    save_model,
+    stored_dtype,
+)
+from tinyzero.models.tokens import (
+    build_tokenizer,
+    decoder,
+    encode_prompt,
+    end_ids,
+    load_tokenizer,
+    set_generation,
+    stop_ids,
+)
+
+__all__ = [
+    "BUNDLED",
+    "Backbone",
+    "KeyValueCache",
+    "ValueModel",
+    "build_model",
+    "build_tokenizer",
+    "cache_shape",
+    "decoder",
+    "encode_prompt",
+    "end_ids",
+    "first_line",
+    "has_fixed_rotary",
+    "is_hub_id",
+    "known_context",
+    "load_model",
+    "load_tokenizer",
+    "locate",
+    "merged_weight",
+    "named_weights",
+    "pick_device",
+    "recompute_layers",
+    "save_model",
+    "set_generation",
+    "signed_rotary",
+    "stop_ids",
+    "stored_dtype",
+]

@@ -1,0 +1,147 @@
+"""Anything nameable is nameable as `package.module:Name` or `path/file.py:Name`, with checked options.
+
+Tasks and algorithms of a user's own come in through here, so nobody needs a fork.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from tinyzero.errors import UserError, brief
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_object(reference: str) -> Any:
+    """What `package.module:Name` or `path/file.py:Name` names.
+
+    Raises UserError where the file, the module or the name does not exist, or its code fails on import.
+    """
+    place, colon, name = reference.rpartition(":")
+    if not (place and colon and name.isidentifier()):
+        raise UserError(
+            f"{reference!r} names nothing: write package.module:Name or path/file.py:Name"
+        )
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    if not hasattr(module, name):
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise UserError(f"{place} has no {name!r}{suggest(name, public)}")
+    return getattr(module, name)
+
+
+def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """`values` as a checked `model`. Raises UserError with one line that names `where.field` and its value."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise UserError(
+            f"the Options of {where} are {model!r}: make them a class of pydantic's BaseModel"
+        )
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(_one_line(problems[0], model, where) + more) from None
+
+
+def effective(model: type[BaseModel], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Every option that acts, given or by default, as TOML can say it. Raises UserError as `validate` does.
+
+    What a model knows to be `without_effect` is left out.
+    """
+    made = validate(model, values, where)
+    idle: set[str] = getattr(made, "without_effect", set())
+    return {
+        k: v for k, v in made.model_dump(mode="json", exclude_none=True).items() if k not in idle
+    }
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known ones, else all of them."""
+    names = list(dict.fromkeys(known))
+    return near(name, names) or (f": use one of {', '.join(sorted(names))}" if names else "")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known ones, or nothing if none is near."""
+    names = list(dict.fromkeys(known))
+    last = name.rpartition(".")[2]
+    by_last: dict[str, list[str]] = {}
+    for n in names:
+        by_last.setdefault(n.rpartition(".")[2], []).append(n)
+    found = (
+        by_last.get(last)
+        or _nearest(name, names)
+        or [n for part in _nearest(last, by_last) for n in by_last[part]]
+    )
+    return f": did you mean {' or '.join(found)}?" if found else ""
+
+
+def _nearest(name: str, names: Iterable[str]) -> list[str]:
+    """The most similar of the names, all of them where several are alike, or none."""
+    close = difflib.get_close_matches(name, names, n=5)
+    best = [difflib.SequenceMatcher(None, n, name).ratio() for n in close]
+    return [n for n, ratio in zip(close, best, strict=True) if ratio == best[0]]
+
+
+def _load_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # the module's own code runs here: anything can come
+        raise UserError(
+            f"cannot import {name}: {brief(error)} (a file of your own is named as path/file.py:Name)"
+        ) from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"no file {path}: name an existing one as path/file.py:Name")
+    # Two files of one name must not answer for each other, nor for an installed module.
+    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = (
+        module  # before it runs: dataclasses and pydantic look their module up by name
+    )
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"cannot import {path}: {brief(error)}") from error
+    return module
+
+
+def _one_line(problem: Mapping[str, Any], model: type[BaseModel], where: str) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    path = [str(part) for part in problem["loc"]]
+    place = ".".join([where, *path])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {place}{suggest(path[-1], _keys(model, path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{place} is missing: give it a value"
+    if not path:  # a rule about several fields names them itself
+        return f"{place}: {message}"
+    return f"{place} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The fields of the model that lies at `path` inside `model`."""
+    for part in path:
+        inner = model.model_fields[part].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

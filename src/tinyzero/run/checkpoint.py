@@ -1,0 +1,222 @@
+"""The one place that saves: checkpoints that appear whole or not at all, and are checked before use.
+
+    checkpoints/step_000100/
+      model/          a Hugging Face folder
+      trainer.pt      what else the run needs to go on
+      manifest.json   size and SHA-256 of every file above, written last
+
+A checkpoint is written beside the others under a hidden name, flushed to the disk, then renamed. So
+whenever the process dies, the checkpoints that are seen are whole; what is left over is removed by
+the next save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from tinyzero.errors import UserError
+
+FOLDER = "checkpoints"
+MODEL = "model"
+TRAINER = "trainer.pt"
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp-"
+
+
+def save(
+    run_dir: Path, step: int, write_model: Callable[[Path], None], state: dict[str, Any], keep: int
+) -> Path:
+    """Save the state after `step` optimizer steps and keep the newest `keep` (1 or more); returns its folder.
+
+    `write_model` fills the empty folder it is given. `state` may hold tensors, numbers, text, None, lists, tuples
+    and dicts, so that loading it runs no code; TypeError names anything else. A whole checkpoint of the same step
+    is left as it is; those of later steps are removed, for a run that saves this one has left them behind.
+    Raises UserError where the disk refuses; everything saved before is then untouched.
+    """
+    folder = run_dir / FOLDER
+    final = folder / f"step_{step:06d}"
+    if final.is_dir() and verify(final) is None:
+        return final
+    temporary = folder / (TEMPORARY + final.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        (temporary / MODEL).mkdir(parents=True)
+        write_model(temporary / MODEL)
+        _write_state(temporary / TRAINER, state)
+        _write_manifest(temporary, step)
+        _publish(temporary, final)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        refusal = _os_error(error)
+        if refusal is None:
+            raise
+        raise UserError(_not_saved(final, refusal)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _prune(folder, step, keep)
+    return final
+
+
+def load_latest(run_dir: Path, report: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint and its state (tensors on the CPU), or None where nothing was ever saved.
+
+    `report` is told of each damaged checkpoint that is passed over. Raises UserError where all are damaged.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(_checkpoints(run_dir / FOLDER)):
+        reason = verify(path)
+        if reason is not None:
+            damaged.append((path, reason))
+            continue
+        for other, why in damaged:
+            report(f"checkpoint {other.name} is damaged ({why}): using {path.name} instead")
+        return path, torch.load(path / TRAINER, map_location="cpu", weights_only=True)
+    if damaged:
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
+        raise UserError(
+            f"every checkpoint in {run_dir / FOLDER} is damaged ({reasons}): start the run again elsewhere"
+        )
+    return None
+
+
+def verify(path: Path) -> str | None:
+    """Why the checkpoint at `path` must not be used, or None when every file is as it was written."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        files = {
+            name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
+        }
+        name = f"step_{manifest['step']:06d}"
+    except FileNotFoundError:
+        return f"file {MANIFEST} is missing"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"file {MANIFEST} cannot be read"
+    if path.name != name:
+        return f"file {MANIFEST} is of {name}"
+    if TRAINER not in files:
+        return f"file {MANIFEST} does not list {TRAINER}"
+    return next(
+        (reason for file, entry in files.items() if (reason := _damage(path, file, *entry))), None
+    )
+
+
+def _damage(path: Path, name: str, size: int, sha256: str) -> str | None:
+    try:
+        actual = (path / name).stat().st_size
+        if actual != size:
+            return f"file {name} has {actual} bytes instead of {size}"
+        if _sha256(path / name) != sha256:
+            return f"file {name} was changed after it was written"
+    except FileNotFoundError:
+        return f"file {name} is missing"
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return f"file {name} cannot be read"
+    return None
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    with path.open("wb") as file:  # a file of ours, so that the cause of a failure is an OSError
+        torch.save(state, file)
+    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    if unsafe:
+        raise TypeError(
+            f"the trainer's state holds {', '.join(unsafe)}: save tensors, numbers, text, lists and dicts"
+        )
+
+
+def _write_manifest(path: Path, step: int) -> None:
+    """List every file below `path`, then flush files and folders to the disk."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    entries = {
+        file.relative_to(path).as_posix(): {"size": file.stat().st_size, "sha256": _sha256(file)}
+        for file in files
+    }
+    (path / MANIFEST).write_text(json.dumps({"step": step, "files": entries}, indent=1))
+    for entry in [*path.rglob("*"), path]:
+        _flush(entry)
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    if final.exists():  # damaged, or `save` would have kept it
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _flush(final.parent)
+    _flush(final.parent.parent)
+
+
+def _prune(folder: Path, step: int, keep: int) -> None:
+    paths = _checkpoints(folder)
+    past = [path for path in paths if _step(path) <= step]
+    for path in paths:
+        if path not in past[-keep:]:
+            # The new checkpoint is safe, so one that cannot be removed costs only space. The rename comes first:
+            # a checkpoint half removed must not look like one.
+            hidden = path.with_name(TEMPORARY + path.name)
+            with contextlib.suppress(OSError):
+                path.rename(hidden)
+                shutil.rmtree(hidden)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(TEMPORARY + "*"):
+        shutil.rmtree(path)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(
+        (path for path in folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)), key=_step
+    )
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or a folder's list of names is on the disk."""
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _os_error(error: BaseException) -> OSError | None:
+    """The operating system's refusal behind `error`: torch chains it, safetensors only words it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        if worded := re.search(r"\(os error (\d+)\)", str(cause)):
+            number = int(worded[1])
+            return OSError(number, os.strerror(number))
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _not_saved(final: Path, refusal: OSError) -> str:
+    saved = _checkpoints(final.parent)
+    before = (
+        f"everything saved before is intact, up to {saved[-1]}"
+        if saved
+        else "no checkpoint was saved before"
+    )
+    why = refusal.strerror or str(refusal)
+    return f"cannot save checkpoint {final}: {why}; {before}; make room or make the folder writable, then resume"

@@ -1,0 +1,130 @@
+"""What every key of a run's records means, with its unit."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+GLOSSARY: dict[str, str] = {
+    # Where a record stands
+    "step": "Batch trained on, counted from 0; of evaluations and of dev and test rollouts, the batches before it.",
+    "split": "Split the problems come from: train, dev or test.",
+    "version": "Policy version that made the completions: the number of times the weights were published.",
+    "samples": "Completions trained on since the run began.",
+    "samples/generated": "Completions sampled for training since the run began, dropped groups included.",
+    "tokens": "Completion tokens trained on since the run began.",
+    # What the policy earned
+    "reward": "Mean reward of the step's completions.",
+    "reward/*": "Mean of the named part of the reward over the step's completions.",
+    "accuracy": "Share of the step's completions whose answer is right.",
+    "reward_errors": "Completions of this step whose reward function raised an exception.",
+    "malformed": "Share of completions that ended by themselves without an answer that can be judged.",
+    "truncated": "Share of completions cut off at the token limit.",
+    "response_length": "Mean tokens a completion, its stop token included.",
+    "response_length/right": "Mean tokens of the completions whose answer is right.",
+    "response_length/wrong": "Mean tokens of the completions whose answer is wrong.",
+    "flat_groups": "Share of groups whose completions all earned the same: no lesson under a group baseline.",
+    "refill_rounds": "Extra rounds of sampling it took to fill the batch.",
+    "dropped_groups": "Groups sampled for this step and not kept by the algorithm.",
+    "refused": "One where the algorithm kept no group at all, so that nothing was learned in this step, else zero.",
+    # What the update did
+    "loss": "The scalar that the policy minimised, averaged over the step's updates.",
+    "entropy": "Mean entropy in nats of the next-token distribution, over tokens with a gradient: no flat groups.",
+    "kl": "Mean estimated KL divergence from the reference model in nats, over tokens with a gradient.",
+    "clip_fraction": "Share of the tokens with a gradient whose probability ratio was clipped.",
+    "grad_norm": "L2 norm of the policy's gradient before clipping.",
+    "learning_rate": "The policy's learning rate in this step.",
+    "skipped": "Updates of this step that were left out because the gradient was not finite.",
+    "correction": "Mean weight of trained tokens for a sampler that differs from the learner.",
+    "mismatch": "Mean distance, in nats, of a trained token's log-probability as the sampler saw it from the learner's "
+    "own before the update; rows that waited for this batch left out.",
+    "prm/*": "The named figure of the process reward model, averaged over the step's updates.",
+    "prm/accuracy": "Share of trained responses whose summed process reward has the sign of right or wrong.",
+    "value/*": "The named figure of the critic, averaged over the step's updates.",
+    # What it cost
+    "tokens/generated": "Completion tokens sampled in this step, dropped groups included.",
+    "tokens/trained": "Completion tokens that carried loss in this step.",
+    "time/step": "Seconds of wall time of the whole step, without evaluating and saving.",
+    "time/elapsed": "Seconds of wall time since the run began, evaluations included, pauses not.",
+    "time/cpu": "Seconds of CPU time of all threads since the run began.",
+    "time/gpu_hours": "Hours of the GPU since the run began.",
+    "time/gpu_hours_total": "Hours of the GPU that the run will have taken at its end, at the pace so far.",
+    "time/flops_total": "What flops will be at the run's end, at the pace so far.",
+    "time/dollars": "What the run has cost, at run.price an hour of time/elapsed.",
+    "time/dollars_total": "What the run will have cost at its end, at the pace so far.",
+    "time/utilisation": "The step's FLOPs over what the GPU's data sheet allows in time/step, in the weights' type.",
+    "flops": "Floating-point operations since the run began, evaluations aside, by the formulas of `tinyzero plan`: 2 "
+    "a weight and token read, 6 learned from. What is computed a second time to save memory is not counted.",
+    "time/*": "Seconds of wall time spent in the named part.",
+    "memory/*": "Memory held by the named part at its peak, in bytes.",
+    "memory/gpu_peak": "The most memory, in bytes, that PyTorch had allocated on the GPU since the process began; "
+    "vLLM's is not in it.",
+    # How it thought (docs/behaviours.md defines every word; a line is one of the compact grammar)
+    "behaviour/attempts": "Mean full attempts a completion: results that use exactly the given numbers.",
+    "behaviour/distinct_attempts": "Mean attempts a completion that differ by more than the order of terms or factors.",
+    "behaviour/repeat_rate": "Share of attempts that were already made in the same completion.",
+    "behaviour/legal_rate": "Share of lines of steps that are full attempts. Compact grammar only.",
+    "behaviour/arithmetic_accuracy": "Share of the steps stated that are exactly true.",
+    "behaviour/verifications": "Mean verdicts a completion: a result is said to be the target, or not.",
+    "behaviour/verification_precision": "Share of yes verdicts on a full attempt that truly hits the target.",
+    "behaviour/verification_recall": "Share of the attempts that truly hit the target that get a yes.",
+    "behaviour/misjudged": "Share of verdicts that are false: yes to what misses the target, no to what hits it.",
+    "behaviour/verdict_rate": "Share of lines of steps that end in a verdict, yes or no. Compact grammar only.",
+    "behaviour/target_restated": "Share of verdicts that restate the target rightly. Compact grammar only.",
+    "behaviour/recognition_recall": "Share of the stated results equal to the target that get yes, among those judged. "
+    "Compact grammar only.",
+    "behaviour/false_claim_rate": "Share of the stated results unlike the target that get yes, among those judged. "
+    "Compact grammar only.",
+    "behaviour/backtracks": "Mean times a completion gives up a line of work for another.",
+    "behaviour/backtracks_said": "Mean such turns that words announce, a completion (lexical backtracking).",
+    "behaviour/backtracks_silent": "Mean such turns a completion that no word announces: the arithmetic does not go on "
+    "from what missed (structural backtracking). All are in the compact grammar.",
+    "behaviour/subgoals": "Mean intermediate goals a completion. Free text only.",
+    "behaviour/subgoals_made": "Share of the intermediate goals that are made from the given numbers later on.",
+    "behaviour/backward": "Mean sentences a completion that reason from the target. Free text only.",
+    "behaviour/self_checked": "Share of completions that work out their solution once more.",
+    "behaviour/found_rate": "Share of completions in which some attempt truly hits the target.",
+    "behaviour/first_hit": "Mean number of the first attempt that truly hits, counted from 1, where one does.",
+    "behaviour/first_hit_characters": "Mean characters up to the first attempt that truly hits, where one does.",
+    "behaviour/characters_per_attempt": "Characters of thinking for each full attempt, over all completions; "
+    "`response_length` over `behaviour/attempts` is the same in tokens, the answer's included.",
+    "behaviour/continued_characters": "Mean characters of thinking after the first yes to an attempt that truly hits, "
+    "where there is one.",
+    "behaviour/early_hit_rate": "Share of the first three attempts of each completion that truly hit the target.",
+    "behaviour/gave_up": "Share of completions that search, take nothing for a solution, and say so or answer.",
+    "behaviour/direct": "Share of completions that answer without any arithmetic.",
+    "behaviour/faithful": "Share of the answers that are an attempt taken for a solution, where one was.",
+    "behaviour/decomposed": "Share of products of more than one pair of digits that are broken down by the "
+    "distributive rule: products of parts are stated for every pair.",
+    "behaviour/decomposed_partly": "Share of those products of which some pairs of digits are multiplied, not all.",
+    # Rollouts
+    "problem": "The problem's name.",
+    "prompt": "The text, or the chat messages, that posed it.",
+    "fields": "What the problem is made of.",
+    "group": "Number of the draw: the rollouts of one draw of a problem share it.",
+    "text": "The completion, up to and including its stop string.",
+    "finish_reason": "How it ended: stop, length (cut at the token limit) or abort.",
+    "parts": "The parts of its reward by name.",
+    # Evaluations
+    "n": "Problems evaluated.",
+    "k": "Completions sampled for each problem.",
+    "temperature": "Temperature the completions were sampled at.",
+    "pass@*": "Chance that at least one of so many completions is right, estimated without bias.",
+    "pass@*/*=*": "The same over the problems described so: how many numbers, or which operators are needed.",
+    "greedy": "Share of problems answered rightly by the single most likely completion.",
+    "greedy/*=*": "The same over the problems described so: how many numbers, or which operators are needed.",
+    "pass@*/low": "Lower end of the 95 % confidence interval; the problems of one number set are one cluster.",
+    "pass@*/high": "Upper end of the 95 % confidence interval; the problems of one number set are one cluster.",
+    "greedy*/low": "Lower end of the 95 % confidence interval; the problems of one number set are one cluster.",
+    "greedy*/high": "Upper end of the 95 % confidence interval; the problems of one number set are one cluster.",
+}
+"""What each key means and its unit; `*` stands for any text. The entry that spells out most of a key defines it."""
+
+
+def define(key: str) -> str | None:
+    """What `key` means, or None for a key that the glossary lacks."""
+    patterns = [pattern for pattern in GLOSSARY if fnmatchcase(key, pattern)]
+    return (
+        GLOSSARY[max(patterns, key=lambda pattern: len(pattern.replace("*", "")))]
+        if patterns
+        else None
+    )

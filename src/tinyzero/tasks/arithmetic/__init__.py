@@ -1,0 +1,1 @@
+"""Reading arithmetic in what a model wrote, for every task that is about numbers."""

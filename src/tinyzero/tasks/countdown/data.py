@@ -1,0 +1,231 @@
+"""Countdown problems on disk: the public layout, with columns `target` and `nums`, as parquet or JSONL.
+
+Rows are numbered from 0 everywhere, in messages too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from tinyzero.errors import UserError
+
+TINYZERO_TRAIN, TINYZERO_TEST = 327_680, 1_024
+MIN_COUNT, MAX_COUNT = 2, 6
+SUFFIXES = (".parquet", ".jsonl")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # org/name
+EXTRA = "is not installed: pip install 'tinyzero[data]'"
+
+T = TypeVar("T")
+
+
+class Row(NamedTuple):
+    """One problem of a data file."""
+
+    target: int
+    nums: tuple[int, ...]
+
+
+def read_rows(source: str | Path) -> list[Row]:
+    """All rows of a .parquet or .jsonl file, or of a hub dataset `org/name` (its split "train").
+
+    Raises UserError where the source cannot be read, lacks a column, is empty, or has a malformed row (named).
+    """
+    path = Path(source)
+    if HUB_ID.fullmatch(str(source)) and path.suffix not in SUFFIXES and not path.exists():
+        raw = _read_hub(str(source))
+    elif not path.is_file():
+        raise UserError(
+            f"no data file {path}: give a .parquet or .jsonl file, or a hub id org/name"
+        )
+    elif path.suffix == ".parquet":
+        raw = _read_parquet(path)
+    elif path.suffix == ".jsonl":
+        raw = _read_jsonl(path)
+    else:
+        raise UserError(f"cannot read {path}: a data file ends in .parquet or .jsonl")
+    rows = [_checked(target, nums, number, source) for number, (target, nums) in enumerate(raw)]
+    if not rows:
+        raise UserError(f"{source} has no rows")
+    return rows
+
+
+def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write `rows` to a .parquet or .jsonl file, whole or not at all. Raises UserError where that cannot be."""
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"cannot write {path}: a data file ends in .parquet or .jsonl")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        (_write_parquet if path.suffix == ".parquet" else _write_jsonl)(partial, rows)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def tinyzero_split(rows: Sequence[T]) -> tuple[list[T], list[T]]:
+    """TinyZero's own split by row: (the first 327,680, the next 1,024). Raises UserError on fewer rows."""
+    if len(rows) < TINYZERO_TRAIN + TINYZERO_TEST:
+        raise UserError(
+            f"TinyZero's split needs {TINYZERO_TRAIN + TINYZERO_TEST:,} rows and there are {len(rows):,}: "
+            "use task.data_split keys"
+        )
+    return list(rows[:TINYZERO_TRAIN]), list(rows[TINYZERO_TRAIN : TINYZERO_TRAIN + TINYZERO_TEST])
+
+
+def stats(rows: Sequence[Row]) -> dict[str, Any]:
+    """What a user should know of a data set of at least one row; ready for JSON.
+
+    `rows`, `by_count` {count of numbers: rows}, `numbers` and `targets` [lowest, highest],
+    `permutation_duplicates` (rows whose target and sorted numbers an earlier row has), `plus_minus` (share of rows
+    that + and - alone solve) and `plus_minus_by_count`; `tinyzero_split` for TinyZero's own split: its `test` rows,
+    how many of them are `plus_minus`, and how many are `leaks`, a training row but for the order of the numbers;
+    None where there are too few rows for it.
+    """
+    solved = _plus_minus(rows)
+    counts = np.array([len(row.nums) for row in rows])
+    by_count = {str(count): counts == count for count in sorted(set(counts.tolist()))}
+    numbers = [number for row in rows for number in row.nums]
+    targets = [row.target for row in rows]
+    return {
+        "rows": len(rows),
+        "by_count": {count: int(where.sum()) for count, where in by_count.items()},
+        "numbers": [min(numbers), max(numbers)],
+        "targets": [min(targets), max(targets)],
+        "permutation_duplicates": len(rows) - len(set(map(_unordered, rows))),
+        "plus_minus": float(solved.mean()),
+        "plus_minus_by_count": {
+            count: float(solved[where].mean()) for count, where in by_count.items()
+        },
+        "tinyzero_split": _tinyzero_stats(rows, solved),
+    }
+
+
+def _tinyzero_stats(rows: Sequence[Row], solved: np.ndarray) -> dict[str, int] | None:
+    if len(rows) < TINYZERO_TRAIN + TINYZERO_TEST:
+        return None
+    train, test = tinyzero_split(rows)
+    _, test_solved = tinyzero_split(solved.tolist())
+    seen = set(map(_unordered, train))
+    return {
+        "test": len(test),
+        "plus_minus": sum(test_solved),
+        "leaks": sum(_unordered(row) in seen for row in test),
+    }
+
+
+def _unordered(row: Row) -> Row:
+    return Row(row.target, tuple(sorted(row.nums)))
+
+
+def _plus_minus(rows: Sequence[Row]) -> np.ndarray:
+    """Whether + and - alone solve each row, (rows,) bool: every choice of signs, tried on all rows at once."""
+    solved = np.zeros(len(rows), dtype=bool)
+    for count in Counter(len(row.nums) for row in rows):
+        places = [i for i, row in enumerate(rows) if len(row.nums) == count]
+        numbers = np.array([rows[i].nums for i in places])
+        targets = np.array([rows[i].target for i in places])
+        signs = np.array(list(product((1, -1), repeat=count)))
+        solved[places] = (numbers @ signs.T == targets[:, None]).any(axis=1)
+    return solved
+
+
+def _checked(target: Any, nums: Any, number: int, source: str | Path) -> Row:
+    if type(target) is not int or target < 1:
+        raise UserError(
+            f"row {number} of {source} has target {target!r}: it must be a positive integer"
+        )
+    if not isinstance(nums, list) or not MIN_COUNT <= len(nums) <= MAX_COUNT:
+        raise UserError(
+            f"row {number} of {source} has nums {nums!r}: it must be a list of 2 to 6 integers"
+        )
+    for n in nums:
+        if type(n) is not int or n < 1:
+            raise UserError(
+                f"row {number} of {source} has {n!r} in nums: all must be positive integers"
+            )
+    return Row(target, tuple(nums))
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[Any, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"cannot read {path}: pyarrow {EXTRA}") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _require_columns(path, file.schema_arrow.names)
+            table = file.read(columns=["target", "nums"])
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}") from error
+    return zip(table["target"].to_pylist(), table["nums"].to_pylist(), strict=True)
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[Any, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    for number, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"row {number} of {path} is not JSON: {line[:60]!r}") from error
+        if not isinstance(row, dict) or not {"target", "nums"} <= row.keys():
+            raise UserError(
+                f"row {number} of {path} must be an object with target and nums: {line[:60]!r}"
+            )
+        yield row["target"], row["nums"]
+
+
+def _read_hub(name: str) -> Iterator[tuple[Any, Any]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"cannot load {name} from the hub: datasets {EXTRA}") from error
+    try:
+        data = datasets.load_dataset(name, split="train")
+    except Exception as error:  # the hub client raises many kinds, none of them ours to mend
+        raise UserError(f"cannot load {name} from the hub: {str(error).splitlines()[0]}") from error
+    _require_columns(name, data.column_names)
+    return zip(data["target"], data["nums"], strict=True)
+
+
+def _require_columns(source: str | Path, names: Sequence[str]) -> None:
+    for column in ("target", "nums"):
+        if column not in names:
+            raise UserError(
+                f"{source} has no column {column!r} (it has {', '.join(names)}): rename the right one"
+            )
+
+
+def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"cannot write {path}: pyarrow {EXTRA}") from error
+    schema = pyarrow.schema([("target", pyarrow.int64()), ("nums", pyarrow.list_(pyarrow.int64()))])
+    table = pyarrow.Table.from_pylist(
+        [{"target": row.target, "nums": list(row.nums)} for row in rows], schema
+    )
+    pyarrow.parquet.write_table(table, path)
+
+
+def _write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    lines = (json.dumps({"target": row.target, "nums": list(row.nums)}) + "\n" for row in rows)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(lines)

@@ -1,0 +1,1 @@
+"""Things done with runs: reports, plans, grids, exports, base models. Training imports none of them."""

@@ -1,0 +1,1 @@
+"""`tinyzero plan`: its pages, and the calibration of a CPU."""

@@ -1,0 +1,1 @@
+"""Making base models such as the bundled ones."""

@@ -1,0 +1,1 @@
+"""The page of `tinyzero play --web`, and the small server behind it and `tinyzero watch`."""
