@@ -19,6 +19,7 @@ import torch
 
 from tinyzero import config, models
 from tinyzero.evaluate import distinct_problems, evaluate
+from tinyzero.rollouts import Player
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
 from tinyzero.tasks.countdown import corpus
@@ -42,9 +43,8 @@ def main() -> None:
     sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
     encode = partial(models.encode_prompt, tokenizer)
     params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
-    found = evaluate(
-        task, sampler, encode, template="compact", split="dev", problems=given.n, params=params
-    ).metrics
+    player = Player(task, sampler, encode, "compact")
+    found = evaluate(player, split="dev", problems=given.n, params=params).metrics
     figures = {
         key: found[key]
         for key in ("pass@1", "pass@1/low", "pass@1/high", f"pass@{given.k}", "response_length")

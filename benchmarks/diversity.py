@@ -18,6 +18,7 @@ import torch
 from tinyzero import config, models
 from tinyzero.evaluate import evaluate
 from tinyzero.grading.answers import extract_answer
+from tinyzero.rollouts import Player
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
 from tinyzero.tasks.arithmetic import expressions
@@ -62,16 +63,8 @@ def main() -> None:
             task = load_task(
                 "countdown", {**recipe.task.options, "min_count": count, "max_count": count}
             )
-            result = evaluate(
-                task,
-                sampler,
-                encode,
-                template="compact",
-                split="test",
-                problems=given.n,
-                params=params,
-                greedy=True,
-            )
+            player = Player(task, sampler, encode, "compact")
+            result = evaluate(player, split="test", problems=given.n, params=params, greedy=True)
             scores = ("pass@1", f"pass@{given.k}", "greedy")
             lengths = ("response_length", "behaviour/repeat_rate")
             found = {"model": name, "numbers": count} | {

@@ -87,20 +87,13 @@ class Referee:
     def accuracy(self, weights: Any) -> float:
         """pass@1 at temperature 1 of the model with these weights."""
         from tinyzero.evaluate import evaluate
+        from tinyzero.rollouts import Player
         from tinyzero.types import SamplingParams
 
         self.sampler.load_weights(weights, self.sampler.version + 1)
         params = SamplingParams(max_tokens=self.config.eval_tokens)
-        template, n = self.config.model.prompt, self.problems
-        found = evaluate(
-            self.task,
-            self.sampler,
-            self.encode,
-            template=template,
-            split="dev",
-            problems=n,
-            params=params,
-        )
+        player = Player(self.task, self.sampler, self.encode, self.config.model.prompt)
+        found = evaluate(player, split="dev", problems=self.problems, params=params)
         return float(found.metrics["pass@1"])
 
 
@@ -182,7 +175,7 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
 
     def step(number: int) -> tuple[list[Group], Collected]:
         nonlocal idle
-        groups, run.cursor, collected = train.gather(run)
+        groups = run.source.take(number)
         batch = collate(groups, config.rollout.temperature, config.rollout.max_tokens)
         batch = run.algorithm.annotate(batch, run.learners)
         if not stopping and batch.idle is not None:
@@ -190,7 +183,7 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
             batch = replace(batch, idle=None)
         laps.timed("update", train.update)(run, batch)
         publish(run, version=number + 1)
-        return groups, collected
+        return groups, run.source.collected
 
     if stopping:
         race, number = Race(given), 0

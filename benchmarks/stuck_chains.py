@@ -16,7 +16,7 @@ import torch
 
 from tinyzero import models
 from tinyzero.evaluate import distinct_problems, interval
-from tinyzero.rollouts import Collected, judge
+from tinyzero.grading import judge_group
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
 from tinyzero.tasks.countdown import corpus
@@ -73,8 +73,8 @@ def main() -> None:
         )  # the same for every k
         for k in given.k:
             went_on = [c[0] for c in sampler.generate(prompts[k], params)]
-            rewards = judge(task, problems, went_on, Collected())
-            right = [float(r is not None and r.parts["answer"] >= 1) for r in rewards]
+            verdicts = judge_group(task, problems, [c.text for c in went_on])
+            right = [float(v.reward is not None and v.reward.right is True) for v in verdicts]
             searched = [
                 bool(behaviours.measure(p, c.text)["lines"])
                 for p, c in zip(problems, went_on, strict=True)

@@ -25,7 +25,8 @@ import torch
 
 from tinyzero import config, models
 from tinyzero.evaluate import distinct_problems, evaluate, interval
-from tinyzero.rollouts import Collected, judge
+from tinyzero.grading import judge_group
+from tinyzero.rollouts import Player
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
 from tinyzero.tasks.countdown import corpus
@@ -60,10 +61,7 @@ class Bench:
     def evaluate(self, k: int) -> dict[str, Any]:
         return dict(
             evaluate(
-                self.task,
-                self.sampler,
-                self.encode,
-                template=self.recipe.model.prompt,
+                Player(self.task, self.sampler, self.encode, self.recipe.model.prompt),
                 split="test",
                 problems=len(self.problems),
                 params=replace(self.params, n=k),
@@ -72,7 +70,8 @@ class Bench:
         )
 
     def scores(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
-        return [r.value if r else 0.0 for r in judge(self.task, problems, completions, Collected())]
+        verdicts = judge_group(self.task, problems, [c.text for c in completions])
+        return [v.reward.value if v.reward else 0.0 for v in verdicts]
 
 
 def tokens_of(bench: Bench, text: str) -> int:

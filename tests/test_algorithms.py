@@ -24,8 +24,10 @@ from tinyzero.config import OptimizerOptions
 from tinyzero.errors import UserError
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.models import ValueModel
-from tinyzero.rollouts import Cursor, collect
-from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, Task
+from tinyzero.rollouts import Player, Source
+from tinyzero.tasks.base import Task
+from tinyzero.tasks.guarded import GuardedTask
+from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams
 
 
 class Says:
@@ -862,27 +864,25 @@ def learn(
         )
     if "reference" in algorithm.roles:
         learners["reference"] = TorchLearner(tiny.model(seed=seed, layers=1), policy_outputs, None)
-    sampler, cursor, rewards = tiny.sampler(policy), Cursor(), []
+    player = Player(
+        GuardedTask(task or Repeat(), "toy", {}),
+        tiny.sampler(policy),
+        partial(models.encode_prompt, tiny.tokenizer()),
+        "compact",
+    )
+    params = SamplingParams(max_tokens=6, n=8, seed=seed)
+    source = Source(player, algorithm.keep, prompts=6, params=params, refills=2)
+    rewards: list[float] = []
     for step in range(steps):
-        groups, cursor, collected = collect(
-            task or Repeat(),
-            sampler,
-            cursor,
-            encode=partial(models.encode_prompt, tiny.tokenizer()),
-            template="compact",
-            prompts=6,
-            params=SamplingParams(max_tokens=6, n=8, seed=seed),
-            keep=algorithm.keep,
-            refills=2,
-        )
-        if collected.refused:
+        groups = source.take(step)
+        if source.collected.refused:
             rewards.append(statistics.mean(r.reward.value for g in groups for r in g))
             break
         batch = algorithm.annotate(collate(groups, 1.0, 6, minibatches, version=step), learners)
         for role, learner in learners.items():
             if learner.options and role not in batch.updated and role not in batch.waits:
                 learner.update(batch, partial(algorithm.loss, role), minibatches)
-        sampler.load_weights((), step + 1)
+        source.publish((), step + 1)
         rewards.append(float(batch.rewards.mean()))
     return rewards
 

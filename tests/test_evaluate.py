@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyzero.errors import UserError
+from tinyzero.errors import Ungraded, UserError
 from tinyzero.evaluate import (
     completion_metrics,
     distinct_problems,
@@ -17,9 +17,11 @@ from tinyzero.evaluate import (
     ks,
     pass_at_k,
 )
+from tinyzero.rollouts import Player
 from tinyzero.run.glossary import define
 from tinyzero.samplers.scripted import ScriptedSampler
 from tinyzero.tasks.countdown.task import Countdown
+from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, Split
 
 
@@ -142,9 +144,8 @@ def scored(task: Any, problems: int = 10, n: int = 4, **more: Any) -> dict[str, 
     sampler = ScriptedSampler(script, encode, decode)
     sampler.load_weights((), 3)
     params = SamplingParams(n=n, max_tokens=8)
-    found = evaluate(
-        task, sampler, encode, template="t", split="dev", problems=problems, params=params, **more
-    )
+    player = Player(GuardedTask(task, "steps", {}), sampler, encode, "t")
+    found = evaluate(player, split="dev", problems=problems, params=params, **more)
     assert len(found.groups) == problems
     return dict(found.metrics)
 
@@ -180,12 +181,13 @@ def test_evaluations_of_one_model_agree_whatever_the_runs_seed() -> None:
     for seed in (0, 1):
         params = SamplingParams(seed=seed, max_tokens=8)
         sampler = Watching(script, encode, decode)
-        evaluate(Steps(), sampler, encode, template="t", split="dev", problems=2, params=params)
+        player = Player(GuardedTask(Steps(), "steps", {}), sampler, encode, "t")
+        evaluate(player, split="dev", problems=2, params=params)
     assert seeds[0] == seeds[1]
 
 
 def test_problems_are_distinct_and_the_same_each_time() -> None:
-    problems = distinct_problems(Steps(), "dev", 7)
+    problems = distinct_problems(GuardedTask(Steps(), "steps", {}), "dev", 7)
     assert [p.fields["i"] for p in problems] == list(range(7))
     task = Countdown()
     many = distinct_problems(task, "test", 300)
@@ -201,7 +203,7 @@ class Three(Steps):
 
 def test_more_problems_than_there_are() -> None:
     with pytest.raises(UserError, match="only 3 distinct"):
-        distinct_problems(Three(), "dev", 4)
+        distinct_problems(GuardedTask(Three(), "three", {}), "dev", 4)
 
 
 class Failing(Steps):
@@ -213,12 +215,47 @@ class Failing(Steps):
     until = 2
 
 
-def test_rewards_that_raise_are_counted() -> None:
-    assert scored(Failing())["reward_errors"] == 8
+def test_rewards_that_raise_are_wrong_and_counted() -> None:
+    found = scored(Failing())
+    assert (found["reward_errors"], found["grading/raised"]) == (8, 8)
     task = Failing()
     task.until = 99
-    with pytest.raises(UserError, match="the judge is down"):
-        scored(task)
+    assert scored(task)["pass@1"] == 0
+
+
+class RaisesOnWrong(Steps):
+    """One of four answers is right, and the grader raises on the other three."""
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        if text != "right":
+            raise ValueError("no number in it")
+        return Reward(1.0)
+
+
+def test_a_grader_that_raises_on_wrong_answers_does_not_inflate_the_score() -> None:
+    found = scored(RaisesOnWrong(), problems=5)
+    assert found["pass@1"] == pytest.approx(sum(i % 5 / 4 for i in range(5)) / 5)
+
+
+def test_pass_at_1_of_one_right_answer_in_four_is_a_quarter() -> None:
+    class One(RaisesOnWrong):
+        def problem(self, split: Split, index: int) -> Problem:
+            return Problem("p", {"i": 1}, split, "1")
+
+    found = scored(One(), problems=1)
+    assert (found["pass@1"], found["pass@4"]) == (0.25, 1.0)
+
+
+def test_an_answer_that_could_not_be_graded_counts_as_wrong() -> None:
+    class Lost(Steps):
+        def reward(self, problem: Problem, text: str) -> Reward:
+            if text != "right":
+                raise Ungraded("the sandbox died")
+            return Reward(1.0)
+
+    found = scored(Lost(), problems=5)
+    assert found["pass@1"] == pytest.approx(sum(i % 5 / 4 for i in range(5)) / 5)
+    assert found["grading/ungraded"] == 10
 
 
 def rollout(text: str, finish: Any, parts: dict[str, float], **fields: Any) -> Rollout:
@@ -231,7 +268,7 @@ def test_how_completions_end() -> None:
         [rollout("abc", "stop", {"format": 0.0}), rollout("abcd", "length", {"format": 0.0})],
         [rollout("ab", "stop", {"format": 1.0, "answer": 1.0}), rollout("x", "stop", {})],
     ]
-    found = completion_metrics(groups)
+    found = completion_metrics(Countdown(), groups)
     assert (found["malformed"], found["truncated"], found["accuracy"]) == (0.25, 0.25, 0.25)
     assert found["reward/format"] == 0.25
     assert found["response_length"] == 2.5
@@ -244,11 +281,11 @@ def test_fields_of_other_tasks_are_no_countdown() -> None:
         {"numbers": [1], "target": "x"},
     ):
         assert "behaviour/attempts" not in completion_metrics(
-            [[rollout("1+2=3\n", "stop", {}, **fields)]]
+            Countdown(), [[rollout("1+2=3\n", "stop", {}, **fields)]]
         )
     assert (
-        completion_metrics([[rollout("1+2=3\n", "stop", {}, numbers=[1, 2], target=3)]])[
-            "behaviour/attempts"
-        ]
+        completion_metrics(
+            Countdown(), [[rollout("1+2=3\n", "stop", {}, numbers=[1, 2], target=3)]]
+        )["behaviour/attempts"]
         == 1
     )

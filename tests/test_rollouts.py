@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from tinyzero import rollouts
-from tinyzero.errors import UserError
-from tinyzero.rollouts import Collected, Cursor, collect
+from tinyzero.errors import Ungraded, UserError
+from tinyzero.grading import sound
+from tinyzero.rollouts import ATTEMPTS, Collected, Cursor, Player, Source
 from tinyzero.samplers.scripted import ScriptedSampler
+from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.types import Group, Problem, Prompt, Reward, SamplingParams, Split
 
 PARAMS = SamplingParams(max_tokens=8, n=3)
@@ -58,19 +60,19 @@ def gather(
     cursor: Cursor | None = None,
     keep: Any = lambda groups: groups,
     script: Any = None,
-    **more: Any,
+    prompts: int = 4,
+    refills: int = 0,
 ) -> tuple[list[Group], Cursor, Collected]:
-    return collect(
-        task,
+    player = Player(
+        GuardedTask(task, "counting", {}),
         sampler(script) if script else sampler(),
-        cursor or Cursor(),
-        encode=encode,
-        template="compact",
-        prompts=more.pop("prompts", 4),
-        params=PARAMS,
-        keep=keep,
-        **more,
+        encode,
+        "compact",
     )
+    source = Source(player, keep, prompts=prompts, params=PARAMS, refills=refills)
+    source.cursor = cursor or Cursor()
+    groups = source.take(0)
+    return groups, source.cursor, source.collected
 
 
 def ids(groups: list[Group]) -> list[int]:
@@ -85,7 +87,7 @@ def test_groups_of_rollouts_in_order() -> None:
     assert decode(groups[1][0].prompt_ids) == "11"
     assert [r.reward.value for r in groups[1]] == [11.0] * 3
     assert cursor == Cursor(next=14)
-    assert report == Collected(generated_tokens=4 * 3 * 4)
+    assert report == Collected(generated_tokens=4 * 3 * 4, graded=12)
 
 
 def test_the_part_truncated_is_added_to_the_tasks_own() -> None:
@@ -113,8 +115,8 @@ def raising(i: int, text: str) -> Reward:
             "TypeError: the reward is None, not a Reward",
         ),
         (
-            lambda i, text: 0.5 if text.endswith(":1") else Reward(1.0),
-            "TypeError: the reward is 0.5, not a Reward",
+            lambda i, text: "1" if text.endswith(":1") else Reward(1.0),
+            "TypeError: the reward is '1', not a Reward",
         ),
         (
             lambda i, text: Reward(float("nan") if text.endswith(":1") else 1.0),
@@ -124,47 +126,105 @@ def raising(i: int, text: str) -> Reward:
             lambda i, text: Reward(1.0, {"a": float("inf") if text.endswith(":1") else 1.0}),
             "ValueError: the reward",
         ),
+        (lambda i, text: sys.exit(0) if text.endswith(":1") else Reward(1.0), "SystemExit: 0"),
+        (lambda i, text: interrupted() if text.endswith(":1") else True, "KeyboardInterrupt"),
     ],
     ids=[
         "raises",
         "returns nothing",
-        "returns a number",
+        "returns text",
         "is not finite",
         "has a part that is not finite",
+        "exits",
+        "raises a KeyboardInterrupt of its own",
     ],
 )
-def test_a_reward_that_fails_is_counted_and_left_out(worth: Any, first: str) -> None:
+def test_an_answer_whose_grader_fails_is_wrong_and_counted(worth: Any, first: str) -> None:
     groups, _, report = gather(Counting(worth))
-    assert report.reward_errors == 4
+    assert (report.raised, report.failed, report.graded) == (4, 4, 12)
     assert report.first_error.startswith(first)
-    assert [[r.completion.text[-1] for r in g] for g in groups] == [["0", "2"]] * 4
-    assert all(r.reward.value == 1.0 for g in groups for r in g)
+    for group in groups:
+        assert [r.completion.text[-1] for r in group] == ["0", "1", "2"]
+        assert [r.reward.value for r in group] == [1.0, 0.0, 1.0]
+        assert [r.reward.right for r in group] == [True, False, True]
+        assert [r.reward.failure for r in group] == [None, "raised", None]
 
 
-def test_rewards_that_all_fail_stop_the_run_with_the_first_message() -> None:
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_answer_that_cannot_be_graded_is_tried_again_and_then_left_out() -> None:
+    asked: list[str] = []
+
     def worth(i: int, text: str) -> Reward:
-        raise RuntimeError(f"judge\nof {i} is down")
+        asked.append(text)
+        if text.endswith(":1") or (text == "0:0" and asked.count(text) == 1):
+            raise Ungraded("the judge\nis down")
+        return Reward(1.0)
+
+    groups, _, report = gather(Counting(worth))
+    assert [[r.completion.text[-1] for r in g] for g in groups] == [["0", "2"]] * 4
+    assert (report.ungraded, report.graded, report.failed) == (4, 8, 0)
+    assert report.first_error == "Ungraded: the judge is down"
+    assert asked.count("2:1") == ATTEMPTS
+
+
+def test_rewards_that_cannot_be_graded_at_all_stop_the_run_with_the_first_message() -> None:
+    def worth(i: int, text: str) -> Reward:
+        raise Ungraded(f"judge\nof {i} is down")
 
     with pytest.raises(UserError) as caught:
         gather(Counting(worth))
-    assert "RuntimeError: judge of 0 is down" in str(caught.value)
+    assert "Ungraded: judge of 0 is down" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_group_without_rewards_is_dropped() -> None:
     def worth(i: int, text: str) -> Reward:
         if i == 1:
-            raise RuntimeError
+            raise Ungraded
         return Reward(float(i))
 
     groups, _, report = gather(Counting(worth), refills=1)
     assert ids(groups) == [0, 2, 3, 4]
-    assert (report.dropped_groups, report.refill_rounds, report.reward_errors) == (1, 1, 3)
+    assert (report.dropped_groups, report.refill_rounds, report.ungraded) == (1, 1, 3)
 
 
-def test_rewards_become_pythons_own_numbers() -> None:
-    reward = rollouts._sound(Reward(np.float32(0.5), {"answer": np.int64(1)}))  # type: ignore[arg-type]
-    assert json.dumps([reward.value, dict(reward.parts)]) == '[0.5, {"answer": 1.0}]'
+@pytest.mark.parametrize(
+    ("raw", "reward"),
+    [
+        (Reward(np.float32(0.5), {"answer": np.int64(1)}), Reward(0.5, {"answer": 1.0}, True)),  # type: ignore[arg-type]
+        (0.5, Reward(0.5, {}, None)),
+        (2.3, Reward(2.3, {}, None)),
+        (1, Reward(1.0, {}, True)),
+        (0.0, Reward(0.0, {}, False)),
+        (True, Reward(1.0, {}, True)),
+        (np.bool_(False), Reward(0.0, {}, False)),
+        (torch.tensor(0.25), Reward(0.25, {}, None)),
+        (Reward(0.1, right=False), Reward(0.1, {}, False)),
+        (Reward(1.0, right=None), Reward(1.0, {}, None)),
+    ],
+)
+def test_numbers_and_bools_are_rewards_and_become_pythons_own(raw: Any, reward: Reward) -> None:
+    found = sound(raw)
+    assert found == reward
+    assert json.dumps([found.value, dict(found.parts), found.right])
+
+
+def test_a_grader_cannot_change_its_problem() -> None:
+    def worth(i: int, text: str) -> Reward:
+        return Reward(1.0)
+
+    class Mutating(Counting):
+        def reward(self, problem: Problem, text: str) -> Any:
+            before = problem.fields["i"]
+            problem.fields["i"] = -1  # type: ignore[index]
+            return Reward(float(before))
+
+    groups, _, _ = gather(Mutating(worth))
+    assert ids(groups) == [0, 1, 2, 3]
+    assert [r.reward.value for r in groups[3]] == [3.0] * 3
 
 
 class Batched(Counting):
@@ -180,23 +240,27 @@ class Batched(Counting):
         raise AssertionError("asked one by one")
 
 
-def test_a_task_with_batched_rewards_is_asked_once() -> None:
+def test_a_task_with_batched_rewards_is_asked_once_for_each_group() -> None:
     task = Batched(lambda i, text: Reward(i + int(text[-1]) / 10))
     groups, _, report = gather(task)
-    assert task.calls == 1
+    assert task.calls == 4
     assert [r.reward.value for r in groups[2]] == pytest.approx([2.0, 2.1, 2.2])
-    assert report.reward_errors == 0
+    assert report.failed == 0
 
 
-def test_batched_rewards_that_fail_are_counted() -> None:
+def test_batched_rewards_that_fail_are_wrong() -> None:
     task = Batched(lambda i, text: None if i == 2 else Reward(1.0))
     groups, _, report = gather(task)
-    assert report.reward_errors == 3
-    assert ids(groups) == [0, 1, 3]
-    for rewards in (lambda problems, texts: 1 / 0, lambda problems, texts: [Reward(1.0)]):
+    assert report.raised == 3
+    assert [[r.reward.right for r in g] for g in groups][2] == [False] * 3
+    for rewards, error in (
+        (lambda problems, texts: 1 / 0, "ZeroDivisionError"),
+        (lambda problems, texts: [Reward(1.0)], "ValueError: 1 rewards for 3 completions"),
+    ):
         task.rewards = rewards  # type: ignore[method-assign, assignment]
-        with pytest.raises(UserError, match=r"ZeroDivisionError|1 rewards for 12 completions"):
-            gather(task)
+        groups, _, report = gather(task)
+        assert (report.raised, {r.reward.value for g in groups for r in g}) == (12, {0.0})
+        assert report.first_error.startswith(error)
 
 
 def odd(groups: list[Group]) -> list[Group]:

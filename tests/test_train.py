@@ -574,7 +574,7 @@ def test_a_task_that_raises_between_steps_costs_nothing(
     assert (
         cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "set")]) == 2
     )
-    assert "Unwritable raised TypeError" in error_line(capsys)
+    assert "fields of a problem cannot be written as JSON" in error_line(capsys)
     assert not (tmp_path / "set").exists()
 
 

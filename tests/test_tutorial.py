@@ -87,7 +87,7 @@ def test_every_command_runs(
 
     def opened(server: PageServer) -> None:
         asked = (
-            [player.name for player in server.playground.players]
+            [player.name for player in server.playground.candidates]
             if isinstance(server, play.Server)
             else []
         )

@@ -18,13 +18,17 @@ import tiny
 from helpers import has_ipv6, refused
 
 from tinyzero import cli, models
+from tinyzero.grading import LocalGrader
+from tinyzero.rollouts import Player
 from tinyzero.samplers.scripted import ScriptedSampler
 from tinyzero.samplers.torch import TorchSampler
+from tinyzero.tasks.base import Task
 from tinyzero.tasks.countdown.task import Countdown
+from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.tasks.multiplication.task import Multiplication
-from tinyzero.tools.web.play import ANSWERS, MAX_BODY, Player, Playground, Server
+from tinyzero.tools.web.play import ANSWERS, MAX_BODY, Candidate, Playground, Server
 from tinyzero.tools.web.server import CONNECTIONS
-from tinyzero.types import Problem, Reward, SamplingParams, Split, Task
+from tinyzero.types import Problem, Reward, SamplingParams, Split
 
 THOUGHT = "12-3=9,9*5=45 vs 24 no\n5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>(5-3)*12</answer>"
 ASKED = {"line": "24 from 3 5 12"}
@@ -32,23 +36,30 @@ ASKED = {"line": "24 from 3 5 12"}
 
 def player(
     script: Callable[[str, int], str], name: str = "scripted", max_tokens: int = 200
-) -> Player:
+) -> Candidate:
     """A model that says what a script tells it to, token by token."""
     tokenizer = tiny.tokenizer()
     encode = partial(models.encode_prompt, tokenizer)
     sampler = ScriptedSampler(script, encode, models.decoder(tokenizer))
-    return Player(
-        name, 1_234_567, sampler, encode, "compact", SamplingParams(max_tokens=max_tokens)
-    )
+    return candidate(name, 1_234_567, sampler, encode, SamplingParams(max_tokens=max_tokens))
 
 
-def scripted(text: str = THOUGHT, **more: Any) -> Player:
+def candidate(name: str, size: int, sampler: Any, encode: Any, params: SamplingParams) -> Candidate:
+    """A model that can be asked; `serving` gives it the task."""
+    return Candidate(name, size, Player(Countdown(), sampler, encode, "compact"), params)
+
+
+def scripted(text: str = THOUGHT, **more: Any) -> Candidate:
     return player(lambda prompt, sample: text, **more)
 
 
 @contextmanager
-def serving(*players: Player, task: Task | None = None) -> Iterator[Server]:
-    with Server(Playground(task or Countdown(), players), "127.0.0.1", 0) as server:
+def serving(*candidates: Candidate, task: Task | None = None) -> Iterator[Server]:
+    if task is not None:
+        for one in candidates:
+            one.player.task = GuardedTask(task, "own", {})
+            one.player.grader = LocalGrader(one.player.task)
+    with Server(Playground(candidates), "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -130,9 +141,7 @@ def test_each_model_is_asked_by_its_number_and_with_what_the_page_says() -> None
     players = []
     for name in "ab":
         sampler = Watched(lambda prompt, sample, name=name: name, encode, models.decoder(tokenizer))  # type: ignore[misc]
-        players.append(
-            Player(name, 1, sampler, encode, "compact", SamplingParams(temperature=0.5, seed=9))
-        )
+        players.append(candidate(name, 1, sampler, encode, SamplingParams(temperature=0.5, seed=9)))
     with serving(*players) as server:
         assert json.loads(send(server, "/about", method="GET")[2]) == {
             "rules": "Make the target from the numbers, each used exactly once, with + - * /.",
@@ -211,14 +220,10 @@ def test_what_a_task_raises_is_one_line() -> None:
     with serving(scripted(), task=Careless()) as server:
         status, _, text = send(server, "/think", {"line": "x"})
         assert status == 500
-        assert json.loads(text)["error"].startswith(
-            "asking Careless raised ValueError: invalid literal"
-        )
+        assert json.loads(text)["error"].startswith("Careless raised ValueError: invalid literal")
         status, _, text = send(server, "/solution", {"index": 1})
-        assert (status, json.loads(text)) == (
-            500,
-            {"error": r"asking Careless raised KeyError: 'no\nsolution'"},
-        )
+        assert status == 500
+        assert json.loads(text)["error"].startswith(r"Careless raised KeyError: 'no\nsolution' (")
     with serving(scripted(), task=Odd()) as server:
         status, _, text = send(server, "/think", {"line": "x"})
         assert (status, len(events(text))) == (200, 1), "the answer was begun"
@@ -259,7 +264,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(body: Any, says: str) -> No
 def test_a_context_that_is_too_small_is_said() -> None:
     sampler = tiny.sampler(tiny.model())
     encode = partial(models.encode_prompt, tiny.tokenizer())
-    small = Player("small", 1, sampler, encode, "compact", SamplingParams(max_tokens=125))
+    small = candidate("small", 1, sampler, encode, SamplingParams(max_tokens=125))
     with serving(small) as server:
         last = events(send(server, "/think", ASKED)[2])[-1]
     assert "lower max_tokens" in last["error"]
@@ -270,7 +275,7 @@ def test_the_bundled_base_streams_what_it_generates() -> None:
     sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
     params = SamplingParams(max_tokens=60)
     encode = partial(models.encode_prompt, tokenizer)
-    with serving(Player("tiny", 769_024, sampler, encode, "compact", params)) as server:
+    with serving(candidate("tiny", 769_024, sampler, encode, params)) as server:
         found = events(send(server, "/think", ASKED | {"seed": 3})[2])
     expected = sampler.generate(
         [encode(found[0]["prompt"])], SamplingParams(max_tokens=60, seed=3)
@@ -319,7 +324,7 @@ def test_no_more_answers_are_written_at_once_than_there_are_places_and_a_closed_
     None
 ):
     slow = Slow()
-    asking = Player("slow", 1, slow, slow.encode, "compact", SamplingParams())
+    asking = candidate("slow", 1, slow, slow.encode, SamplingParams())
     with serving(asking) as server:
         listening = [begin(server, ASKED) for _ in range(ANSWERS)]
         assert eventually(lambda: slow.writing == ANSWERS)
@@ -443,7 +448,7 @@ def test_the_page_asks_for_nothing_from_elsewhere() -> None:
 def test_where_it_listens(host: str, name: str, private: bool) -> None:
     if host == "::1" and not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    with Server(Playground(Countdown(), [scripted()]), host, 0) as server:
+    with Server(Playground([scripted()]), host, 0) as server:
         assert server.url == f"http://{name}:{server.server_port}/"
         assert server.is_private == private
 
@@ -590,7 +595,7 @@ def test_tokens_are_seen_as_they_come_and_can_be_stopped(browser: Any) -> None:
     from playwright.sync_api import expect
 
     slow = Slow()
-    with serving(Player("slow", 1, slow, slow.encode, "compact", SamplingParams())) as server:
+    with serving(candidate("slow", 1, slow, slow.encode, SamplingParams())) as server:
         for leave in ("stop", "close"):
             slow.go.clear()
             with page_of(browser, server) as page:
@@ -622,7 +627,7 @@ def test_what_models_write_is_text(browser: Any) -> None:
 
     encode = partial(models.encode_prompt, tiny.tokenizer())
     name = "<b>bold</b>"
-    evil = Player(name, 1, Evil(), encode, "compact", SamplingParams())
+    evil = candidate(name, 1, Evil(), encode, SamplingParams())
     with serving(evil) as server, page_of(browser, server) as page:
         page.get_by_role("button", name="Think").click()
         expect(page.locator(".verdict")).to_have_text("✗ wrong")

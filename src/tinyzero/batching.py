@@ -148,7 +148,7 @@ def collate(
         rewards=torch.tensor([r.reward.value for r in rollouts], dtype=torch.float32),
         groups=torch.tensor([r.group for r in rollouts]),
         lengths=lengths,
-        right=torch.tensor([r.reward.right for r in rollouts]),
+        right=torch.tensor([r.reward.right is True for r in rollouts]),
         temperature=temperature,
         max_length=max_length,
         minibatches=minibatches,

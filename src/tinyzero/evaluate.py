@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tinyzero.errors import UserError, asking
-from tinyzero.rollouts import Collected, roll_out
-from tinyzero.tasks.countdown import thinking as behaviours
-from tinyzero.types import EvalResult, Group, Problem, Prompt, Sampler, SamplingParams, Split, Task
+from tinyzero.errors import UserError
+from tinyzero.rollouts import Player, Tally
+from tinyzero.tasks.base import Task
+from tinyzero.types import EvalResult, Group, Problem, Rollout, SamplingParams, Split
 
 EVAL_SEED = 20_250_124  # evaluations of one model agree, whatever run made it
 
@@ -19,12 +19,12 @@ EVAL_SEED = 20_250_124  # evaluations of one model agree, whatever run made it
 def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
     """The first `count` problems of `split` with different ids. Raises UserError where there are fewer."""
     found: dict[str, Problem] = {}
-    with asking(task):
-        for index in range(50 * count):
-            problem = task.problem(split, index)
-            found.setdefault(problem.id, problem)
-            if len(found) == count:
-                return list(found.values())
+    size = task.size(split)
+    for index in range(50 * count if size is None else size):
+        problem = task.problem(split, index)
+        found.setdefault(problem.id, problem)
+        if len(found) == count:
+            return list(found.values())
     raise UserError(
         f"split {split!r} has only {len(found)} distinct problems: ask for no more than that"
     )
@@ -66,11 +66,8 @@ def ks(samples: int) -> list[int]:
 
 
 def evaluate(
-    task: Task,
-    sampler: Sampler,
-    encode: Callable[[Prompt], Sequence[int]],
+    player: Player,
     *,
-    template: str,
     split: Split,
     problems: int,
     params: SamplingParams,
@@ -79,18 +76,22 @@ def evaluate(
 ) -> EvalResult:
     """Score `problems` distinct problems of `split` with `params.n` completions each, and greedily if asked.
 
-    `seed` takes the place of `params.seed`. Metrics: n, k, temperature, pass@1 ... pass@k and greedy, each with /low
-    and /high and, for each group label of the task's `describe`, by label; response_length, truncated, malformed,
-    reward parts, behaviour/*.
+    `seed` takes the place of `params.seed`. Metrics: n, k, temperature, pass@1 ... pass@k and greedy,
+    each with /low and /high and, for each label of the task's `describe`, by label; response_length,
+    truncated, malformed, reward parts, behaviours, and grading/* counts.
+
+    An answer that could not be graded counts as wrong, so pass@k always has `params.n` answers.
+    Raises UserError if the rewards are graded: then no answer is right or wrong, and pass@k has no
+    meaning; `reward` is the figure to look at.
     """
-    chosen = distinct_problems(task, split, problems)
-    with asking(task):
-        labels = _labels(task, chosen)
-    report = Collected()
-    groups = roll_out(
-        task, sampler, chosen, encode, template, replace(params, seed=seed), 0, report
-    )
-    report.require(groups)
+    chosen = distinct_problems(player.task, split, problems)
+    labels = [player.task.describe(problem) for problem in chosen]
+    tally = Tally()
+    groups = player.play(chosen, replace(params, seed=seed), 0, tally)
+    if not any(groups):
+        raise UserError(
+            f"none of {tally.ungraded} answers could be graded, first: {tally.first_error}"
+        )
     metrics: dict[str, Any] = {
         "split": split,
         "n": problems,
@@ -98,28 +99,29 @@ def evaluate(
         "temperature": params.temperature,
     }
     for k in ks(params.n):
-        scores = [
-            pass_at_k(sum(r.reward.right for r in g), len(g), k) if len(g) >= k else 0.0
-            for g in groups
-        ]
+        scores = [pass_at_k(sum(map(is_right, g)), params.n, k) for g in groups]
         metrics |= _with_intervals(f"pass@{k}", scores, chosen, labels)
     if greedy:
         once = replace(params, temperature=0.0, n=1, top_p=1.0, top_k=0)
-        best = roll_out(task, sampler, chosen, encode, template, once, 0, report)
-        metrics |= _with_intervals(
-            "greedy", [float(bool(g) and g[0].reward.right) for g in best], chosen, labels
-        )
-    metrics |= completion_metrics(groups)
-    metrics["reward_errors"] = report.reward_errors
-    metrics["version"] = sampler.version
+        best = player.play(chosen, once, 0, tally)
+        scores = [float(any(map(is_right, g))) for g in best]
+        metrics |= _with_intervals("greedy", scores, chosen, labels)
+    metrics |= completion_metrics(player.task, groups)
+    metrics |= {"reward_errors": tally.failed, **tally.metrics()}
+    metrics["version"] = player.sampler.version
     return EvalResult(metrics, groups)
 
 
-def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
+def is_right(rollout: Rollout) -> bool:
+    """Whether the answer is right; a graded one is not."""
+    return rollout.reward.right is True
+
+
+def completion_metrics(task: Task, groups: Sequence[Group]) -> dict[str, float]:
     """What the completions are like: lengths, how they end, reward parts, behaviours."""
     rollouts = [r for g in groups for r in g]
-    lengths = [len(r.completion.token_ids) for r in rollouts]
-    correct = [r.reward.right for r in rollouts]
+    lengths = [r.completion.length for r in rollouts]
+    correct = [is_right(r) for r in rollouts]
     found = {
         "reward": _mean([r.reward.value for r in rollouts]),
         "accuracy": _mean(correct),
@@ -138,21 +140,15 @@ def completion_metrics(groups: Sequence[Group]) -> dict[str, float]:
             found[f"response_length/{name}"] = _mean(chosen)
     for part in sorted({name for r in rollouts for name in r.reward.parts}):
         found[f"reward/{part}"] = _mean([r.reward.parts.get(part, 0.0) for r in rollouts])
-    return found | behaviours.summarise(
-        [behaviours.measure(r.problem, r.completion.text) for r in rollouts]
-    )
-
-
-def _labels(task: Task, problems: Sequence[Problem]) -> list[dict[str, object]]:
-    describe: Callable[[Problem], dict[str, object]] = getattr(task, "describe", lambda problem: {})
-    return [describe(problem) for problem in problems]
+    measured = [task.measure(r.problem, r.completion.text) for r in rollouts]
+    return found | dict(task.summarise(measured))
 
 
 def _with_intervals(
     name: str,
     scores: Sequence[float],
     problems: Sequence[Problem],
-    labels: Sequence[dict[str, object]],
+    labels: Sequence[Mapping[str, object]],
 ) -> dict[str, float]:
     """The mean of `scores` with its interval, over all problems and over those of each label."""
     found: dict[str, float] = {}

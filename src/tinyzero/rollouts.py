@@ -1,17 +1,18 @@
-"""collect(): problems -> prompts -> completions -> rewards, until the algorithm has its batch.
+"""Player plays problems: problem, prompt, completions, rewards. Source fills a step's batch with groups.
 
-A reward that raises is counted and reported, and its rollout is left out of training: it is never a
-silent zero.
+An answer whose grader raises or hangs is wrong and is counted. Only an answer that could not be graded
+for a reason of its own (`Ungraded`) is left out, after it was tried again.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tinyzero.errors import UserError, asking, brief
+from tinyzero.errors import UserError
+from tinyzero.grading import Grader, LocalGrader, Verdict
+from tinyzero.tasks.base import Task
 from tinyzero.types import (
     Completion,
     Group,
@@ -21,8 +22,48 @@ from tinyzero.types import (
     Rollout,
     Sampler,
     SamplingParams,
-    Task,
+    Turn,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+ATTEMPTS = 3  # at grading an answer that could not be graded
+
+
+@dataclass
+class Tally:
+    """What it took to play some problems."""
+
+    generated_tokens: int = 0
+    graded: int = 0
+    raised: int = 0
+    timeouts: int = 0
+    ungraded: int = 0
+    first_error: str = ""
+
+    @property
+    def failed(self) -> int:
+        """Answers whose grader raised or hung. They earned 0 and count as wrong."""
+        return self.raised + self.timeouts
+
+    def metrics(self) -> dict[str, int]:
+        """The counts as records hold them."""
+        return {
+            "grading/raised": self.raised,
+            "grading/timeout": self.timeouts,
+            "grading/ungraded": self.ungraded,
+        }
+
+    def count(self, verdicts: Iterable[Verdict]) -> None:
+        """Add the verdicts on some answers."""
+        for verdict in verdicts:
+            failure = verdict.reward.failure if verdict.reward else None
+            self.graded += verdict.reward is not None
+            self.ungraded += verdict.reward is None
+            self.raised += failure == "raised"
+            self.timeouts += failure == "timeout"
+            self.first_error = self.first_error or verdict.error
 
 
 @dataclass
@@ -44,10 +85,11 @@ class Cursor:
         """The inverse of `state_dict`."""
 
         def rollout(r: dict[str, Any]) -> Rollout:
+            completion = {**r["completion"], "turns": [Turn(**t) for t in r["completion"]["turns"]]}
             return Rollout(
                 Problem(**r["problem"]),
                 tuple(r["prompt_ids"]),
-                Completion(**r["completion"]),
+                Completion(**{**completion, "turns": tuple(completion["turns"])}),
                 Reward(**r["reward"]),
                 r["group"],
             )
@@ -55,141 +97,157 @@ class Cursor:
         return Cursor(state["next"], [[rollout(r) for r in group] for group in state["surplus"]])
 
 
+class Player:
+    """Plays problems of one task with one sampler: poses, samples, grades.
+
+    Training, evaluation, `sample`, `play` and the web page all use it. `encode` turns a prompt into
+    token ids, `template` names the prompt's form, and `grader` is where rewards are computed.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        sampler: Sampler,
+        encode: Callable[[Prompt], Sequence[int]],
+        template: str,
+        grader: Grader | None = None,
+    ) -> None:
+        self.task, self.sampler, self.encode, self.template = task, sampler, encode, template
+        self.grader = grader or LocalGrader(task)
+
+    def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
+        """The token ids that pose `problem`."""
+        return tuple(self.encode(self.task.prompt(problem, self.template)))
+
+    def play(
+        self, problems: Sequence[Problem], params: SamplingParams, first_group: int, tally: Tally
+    ) -> list[Group]:
+        """One group of `params.n` rollouts for each problem. Answers that stay ungraded are left out."""
+        prompts = [self.prompt_ids(problem) for problem in problems]
+        params = replace(params, stop=tuple(self.task.stop))
+        sampled = self.sampler.generate(prompts, params, first_group=first_group)
+        for i, completions in enumerate(sampled):
+            self._submit(i, problems[i], completions)
+        groups: list[Group] = []
+        for i, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
+            verdicts = self._verdicts(i, problem, sampled[i], tally)
+            groups.append(_group(problem, prompt, sampled[i], verdicts, first_group + i))
+        return groups
+
+    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[str]:
+        """One answer as text that grows, token by token."""
+        return self.sampler.stream(prompt_ids, replace(params, stop=tuple(self.task.stop)))
+
+    def judge(self, problem: Problem, text: str) -> Verdict:
+        """The verdict on one answer."""
+        key = object()  # other threads may ask at the same time
+        self.grader.submit(key, [problem], [text])
+        return self.grader.collect(key)[0]
+
+    def _submit(self, key: int, problem: Problem, completions: Sequence[Completion]) -> None:
+        self.grader.submit(key, [problem] * len(completions), [c.text for c in completions])
+
+    def _verdicts(
+        self, key: int, problem: Problem, completions: Sequence[Completion], tally: Tally
+    ) -> list[Verdict]:
+        """The group's verdicts; what could not be graded is tried again."""
+        verdicts = self.grader.collect(key)
+        for _ in range(ATTEMPTS - 1):
+            if all(verdict.reward for verdict in verdicts):
+                break
+            self._submit(key, problem, completions)
+            again = self.grader.collect(key)
+            verdicts = [
+                old if old.reward else new for old, new in zip(verdicts, again, strict=True)
+            ]
+        tally.count(verdicts)
+        tally.generated_tokens += sum(c.length for c in completions)
+        return verdicts
+
+
 @dataclass
-class Collected:
+class Collected(Tally):
     """What it took to fill one batch."""
 
-    generated_tokens: int = 0
     refill_rounds: int = 0
     dropped_groups: int = 0
     refused: bool = False
     """The algorithm kept no group at all: those it was given are returned, to be looked at and not trained on."""
-    reward_errors: int = 0
-    first_error: str = ""
-
-    def require(self, groups: Sequence[Group]) -> None:
-        """Raise UserError where the reward function raised so often that no group is left."""
-        if self.reward_errors and not any(groups):
-            raise UserError(
-                f"the reward function raised on {self.reward_errors} completions and no whole group is left, "
-                f"first: {self.first_error}"
-            )
 
 
-def collect(
-    task: Task,
-    sampler: Sampler,
-    cursor: Cursor,
-    *,
-    encode: Callable[[Prompt], Sequence[int]],
-    template: str,
-    prompts: int,
-    params: SamplingParams,
-    keep: Callable[[list[Group]], list[Group]],
-    refills: int = 0,
-) -> tuple[list[Group], Cursor, Collected]:
-    """`prompts` groups of `params.n` rollouts each, from the train split at `cursor`.
+class Source:
+    """Fills batches from the train split: `take` draws, plays and keeps groups until a batch is full.
 
-    Groups that `keep` drops are replaced by drawing on, at most `refills` times; then the batch stays
-    short, and where none at all was kept it holds the last ones drawn, `refused`. Surplus groups wait in
-    the cursor for the next step. Raises UserError where the reward function raised and no group is left.
+    `cursor` counts the problems that were consumed and holds surplus groups. It numbers the groups, so
+    (seed, group, sample) never repeats within a run.
     """
-    kept, position, report = list(cursor.surplus), cursor.next, Collected()
-    rounds, groups = 0, list[Group]()
-    while len(kept) < prompts and rounds <= refills:
-        with asking(task):
-            problems = [task.problem("train", position + i) for i in range(prompts)]
-        groups = roll_out(task, sampler, problems, encode, template, params, position, report)
-        position += prompts
-        chosen = [g for g in keep(groups) if g]
-        report.dropped_groups += len(groups) - len(chosen)
-        kept += chosen
-        rounds += 1
-    report.refill_rounds = max(0, rounds - 1)
-    if not kept:  # a solved task has no group worth keeping, and must not stop the run
-        kept, report.refused = [g for g in groups if len(g) == params.n], True
-    report.require(kept)
-    return kept[:prompts], Cursor(position, kept[prompts:]), report
 
+    def __init__(
+        self,
+        player: Player,
+        keep: Callable[[list[Group]], list[Group]],
+        *,
+        prompts: int,
+        params: SamplingParams,
+        refills: int = 0,
+    ) -> None:
+        self.player, self.keep = player, keep
+        self.prompts, self.params, self.refills = prompts, params, refills
+        self.cursor = Cursor()
+        self.collected = Collected()
 
-def roll_out(
-    task: Task,
-    sampler: Sampler,
-    problems: Sequence[Problem],
-    encode: Callable[[Prompt], Sequence[int]],
-    template: str,
-    params: SamplingParams,
-    first_group: int,
-    report: Collected,
-) -> list[Group]:
-    """One group for each problem: sample, judge, count. Rollouts whose reward raised are left out."""
-    with asking(task):
-        posed = [task.prompt(problem, template) for problem in problems]
-    prompts = [tuple(encode(prompt)) for prompt in posed]
-    sampled = sampler.generate(prompts, params, first_group=first_group)
-    judged = judge(
-        task,
-        [p for p in problems for _ in range(params.n)],
-        [c for cs in sampled for c in cs],
-        report,
-    )
-    groups: list[Group] = []
-    for i, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
-        rewards = judged[i * params.n : (i + 1) * params.n]
-        groups.append(
-            [
-                Rollout(problem, prompt, c, r, first_group + i)
-                for c, r in zip(sampled[i], rewards, strict=True)
-                if r
+    def take(self, step: int) -> list[Group]:
+        """`prompts` groups of `params.n` rollouts each, for step `step`.
+
+        Groups that `keep` drops are replaced by drawing on, at most `refills` times; then the batch stays
+        short. If none at all was kept it holds the last ones drawn, and `collected.refused` is set.
+        Surplus groups wait in the cursor for the next step. Raises UserError if no answer could be graded.
+        """
+        kept, position, report = list(self.cursor.surplus), self.cursor.next, Collected()
+        rounds, groups = 0, list[Group]()
+        while len(kept) < self.prompts and rounds <= self.refills:
+            problems = [
+                self.player.task.problem("train", position + i) for i in range(self.prompts)
             ]
-        )
-        report.generated_tokens += sum(len(c.token_ids) for c in sampled[i])
-    return groups
+            groups = self.player.play(problems, self.params, position, report)
+            position += self.prompts
+            chosen = [g for g in self.keep(groups) if g]
+            report.dropped_groups += len(groups) - len(chosen)
+            kept += chosen
+            rounds += 1
+        report.refill_rounds = max(0, rounds - 1)
+
+        if not kept:  # a solved task has no group worth keeping, and must not stop the run
+            kept, report.refused = [g for g in groups if len(g) == self.params.n], True
+        if not any(kept):
+            raise UserError(
+                f"{report.ungraded} answers could not be graded and no whole group is left, "
+                f"first: {report.first_error}"
+            )
+        self.cursor, self.collected = Cursor(position, kept[self.prompts :]), report
+        return kept[: self.prompts]
+
+    def publish(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Give the sampler new weights, or only their version if it shares them."""
+        self.player.sampler.load_weights(weights, version)
 
 
-def judge(
-    task: Task, problems: Sequence[Problem], completions: Sequence[Completion], report: Collected
-) -> list[Reward | None]:
-    """The reward of each completion with the part `truncated` added, or None where the function raised.
-
-    A task with `rewards(problems, texts)` is asked once for all.
-    """
-    texts = [c.text for c in completions]
-    batched: Callable[..., Any] | None = getattr(task, "rewards", None)
-    found: list[Any] = []
-    if batched:
-        try:
-            found = list(batched(problems, texts))
-            if len(found) != len(texts):
-                raise ValueError(f"{len(found)} rewards for {len(texts)} completions")
-        except Exception as error:  # whatever a user's reward raises is counted, not fatal
-            _count(report, error, len(texts))
-            return [None] * len(texts)
-    rewards: list[Reward | None] = []
-    for i, completion in enumerate(completions):
-        try:
-            reward = _sound(found[i] if batched else task.reward(problems[i], texts[i]))
-        except Exception as error:  # as above
-            _count(report, error, 1)
-            rewards.append(None)
-        else:
-            truncated = float(completion.finish_reason == "length")
-            rewards.append(replace(reward, parts={**reward.parts, "truncated": truncated}))
-    return rewards
+def _group(
+    problem: Problem,
+    prompt: tuple[int, ...],
+    completions: Sequence[Completion],
+    verdicts: Sequence[Verdict],
+    group: int,
+) -> Group:
+    """The rollouts of one draw; what could not be graded is left out."""
+    return [
+        Rollout(problem, prompt, completion, _with_truncation(verdict.reward, completion), group)
+        for completion, verdict in zip(completions, verdicts, strict=True)
+        if verdict.reward
+    ]
 
 
-def _sound(reward: Any) -> Reward:
-    """`reward` in Python's own numbers, unless it is none, or holds one that would spoil every mean it enters."""
-    if not isinstance(reward, Reward):
-        raise TypeError(f"the reward is {reward!r}, not a Reward")
-    sound = Reward(
-        float(reward.value), {str(name): float(part) for name, part in reward.parts.items()}
-    )
-    if not all(math.isfinite(value) for value in (sound.value, *sound.parts.values())):
-        raise ValueError(f"the reward is not finite: {reward}")
-    return sound
-
-
-def _count(report: Collected, error: Exception, completions: int) -> None:
-    report.reward_errors += completions
-    report.first_error = report.first_error or brief(error)
+def _with_truncation(reward: Reward, completion: Completion) -> Reward:
+    """The reward with the part `truncated`."""
+    truncated = float(completion.finish_reason == "length")
+    return replace(reward, parts={**reward.parts, "truncated": truncated})

@@ -18,7 +18,7 @@ from tinyzero.batching import Batch, collate
 from tinyzero.config import Config
 from tinyzero.errors import NonFiniteError, UserError, asking
 from tinyzero.evaluate import completion_metrics, evaluate
-from tinyzero.rollouts import Collected, Cursor, collect
+from tinyzero.rollouts import Collected
 from tinyzero.run import records
 from tinyzero.run.parts import Run, opened, publish, save, updates
 from tinyzero.run.stopping import stop_requested
@@ -46,7 +46,9 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
         r, u = config.rollout, config.update
         for step in range(run.step, config.steps):
             clock = Clock()
-            groups, run.cursor, collected = gather(run)
+            with saved_first(run):
+                groups = run.source.take(step)
+            collected = run.source.collected
             clock.lap("sample")
             batch = collate(
                 groups, r.temperature, r.max_tokens, u.minibatches, u.epochs, run.sampler.version
@@ -73,32 +75,6 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
         score(run, "dev", config.eval.dev_problems)
         score(run, "test", config.eval.test_problems)
         return save(run)
-
-
-def gather(run: Run) -> tuple[list[Group], Cursor, Collected]:
-    """One batch of groups: `collect` under the run's settings."""
-    r = run.config.rollout
-    # the cursor numbers the groups, so (seed, group, sample) never repeats within a run
-    params = SamplingParams(
-        temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=run.config.seed
-    )
-
-    def keep(groups: list[Group]) -> list[Group]:
-        with asking(run.algorithm):
-            return list(run.algorithm.keep(groups))
-
-    with saved_first(run):
-        return collect(
-            run.task,
-            run.sampler,
-            run.cursor,
-            encode=run.encode,
-            template=run.config.model.prompt,
-            prompts=r.prompts,
-            params=params,
-            keep=keep,
-            refills=r.refills,
-        )
 
 
 def update(run: Run, batch: Batch, refused: bool = False) -> dict[str, float]:
@@ -159,15 +135,20 @@ def record(
     run.samples += 0 if collected.refused else len(rollouts)
     run.tokens += trained
     flat = [len({r.reward.value for r in g}) <= 1 for g in groups]
-    entry: dict[str, Any] = {"step": run.step - 1, **completion_metrics(groups), **learned}
+    entry: dict[str, Any] = {
+        "step": run.step - 1,
+        **completion_metrics(run.task, groups),
+        **learned,
+    }
     entry |= {
         "flat_groups": sum(flat) / len(flat),
         "refill_rounds": collected.refill_rounds,
         "dropped_groups": collected.dropped_groups,
         "refused": float(collected.refused),
-        "reward_errors": collected.reward_errors,
+        "reward_errors": collected.failed,
+        **collected.metrics(),
         "samples": run.samples,
-        "samples/generated": run.cursor.next * run.config.rollout.samples,
+        "samples/generated": run.source.cursor.next * run.config.rollout.samples,
         "tokens": run.tokens,
         "tokens/generated": collected.generated_tokens,
         "tokens/trained": trained,
@@ -180,9 +161,9 @@ def record(
     entry |= spent(run, batch, collected, entry)
     records.append(run.folder / "metrics.jsonl", entry)
     run.tracking.log(entry)
-    if collected.reward_errors:
+    if collected.failed:
         run.console.note(
-            f"the reward function raised on {collected.reward_errors} completions, first: {collected.first_error}"
+            f"the reward function raised on {collected.failed} completions, first: {collected.first_error}"
         )
     every = run.config.run.rollouts_every
     if every and (run.step - 1) % every == 0:
@@ -236,14 +217,7 @@ def score(run: Run, split: Split, problems: int) -> None:
     params = SamplingParams(max_tokens=run.config.eval_tokens, n=e.samples)
     with saved_first(run):
         result = evaluate(
-            run.task,
-            run.sampler,
-            run.encode,
-            template=run.config.model.prompt,
-            split=split,
-            problems=problems,
-            params=params,
-            greedy=e.greedy,
+            run.player, split=split, problems=problems, params=params, greedy=e.greedy
         )
     entry = {"step": run.step, **result.metrics, "time/evaluate": time.perf_counter() - started}
     for group in result.groups[: run.config.run.rollouts]:
@@ -276,7 +250,7 @@ def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) ->
         "group": rollout.group,
         "text": rollout.completion.text,
         "finish_reason": rollout.completion.finish_reason,
-        "response_length": len(rollout.completion.token_ids),
+        "response_length": rollout.completion.length,
         "reward": rollout.reward.value,
         "parts": dict(rollout.reward.parts),
         "version": rollout.completion.last_version,

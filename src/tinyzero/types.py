@@ -6,9 +6,9 @@ tested without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 FinishReason = Literal["stop", "length", "abort"]
+Failure = Literal["raised", "timeout"]
 
 
 Message = Mapping[str, str]
@@ -44,6 +45,8 @@ class Problem:
     fields: Mapping[str, Any]
     split: Split
     key: str
+    task: str = ""
+    """The name of the task that drew it, filled in by `load_task`."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,37 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
-class Completion:
-    """What a sampler made of one prompt; the five sequences are of equal length.
+class Request:
+    """One prompt to complete, and the samples of a group that share it.
 
-    `text` decodes `token_ids` up to and including the stop string; nothing sampled is ever cut
-    from `token_ids`, and nothing unsampled is appended.
+    `position` counts the tokens that these samples drew in earlier turns. It continues their
+    randomness, so two turns with nothing between them draw the same tokens as one turn.
+    Example: `Request((5, 6), group=3, samples=(0, 1))` asks for two completions of one prompt, and
+    `Request((5, 6, 9), group=3, samples=(1,), position=1)` continues the second one after token 9.
+    """
+
+    prompt_ids: tuple[int, ...]
+    group: int
+    samples: tuple[int, ...] = (0,)
+    position: int = 0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Columns `start` to `end` of a completion's tokens, written by the model or by the environment."""
+
+    start: int
+    end: int
+    by_model: bool = True
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a sampler made of one prompt; the three sequences are of equal length.
+
+    `text` decodes `token_ids` up to and including the stop string. Nothing sampled is ever cut from
+    `token_ids`. Tokens that an environment added between turns have `loss_mask` False; a completion
+    of one turn has none. `turns` is empty for a completion of a single turn.
     """
 
     token_ids: tuple[int, ...]
@@ -78,19 +107,47 @@ class Completion:
     finish_reason: FinishReason
     first_version: int = 0
     last_version: int = 0
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model wrote."""
+        if not self.turns:
+            return len(self.token_ids)
+        return sum(turn.end - turn.start for turn in self.turns if turn.by_model)
+
+
+BY_VALUE: Any = object()
+"""The default of `Reward.right`: see there how the value decides."""
 
 
 @dataclass(frozen=True)
 class Reward:
-    """`value` is what is trained on; `parts` are logged by name, each as `reward/NAME`."""
+    """What one completion earned: `value` is trained on, `parts` are logged as `reward/NAME`.
+
+    `right` is True, False or None. None marks a graded reward, such as a reward model's 2.3, which
+    is neither right nor wrong. If it is not given, the part `answer` decides, if there is one: 1 is
+    right and less is wrong. Without that part a value of exactly 1 is right, exactly 0 is wrong, and
+    anything else is None. So a task that pays something for a wrong answer says so:
+    `Reward(0.1, {"format": 1.0}, right=False)`.
+
+    `failure` says why no reward could be computed: "raised" or "timeout". The value is then 0 and
+    the answer is wrong, because the model chose to write it.
+    """
 
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    right: bool | None = BY_VALUE
+    failure: Failure | None = None
 
-    @property
-    def right(self) -> bool:
-        """Whether the answer was right: the part `answer`, or the whole reward where there is no such part."""
-        return self.parts.get("answer", self.value) >= 1.0
+    def __post_init__(self) -> None:
+        if self.right is BY_VALUE:
+            object.__setattr__(self, "right", self._right_by_value())
+
+    def _right_by_value(self) -> bool | None:
+        if "answer" in self.parts:
+            return bool(self.parts["answer"] >= 1)
+        return True if self.value == 1 else False if self.value == 0 else None
 
 
 @dataclass(frozen=True)
@@ -115,53 +172,21 @@ class EvalResult:
     groups: Sequence[Group]
 
 
-@runtime_checkable
-class Task(Protocol):
-    """A family of problems and the check of an answer. No torch, no tokens: text only."""
-
-    def problem(self, split: Split, index: int) -> Problem:
-        """The problem at `index` of `split`; the same arguments give the same problem for ever."""
-        ...
-
-    def prompt(self, problem: Problem, template: str) -> Prompt:
-        """The text (or chat messages) that poses `problem`. Raises `UserError` on a template it lacks."""
-        ...
-
-    def reward(self, problem: Problem, text: str) -> Reward:
-        """Judge a completion's text. Must never raise, run long, or run what the model wrote."""
-        ...
-
-    def solution(self, problem: Problem) -> str:
-        """A full completion that scores 1.0: the grader is tested against it."""
-        ...
-
-
-@runtime_checkable
-class Posable(Protocol):
-    """What a task offers besides so that a person can pose its problems."""
-
-    rules: str
-    """One sentence that tells a newcomer what is asked."""
-
-    def pose(self, line: str) -> Problem:
-        """The problem that a person typed. Raises `UserError` where it is none, or one without a solution."""
-        ...
-
-    def line(self, problem: Problem) -> str:
-        """What to type for `problem`: `pose` reads it back."""
-        ...
-
-
 class Sampler(Protocol):
     """Turns prompts into completions with the weights it was last given."""
 
     version: int
+    decode: Callable[[Sequence[int]], str]
 
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, first_group: int = 0
     ) -> list[list[Completion]]:
         """`params.n` completions for each prompt, in order; prompt i is group `first_group + i`, which
         keys its randomness together with `params.seed`."""
+        ...
+
+    def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
+        """The first completion of one prompt as text that grows, token by token."""
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:

@@ -34,7 +34,7 @@ def keep_groups(groups: list[Group], o: PolicyOptions, min_samples: int) -> list
     groups = [g for g in groups if len(g) >= min_samples]
     if o.filter == "none":
         return groups
-    right = [sum(r.reward.right for r in g) / len(g) for g in groups]
+    right = [sum(r.reward.right is True for r in g) / len(g) for g in groups]
     if o.filter == "flat":
         return [g for g, share in zip(groups, right, strict=True) if 0 < share < 1]
     return [g for g, share in zip(groups, right, strict=True) if o.band_low <= share <= o.band_high]

@@ -17,21 +17,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from tinyzero import config as configs
 from tinyzero.algorithms import NAMES, composition, load_algorithm
-from tinyzero.errors import NonFiniteError, UserError, asking, brief
+from tinyzero.errors import NonFiniteError, UserError, brief
 from tinyzero.evaluate import EVAL_SEED, distinct_problems, evaluate
+from tinyzero.grading import Verdict
 from tinyzero.registry import near, suggest, validate
-from tinyzero.rollouts import Collected, roll_out
+from tinyzero.rollouts import Player, Tally
 from tinyzero.run import records
 from tinyzero.tasks import load_task
-from tinyzero.types import SPLITS, Algorithm, Posable, Prompt, SamplingParams, Task
-
-if TYPE_CHECKING:
-    from tinyzero.samplers.torch import TorchSampler
-
+from tinyzero.types import SPLITS, Algorithm, SamplingParams
 
 RESUMABLE = (
     "steps",
@@ -568,18 +565,10 @@ def _spent(records: list[dict[str, Any]]) -> str:
     )
 
 
-class Opened(NamedTuple):
-    """What a command needs that uses a model as it is."""
-
-    task: Task
-    sampler: TorchSampler
-    encode: Callable[[Prompt], Sequence[int]]
-    template: str
-    params: SamplingParams
-
-
-def _open(given: argparse.Namespace, config: configs.Config, model: str) -> Opened:
-    """The model, and its task, prompt template and sampling as the command and `config` say."""
+def _open(
+    given: argparse.Namespace, config: configs.Config, model: str
+) -> tuple[Player, SamplingParams]:
+    """A player of the model and its task, and how it samples, as the command and `config` say."""
     import torch
 
     from tinyzero import models
@@ -601,9 +590,8 @@ def _open(given: argparse.Namespace, config: configs.Config, model: str) -> Open
         max_tokens=given.max_tokens or config.eval_tokens,
         seed=given.seed,
     )
-    return Opened(
-        task, sampler, partial(models.encode_prompt, tokenizer), config.model.prompt, params
-    )
+    encode = partial(models.encode_prompt, tokenizer)
+    return Player(task, sampler, encode, config.model.prompt), params
 
 
 def _settings(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Config, str]:
@@ -645,18 +633,14 @@ def _locate(model: str) -> tuple[str | None, str]:
 
 
 def _eval(given: argparse.Namespace, rest: list[str]) -> int:
-    task, sampler, encode, template, params = _open(given, *_settings(given, rest))
+    player, params = _open(given, *_settings(given, rest))
     params = replace(params, n=given.k)
-    greedy = params.temperature > 0
     result = evaluate(
-        task,
-        sampler,
-        encode,
-        template=template,
+        player,
         split=given.split,
         problems=given.n,
         params=params,
-        greedy=greedy,
+        greedy=params.temperature > 0,
         seed=given.seed,
     )
     figures = {"model": given.model, **result.metrics}
@@ -697,10 +681,9 @@ def _play(given: argparse.Namespace, rest: list[str]) -> int:
     ):
         if value is not None:
             raise UserError(f"{name} ({value}) is for the page: add --web")
-    opened = _open(given, *_settings(given, rest))
-    if isinstance(opened.task, Posable):
-        with asking(opened.task):
-            example = opened.task.line(opened.task.problem("test", 0))
+    player, params = _open(given, *_settings(given, rest))
+    if player.task.is_posable:
+        example = player.task.line(player.task.problem("test", 0))
         print(f"a problem, as in `{example}` (Enter alone draws one; Ctrl-D ends)")
     else:
         print("Enter draws a problem (Ctrl-D ends)")
@@ -708,7 +691,7 @@ def _play(given: argparse.Namespace, rest: list[str]) -> int:
     while True:
         try:
             line = input("> ").strip()
-            _think(opened, line, drawn)
+            _think(player, params, line, drawn)
             drawn += 1
         except UnicodeDecodeError as error:
             print(f"this line is no UTF-8: {error.reason}")
@@ -719,34 +702,33 @@ def _play(given: argparse.Namespace, rest: list[str]) -> int:
             return 0
 
 
-def _think(o: Opened, line: str, drawn: int) -> None:
+def _think(player: Player, params: SamplingParams, line: str, drawn: int) -> None:
     """Pose what `line` says, or if nothing the next problem; show the model's answer and whether it is right.
 
-    Raises UserError where it cannot be posed.
+    Raises UserError if it cannot be posed.
     """
-    with asking(o.task):
-        problem = (
-            o.task.pose(line)
-            if line and isinstance(o.task, Posable)
-            else o.task.problem("test", drawn)
-        )
-        prompt = o.task.prompt(problem, o.template)
-    ids = o.encode(prompt)
+    task = player.task
+    problem = task.pose(line) if line and task.is_posable else task.problem("test", drawn)
+    ids = player.prompt_ids(problem)
     print(*(f"{name} {value}" for name, value in problem.fields.items()), sep="  ")
     text = ""
-    for piece in o.sampler.stream(ids, replace(o.params, seed=o.params.seed + drawn + 1)):
+    for piece in player.stream(ids, replace(params, seed=params.seed + drawn + 1)):
         print(piece, end="", flush=True)
         text += piece
-    try:
-        reward = o.task.reward(problem, text)
-    except Exception as error:  # whatever a user's reward raises
-        print(f"\n[the reward function raised {brief(error)}]")
-    else:
-        print(f"\n[{'right' if reward.right else 'wrong'}]")
+    print(f"\n[{_said(player.judge(problem, text))}]")
+
+
+def _said(verdict: Verdict) -> str:
+    """A verdict in words."""
+    if verdict.error:
+        return f"the reward function raised {verdict.error}"
+    assert verdict.reward is not None
+    right = verdict.reward.right
+    return f"reward {verdict.reward.value:g}" if right is None else "right" if right else "wrong"
 
 
 def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
-    from tinyzero.tools.web.play import MAX_TEMPERATURE, Player, Playground, Server
+    from tinyzero.tools.web.play import MAX_TEMPERATURE, Candidate, Playground, Server
 
     if given.temperature > MAX_TEMPERATURE:
         raise UserError(
@@ -763,13 +745,11 @@ def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
         )
     players = []
     for one, (config, model) in zip(asked, settings, strict=True):
-        task, sampler, encode, template, params = _open(one, config, model)
-        size = sum(p.numel() for p in sampler.model.parameters())
-        players.append(Player(one.model, size, sampler, encode, template, params))
+        player, params = _open(one, config, model)
+        size = sum(p.numel() for p in player.sampler.model.parameters())  # type: ignore[attr-defined]
+        players.append(Candidate(one.model, size, player, params))
     host = given.host or "127.0.0.1"
-    with Server(
-        Playground(task, players), host, 8000 if given.port is None else given.port
-    ) as server:
+    with Server(Playground(players), host, 8000 if given.port is None else given.port) as server:
         print(f"the page is at {server.url} (Ctrl-C ends)", flush=True)
         if not server.is_private:
             print("whoever reaches this machine can use it: there is no password")
@@ -781,7 +761,7 @@ def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _sample(given: argparse.Namespace, rest: list[str]) -> int:
-    task, sampler, encode, template, params = _open(given, *_settings(given, rest))
+    player, params = _open(given, *_settings(given, rest))
     from tinyzero.train import rollout_record
 
     out = Path(given.out)
@@ -789,21 +769,17 @@ def _sample(given: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"{out} exists: name another file with --out")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is no folder: make it, or name another file with --out")
-    problems = [task.problem(given.split, i) for i in range(given.n)]
-    report = Collected()
-    rollouts = [
-        r
-        for group in roll_out(task, sampler, problems, encode, template, params, 0, report)
-        for r in group
-    ]
-    if report.reward_errors:
+    problems = [player.task.problem(given.split, i) for i in range(given.n)]
+    tally = Tally()
+    rollouts = [r for group in player.play(problems, params, 0, tally) for r in group]
+    if tally.failed or tally.ungraded:
         print(
-            f"the reward function raised on {report.reward_errors} completions, first: {report.first_error}"
+            f"the grader failed on {tally.failed} answers and could not grade {tally.ungraded}, "
+            f"first: {tally.first_error}"
         )
     for rollout in rollouts:
-        records.append(
-            out, rollout_record(0, given.split, rollout, task.prompt(rollout.problem, template))
-        )
+        prompt = player.task.prompt(rollout.problem, player.template)
+        records.append(out, rollout_record(0, given.split, rollout, prompt))
     print(f"wrote {len(rollouts)} completions to {out}")
     return 0
 

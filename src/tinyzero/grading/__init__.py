@@ -2,5 +2,26 @@
 
 from tinyzero.grading.answers import extract_answer
 from tinyzero.grading.arithmetic import evaluate_expression, expression_reward, number_reward
+from tinyzero.grading.verdicts import (
+    Grader,
+    Judge,
+    LocalGrader,
+    Verdict,
+    failed,
+    judge_group,
+    sound,
+)
 
-__all__ = ["evaluate_expression", "expression_reward", "extract_answer", "number_reward"]
+__all__ = [
+    "Grader",
+    "Judge",
+    "LocalGrader",
+    "Verdict",
+    "evaluate_expression",
+    "expression_reward",
+    "extract_answer",
+    "failed",
+    "judge_group",
+    "number_reward",
+    "sound",
+]

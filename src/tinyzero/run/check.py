@@ -8,7 +8,8 @@ from tinyzero.config import Config
 from tinyzero.errors import UserError
 from tinyzero.run import trackers
 from tinyzero.tasks import load_task
-from tinyzero.types import Algorithm, Task
+from tinyzero.tasks.base import Task
+from tinyzero.types import Algorithm
 
 
 def check_config(config: Config) -> tuple[Task, Algorithm]:

@@ -22,14 +22,16 @@ from tinyzero.evaluate import distinct_problems
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.models import lora
 from tinyzero.registry import effective
-from tinyzero.rollouts import Cursor
+from tinyzero.rollouts import Cursor, Player, Source
 from tinyzero.run import checkpoint, records, trackers
 from tinyzero.run.check import check_config
 from tinyzero.run.console import Console
 from tinyzero.run.meter import Meter
 from tinyzero.samplers.torch import TorchSampler
-from tinyzero.types import Algorithm, Problem, Prompt, Sampler, Split, Task
+from tinyzero.tasks.base import NoSolution, Task
+from tinyzero.types import Algorithm, Group, Problem, Sampler, SamplingParams, Split
 
+SOLVED = 8  # problems whose own solutions are graded before the first step
 ROLES = ("policy", "critic", "prm", "reference")
 
 
@@ -43,13 +45,13 @@ class Run:
     algorithm: Algorithm
     learners: dict[str, TorchLearner]
     sampler: Sampler
-    encode: Callable[[Prompt], Sequence[int]]
+    player: Player
+    source: Source
     save_model: Callable[[Path], None]
     console: Console
     tracking: trackers.Tracking
     meter: Meter
     step: int = 0
-    cursor: Cursor = field(default_factory=Cursor)
     samples: int = 0
     tokens: int = 0
     cpu: float = 0.0  # seconds of the processes before this one
@@ -109,6 +111,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     sampler = make_sampler(
         config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy)
     )
+    player = Player(task, sampler, partial(models.encode_prompt, tokenizer), config.model.prompt)
     run = Run(
         config=config,
         folder=folder,
@@ -116,7 +119,8 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         algorithm=algorithm,
         learners=make_learners(config, algorithm, policy),
         sampler=sampler,
-        encode=lambda prompt: models.encode_prompt(tokenizer, prompt),
+        player=player,
+        source=make_source(config, player, algorithm),
         save_model=lambda path: save_policy(config, policy, tokenizer, path),
         console=console,
         tracking=trackers.Tracking(config.run.track, folder, config.model_dump(), console.note),
@@ -241,6 +245,20 @@ def make_sampler(
     return VllmSampler(models.locate(config.model.name), policy, decode, end_ids, rows, cache)
 
 
+def make_source(config: Config, player: Player, algorithm: Algorithm) -> Source:
+    """What fills the batches of a run."""
+    r = config.rollout
+
+    def keep(groups: list[Group]) -> list[Group]:
+        with asking(algorithm):
+            return list(algorithm.keep(groups))
+
+    params = SamplingParams(
+        temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=config.seed
+    )
+    return Source(player, keep, prompts=r.prompts, params=params, refills=r.refills)
+
+
 def make_meter(
     config: Config, algorithm: Algorithm, policy: models.Backbone, console: Console
 ) -> Meter:
@@ -264,15 +282,18 @@ def check_problems(run: Run, context: int) -> None:
         "eval.test_problems": ("test", config.eval.test_problems),
         "eval.problems": ("dev", config.eval.dev_problems),
     }
-    with asking(run.task):
-        problems += [run.task.problem("train", i) for i in range(2 * config.rollout.prompts)]
-        for option, (split, count) in wanted.items():
-            try:
-                problems += distinct_problems(run.task, split, count) if count else []
-            except UserError as error:
-                raise UserError(f"{option} is {count}: {error}") from None
-        longest = max(len(run.encode(run.task.prompt(p, config.model.prompt))) for p in problems)
+    problems += [run.task.problem("train", i) for i in range(2 * config.rollout.prompts)]
+    for option, (split, count) in wanted.items():
+        try:
+            problems += distinct_problems(run.task, split, count) if count else []
+        except UserError as error:
+            raise UserError(f"{option} is {count}: {error}") from None
+    check_grading(run, problems[:SOLVED])
+    longest = max(len(run.player.prompt_ids(p)) for p in problems)
+    try:
         json.dumps([dict(p.fields) for p in problems])  # rollouts are written with them
+    except (TypeError, ValueError) as error:
+        raise UserError(f"fields of a problem cannot be written as JSON: {error}") from None
     limits = {"rollout": config.rollout.max_tokens}
     if any(count for _, count in wanted.values()):
         limits["eval"] = config.eval_tokens
@@ -282,6 +303,26 @@ def check_problems(run: Run, context: int) -> None:
                 f"{option}.max_tokens {limit} and a prompt of {longest} tokens exceed the model's "
                 f"context of {context}: lower it to {context - longest} or less"
             )
+
+
+def check_grading(run: Run, problems: Sequence[Problem]) -> None:
+    """Grade the task's own solutions. Raises UserError if the grader raises or hangs on one."""
+    for problem in problems:
+        try:
+            solution = run.task.solution(problem)
+        except NoSolution:
+            continue
+        verdict = run.player.judge(problem, solution)
+        if verdict.reward is None or verdict.reward.failure:
+            raise UserError(
+                f"the grader fails on the task's own solution of problem {problem.id!r}: {verdict.error}"
+            )
+        if verdict.reward.right is False:
+            run.console.note(
+                f"the task's own solution of problem {problem.id!r} counts as wrong: "
+                "try the task with `tinyzero check-task`"
+            )
+            return
 
 
 def publish(run: Run, version: int) -> None:
@@ -306,7 +347,7 @@ def save(run: Run) -> Path:
     """Checkpoint the run as it stands after `run.step` steps."""
     state = {
         "step": run.step,
-        "cursor": run.cursor.state_dict(),
+        "cursor": run.source.cursor.state_dict(),
         "samples": run.samples,
         "tokens": run.tokens,
         "seconds": time.perf_counter() - run.started,
@@ -324,7 +365,7 @@ def save(run: Run) -> Path:
 def restore(run: Run, state: Mapping[str, Any]) -> None:
     """The inverse of `save`; metrics written after it are removed."""
     run.step, run.samples, run.tokens = state["step"], state["samples"], state["tokens"]
-    run.cursor = Cursor.from_state(state["cursor"])
+    run.source.cursor = Cursor.from_state(state["cursor"])
     run.started -= state["seconds"]
     run.cpu, run.meter.flops = state["cpu"], state["flops"]
     if run.step > run.config.steps:

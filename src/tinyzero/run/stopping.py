@@ -8,18 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tinyzero.errors import Interrupted
+
 
 @contextmanager
 def stop_requested(unit: str) -> Iterator[list[int]]:
     """A list that stays empty until the first Ctrl-C or SIGTERM, after which this `unit` of the work is to be the last;
-    the second one ends the process at once."""
+    the second one raises `Interrupted` at once."""
     received: list[int] = []
 
     def handle(number: int, _: Any) -> None:
         received.append(number)
-        # not the handlers found before: a job started in the background finds the interrupt ignored
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if len(received) > 1:
+            raise Interrupted
         print(
             f"\nstopping after this {unit} (once more to stop at once) ...",
             file=sys.stderr,

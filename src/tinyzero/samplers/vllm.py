@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -94,6 +95,10 @@ class VllmSampler:
                 f"others, first {stale[0]}: {WAY_OUT}"
             )
         self.version = version
+
+    def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
+        """The completion of one prompt, all at once."""
+        yield self.generate([prompt], replace(params, n=1))[0][0].text
 
     def _hashed(
         self, weights: Iterable[tuple[str, Tensor]], hashes: list[int]

@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyzero.errors import UserError, building
 from tinyzero.registry import load_object, suggest, validate
-from tinyzero.types import Task
+from tinyzero.tasks.guarded import GuardedTask
 
 TASKS = {
     "countdown": "tinyzero.tasks.countdown.task:Countdown",
@@ -15,15 +15,14 @@ TASKS = {
 }
 
 
-def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
+def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTask:
     """The task called `name` (a key of TASKS, `package.module:Name` or `path/file.py:Name`) with its options.
 
     Options are checked by the class's `Options`, a pydantic model, if it has one.
     Raises UserError on an unknown name, a class that is no task, or a wrong option.
     """
     kind = find(name)
-    task: Task = _build(kind, name, options or {})
-    return task
+    return GuardedTask(_build(kind, name, options or {}), name, options or {})
 
 
 def find(name: str) -> type:

@@ -18,8 +18,9 @@ from types import FrameType
 from typing import Any, TypeGuard
 
 from tinyzero.errors import UserError
+from tinyzero.tasks.base import Task
 from tinyzero.tasks.prompts import TEMPLATES
-from tinyzero.types import SPLITS, Problem, Prompt, Reward, Split, Task
+from tinyzero.types import SPLITS, Problem, Prompt, Reward, Split
 
 SHOWN = 3  # failures of one kind; the rest are mostly the same
 TRIED = 10  # problems of each split that see all the garbage

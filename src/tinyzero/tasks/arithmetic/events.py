@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 MAX_CHARACTERS = 100_000  # of a completion; what follows is not read
 
 KINDS: dict[str, str] = {
@@ -22,15 +20,6 @@ KINDS: dict[str, str] = {
     "claim": "an attempt is taken for a solution; the detail is its canonical form",
 }
 """Every kind of event in a few words; docs/behaviours.md has the definitions."""
-
-
-class Event(NamedTuple):
-    """`text[start:end]` is where it happens."""
-
-    kind: str
-    start: int
-    end: int
-    detail: str = ""
 
 
 def thinking_of(text: str) -> tuple[str, bool]:

@@ -10,7 +10,7 @@ on. The same class reads the public dataset layout; see `CountdownOptions.data`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -19,8 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tinyzero.errors import UserError
 from tinyzero.grading import arithmetic
 from tinyzero.tasks import prompts
+from tinyzero.tasks.base import Event, Task
 from tinyzero.tasks.countdown import data as countdown_data
 from tinyzero.tasks.countdown import solver as countdown_solver
+from tinyzero.tasks.countdown import thinking
 from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import Problem, Prompt, Reward, Split
 
@@ -116,13 +118,13 @@ def derive(
     return value, expression.removeprefix("(").removesuffix(")")
 
 
-class Countdown:
+class Countdown(Task):
     """The task; `Countdown()` draws 3 or 4 numbers from 1 to 99 and targets from 10 to 100."""
 
     Options = CountdownOptions
 
     def __init__(self, options: CountdownOptions | None = None) -> None:
-        self.options = options or CountdownOptions()
+        self.options: CountdownOptions = options or CountdownOptions()
         signs = " ".join(self.options.operators)
         self.rules = f"Make the target from the numbers, each used exactly once, with {signs}."
 
@@ -213,6 +215,18 @@ class Countdown:
         """A completion that scores 1, found by the solver."""
         numbers, target = problem.fields["numbers"], problem.fields["target"]
         return f"</think>\n<answer>{countdown_solver.solve(numbers, target, self.options.operators)}</answer>"
+
+    def measure(self, problem: Problem, text: str) -> Mapping[str, int]:
+        """Counts of how one completion searches."""
+        return thinking.measure(problem, text)
+
+    def summarise(self, measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Metrics `behaviour/*`, each a ratio of sums over many completions."""
+        return thinking.summarise(measured)
+
+    def mark(self, problem: Problem, text: str) -> list[Event]:
+        """What the completion does in its thinking, by place."""
+        return thinking.events(text, problem.fields)
 
     def describe(self, problem: Problem) -> dict[str, object]:
         """What evaluations group by: `numbers` (how many) and `operators` ("+-" suffice, or "*/" needed)."""

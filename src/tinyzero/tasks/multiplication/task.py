@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyzero.errors import UserError
 from tinyzero.grading import arithmetic
 from tinyzero.tasks import prompts
+from tinyzero.tasks.base import Task
 from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import Problem, Prompt, Reward, Split
 
@@ -62,14 +64,14 @@ def split_of(a: int, b: int) -> Split:
     return split_by_key(key_of(a, b))
 
 
-class Multiplication:
+class Multiplication(Task):
     """The task; `Multiplication()` draws TinyZero's mix of up to three digits."""
 
     Options = MultiplicationOptions
     rules = "Multiply two whole numbers."
 
     def __init__(self, options: MultiplicationOptions | None = None) -> None:
-        self.options = options or MultiplicationOptions()
+        self.options: MultiplicationOptions = options or MultiplicationOptions()
 
     def problem(self, split: Split, index: int) -> Problem:
         """Drawn from (data_seed, split, index). Raises UserError where the options admit no problem in `split`."""
@@ -116,6 +118,18 @@ class Multiplication:
     def solution(self, problem: Problem) -> str:
         """A completion that scores 1."""
         return f"</think>\n<answer>{problem.fields['a'] * problem.fields['b']}</answer>"
+
+    def measure(self, problem: Problem, text: str) -> Mapping[str, int]:
+        """Counts of how one completion multiplies."""
+        from tinyzero.tasks.countdown import thinking
+
+        return thinking.measure(problem, text)
+
+    def summarise(self, measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Metrics `behaviour/*`, each a ratio of sums over many completions."""
+        from tinyzero.tasks.countdown import thinking
+
+        return thinking.summarise(measured)
 
     def describe(self, problem: Problem) -> dict[str, object]:
         """What evaluations group by: the operands' `digits`, fewer first, as "1x3"."""

@@ -329,6 +329,7 @@ LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("samples", "tokens", "version", "time/cpu"), "it goes up evenly"),
     **dict.fromkeys(("split", "n", "k", "temperature"), "how an evaluation was made"),
     **dict.fromkeys(("reward_errors", "skipped"), "an alarm tells it"),
+    **dict.fromkeys(("grading/raised", "grading/timeout", "grading/ungraded"), "an alarm tells it"),
     **dict.fromkeys(
         ("problem", "prompt", "fields", "group", "text", "finish_reason", "parts"),
         "a sample shows it",

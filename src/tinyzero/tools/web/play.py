@@ -8,21 +8,21 @@ once. What models write is data on the way and text on the page. A closed tab en
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tinyzero.errors import NonFiniteError, UserError, brief
-from tinyzero.grading.answers import extract_answer
+from tinyzero.grading import Verdict, extract_answer
 from tinyzero.registry import validate
+from tinyzero.rollouts import Player
 from tinyzero.tools.web.server import PageHandler, PageServer, Refused
-from tinyzero.types import Posable, Problem, Prompt, SamplingParams, Task
+from tinyzero.types import Problem, SamplingParams
 
 PAGE = Path(__file__).with_name("play.html")
 ANSWERS = 4  # written at once: they share the processor
@@ -30,25 +30,13 @@ MAX_BODY = 4096  # bytes of a request
 MAX_TEMPERATURE = 5
 
 
-class Streamer(Protocol):
-    """A sampler that can be watched."""
-
-    decode: Callable[[Sequence[int]], str]
-
-    def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
-        """The completion of one prompt: what is new after each token."""
-        ...
-
-
 @dataclass(frozen=True)
-class Player:
+class Candidate:
     """A model that can be asked, and how it is asked."""
 
     name: str
     parameters: int
-    sampler: Streamer
-    encode: Callable[[Prompt], Sequence[int]]
-    template: str
+    player: Player
     params: SamplingParams
 
 
@@ -67,8 +55,8 @@ class Asked(BaseModel):
 class Playground:
     """A task and the models that are asked, whatever carries the questions."""
 
-    def __init__(self, task: Task, players: Sequence[Player]) -> None:
-        self.task, self.players = task, players
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.task, self.candidates = candidates[0].player.task, candidates
         self._free = BoundedSemaphore(ANSWERS)
 
     @contextmanager
@@ -86,17 +74,17 @@ class Playground:
     def about(self) -> dict[str, Any]:
         """What the page says before anything is asked."""
         return {
-            "rules": self.task.rules if isinstance(self.task, Posable) else "",
-            "posable": isinstance(self.task, Posable),
-            "models": [{"name": p.name, "parameters": p.parameters} for p in self.players],
-            "temperature": self.players[0].params.temperature,
-            "seed": self.players[0].params.seed,
+            "rules": self.task.rules if self.task.is_posable else "",
+            "posable": self.task.is_posable,
+            "models": [{"name": p.name, "parameters": p.parameters} for p in self.candidates],
+            "temperature": self.candidates[0].params.temperature,
+            "seed": self.candidates[0].params.seed,
         }
 
     def draw(self, asked: Asked) -> dict[str, Any]:
         """The problem at `asked.index` of the test split, as it is shown and as it could be typed."""
         problem = self.task.problem("test", asked.index)
-        line = self.task.line(problem) if isinstance(self.task, Posable) else None
+        line = self.task.line(problem) if self.task.is_posable else None
         return {"line": line, "fields": dict(problem.fields)}
 
     def solution(self, asked: Asked) -> dict[str, Any]:
@@ -110,37 +98,40 @@ class Playground:
         Raises UserError where the problem is none, before anything is given out; what goes wrong later is an
         `error` given out.
         """
-        if asked.model >= len(self.players):
-            raise UserError(f"there is no model {asked.model}: there are {len(self.players)}")
-        player = self.players[asked.model]
-        problem = self._problem(asked)
-        ids = player.encode(self.task.prompt(problem, player.template))
-        params = replace(player.params, seed=asked.seed, temperature=asked.temperature)
+        if asked.model >= len(self.candidates):
+            raise UserError(f"there is no model {asked.model}: there are {len(self.candidates)}")
+        candidate = self.candidates[asked.model]
+        player, problem = candidate.player, self._problem(asked)
+        ids = player.prompt_ids(problem)
+        params = replace(candidate.params, seed=asked.seed, temperature=asked.temperature)
         yield {"fields": dict(problem.fields), "prompt": player.sampler.decode(ids)}
         text, tokens = "", 0
         try:
-            for piece in player.sampler.stream(ids, params):
+            for piece in player.stream(ids, params):
                 text, tokens = text + piece, tokens + 1
                 yield {"text": piece}
         except (UserError, NonFiniteError) as error:
             yield {"error": str(error)}
             return
-        yield {"tokens": tokens, "limit": tokens == params.max_tokens, **self._judge(problem, text)}
+        yield {
+            "tokens": tokens,
+            "limit": tokens == params.max_tokens,
+            **_judged(player.judge(problem, text)),
+        }
 
     def _problem(self, asked: Asked) -> Problem:
         if asked.line is None:
             return self.task.problem("test", asked.index)
-        if not isinstance(self.task, Posable):
+        if not self.task.is_posable:
             raise UserError("this task's problems can only be drawn: give it pose and line")
         return self.task.pose(asked.line)
 
-    def _judge(self, problem: Problem, text: str) -> dict[str, Any]:
-        try:
-            reward = self.task.reward(problem, text)
-        except Exception as error:  # whatever a user's reward raises
-            return {"error": f"the reward function raised {brief(error)}"}
-        value = reward.value if math.isfinite(reward.value) else None
-        return {"right": reward.right, "reward": value}
+
+def _judged(verdict: Verdict) -> dict[str, Any]:
+    if verdict.error:
+        return {"error": f"the reward function raised {verdict.error}"}
+    assert verdict.reward is not None
+    return {"right": verdict.reward.right, "reward": verdict.reward.value}
 
 
 class Server(PageServer):

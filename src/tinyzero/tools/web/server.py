@@ -19,7 +19,7 @@ from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import urlsplit
 
-from tinyzero.errors import UserError, brief
+from tinyzero.errors import TaskError, UserError, brief
 
 CONNECTIONS = 32
 PATIENCE = 30  # seconds that a browser may keep a connection waiting
@@ -96,6 +96,8 @@ class PageHandler(BaseHTTPRequestHandler):
             yield
         except Refused as refused:
             self._send_json(refused.status, {"error": refused.why})
+        except TaskError as error:
+            self._send_json(500, {"error": str(error)})
         except UserError as error:
             self._send_json(400, {"error": str(error)})
         except (ConnectionError, TimeoutError):

@@ -7,13 +7,14 @@ grammar of the bundled base is read exactly (compact.py), any other text by rule
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinyzero.grading.answers import extract_answer
-from tinyzero.tasks.arithmetic.events import KINDS, MAX_CHARACTERS, Event, thinking_of
+from tinyzero.tasks.arithmetic.events import KINDS, MAX_CHARACTERS, thinking_of
 from tinyzero.tasks.arithmetic.expressions import Expression, Step, canonical, parse
+from tinyzero.tasks.base import Event
 from tinyzero.tasks.countdown.thinking.compact import (
     Line,
     compact_events,
@@ -202,11 +203,12 @@ RATIOS: dict[str, tuple[str, str]] = {
 """Each metric as one count of `measure` over another, both summed over completions."""
 
 
-def summarise(counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
+def summarise(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Metrics over many completions from the counts of each. A metric with nothing to measure is left out."""
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = defaultdict(float)
     for one in counts:
-        totals.update(one)
+        for name, number in one.items():
+            totals[name] += number
     return {
         name: totals[above] / totals[below]
         for name, (above, below) in RATIOS.items()

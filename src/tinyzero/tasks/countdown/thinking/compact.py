@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tinyzero.tasks.arithmetic.events import Event, thinking_of
+from tinyzero.tasks.arithmetic.events import thinking_of
 from tinyzero.tasks.arithmetic.expressions import Expression, Step, canonical, value
+from tinyzero.tasks.base import Event
 
 STEP = re.compile(r"(-?[0-9]{1,9})([-+*/])(-?[0-9]{1,9})=(-?[0-9]{1,9})(?![0-9])")
 _VERDICT = re.compile(r" vs (-?[0-9]{1,9}) (no|yes)")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tinyzero.tasks.arithmetic.chains import Chain, chains, fold, is_true
-from tinyzero.tasks.arithmetic.events import Event
 from tinyzero.tasks.arithmetic.expressions import (
     Expression,
     Number,
@@ -23,6 +22,7 @@ from tinyzero.tasks.arithmetic.expressions import (
     subexpressions,
     value,
 )
+from tinyzero.tasks.base import Event
 from tinyzero.tasks.countdown.thinking import cues
 
 PATIENCE = 2  # sentences without arithmetic after which a verdict is on nothing in particular
