@@ -541,7 +541,7 @@ def test_the_installed_command_and_its_exit_code() -> None:
 def test_a_run_is_named_by_what_was_chosen(
     recipe: str, task: str | None, profile: str | None, folder: str
 ) -> None:
-    assert cli._run_name(recipe, resolve({}, {}), task, profile) == folder
+    assert cli.train.run_name(recipe, resolve({}, {}), task, profile) == folder
 
 
 def test_a_profile_of_a_run_that_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

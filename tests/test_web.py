@@ -227,7 +227,7 @@ def test_what_a_task_raises_is_one_line() -> None:
     with serving(scripted(), task=Odd()) as server:
         status, _, text = send(server, "/think", {"line": "x"})
         assert (status, len(events(text))) == (200, 1), "the answer was begun"
-        assert events(text)[0]["error"].startswith("asking Odd raised TypeError")
+        assert events(text)[0]["error"].startswith("asking GuardedTask raised TypeError")
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,69 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from tinyzero.errors import UserError, brief
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class Registry(NamedTuple):
+    """What of one kind can be named: the bundled ones, and a user's own by reference.
+
+    Every module of `package` is one, except `parts`; it ends with `attribute = ...`. So a new task,
+    algorithm or sampler is one new file. In a name `++` stands for `_pp` and `-` for `_`:
+    `reinforce++-baseline` is the module reinforce_pp_baseline.
+    """
+
+    noun: str
+    package: str
+    attribute: str
+    parts: tuple[str, ...]
+    needs: tuple[str, ...]
+    """The methods and attributes that a class of this kind must have."""
+
+    def names(self) -> list[str]:
+        """The bundled ones, without importing them."""
+        paths = importlib.import_module(self.package).__path__
+        modules = [module.name for module in pkgutil.iter_modules(paths)]
+        known = [m for m in modules if m not in self.parts and not m.startswith("_")]
+        return sorted(m.replace("_pp_", "_pp-").replace("_pp", "++") for m in known)
+
+    def reference(self, name: str) -> str:
+        """What `load_object` loads for `name`. Raises UserError if there is nothing by that name."""
+        if ":" in name:
+            return name
+        module = module_name(name)
+        if module not in map(module_name, self.names()):
+            own = "your own: package.module:Name or path/file.py:Name"
+            raise UserError(f"unknown {self.noun} {name!r}{suggest(name, self.names())} ({own})")
+        return f"{self.package}.{module}:{self.attribute}"
+
+    def find(self, name: str) -> Any:
+        """The class behind `name`. Raises UserError if there is none, or it lacks what it needs."""
+        kind = load_object(self.reference(name))
+        if not isinstance(kind, type):
+            raise UserError(
+                f"{self.noun} {name} is {type(kind).__name__}, not a class: name a class"
+            )
+        if missing := [need for need in self.needs if not hasattr(kind, need)]:
+            raise UserError(
+                f"{self.noun} {name} lacks {', '.join(missing)}: it needs {', '.join(self.needs)}"
+            )
+        return kind
+
+
+def module_name(name: str) -> str:
+    """The module of the bundled task, algorithm or sampler called `name`."""
+    return name.replace("++", "_pp").replace("-", "_")
 
 
 def load_object(reference: str) -> Any:

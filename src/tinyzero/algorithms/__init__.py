@@ -6,26 +6,19 @@ Each file ends with `ALGORITHM = ...`, so a new one is one new file.
 
 from __future__ import annotations
 
-import pkgutil
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from tinyzero.errors import UserError, building
-from tinyzero.registry import load_object, suggest, validate
+from tinyzero.registry import Registry, validate
 from tinyzero.types import Algorithm
 
-PARTS = (
-    "advantages",
-    "losses",
-    "options",
-    "stages",
-)  # what algorithms are made of; every other file is one
-NAMES = sorted(
-    module.name.replace("_pp_", "_pp-").replace("_pp", "++")
-    for module in pkgutil.iter_modules(__path__)
-    if module.name not in PARTS
+PARTS = ("advantages", "losses", "options", "stages")
+REGISTRY = Registry(
+    "algorithm", __name__, "ALGORITHM", PARTS, ("Options", "keep", "annotate", "loss")
 )
+NAMES = REGISTRY.names()
 
 
 def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> Algorithm:
@@ -33,7 +26,7 @@ def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> Algor
 
     Raises UserError on an unknown name, a class that is no algorithm, or a wrong option.
     """
-    kind = find(name)
+    kind = REGISTRY.find(name)
     given = validate(kind.Options, options or {}, "algorithm")
     with building(f"algorithm {name}", [given]):
         algorithm: Algorithm = kind(given)
@@ -44,25 +37,6 @@ def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> Algor
         if not hasattr(algorithm, attribute):
             raise UserError(f"algorithm {name} lacks {attribute}: {meaning}")
     return algorithm
-
-
-def find(name: str) -> Any:
-    """The class behind a name. Raises UserError where there is none, or it lacks what an algorithm needs."""
-    module = module_of(name)
-    if ":" not in name and module not in map(module_of, NAMES):
-        raise UserError(f"unknown algorithm {name!r}{suggest(name, NAMES)}")
-    kind = load_object(name if ":" in name else f"{__name__}.{module}:ALGORITHM")
-    missing = [m for m in ("Options", "keep", "annotate", "loss") if not hasattr(kind, m)]
-    if missing:
-        raise UserError(
-            f"algorithm {name} lacks {', '.join(missing)}: it needs Options, keep, annotate and loss"
-        )
-    return kind
-
-
-def module_of(name: str) -> str:
-    """The name of the file, without its ending, of the algorithm called `name`."""
-    return name.replace("++", "_pp").replace("-", "_")
 
 
 def option(algorithm: Algorithm, name: str, default: Any = 0) -> Any:
@@ -90,7 +64,7 @@ def composition(name: str) -> tuple[str, str, dict[str, str]]:
 
     Stages that are off and options without effect are left out; options of no stage are the advantage's.
     """
-    kind = find(name)
+    kind = REGISTRY.find(name)
     algorithm: Any = kind(kind.Options())
     given = algorithm.options.model_dump(exclude_none=True)
     values = {k: v for k, v in given.items() if k not in algorithm.options.without_effect}

@@ -26,12 +26,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from tinyzero.algorithms import NAMES as ALGORITHMS
-from tinyzero.algorithms import find as find_algorithm
+from tinyzero.algorithms import REGISTRY as ALGORITHM_REGISTRY
 from tinyzero.config.schema import Config, Named
 from tinyzero.errors import UserError
 from tinyzero.registry import near, suggest, validate
+from tinyzero.tasks import REGISTRY as TASK_REGISTRY
 from tinyzero.tasks import TASKS
-from tinyzero.tasks import find as find_task
 from tinyzero.types import Algorithm
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -294,12 +294,12 @@ def option_keys() -> list[str]:
 def unsettled(there: Config, asked: Config) -> Config:
     """A run's settings in the words they were asked for: a run writes down every option of its task and algorithm, what
     `sampler.name = "auto"` came to mean, and the correction that follows from vLLM."""
-    algorithm = _as_asked(find_algorithm, there.algorithm, asked.algorithm)
+    algorithm = _as_asked(ALGORITHM_REGISTRY.find, there.algorithm, asked.algorithm)
     followed = there.sampler.name == "vllm" and algorithm.options.get("correction") == "truncate"
     if followed and "correction" not in asked.algorithm.options:
         options = {key: value for key, value in algorithm.options.items() if key != "correction"}
         algorithm = Named(name=algorithm.name, **options)
-    task = _as_asked(find_task, there.task, asked.task)
+    task = _as_asked(TASK_REGISTRY.find, there.task, asked.task)
     sampler = there.sampler.model_copy(
         update={"name": "auto"} if asked.sampler.name == "auto" else {}
     )

@@ -204,7 +204,7 @@ def settle(config: Config, policy: models.Backbone, note: Callable[[str], None])
     name, why = samplers.choose(config.sampler.name, policy)
     if config.sampler.name == "auto":
         note(f"sampler {name}: {why}")
-    given, kind = config.algorithm.options, algorithms.find(config.algorithm.name).Options
+    given, kind = config.algorithm.options, algorithms.REGISTRY.find(config.algorithm.name).Options
     options = effective(kind, given, "algorithm")
     if "correction" not in given and options.get("correction") == "none":
         del options[
@@ -215,7 +215,7 @@ def settle(config: Config, policy: models.Backbone, note: Callable[[str], None])
                 "vLLM's probabilities are not quite the learner's: --algorithm.correction truncate (none: as they are)"
             )
             options = effective(kind, given | {"correction": "truncate"}, "algorithm")
-    task, kind = config.task, getattr(tasks.find(config.task.name), "Options", None)
+    task, kind = config.task, getattr(tasks.REGISTRY.find(config.task.name), "Options", None)
     return config.model_copy(
         update={
             "sampler": config.sampler.model_copy(update={"name": name}),

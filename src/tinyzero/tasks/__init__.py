@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyzero.errors import UserError, building
-from tinyzero.registry import load_object, suggest, validate
+from tinyzero.registry import Registry, validate
 from tinyzero.tasks.guarded import GuardedTask
 
-TASKS = {
-    "countdown": "tinyzero.tasks.countdown.task:Countdown",
-    "multiplication": "tinyzero.tasks.multiplication.task:Multiplication",
-}
+PARTS = ("arithmetic", "base", "check", "guarded", "prompts", "splits")
+REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))
+TASKS = REGISTRY.names()
 
 
 def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTask:
@@ -21,31 +20,8 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
     Options are checked by the class's `Options`, a pydantic model, if it has one.
     Raises UserError on an unknown name, a class that is no task, or a wrong option.
     """
-    kind = find(name)
+    kind = REGISTRY.find(name)
     return GuardedTask(_build(kind, name, options or {}), name, options or {})
-
-
-def find(name: str) -> type:
-    """The class behind a name. Raises UserError where there is none, or it lacks what a task needs."""
-    if name not in TASKS and ":" not in name:
-        raise UserError(
-            f"unknown task {name!r}{suggest(name, TASKS)} (your own: package.module:Name, path/file.py:Name)"
-        )
-    kind = load_object(TASKS.get(name, name))
-    if not isinstance(kind, type):
-        raise UserError(
-            f"task {name} is {type(kind).__name__}, not a class: name a class with the methods of a Task"
-        )
-    missing = [
-        method
-        for method in ("problem", "prompt", "reward", "solution")
-        if not hasattr(kind, method)
-    ]
-    if missing:
-        raise UserError(
-            f"task {name} lacks {', '.join(missing)}: a Task has problem, prompt, reward and solution"
-        )
-    return kind
 
 
 def _build(kind: type, name: str, options: Mapping[str, Any]) -> Any:

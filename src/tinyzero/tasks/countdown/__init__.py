@@ -3,3 +3,5 @@
 from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
 
 __all__ = ["Countdown", "CountdownOptions"]
+
+TASK = Countdown

@@ -3,3 +3,5 @@
 from tinyzero.tasks.multiplication.task import Multiplication, MultiplicationOptions
 
 __all__ = ["Multiplication", "MultiplicationOptions"]
+
+TASK = Multiplication

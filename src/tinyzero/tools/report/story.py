@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.algorithms import module_of
 from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems
+from tinyzero.registry import module_name
 from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
 from tinyzero.tools.report import alarms, samples
 from tinyzero.tools.report.charts import described
@@ -94,9 +94,9 @@ def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
 
 def first_line(room: str, name: str) -> str:
     """What a bundled task or algorithm says of itself in a line; nothing of a user's own, whose code is not read."""
-    path = PACKAGE / room / f"{module_of(name)}.py"
-    if (PACKAGE / room / module_of(name)).is_dir():
-        path = PACKAGE / room / module_of(name) / "task.py"
+    path = PACKAGE / room / f"{module_name(name)}.py"
+    if (PACKAGE / room / module_name(name)).is_dir():
+        path = PACKAGE / room / module_name(name) / "task.py"
     if ":" in name or not path.is_file():
         return ""
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]

@@ -1,0 +1,95 @@
+"""What several commands take on the command line, read and checked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from tinyzero import config as configs
+from tinyzero.algorithms import load_algorithm
+from tinyzero.errors import UserError
+from tinyzero.tasks import load_task
+from tinyzero.types import Algorithm
+
+
+def recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    names = ", ".join(configs.recipes())
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        help=f"{names}, one of them with -TASK-ALGORITHM, or a .toml file (default: {configs.DEFAULT_RECIPE})",
+    )
+    parser.add_argument(
+        "--profile", metavar="NAME", help="one of the recipe's profiles, such as 24gb"
+    )
+    for short, full in configs.SHORT.items():
+        parser.add_argument(
+            f"--{short}",
+            metavar="VALUE",
+            help=f"short for --{full}" if short != full else "see below",
+        )
+
+
+def overrides_of(given: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    """Of a recipe, short ones included."""
+    short = [
+        f"--{name}={value}" for name in configs.SHORT if (value := getattr(given, name)) is not None
+    ]
+    return configs.parse_overrides([*short, *rest])
+
+
+def task_overrides(rest: list[str]) -> dict[str, Any]:
+    """The task's options of a command that takes no others."""
+    overrides = configs.parse_overrides(rest)
+    if other := [key for key in overrides if not key.startswith("task.")]:
+        raise UserError(
+            f"{other[0]} has no effect: only the task's options have, as --task.max_number 25"
+        )
+    return overrides
+
+
+def check_plugins(config: configs.Config) -> Algorithm:
+    """Names and options of the task and the algorithm, before anything slow happens; the algorithm."""
+    load_task(config.task.name, config.task.options)
+    return load_algorithm(config.algorithm.name, config.algorithm.options)
+
+
+def checked(
+    kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str
+) -> Callable[[str], Any]:
+    """A type for argparse: `kind` of the text, if it fits."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return read
+
+
+positive = checked(int, lambda value: value >= 1, "a whole number from 1 up")
+
+
+natural = checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+
+
+port = checked(int, lambda value: 0 <= value < 2**16, "a port: a whole number from 0 to 65535")
+
+
+temperature = checked(
+    float, lambda value: value == 0 or 0.01 <= value < float("inf"), "0, or a number from 0.01 up"
+)
+
+
+number = checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+
+
+amount = checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+share = checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")

@@ -1,0 +1,64 @@
+"""`tinyzero eval`: score a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tinyzero.cli.arguments import positive
+from tinyzero.cli.opening import model_arguments, open_player, settings_of
+from tinyzero.errors import UserError
+from tinyzero.evaluate import EVAL_SEED, evaluate
+from tinyzero.types import SPLITS
+
+
+def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command and its arguments."""
+    parser = verb("eval", run, "score a model: pass@1, pass@k and greedy, with 95 %% intervals")
+    model_arguments(parser, seed=EVAL_SEED)
+    parser.add_argument("--n", type=positive, default=256, help="distinct problems (default: 256)")
+    parser.add_argument("--k", type=positive, default=1, help="completions a problem (default: 1)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="(default: test)")
+    parser.add_argument("--json", metavar="FILE", help="write every figure here too")
+
+
+def run(given: argparse.Namespace, rest: list[str]) -> int:
+    player, params = open_player(given, *settings_of(given, rest))
+    params = replace(params, n=given.k)
+    result = evaluate(
+        player,
+        split=given.split,
+        problems=given.n,
+        params=params,
+        greedy=params.temperature > 0,
+        seed=given.seed,
+    )
+    figures = {"model": given.model, **result.metrics}
+    print(
+        f"{given.model}: {given.n} {given.split} problems, {given.k} completions each "
+        f"at temperature {params.temperature:g}"
+    )
+    for key, value in figures.items():
+        if f"{key}/low" in figures:
+            print(
+                f"  {key:<28} {value:.3f}  [{figures[f'{key}/low']:.3f}, {figures[f'{key}/high']:.3f}]"
+            )
+        elif (
+            isinstance(value, float)
+            and not key.endswith(("/low", "/high"))
+            and key != "temperature"
+        ):
+            print(f"  {key:<28} {value:.3f}")
+    if result.metrics["reward_errors"]:
+        print(
+            f"  the reward function raised on {result.metrics['reward_errors']} completions, which count as wrong"
+        )
+    if given.json:
+        try:
+            Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {given.json}: {error.strerror}") from None
+    return 0

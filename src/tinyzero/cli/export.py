@@ -1,0 +1,46 @@
+"""`tinyzero export`: write a model for others."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from tinyzero.cli.opening import locate
+from tinyzero.errors import UserError
+
+
+def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command and its arguments."""
+    parser = verb(
+        "export",
+        run,
+        "write a model as a folder for transformers, vLLM and the hub, with its card",
+    )
+    parser.add_argument(
+        "model", help="a run, a folder with a Hugging Face model, a hub id, or a bundled base"
+    )
+    parser.add_argument("out", help="the new folder")
+    parser.add_argument(
+        "--push",
+        metavar="NAME",
+        help="publish it on the Hugging Face hub too, as this new repository",
+    )
+    parser.add_argument("--private", action="store_true", help="with --push: for your eyes only")
+    parser.set_defaults(options="none")
+
+
+def run(given: argparse.Namespace, rest: list[str]) -> int:
+    from tinyzero.tools.export import check_hub, export, push
+
+    if given.private and not given.push:
+        raise UserError("--private is for the repository on the hub: add --push NAME")
+    if given.push:
+        check_hub(given.push)
+    recipe, model = locate(given.model)
+    out = Path(given.out)
+    export(model, recipe, out, given.push or out.name)
+    print(f"wrote {out}: its card is {out / 'README.md'}")
+    if given.push:
+        print(f"pushed to {push(out, given.push, given.private)}")
+    return 0
