@@ -152,10 +152,7 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
     """The functions that train.py's loop is made of, in its order."""
     import torch
 
-    from tinyzero import train
-    from tinyzero.batching import collate
-    from tinyzero.rollouts import Collected
-    from tinyzero.run.parts import build, publish
+    from tinyzero.run.parts import build
     from tinyzero.types import Group
 
     config = recipe(given)
@@ -173,29 +170,28 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
 
         sampler.generate = without_stop
 
-    def step(number: int) -> tuple[list[Group], Collected]:
+    def step(number: int) -> list[Group]:
         nonlocal idle
         groups = run.source.take(number)
-        batch = collate(groups, config.rollout.temperature, config.rollout.max_tokens)
-        batch = run.algorithm.annotate(batch, run.learners)
+        batch = run.annotate(groups)
         if not stopping and batch.idle is not None:
             idle = float(batch.idle.float().mean())
             batch = replace(batch, idle=None)
-        laps.timed("update", train.update)(run, batch)
-        publish(run, version=number + 1)
-        return groups, run.source.collected
+        laps.timed("update", run.models.update)(batch)
+        run.source.publish(run.models["policy"], version=number + 1)
+        return groups
 
     if stopping:
         race, number = Race(given), 0
         race.start()
-        while not race.over(number, config.steps, run.learners["policy"].named_weights()):
+        while not race.over(number, config.steps, run.models["policy"].named_weights()):
             step(number)
             number += 1
         return {"curve": race.curve}
     steps = []
     for number in range(given.warmup + given.steps):
         began = time.perf_counter()
-        groups, _ = step(number)
+        groups = step(number)
         seconds = time.perf_counter() - began
         tokens = sum(len(r.completion.token_ids) for g in groups for r in g)
         steps.append({"step": seconds, "tokens": tokens, "idle": idle} | laps.take())

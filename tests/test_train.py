@@ -20,7 +20,7 @@ from tinyzero import cli, learner, models, train
 from tinyzero.algorithms import losses
 from tinyzero.config import Config, resolve, to_toml
 from tinyzero.errors import NonFiniteError
-from tinyzero.run import checkpoint, glossary, records
+from tinyzero.run import checkpoint, glossary, progress, records
 from tinyzero.run.parts import locked
 from tinyzero.types import Problem, Reward, Split
 
@@ -671,6 +671,6 @@ def test_no_right_to_write(
 
 def test_a_gpus_peak_is_recorded_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
-    assert train.peaks(torch.device("cpu")).keys() == {"memory/peak"}
-    assert train.peaks(torch.device("cuda"))["memory/gpu_peak"] == 7
+    assert progress.peaks(torch.device("cpu")).keys() == {"memory/peak"}
+    assert progress.peaks(torch.device("cuda"))["memory/gpu_peak"] == 7
     assert "on the GPU" in (glossary.define("memory/gpu_peak") or "")

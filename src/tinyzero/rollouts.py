@@ -7,6 +7,7 @@ for a reason of its own (`Ungraded`) is left out, after it was tried again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from tinyzero.tasks.base import Task
 from tinyzero.types import (
     Completion,
     Group,
+    Learner,
     Problem,
     Prompt,
     Reward,
@@ -26,7 +28,7 @@ from tinyzero.types import (
 )
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 ATTEMPTS = 3  # at grading an answer that could not be graded
 
@@ -190,9 +192,11 @@ class Source:
         prompts: int,
         params: SamplingParams,
         refills: int = 0,
+        clock: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.player, self.keep = player, keep
         self.prompts, self.params, self.refills = prompts, params, refills
+        self.clock = clock
         self.cursor = Cursor()
         self.collected = Collected()
 
@@ -203,6 +207,10 @@ class Source:
         short. If none at all was kept it holds the last ones drawn, and `collected.refused` is set.
         Surplus groups wait in the cursor for the next step. Raises UserError if no answer could be graded.
         """
+        with self.clock("sample"):
+            return self._take()
+
+    def _take(self) -> list[Group]:
         kept, position, report = list(self.cursor.surplus), self.cursor.next, Collected()
         rounds, groups = 0, list[Group]()
         while len(kept) < self.prompts and rounds <= self.refills:
@@ -227,9 +235,12 @@ class Source:
         self.cursor, self.collected = Cursor(position, kept[self.prompts :]), report
         return kept[: self.prompts]
 
-    def publish(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Give the sampler new weights, or only their version if it shares them."""
-        self.player.sampler.load_weights(weights, version)
+    def publish(self, policy: Learner, version: int) -> None:
+        """Give the sampler the policy's weights, or only their version if it shares them."""
+        sampler = self.player.sampler
+        with self.clock("publish"):
+            weights = () if sampler.shares_weights else policy.named_weights()
+            sampler.load_weights(weights, version)
 
 
 def _group(

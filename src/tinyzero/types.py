@@ -176,6 +176,8 @@ class Sampler(Protocol):
     """Turns prompts into completions with the weights it was last given."""
 
     version: int
+    shares_weights: bool
+    """Whether it samples from the very weights that the policy's learner trains."""
     decode: Callable[[Sequence[int]], str]
 
     def generate(

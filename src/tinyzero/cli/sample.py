@@ -27,7 +27,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace, rest: list[str]) -> int:
     player, params = open_player(given, *settings_of(given, rest))
-    from tinyzero.train import rollout_record
+    from tinyzero.run.progress import rollout_record
 
     out = Path(given.out)
     if out.exists():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 import rich.console
@@ -39,7 +40,7 @@ class Console:
 
     def __init__(self, steps: int, file: TextIO | None = None) -> None:
         """`steps` is the run's length."""
-        self.steps = steps
+        self.steps, self.lost = steps, False
         self.begin(0)
         self.rows: deque[dict[str, str]] = deque(maxlen=self.ROWS)
         self.console = rich.console.Console(file=file or sys.stdout, highlight=False, markup=False)
@@ -65,13 +66,25 @@ class Console:
         row = self._row(record)
         if self.live:
             self.rows.append(row)
-            self.live.update(self._table(), refresh=True)
+            live = self.live
+            self._written(lambda: live.update(self._table(), refresh=True))
         else:
             self.note("  ".join(f"{heading} {text}" for heading, text in row.items()))
 
     def note(self, text: str) -> None:
         """Print a line that stays, above the table."""
-        self.console.print(text, soft_wrap=True)
+        self._written(lambda: self.console.print(text, soft_wrap=True))
+
+    def _written(self, write: Callable[[], None]) -> None:
+        """Write, or say once on stderr that the output is gone: training is worth more than its console."""
+        if self.lost:
+            return
+        try:
+            write()
+        except (OSError, ValueError) as error:
+            self.lost = True
+            with suppress(OSError, ValueError):
+                print(f"nothing more is shown ({error}); the run continues", file=sys.stderr)
 
     def _row(self, record: Mapping[str, Any]) -> dict[str, str]:
         finished = record["step"] + 1

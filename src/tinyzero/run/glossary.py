@@ -107,6 +107,8 @@ GLOSSARY: dict[str, str] = {
     "text": "The completion, up to and including its stop string.",
     "finish_reason": "How it ended: stop, length (cut at the token limit) or abort.",
     "parts": "The parts of its reward by name.",
+    "right": "Whether its answer is right; null for a graded one, which is neither.",
+    "failure": "Why its answer could not be graded: raised or timeout. It earned 0 and counts as wrong.",
     # Evaluations
     "n": "Problems evaluated.",
     "k": "Completions sampled for each problem.",

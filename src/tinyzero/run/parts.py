@@ -6,7 +6,7 @@ import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,22 @@ from typing import Any
 import torch
 
 from tinyzero import algorithms, models, samplers, tasks
+from tinyzero.batching import Batch, collate
 from tinyzero.config import Config, Named, to_toml
 from tinyzero.cost.shapes import read_shape
-from tinyzero.errors import UserError, asking
+from tinyzero.errors import NonFiniteError, UserError, asking
 from tinyzero.evaluate import distinct_problems
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.models import lora
 from tinyzero.registry import effective
 from tinyzero.rollouts import Cursor, Player, Source
-from tinyzero.run import checkpoint, records, trackers
+from tinyzero.run import checkpoint, progress, records, trackers
 from tinyzero.run.check import check_config
+from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
 from tinyzero.run.meter import Meter
+from tinyzero.run.models import Models
+from tinyzero.run.stopping import stop_requested
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks.base import NoSolution, Task
 from tinyzero.types import Algorithm, Group, Problem, Sampler, SamplingParams, Split
@@ -43,7 +47,7 @@ class Run:
     folder: Path
     task: Task
     algorithm: Algorithm
-    learners: dict[str, TorchLearner]
+    models: Models
     sampler: Sampler
     player: Player
     source: Source
@@ -51,30 +55,84 @@ class Run:
     console: Console
     tracking: trackers.Tracking
     meter: Meter
+    clock: Clock
     step: int = 0
     samples: int = 0
     tokens: int = 0
     cpu: float = 0.0  # seconds of the processes before this one
     started: float = field(default_factory=time.perf_counter)
+    stopping: list[int] = field(default_factory=list)
+    """Signals that were heard: after the step that is being taken the run stops."""
+    learning: bool = False
+    """Between `annotate` and `record` the models are between two steps, and cannot be saved."""
+    saved: Path = Path()
+    """The newest checkpoint."""
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps still to take; evaluates, saves and stops between them."""
+        return progress.steps(self, self.stopping)
+
+    def annotate(self, groups: list[Group]) -> Batch:
+        """The groups as a batch with advantages and whatever else the algorithm's losses need.
+
+        A batch whose every group the algorithm refused is only padded: nothing is learned from it.
+        """
+        self.learning = True
+        with self.clock("annotate"):
+            r, u = self.config.rollout, self.config.update
+            version = self.source.player.sampler.version
+            batch = collate(groups, r.temperature, r.max_tokens, u.minibatches, u.epochs, version)
+            if self.source.collected.refused:
+                return batch
+            with self.models.saved_if_broken(batch), asking(self.algorithm):
+                return self.algorithm.annotate(batch, self.models)
+
+    def record(
+        self, step: int, groups: list[Group], batch: Batch, learned: Mapping[str, float]
+    ) -> None:
+        """Write down what the step did; every so often the policy becomes the reference."""
+        if progress.due(self.refresh, step + 1):
+            self.models["reference"].load_weights(self.models["policy"].named_weights())
+        progress.record(self, step, groups, batch, learned)
+        self.learning = False
+
+    def save(self) -> None:
+        """Checkpoint the run as it stands after `step` steps."""
+        progress.save(self)
 
     @property
-    def shared(self) -> bool:
-        """The sampler runs the very weights that the policy's learner trains."""
-        return self.config.sampler.name != "vllm"
+    def refresh(self) -> int:
+        """Steps after which the policy becomes the reference; 0 for never."""
+        return int(algorithms.option(self.algorithm, "refresh"))
 
 
 @contextmanager
-def opened(config: Config, folder: Path, resume: bool, started: float) -> Iterator[Run]:
-    """`build`, and nobody else trains in the folder meanwhile."""
-    if resume:
-        with locked(folder):
-            run = build(config, folder, resume, started)
-            with run.tracking:
-                yield run
-    else:
+def opened(
+    config: Config, folder: Path, resume: bool = False, started: float | None = None
+) -> Iterator[Run]:
+    """A run that is ready to train, in a folder where nothing else trains meanwhile.
+
+    Whatever ends it while answers are collected, after at least one step, is raised only after the
+    state of the last step was saved: a user's error, an error of ours, a second signal.
+    """
+    started = started or time.perf_counter()
+    with ExitStack() as stack:
+        if resume:
+            stack.enter_context(locked(folder))
         run = build(config, folder, resume, started)  # a run that cannot start leaves no folder
-        with locked(folder), run.tracking:
+        if not resume:
+            stack.enter_context(locked(folder))
+        stack.enter_context(run.tracking)
+        stack.enter_context(run.console)
+        run.stopping = stack.enter_context(stop_requested("step"))
+        try:
             yield run
+        except NonFiniteError:
+            raise
+        except BaseException:
+            if run.step and not run.learning:
+                run.save()
+            raise
 
 
 @contextmanager
@@ -111,16 +169,25 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     sampler = make_sampler(
         config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy)
     )
+    clock = Clock()
     player = Player(task, sampler, partial(models.encode_prompt, tokenizer), config.model.prompt)
     run = Run(
         config=config,
         folder=folder,
         task=task,
         algorithm=algorithm,
-        learners=make_learners(config, algorithm, policy),
+        models=Models(
+            make_learners(config, algorithm, policy),
+            algorithm,
+            config.update.minibatches,
+            config.update.epochs,
+            folder,
+            clock,
+        ),
         sampler=sampler,
         player=player,
-        source=make_source(config, player, algorithm),
+        source=make_source(config, player, algorithm, clock),
+        clock=clock,
         save_model=lambda path: save_policy(config, policy, tokenizer, path),
         console=console,
         tracking=trackers.Tracking(config.run.track, folder, config.model_dump(), console.note),
@@ -245,7 +312,7 @@ def make_sampler(
     return VllmSampler(models.locate(config.model.name), policy, decode, end_ids, rows, cache)
 
 
-def make_source(config: Config, player: Player, algorithm: Algorithm) -> Source:
+def make_source(config: Config, player: Player, algorithm: Algorithm, clock: Clock) -> Source:
     """What fills the batches of a run."""
     r = config.rollout
 
@@ -256,7 +323,7 @@ def make_source(config: Config, player: Player, algorithm: Algorithm) -> Source:
     params = SamplingParams(
         temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=config.seed
     )
-    return Source(player, keep, prompts=r.prompts, params=params, refills=r.refills)
+    return Source(player, keep, prompts=r.prompts, params=params, refills=r.refills, clock=clock)
 
 
 def make_meter(
@@ -325,41 +392,9 @@ def check_grading(run: Run, problems: Sequence[Problem]) -> None:
             return
 
 
-def publish(run: Run, version: int) -> None:
-    """Tell the sampler the version and, where it does not share the policy's weights, those. Now and then the
-    reference gets them too."""
-    run.sampler.load_weights(() if run.shared else run.learners["policy"].named_weights(), version)
-    if (every := refresh(run)) and version % every == 0:
-        run.learners["reference"].load_weights(run.learners["policy"].named_weights())
-
-
-def refresh(run: Run) -> int:
-    """Steps after which the policy becomes the reference; 0 for never."""
-    return algorithms.option(run.algorithm, "refresh")
-
-
 def updates(config: Config) -> int:
     """Optimizer steps a batch."""
     return config.update.minibatches * config.update.epochs
-
-
-def save(run: Run) -> Path:
-    """Checkpoint the run as it stands after `run.step` steps."""
-    state = {
-        "step": run.step,
-        "cursor": run.source.cursor.state_dict(),
-        "samples": run.samples,
-        "tokens": run.tokens,
-        "seconds": time.perf_counter() - run.started,
-        "cpu": time.process_time() + run.cpu,
-        "flops": run.meter.flops,
-        "learners": {
-            role: x.state_dict()
-            for role, x in run.learners.items()
-            if x.options is not None or refresh(run)
-        },
-    }
-    return checkpoint.save(run.folder, run.step, run.save_model, state, run.config.checkpoint.keep)
 
 
 def restore(run: Run, state: Mapping[str, Any]) -> None:
@@ -373,9 +408,9 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
             f"steps is {run.config.steps}, and {run.step} are done: give {run.step} or more"
         )
     for role, saved in state["learners"].items():
-        run.learners[role].load_state_dict(saved)
+        run.models[role].load_state_dict(saved)
     if run.step:
-        publish(run, run.step)
+        run.source.publish(run.models["policy"], run.step)
 
 
 def check_nothing_is_lost(run: Run) -> None:

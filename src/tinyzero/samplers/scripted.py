@@ -18,6 +18,8 @@ class ScriptedSampler:
     Text longer than `max_tokens` tokens is cut and finishes by length; the rest stops. Logprobs are 0.
     """
 
+    shares_weights = True
+
     def __init__(
         self,
         script: Callable[[str, int], str],

@@ -61,6 +61,8 @@ class Flight(NamedTuple):
 class TorchSampler:
     """Samples from `model`, which may be the very module a learner is training."""
 
+    shares_weights = True
+
     def __init__(
         self,
         model: Backbone,

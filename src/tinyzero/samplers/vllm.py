@@ -31,6 +31,8 @@ HASHED_AT_ONCE = 1 << 24  # numbers, whose hashes take eight bytes each
 class VllmSampler:
     """Samples from vLLM's copy of `model`, loaded from `path`: a folder, or a hub id."""
 
+    shares_weights = False
+
     def __init__(
         self,
         path: str,

@@ -331,7 +331,17 @@ LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("reward_errors", "skipped"), "an alarm tells it"),
     **dict.fromkeys(("grading/raised", "grading/timeout", "grading/ungraded"), "an alarm tells it"),
     **dict.fromkeys(
-        ("problem", "prompt", "fields", "group", "text", "finish_reason", "parts"),
+        (
+            "problem",
+            "prompt",
+            "fields",
+            "group",
+            "text",
+            "finish_reason",
+            "parts",
+            "right",
+            "failure",
+        ),
         "a sample shows it",
     ),
     **dict.fromkeys(
