@@ -222,13 +222,13 @@ def improve(
     return rewards.mean().item(), sampled.sum().item() / len(rewards)
 
 
-def main(steps: int, seed: int) -> tuple[float, float]:
+def main(steps: int, seed: int, pretraining: int = 700) -> tuple[float, float]:
     """Pretrain, reinforce and report -> held-out accuracy before and after."""
     torch.manual_seed(seed)
     rng, began = random.Random(seed), time.perf_counter()
     exam = [problem(random.Random(i), HELD_OUT) for i in range(256)]
     model = Model()
-    pretrain(model, rng)
+    pretrain(model, rng, pretraining)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.95))
     _, _, before, rewards = play(model, exam)
     first = rewards.mean().item()
@@ -256,4 +256,5 @@ if __name__ == "__main__":
     )
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pretraining", type=int, default=700, help="steps before any reward")
     main(**vars(parser.parse_args()))

@@ -562,9 +562,15 @@ def test_what_keeps_from_pushing_is_said_before_anything_is_made(
 
 
 def test_a_push_that_breaks_off_leaves_the_folder_and_says_how_to_go_on(
-    hub: Any, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: Any,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     hub.broken = True
+    # its client waits longer and longer between its tries
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     out = tmp_path / "out"
     said = refused(capsys, "export", run, out, "--push", "ada/mine")
     assert f"{out} is whole, but not pushed (`hf upload ada/mine {out}` tries again)" in said
