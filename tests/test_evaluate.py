@@ -106,6 +106,18 @@ def test_more_problems_narrow_the_interval() -> None:
     assert widths[0] > 1.6 * widths[1] > 2.5 * widths[2]
 
 
+def test_the_interval_of_four_problems_by_hand() -> None:
+    """One right answer in four unlike problems.
+
+    Deviations 3/4 and three times -1/4: their squares sum to 3/4, so the variance of the mean is
+    3/4 / 4^2 * 4/(4 - 1) = 1/16, as much as 3/16 / (1/16) = 3 independent answers have. Wilson's interval
+    for 1/4 and n = 3 at z = 1.96 has the centre (1/4 + z^2/6) / (1 + z^2/3) = 0.3904 and half the width
+    z / (1 + z^2/3) * sqrt(3/16/3 + z^2/36) = 0.3535. Without 4/(4 - 1) it would be 0.0456 to 0.6994.
+    """
+    low, high = interval([1.0, 0.0, 0.0, 0.0], ["a", "b", "c", "d"])
+    assert (low, high) == pytest.approx((0.0368, 0.7439), abs=1e-4)
+
+
 class Steps:
     """Problem i is answered rightly by samples below i % 5; every problem is drawn twice."""
 
@@ -254,7 +266,9 @@ def test_an_answer_that_could_not_be_graded_counts_as_wrong() -> None:
             return Reward(1.0)
 
     found = scored(Lost(), problems=5)
-    assert found["pass@1"] == pytest.approx(sum(i % 5 / 4 for i in range(5)) / 5)
+    for k in (1, 2, 4):  # of 4 answers, whatever is left of the group
+        expected = sum(pass_at_k(i, 4, k) for i in range(5)) / 5
+        assert found[f"pass@{k}"] == pytest.approx(expected)
     assert found["grading/ungraded"] == 10
 
 

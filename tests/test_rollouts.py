@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tinyzero.errors import Ungraded, UserError
 from tinyzero.grading import sound
@@ -325,3 +328,104 @@ def test_versions_come_along() -> None:
         one.load_weights((), 7)
     (group,) = one.generate([encode("5")], replace(PARAMS, n=2))
     assert {(c.first_version, c.last_version) for c in group} == {(7, 7)}
+
+
+def filled_slowly(
+    kept: list[bool], prompts: int, refills: int, ungraded: set[int]
+) -> tuple[list[int], list[int], int, int, bool]:
+    """One batch filled as the rules say it, problem by problem: groups, surplus, next, rounds, refused."""
+    chosen: list[int] = []
+    last: list[int] = []
+    position = rounds = 0
+    while len(chosen) < prompts and rounds <= refills:
+        last = list(range(position, position + prompts))
+        chosen += [i for i in last if kept[i % len(kept)] and i not in ungraded]
+        position += prompts
+        rounds += 1
+    if not chosen:
+        return [i for i in last if i not in ungraded][:prompts], [], position, rounds, True
+    return chosen[:prompts], chosen[prompts:], position, rounds, False
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kept=st.lists(st.booleans(), min_size=1, max_size=9),
+    prompts=st.integers(1, 5),
+    refills=st.integers(0, 3),
+    raising=st.sets(st.integers(0, 30)),
+    ungraded=st.sets(st.integers(0, 30)),
+    steps=st.integers(1, 3),
+)
+def test_any_batch_is_filled_by_the_rules(
+    kept: list[bool],
+    prompts: int,
+    refills: int,
+    raising: set[int],
+    ungraded: set[int],
+    steps: int,
+) -> None:
+    def worth(i: int, text: str) -> Reward:
+        if i in ungraded:
+            raise Ungraded
+        if i in raising:
+            raise ValueError
+        return Reward(float(i % 2))
+
+    def keep(groups: list[Group]) -> list[Group]:
+        return [g for g in groups if g and kept[g[0].problem.fields["i"] % len(kept)]]
+
+    one = Player(GuardedTask(Counting(worth), "counting", {}), sampler(), encode, "compact")
+    source = Source(one, keep, prompts=prompts, params=PARAMS, refills=refills)
+    drawn = 0
+    seen: list[int] = []
+    for step in range(steps):
+        before, surplus = source.cursor.next, ids(source.cursor.surplus)
+        need = prompts - len(surplus)
+        try:
+            groups = source.take(step)
+        except UserError:  # nothing at all could be graded
+            return
+        report = source.collected
+        if need > 0:
+            shifted = [kept[(before + i) % len(kept)] for i in range(prompts * (refills + 1))]
+            unable = {i - before for i in ungraded}
+            whole = [i for i in range(len(shifted)) if shifted[i] and i not in unable]
+            rounds = next(
+                (r for r in range(1, refills + 2) if sum(i < r * prompts for i in whole) >= need),
+                refills + 1,
+            )
+            expected = surplus + [before + i for i in whole if i < rounds * prompts]
+            assert source.cursor.next == before + rounds * prompts
+            assert report.refill_rounds == rounds - 1
+            assert report.refused == (not expected)
+            drawn = rounds * prompts
+            graded = [i for i in range(before, before + drawn) if i not in ungraded]
+            assert report.graded == PARAMS.n * len(graded)
+            assert report.ungraded == PARAMS.n * (drawn - len(graded))
+            assert report.raised == PARAMS.n * len([i for i in graded if i in raising])
+        else:
+            expected = surplus
+            assert source.cursor.next == before
+        if not report.refused:
+            assert ids(groups) == expected[:prompts]
+            assert ids(source.cursor.surplus) == expected[prompts:]
+            seen += ids(groups)
+        for group in groups:
+            assert len(group) == PARAMS.n
+            if group[0].problem.fields["i"] in raising:
+                assert {r.reward.failure for r in group} == {"raised"}
+    assert len(seen) == len(set(seen)), "no draw is trained on twice"
+
+
+def test_filling_from_the_start_agrees_with_a_slow_reference() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        kept = [rng.random() < 0.4 for _ in range(rng.randint(1, 9))]
+        prompts, refills = rng.randint(1, 5), rng.randint(0, 3)
+
+        def keep(groups: list[Group], kept: list[bool] = kept) -> list[Group]:
+            return [g for g in groups if kept[g[0].problem.fields["i"] % len(kept)]]
+
+        groups, cursor, report = gather(Counting(), keep=keep, prompts=prompts, refills=refills)
+        found = (ids(groups), ids(cursor.surplus), cursor.next, report.refill_rounds + 1)
+        assert (*found, report.refused) == filled_slowly(kept, prompts, refills, set())
