@@ -9,14 +9,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 from tinyzero.errors import Ungraded, UserError
-from tinyzero.grading import sound
+from tinyzero.grading import LocalGrader, sound
 from tinyzero.rollouts import ATTEMPTS, Collected, Cursor, Player, Source
 from tinyzero.samplers.scripted import ScriptedSampler
 from tinyzero.tasks.guarded import GuardedTask
-from tinyzero.types import Group, Problem, Prompt, Reward, SamplingParams, Split
+from tinyzero.types import (
+    Completion,
+    Done,
+    Group,
+    Problem,
+    Prompt,
+    Request,
+    Reward,
+    SamplingParams,
+    Split,
+)
 
 PARAMS = SamplingParams(max_tokens=8, n=3)
 
@@ -318,10 +329,42 @@ def test_a_cursor_survives_its_checkpoint() -> None:
     assert gather(task, again, prompts=9)[0] == gather(task, cursor, prompts=9)[0]
 
 
+def test_a_group_is_graded_as_soon_as_it_is_sampled() -> None:
+    """Verdicts are collected at the end, in the order of the problems, whatever order groups end in."""
+    events: list[str] = []
+
+    class Backwards(ScriptedSampler):
+        def generate(
+            self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
+        ) -> list[list[Completion]]:
+            found = super().generate(requests, params)
+            assert done is not None
+            for i in reversed(range(len(requests))):
+                events.append(f"{i} ends")
+                done(i, found[i])
+            return found
+
+    class Noting(LocalGrader):
+        def submit(self, key: Any, problems: Sequence[Problem], texts: Sequence[str]) -> None:
+            events.append(f"{key} graded")
+            super().submit(key, problems, texts)
+
+    task = GuardedTask(Counting(), "counting", {})
+    script = Backwards(lambda prompt, sample: f"{prompt}:{sample}", encode, decode)
+    player = Player(task, script, encode, "compact", Noting(task))
+    problems = [task.problem("train", i) for i in range(2)]
+    groups = player.play(problems, PARAMS, 5, Collected())
+    assert events == ["1 ends", "1 graded", "0 ends", "0 graded"]
+    assert [(g[0].group, g[0].completion.text, g[0].reward.value) for g in groups] == [
+        (5, "0:0", 0.0),
+        (6, "1:0", 1.0),
+    ]
+
+
 def test_versions_come_along() -> None:
     one = sampler()
     one.load_weights((), 7)
     with pytest.raises(ValueError, match="not newer"):
         one.load_weights((), 7)
-    (group,) = one.generate([encode("5")], replace(PARAMS, n=2))
+    (group,) = tiny.sample(one, [encode("5")], replace(PARAMS, n=2))
     assert {(c.first_version, c.last_version) for c in group} == {(7, 7)}

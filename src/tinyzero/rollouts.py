@@ -23,6 +23,7 @@ from tinyzero.types import (
     Sampler,
     SamplingParams,
     Turn,
+    requests_for,
 )
 
 if TYPE_CHECKING:
@@ -122,12 +123,18 @@ class Player:
     def play(
         self, problems: Sequence[Problem], params: SamplingParams, first_group: int, tally: Tally
     ) -> list[Group]:
-        """One group of `params.n` rollouts for each problem. Answers that stay ungraded are left out."""
+        """One group of `params.n` rollouts for each problem. Answers that stay ungraded are left out.
+
+        A group goes to the grader as soon as it is sampled, while others are still being written.
+        """
         prompts = [self.prompt_ids(problem) for problem in problems]
         params = replace(params, stop=tuple(self.task.stop))
-        sampled = self.sampler.generate(prompts, params, first_group=first_group)
-        for i, completions in enumerate(sampled):
+
+        def grade(i: int, completions: list[Completion]) -> None:
             self._submit(i, problems[i], completions)
+
+        requests = requests_for(prompts, params.n, first_group)
+        sampled = self.sampler.generate(requests, params, done=grade)
         groups: list[Group] = []
         for i, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
             verdicts = self._verdicts(i, problem, sampled[i], tally)
