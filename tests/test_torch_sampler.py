@@ -14,6 +14,7 @@ from tinyzero.batching import collate
 from tinyzero.errors import UserError
 from tinyzero.learner import policy_outputs
 from tinyzero.models import Backbone
+from tinyzero.rollouts import extend
 from tinyzero.samplers import draw
 from tinyzero.samplers import torch as torch_sampler
 from tinyzero.samplers.draw import distribution, next_token, row_keys, uniforms
@@ -187,6 +188,49 @@ def test_a_request_is_done_while_others_are_still_written(
     assert len(set(lengths)) > 1
     for i, length in enumerate(lengths):
         assert events[: events.index(f"{i} of 1")].count("step") == length
+
+
+def in_two_turns(
+    sampler: TorchSampler, request: Request, first: int, restarts: bool = False
+) -> list[Completion]:
+    """The request's completions: `first` tokens, then the rest in a second call for those that had not stopped."""
+    joined = []
+    (begun,) = sampler.generate([request], replace(PARAMS, max_tokens=first))
+    for sample, turn in zip(request.samples, begun, strict=True):
+        if turn.finish_reason == "length":
+            prompt, position = request.prompt_ids + turn.token_ids, request.position + turn.length
+            later = Request(prompt, request.group, (sample,), 0 if restarts else position)
+            left = replace(PARAMS, max_tokens=PARAMS.max_tokens - first)
+            ((rest,),) = sampler.generate([later], left)
+            turn = extend(turn, (), rest)
+        joined.append(turn)
+    return joined
+
+
+@pytest.mark.parametrize("in_slots", [False, True])
+@pytest.mark.parametrize("first", [1, 7, 23])
+def test_two_turns_with_nothing_between_them_equal_one_turn(in_slots: bool, first: int) -> None:
+    sampler = TorchSampler(tiny.model(), words, ENDS, in_slots=in_slots)
+    for request, whole in zip(MIXED, sampler.generate(MIXED, PARAMS), strict=True):
+        joined = in_two_turns(sampler, request, first)
+        for one, two in zip(whole, joined, strict=True):
+            assert two.sampled_logprobs == pytest.approx(one.sampled_logprobs, abs=1e-5)
+            assert replace(two, sampled_logprobs=()) == replace(one, sampled_logprobs=())
+    assert any(c.length > first for c in whole), "there was no second turn"
+
+
+@pytest.mark.parametrize("in_slots", [False, True])
+def test_a_second_turn_does_not_repeat_the_draws_of_the_first(in_slots: bool) -> None:
+    """From the same prompt the same draws would give the same tokens; where the position restarts they do."""
+    sampler = TorchSampler(tiny.model(), words, frozenset(), in_slots=in_slots)
+    requests = [Request((5, 6, 7), 0, (0, 1, 2)), Request((5, 6, 7), 0, (0, 1, 2), position=24)]
+    first, second = sampler.generate(requests, PARAMS)
+    assert not {c.token_ids[:8] for c in first} & {c.token_ids[:8] for c in second}
+    (again,) = sampler.generate([replace(requests[1], position=0)], PARAMS)
+    assert draws([again]) == draws([first])
+    whole = sampler.generate(requests[:1], PARAMS)
+    restarted = in_two_turns(sampler, requests[0], 9, restarts=True)
+    assert draws([restarted]) != draws(whole), "the position matters within a completion too"
 
 
 def test_a_request_without_a_sample_is_refused() -> None:

@@ -72,7 +72,8 @@ class Request:
 
     `position` counts the tokens that these samples drew in earlier turns. It continues their
     randomness, so two turns with nothing between them draw the same tokens as one turn: the t-th
-    new token draws at `position + t`. Raises ValueError without a sample.
+    new token draws at `position + t`. A stop string ends a turn only if it lies within that turn.
+    Raises ValueError without a sample.
     Example: `Request((5, 6), group=3, samples=(0, 1))` asks for two completions of one prompt, and
     `Request((5, 6, 9), group=3, samples=(1,), position=1)` continues the second one after token 9.
     """
@@ -108,9 +109,9 @@ class Turn:
 class Completion:
     """What a sampler made of one prompt; the three sequences are of equal length.
 
-    `text` decodes `token_ids` up to and including the stop string. Nothing sampled is ever cut from
-    `token_ids`. Tokens that an environment added between turns have `loss_mask` False; a completion
-    of one turn has none. `turns` is empty for a completion of a single turn.
+    `text` is what the model wrote up to and including the stop string. Nothing sampled is ever cut
+    from `token_ids`. Tokens that an environment added between turns have `loss_mask` False; a
+    completion of one turn has none. `turns` is empty for a completion of a single turn.
     """
 
     token_ids: tuple[int, ...]

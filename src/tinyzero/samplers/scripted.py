@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class ScriptedSampler:
     """Says `script(prompt, sample)` to each prompt; a later turn goes on where the last one ended.
 
-    A text is cut at `max_tokens` tokens, and ends by length. Log-probabilities are 0.
+    A turn ends with a stop string, or with the text. It is cut at `max_tokens` tokens, and then ends
+    by length. Log-probabilities are 0.
     """
 
     def __init__(
@@ -58,9 +59,17 @@ class ScriptedSampler:
 
     def _say(self, prompt: str, sample: int, position: int, params: SamplingParams) -> Completion:
         rest = list(self.encode(self.script(prompt, sample)))[position:]
-        ids = tuple(rest[: params.max_tokens])
-        reason: FinishReason = "stop" if len(ids) == len(rest) else "length"
+        turn = rest[: self._turn_length(rest, params.stop)]
+        ids = tuple(turn[: params.max_tokens])
+        reason: FinishReason = "stop" if len(ids) == len(turn) else "length"
         zeros = (0.0,) * len(ids)
         return Completion(
             ids, (True,) * len(ids), zeros, self.decode(ids), reason, self.version, self.version
         )
+
+    def _turn_length(self, ids: Sequence[int], stop: tuple[str, ...]) -> int:
+        """Tokens up to and including the first stop string; all of them if there is none."""
+        if not any(s in self.decode(ids) for s in stop):
+            return len(ids)
+        lengths = range(1, len(ids) + 1)
+        return next(n for n in lengths if any(s in self.decode(ids[:n]) for s in stop))
