@@ -31,7 +31,7 @@ from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
 from tinyzero.tasks.countdown import corpus
 from tinyzero.tasks.countdown import thinking as behaviours
-from tinyzero.types import Completion, Problem, SamplingParams, requests_for
+from tinyzero.types import Completion, Problem, Request, SamplingParams, requests_for
 
 SHOWN = (
     "attempts",
@@ -111,7 +111,10 @@ def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
     thought = [cs[0] for cs in bench.sampler.generate(requests_for(bench.prompts), first)]
     said_yes = [i for i, c in enumerate(thought) if c.finish_reason == "stop"]
     rest = bench.sampler.generate(
-        requests_for(bench.prompts[i] + thought[i].token_ids for i in said_yes),
+        [
+            Request(bench.prompts[i] + thought[i].token_ids, group=i, position=thought[i].length)
+            for i in said_yes
+        ],
         replace(bench.params, max_tokens=64),
     )
     scores, tokens = [0.0] * len(thought), [len(c.token_ids) for c in thought]
