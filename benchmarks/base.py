@@ -24,7 +24,7 @@ from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
 from tinyzero.tasks.countdown import corpus
 from tinyzero.tasks.countdown import thinking as behaviours
-from tinyzero.types import SamplingParams
+from tinyzero.types import SamplingParams, requests_for
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def main() -> None:
             assert isinstance(text, str)
             prompts.append(models.encode_prompt(tokenizer, text + supplied))
             problems.append(problem)
-    after = sampler.generate(prompts, SamplingParams(max_tokens=200))
+    after = sampler.generate(requests_for(prompts), SamplingParams(max_tokens=200))
     counts = [behaviours.measure(p, c[0].text) for p, c in zip(problems, after, strict=True)]
     summary = behaviours.summarise(counts)
     figures["arithmetic after eleven wrong tries"] = summary["behaviour/arithmetic_accuracy"]

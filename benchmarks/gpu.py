@@ -47,7 +47,7 @@ from tinyzero.cost.devices import device_named
 from tinyzero.cost.shapes import Shape, read_shape
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.samplers.torch import TorchSampler
-from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams
+from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, requests_for
 
 
 def qwen(
@@ -198,7 +198,8 @@ def our_engine(
     )
 
     def run(prompts: list[list[int]], new: int) -> int:
-        found = sampler.generate(prompts, SamplingParams(max_tokens=new, stop=()))
+        params = SamplingParams(max_tokens=new, stop=())
+        found = sampler.generate(requests_for(prompts), params)
         return sum(len(c.token_ids) for group in found for c in group)
 
     return run
@@ -404,13 +405,14 @@ def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
         learners["critic"] = learner(critic, value_outputs, recipe.critic, park=m.park)
     sampler = TorchSampler(policy, lambda ids: "", frozenset(), max_rows=rows, in_slots=True)
     ids = prompts_of(given, name, prompts)
+    requests = requests_for(ids, samples)
     steps: list[dict[str, float]] = []
     for number in range(given.rounds + 1):
         made: list[Any] = []
         laps: dict[str, float] = {}
-        params = SamplingParams(max_tokens=given.step_new, n=samples, stop=(), seed=number)
+        params = SamplingParams(max_tokens=given.step_new, stop=(), seed=number)
         laps["sample"] = timed(
-            given, lambda params=params, made=made: made.append(sampler.generate(ids, params))
+            given, lambda params=params, made=made: made.append(sampler.generate(requests, params))
         )
         groups = rollouts(name, ids, made[0])
         batch = collate(groups, 1.0, given.step_new, minibatches)

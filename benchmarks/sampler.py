@@ -52,7 +52,7 @@ def ours(name: str, new: int, most: int) -> Run:
     """TorchSampler."""
     from tinyzero import models
     from tinyzero.samplers.torch import TorchSampler
-    from tinyzero.types import SamplingParams
+    from tinyzero.types import SamplingParams, requests_for
 
     prompts, tokenizer = countdown_prompts(name, most), models.load_tokenizer(name)
 
@@ -63,7 +63,8 @@ def ours(name: str, new: int, most: int) -> Run:
 
     def run(batch: int) -> float:
         began = time.perf_counter()
-        found = sampler.generate(prompts[:batch], SamplingParams(max_tokens=new, stop=()))
+        requests = requests_for(prompts[:batch])
+        found = sampler.generate(requests, SamplingParams(max_tokens=new, stop=()))
         seconds = time.perf_counter() - began
         assert all(len(c.token_ids) == new for group in found for c in group)
         return batch * new / seconds

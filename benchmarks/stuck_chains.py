@@ -21,7 +21,7 @@ from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
 from tinyzero.tasks.countdown import corpus
 from tinyzero.tasks.countdown import thinking as behaviours
-from tinyzero.types import SamplingParams
+from tinyzero.types import SamplingParams, requests_for
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
             max_tokens=min(recipe.eval_tokens, model.context - longest)
         )  # the same for every k
         for k in given.k:
-            went_on = [c[0] for c in sampler.generate(prompts[k], params)]
+            went_on = [c[0] for c in sampler.generate(requests_for(prompts[k]), params)]
             verdicts = judge_group(task, problems, [c.text for c in went_on])
             right = [float(v.reward is not None and v.reward.right is True) for v in verdicts]
             searched = [

@@ -31,7 +31,7 @@ from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import load_task
 from tinyzero.tasks.countdown import corpus
 from tinyzero.tasks.countdown import thinking as behaviours
-from tinyzero.types import Completion, Problem, SamplingParams
+from tinyzero.types import Completion, Problem, Request, SamplingParams, requests_for
 
 SHOWN = (
     "attempts",
@@ -108,10 +108,13 @@ def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
     close = int(bench.tokenizer.convert_tokens_to_ids("</think>"))
     ends = tuple(bench.sampler.end_ids.tolist())
     first = replace(bench.params, banned=(close, *ends), stop=(" yes\n",), max_tokens=cap)
-    thought = [cs[0] for cs in bench.sampler.generate(bench.prompts, first)]
+    thought = [cs[0] for cs in bench.sampler.generate(requests_for(bench.prompts), first)]
     said_yes = [i for i, c in enumerate(thought) if c.finish_reason == "stop"]
     rest = bench.sampler.generate(
-        [bench.prompts[i] + thought[i].token_ids for i in said_yes],
+        [
+            Request(bench.prompts[i] + thought[i].token_ids, group=i, position=thought[i].length)
+            for i in said_yes
+        ],
         replace(bench.params, max_tokens=64),
     )
     scores, tokens = [0.0] * len(thought), [len(c.token_ids) for c in thought]
@@ -137,7 +140,7 @@ def forced_at(bench: Bench, budget: float) -> tuple[list[float], float]:
 
 def best_of(bench: Bench, k: int) -> tuple[list[float], float]:
     """The first of k completions with a yes, else the first one; tokens of all that were read."""
-    sampled = bench.sampler.generate(bench.prompts, replace(bench.params, n=k, seed=7))
+    sampled = bench.sampler.generate(requests_for(bench.prompts, k), replace(bench.params, seed=7))
     chosen, tokens = [], 0
     for problem, completions in zip(bench.problems, sampled, strict=True):
         numbers, target = problem.fields["numbers"], problem.fields["target"]

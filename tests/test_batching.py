@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tinyzero.batching import Batch, Totals, collate
+from tinyzero.rollouts import extend
 from tinyzero.types import Completion, Group, Problem, Reward, Rollout
 
 PROBLEM = Problem("p", {}, "train", "p")
@@ -51,6 +52,18 @@ def test_columns_belong_to_the_token_they_predict() -> None:
 def test_the_mask_does_not_come_from_token_ids() -> None:
     batch = collate([[rollout([0, 0], [0, 5, 0], [True, True, True])]], 1.0, 8)
     assert batch.mask.tolist() == [[False, True, True, True]]
+
+
+def test_columns_of_an_environment_are_read_and_not_trained_on() -> None:
+    turns = [Completion((i, i), (True, True), (-0.5, -0.25), "", "stop") for i in (1, 2)]
+    joined = extend(turns[0], (7, 7, 7), turns[1])
+    batch = collate([[Rollout(PROBLEM, (9, 9), joined, Reward(0.0), 0)]], 1.0, 8)
+    yes, no = True, False
+    assert batch.tokens.tolist() == [[9, 9, 1, 1, 7, 7, 7, 2, 2]]
+    assert batch.mask.tolist() == [[no, yes, yes, no, no, no, yes, yes]]
+    assert batch.sampled_logprobs.tolist() == [[0, -0.5, -0.25, 0, 0, 0, -0.5, -0.25]]
+    assert batch.totals().tokens == joined.length == 4
+    assert batch.lengths.tolist() == [9]
 
 
 def test_selected_rows_are_trimmed_to_the_longest_of_them() -> None:

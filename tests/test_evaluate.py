@@ -186,9 +186,9 @@ def test_evaluations_of_one_model_agree_whatever_the_runs_seed() -> None:
     seeds = []
 
     class Watching(ScriptedSampler):
-        def generate(self, prompts: Any, params: SamplingParams, first_group: int = 0) -> Any:
+        def generate(self, requests: Any, params: SamplingParams, done: Any = None) -> Any:
             seeds.append(params.seed)
-            return super().generate(prompts, params, first_group)
+            return super().generate(requests, params, done)
 
     for seed in (0, 1):
         params = SamplingParams(seed=seed, max_tokens=8)

@@ -107,7 +107,7 @@ def greedily(name: str, prompts: list[str], max_tokens: int) -> list[str]:
     sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
     ids = [models.encode_prompt(tokenizer, prompt) for prompt in prompts]
     params = SamplingParams(temperature=0, max_tokens=max_tokens)
-    return [group[0].text for group in sampler.generate(ids, params)]
+    return [group[0].text for group in tiny.sample(sampler, ids, params)]
 
 
 def by_transformers(folder: Path, prompts: list[str], **more: Any) -> list[str]:

@@ -20,6 +20,7 @@ from tinyzero.batching import Batch, Totals, collate
 from tinyzero.config import OptimizerOptions
 from tinyzero.learner import NonFiniteError, TorchLearner, policy_outputs, rate, value_outputs
 from tinyzero.models import ValueModel
+from tinyzero.rollouts import extend
 from tinyzero.types import Algorithm, Completion, Learner, Problem, Reward, Rollout
 
 NO_CLIP = OptimizerOptions(learning_rate=1e-6, grad_clip=1e9)
@@ -141,6 +142,38 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, atol=tolerance, rtol=1e-4, msg=way)
         assert again == pytest.approx(metrics, rel=1e-5, abs=1e-5), way
+
+
+def conversations() -> list[list[Rollout]]:
+    """The rollouts of above, in each of which an environment says three tokens and the model goes on."""
+    said = Completion((50, 51), (True,) * 2, (-3.0,) * 2, "", "stop")
+    return [
+        [replace(r, completion=extend(r.completion, (90, 91, 92), said)) for r in group]
+        for group in rollouts()
+    ]
+
+
+@pytest.mark.parametrize("algorithm", algorithms(), ids=name)
+def test_what_an_environment_says_is_never_trained_on(algorithm: Algorithm) -> None:
+    groups = conversations()
+    batch = annotated(algorithm, groups)
+    by_environment = (batch.tokens[:, 1:] >= 90) & (batch.tokens[:, 1:] <= 92) & ~batch.mask
+    assert int(by_environment.sum()) >= 3 * batch.size
+    assert batch.totals().tokens == sum(r.completion.length for g in groups for r in g)
+    assert batch.advantages is not None
+    assert not batch.advantages[~batch.mask].any()
+    for role in ("policy", *(r for r in algorithm.roles if r != "reference")):
+        near = batch.values if role == "critic" else batch.old_logprobs
+        assert near is not None
+        main = (near + 0.01 * torch.randn(near.shape)).requires_grad_()
+        entropy = torch.rand(near.shape).requires_grad_()
+        outputs = {"values": main} if role == "critic" else {"logprobs": main, "entropy": entropy}
+        loss, _ = algorithm.loss(role, outputs, batch, batch.totals())
+        loss.backward()
+        assert main.grad is not None
+        assert main.grad[batch.mask].any(), "what the model wrote is trained on"
+        assert not main.grad[~batch.mask].any()
+        assert entropy.grad is None or not entropy.grad[~batch.mask].any()
 
 
 def test_scores_do_not_depend_on_how_the_batch_is_cut() -> None:

@@ -22,7 +22,7 @@ from tinyzero.learner import TorchLearner, policy_outputs
 from tinyzero.models import Backbone, attention, lora
 from tinyzero.run import parts as run
 from tinyzero.samplers.torch import TorchSampler
-from tinyzero.types import SamplingParams
+from tinyzero.types import Request, SamplingParams
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +363,9 @@ class TestAdapters:
     ) -> None:
         model, tokenizer = self.adapted(written[family]), folders.bpe()
         sampler = TorchSampler(model, models.decoder(tokenizer), frozenset())
-        [[completion]] = sampler.generate([[5, 6, 7]], SamplingParams(max_tokens=12))
+        [[completion]] = sampler.generate(
+            [Request((5, 6, 7), group=0)], SamplingParams(max_tokens=12)
+        )
         tokens = torch.tensor([[5, 6, 7, *completion.token_ids]])
         logprobs = model.logits(tokens)[0, 2:-1].log_softmax(-1)
         expected = logprobs.gather(-1, tokens[0, 3:, None]).squeeze(-1)

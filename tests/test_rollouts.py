@@ -10,16 +10,30 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzero.errors import Ungraded, UserError
-from tinyzero.grading import sound
-from tinyzero.rollouts import ATTEMPTS, Collected, Cursor, Player, Source
+from tinyzero.evaluate import completion_metrics
+from tinyzero.grading import LocalGrader, sound
+from tinyzero.rollouts import ATTEMPTS, Collected, Cursor, Player, Source, extend
 from tinyzero.samplers.scripted import ScriptedSampler
 from tinyzero.tasks.guarded import GuardedTask
-from tinyzero.types import Group, Problem, Prompt, Reward, SamplingParams, Split
+from tinyzero.types import (
+    Completion,
+    Done,
+    FinishReason,
+    Group,
+    Problem,
+    Prompt,
+    Request,
+    Reward,
+    SamplingParams,
+    Split,
+    Turn,
+)
 
 PARAMS = SamplingParams(max_tokens=8, n=3)
 
@@ -321,12 +335,122 @@ def test_a_cursor_survives_its_checkpoint() -> None:
     assert gather(task, again, prompts=9)[0] == gather(task, cursor, prompts=9)[0]
 
 
+def test_a_group_is_graded_as_soon_as_it_is_sampled() -> None:
+    """Verdicts are collected at the end, in the order of the problems, whatever order groups end in."""
+    events: list[str] = []
+
+    class Backwards(ScriptedSampler):
+        def generate(
+            self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
+        ) -> list[list[Completion]]:
+            found = super().generate(requests, params)
+            assert done is not None
+            for i in reversed(range(len(requests))):
+                events.append(f"{i} ends")
+                done(i, found[i])
+            return found
+
+    class Noting(LocalGrader):
+        def submit(self, key: Any, problems: Sequence[Problem], texts: Sequence[str]) -> None:
+            events.append(f"{key} graded")
+            super().submit(key, problems, texts)
+
+    task = GuardedTask(Counting(), "counting", {})
+    script = Backwards(lambda prompt, sample: f"{prompt}:{sample}", encode, decode)
+    player = Player(task, script, encode, "compact", Noting(task))
+    problems = [task.problem("train", i) for i in range(2)]
+    groups = player.play(problems, PARAMS, 5, Collected())
+    assert events == ["1 ends", "1 graded", "0 ends", "0 graded"]
+    assert [(g[0].group, g[0].completion.text, g[0].reward.value) for g in groups] == [
+        (5, "0:0", 0.0),
+        (6, "1:0", 1.0),
+    ]
+
+
+@pytest.mark.parametrize("first", [1, 3, 5, 8])
+def test_a_script_goes_on_in_the_next_turn(first: int) -> None:
+    """Two turns with nothing between them equal one turn, whether or not the same sampler takes both."""
+    one = sampler()
+    ((whole,),) = one.generate([Request(tuple(encode("12345")), 4, (1,))], PARAMS)
+    assert whole.text == "12345:1"
+    ((turn,),) = one.generate(
+        [Request(tuple(encode("12345")), 4, (1,))], replace(PARAMS, max_tokens=first)
+    )
+    later = Request(tuple(encode("12345")) + turn.token_ids, 4, (1,), position=first)
+    for other in (one, sampler()):
+        ((rest,),) = other.generate([later], PARAMS)
+        assert rest.text == "12345:1"[first:], "a position of 0 would say it all again"
+        assert extend(turn, (), rest) == whole
+
+
+def test_a_script_stops_at_a_stop_string_and_goes_on_after_it() -> None:
+    one = sampler(lambda prompt, sample: f"ask {prompt}\nsay {sample}\n")
+    params, prompt = replace(PARAMS, stop=("\n",), max_tokens=20), tuple(encode("7"))
+    ((turn,),) = one.generate([Request(prompt, 0, (2,))], params)
+    assert (turn.text, turn.finish_reason) == ("ask 7\n", "stop")
+    answered = prompt + turn.token_ids + tuple(encode("it is 9\n"))
+    ((turn,),) = one.generate([Request(answered, 0, (2,), turn.length)], params)
+    assert (turn.text, turn.finish_reason) == ("say 2\n", "stop")
+
+
+def written(ids: tuple[int, ...], version: int, reason: FinishReason = "stop") -> Completion:
+    count = len(ids)
+    return Completion(ids, (True,) * count, (-0.5,) * count, decode(ids), reason, version, version)
+
+
+def test_turns_are_joined_by_hand() -> None:
+    begun = written((65, 66), 3)
+    joined = extend(begun, (90,), written((67, 68, 69), 4, "length"))
+    assert joined == Completion(
+        token_ids=(65, 66, 90, 67, 68, 69),
+        loss_mask=(True, True, False, True, True, True),
+        sampled_logprobs=(-0.5, -0.5, 0.0, -0.5, -0.5, -0.5),
+        text="ABCDE",
+        finish_reason="length",
+        first_version=3,
+        last_version=4,
+        turns=(Turn(0, 2), Turn(2, 3, by_model=False), Turn(3, 6)),
+    )
+    assert joined.length == 5
+    assert begun == written((65, 66), 3), "the first turn is left as it was"
+
+    longer = extend(joined, (), written((70,), 4))
+    assert longer.turns == (Turn(0, 2), Turn(2, 3, by_model=False), Turn(3, 7))
+    third = extend(longer, (91, 92), written((71,), 5))
+    assert third.turns[2:] == (Turn(3, 7), Turn(7, 9, by_model=False), Turn(9, 10))
+    assert (third.length, third.text, third.last_version) == (7, "ABCDEFG", 5)
+    assert third.length == sum(third.loss_mask)
+
+
+def test_what_an_environment_says_is_neither_counted_nor_graded() -> None:
+    class Answered(ScriptedSampler):
+        def generate(
+            self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
+        ) -> list[list[Completion]]:
+            found = [
+                [extend(c, encode("heard you"), written((33,), 0)) for c in group]
+                for group in super().generate(requests, params)
+            ]
+            for i, group in enumerate(found):
+                assert done is not None
+                done(i, group)
+            return found
+
+    task = GuardedTask(Counting(lambda i, text: "heard" in text), "counting", {})
+    player = Player(task, Answered(lambda *_: "abc", encode, decode), encode, "compact")
+    report = Collected()
+    (group,) = player.play([task.problem("train", 0)], PARAMS, 0, report)
+    assert [r.reward.value for r in group] == [0.0] * 3
+    assert report.generated_tokens == 3 * 4
+    assert completion_metrics(task, [group])["response_length"] == 4
+
+
 def test_versions_come_along() -> None:
     one = sampler()
     one.load_weights((), 7)
     with pytest.raises(ValueError, match="not newer"):
         one.load_weights((), 7)
-    (group,) = one.generate([encode("5")], replace(PARAMS, n=2))
+    (group,) = tiny.sample(one, [encode("5")], replace(PARAMS, n=2))
     assert {(c.first_version, c.last_version) for c in group} == {(7, 7)}
 
 

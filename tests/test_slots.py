@@ -62,8 +62,10 @@ def test_slots_draw_what_lock_step_draws(shape: str) -> None:
         replace(PARAMS, temperature=0.7, seed=3),
         replace(PARAMS, temperature=0.0, n=1),
     ):
-        expected = sampler_of(model, in_slots=False).generate(PROMPTS, params, first_group=4)
-        same(sampler_of(model, in_slots=True).generate(PROMPTS, params, first_group=4), expected)
+        expected = tiny.sample(sampler_of(model, in_slots=False), PROMPTS, params, first_group=4)
+        same(
+            tiny.sample(sampler_of(model, in_slots=True), PROMPTS, params, first_group=4), expected
+        )
     assert {c.finish_reason for c in flat(expected)} == {"stop", "length"}
 
 
@@ -72,8 +74,8 @@ def test_refilling_changes_nothing(rows: int) -> None:
     model = tiny.model()
     sampler = sampler_of(model, in_slots=True, max_rows=rows)
     same(
-        sampler.generate(PROMPTS, PARAMS),
-        sampler_of(model, in_slots=False).generate(PROMPTS, PARAMS),
+        tiny.sample(sampler, PROMPTS, PARAMS),
+        tiny.sample(sampler_of(model, in_slots=False), PROMPTS, PARAMS),
     )
     assert sampler._slots is not None
     assert sampler._slots.count == min(rows, 36)
@@ -88,7 +90,7 @@ def test_slots_are_refilled_before_all_are_done(monkeypatch: pytest.MonkeyPatch)
         "step",
         lambda self, count, params: (steps.append(count), step(self, count, params))[1],
     )
-    found = flat(sampler_of(tiny.model(), in_slots=True, max_rows=8).generate(PROMPTS, PARAMS))
+    found = flat(tiny.sample(sampler_of(tiny.model(), in_slots=True, max_rows=8), PROMPTS, PARAMS))
     tokens = sum(len(c.token_ids) - 1 for c in found)  # the first comes from the prompt
     longest = sum(max(len(c.token_ids) for c in found[i : i + 8]) for i in range(0, 36, 8))
     assert set(steps) > {8}, "the last rows go on in fewer slots"
@@ -102,11 +104,11 @@ def test_slots_are_refilled_before_all_are_done(monkeypatch: pytest.MonkeyPatch)
 def test_slots_serve_again_while_they_fit() -> None:
     model = tiny.model()
     sampler, reference = sampler_of(model, in_slots=True), sampler_of(model, in_slots=False)
-    expected = reference.generate(PROMPTS, PARAMS)
-    same(sampler.generate(PROMPTS, PARAMS), expected)
+    expected = tiny.sample(reference, PROMPTS, PARAMS)
+    same(tiny.sample(sampler, PROMPTS, PARAMS), expected)
     first = sampler._slots
     same(
-        sampler.generate(PROMPTS[:2], replace(PARAMS, max_tokens=9, n=2)),
+        tiny.sample(sampler, PROMPTS[:2], replace(PARAMS, max_tokens=9, n=2)),
         [[replace(c, **cut(c, 9)) for c in group[:2]] for group in expected[:2]],
     )
     assert sampler._slots is first
@@ -115,9 +117,9 @@ def test_slots_serve_again_while_they_fit() -> None:
             p.mul_(1.1)
     sampler.load_weights((), 1)
     reference.load_weights((), 1)
-    same(sampler.generate(PROMPTS, PARAMS), reference.generate(PROMPTS, PARAMS))
+    same(tiny.sample(sampler, PROMPTS, PARAMS), tiny.sample(reference, PROMPTS, PARAMS))
     assert sampler._slots is first, "new values in the same place need no new slots"
-    sampler.generate(PROMPTS[:2], replace(PARAMS, max_tokens=100, n=2))
+    tiny.sample(sampler, PROMPTS[:2], replace(PARAMS, max_tokens=100, n=2))
     assert sampler._slots is not None
     assert sampler._slots is not first
     assert (sampler._slots.count, sampler._slots.length) == (36, 128), (
@@ -125,7 +127,7 @@ def test_slots_serve_again_while_they_fit() -> None:
     )
     again = sampler._slots
     model.lm.model.norm.weight = torch.nn.Parameter(2 * model.lm.model.norm.weight.detach())
-    same(sampler.generate(PROMPTS, PARAMS), reference.generate(PROMPTS, PARAMS))
+    same(tiny.sample(sampler, PROMPTS, PARAMS), tiny.sample(reference, PROMPTS, PARAMS))
     assert sampler._slots is not again, "a graph would read the old place"
     assert (sampler._slots.count, sampler._slots.length) == (36, 128)
 
@@ -151,7 +153,7 @@ def test_stop_strings_end_a_slot() -> None:
 
     model, params = tiny.model(), replace(PARAMS, stop=("<end>",))
     found = [
-        TorchSampler(model, words, frozenset(), 9, in_slots).generate(PROMPTS, params)
+        tiny.sample(TorchSampler(model, words, frozenset(), 9, in_slots), PROMPTS, params)
         for in_slots in (True, False)
     ]
     same(*found)
@@ -161,8 +163,8 @@ def test_stop_strings_end_a_slot() -> None:
 def test_bf16_follows_the_learner() -> None:
     """Roundings differ from the lock-step's, so tokens may too; the log-probabilities are still the model's."""
     model = tiny.model("llama").to(torch.bfloat16)
-    found = sampler_of(model, in_slots=True, ends=frozenset(), max_rows=10).generate(
-        PROMPTS, PARAMS
+    found = tiny.sample(
+        sampler_of(model, in_slots=True, ends=frozenset(), max_rows=10), PROMPTS, PARAMS
     )
     gaps = []
     for prompt, group in zip(PROMPTS, found, strict=True):
@@ -178,14 +180,14 @@ def test_bf16_follows_the_learner() -> None:
 def test_adapters_are_read_too() -> None:
     pytest.importorskip("peft")
     model = tiny.model("llama")
-    plain = sampler_of(model, in_slots=True).generate(PROMPTS, PARAMS)
+    plain = tiny.sample(sampler_of(model, in_slots=True), PROMPTS, PARAMS)
     lora.add_adapter(model, LoraSection(rank=4, alpha=64))
     with torch.no_grad():
         for name, p in model.named_parameters():
             if ".lora_B" in name:
                 p.add_(0.1 * torch.randn(p.shape))
-    found = sampler_of(model, in_slots=True).generate(PROMPTS, PARAMS)
-    same(found, sampler_of(model, in_slots=False).generate(PROMPTS, PARAMS))
+    found = tiny.sample(sampler_of(model, in_slots=True), PROMPTS, PARAMS)
+    same(found, tiny.sample(sampler_of(model, in_slots=False), PROMPTS, PARAMS))
     assert [c.token_ids for c in flat(found)] != [c.token_ids for c in flat(plain)]
 
 
@@ -196,7 +198,13 @@ def test_what_a_slot_does_not_use_does_not_matter() -> None:
     slots.keys.fill_(1e4)
     slots.values.fill_(1e4)
     with torch.no_grad():
-        slots.enter(torch.tensor([4, 1]), PROMPTS[:2], torch.tensor([1, 0]), torch.tensor([7, 8]))
+        slots.enter(
+            torch.tensor([4, 1]),
+            PROMPTS[:2],
+            torch.tensor([1, 0]),
+            torch.tensor([7, 8]),
+            torch.tensor([0, 0]),
+        )
         slots.token[[4, 1]] = torch.tensor([50, 51])
         logits = slots.forward(6)
         for slot, prompt, token in ((4, PROMPTS[1], 50), (1, PROMPTS[0], 51)):
@@ -209,13 +217,18 @@ def test_gathered_slots_go_on_as_they_were() -> None:
     slots = Slots(model, 5, 40)
     with torch.no_grad():
         slots.enter(
-            torch.tensor([4, 1, 3]), PROMPTS[:3], torch.tensor([0, 1, 2]), torch.tensor([7, 8, 9])
+            torch.tensor([4, 1, 3]),
+            PROMPTS[:3],
+            torch.tensor([0, 1, 2]),
+            torch.tensor([7, 8, 9]),
+            torch.tensor([0, 20, 5]),
         )
         slots.token[[4, 1, 3]] = torch.tensor([50, 51, 52])
         before = slots.forward(5)[[1, 3, 4]]
         slots.gather(torch.tensor([1, 3, 4]))
         torch.testing.assert_close(slots.forward(3), before)
     assert slots.seeds[:3].tolist() == [8, 9, 7]
+    assert slots.position[:3].tolist() == [20, 5, 0]
 
 
 def test_buckets_halve() -> None:
@@ -255,7 +268,8 @@ def test_a_step_reads_nothing_back_and_makes_nothing_on_the_host(
     slots.attention = attention
     with torch.inference_mode():
         into = torch.tensor([4, 1, 0])
-        logits = slots.enter(into, PROMPTS[:2], torch.tensor([1, 0, 1]), torch.tensor([7, 8, 9]))
+        which, seeds, positions = torch.tensor([[1, 0, 1], [7, 8, 9], [0, 3, 5]])
+        logits = slots.enter(into, PROMPTS[:2], which, seeds, positions)
         assert logits.shape == (3, len(tiny.tokenizer()))
         for params in (
             PARAMS,
@@ -330,7 +344,7 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
         model.lm.model.norm.weight[0] = torch.inf
     for in_slots in (True, False):
         with pytest.raises(NonFiniteError):
-            sampler_of(model, in_slots).generate(PROMPTS, PARAMS)
+            tiny.sample(sampler_of(model, in_slots), PROMPTS, PARAMS)
 
 
 def test_a_vocabulary_of_whole_chunks_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:

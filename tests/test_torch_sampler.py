@@ -14,11 +14,20 @@ from tinyzero.batching import collate
 from tinyzero.errors import UserError
 from tinyzero.learner import policy_outputs
 from tinyzero.models import Backbone
+from tinyzero.rollouts import extend
 from tinyzero.samplers import draw
 from tinyzero.samplers import torch as torch_sampler
 from tinyzero.samplers.draw import distribution, next_token, row_keys, uniforms
 from tinyzero.samplers.torch import TorchSampler
-from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams
+from tinyzero.types import (
+    Completion,
+    Problem,
+    Request,
+    Reward,
+    Rollout,
+    SamplingParams,
+    requests_for,
+)
 
 PROMPTS = [[5, 6, 7], [9] * 11, [30, 31, 32, 33, 34, 35], [8]]
 ENDS = frozenset(range(8))  # many, so that rows end at different times and are dropped
@@ -56,7 +65,7 @@ def step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 def test_sampled_logprobs_are_the_learners(shape: str, temperature: float, step: str) -> None:
     model = tiny.model(shape)
     assert (torch_sampler.fused_step(model) is not None) == (step == "fused" and shape != "qwen3")
-    found = sampler_of(model).generate(PROMPTS, replace(PARAMS, temperature=temperature))
+    found = tiny.sample(sampler_of(model), PROMPTS, replace(PARAMS, temperature=temperature))
     lengths = sorted(len(c.token_ids) for c in flat(found))
     assert lengths[len(lengths) // 3] < 15, (
         "some rows must end early, or dropping them is not tried"
@@ -77,7 +86,7 @@ def test_greedy_is_transformers_generate(shape: str) -> None:
     model = tiny.model(shape)
     reference = copy.deepcopy(model.lm)
     reference.set_attn_implementation("eager")
-    found = sampler_of(model).generate(PROMPTS, replace(PARAMS, temperature=0.0, n=1))
+    found = tiny.sample(sampler_of(model), PROMPTS, replace(PARAMS, temperature=0.0, n=1))
     for prompt, (completion,) in zip(PROMPTS, found, strict=True):
         ids = torch.tensor([prompt])
         expected = reference.generate(
@@ -97,9 +106,9 @@ def test_the_fused_step_draws_what_the_models_own_draws(
     shape: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = sampler_of(tiny.model(shape))
-    fused = sampler.generate(PROMPTS, PARAMS)
+    fused = tiny.sample(sampler, PROMPTS, PARAMS)
     monkeypatch.setattr(torch_sampler, "fused_step", lambda model: None)
-    assert draws(sampler.generate(PROMPTS, PARAMS)) == draws(fused)
+    assert draws(tiny.sample(sampler, PROMPTS, PARAMS)) == draws(fused)
 
 
 def test_the_fused_step_is_for_what_it_knows() -> None:
@@ -119,30 +128,124 @@ def test_the_fused_step_is_for_what_it_knows() -> None:
 
 def test_batch_size_and_order_do_not_change_what_is_drawn() -> None:
     model = tiny.model()
-    together = sampler_of(model).generate(PROMPTS, PARAMS)
+    together = tiny.sample(sampler_of(model), PROMPTS, PARAMS)
     for max_rows in (1, 6, 13):
-        assert draws(sampler_of(model, max_rows=max_rows).generate(PROMPTS, PARAMS)) == draws(
+        assert draws(tiny.sample(sampler_of(model, max_rows=max_rows), PROMPTS, PARAMS)) == draws(
             together
         )
     for i in reversed(range(len(PROMPTS))):
-        alone = sampler_of(model).generate([PROMPTS[i]], PARAMS, first_group=i)
+        alone = tiny.sample(sampler_of(model), [PROMPTS[i]], PARAMS, first_group=i)
         assert draws(alone) == [draws(together)[i]]
         for a, b in zip(alone[0], together[i], strict=True):
             assert a.sampled_logprobs == pytest.approx(b.sampled_logprobs, abs=1e-5)
-    fewer = sampler_of(model).generate(PROMPTS, replace(PARAMS, n=2))
+    fewer = tiny.sample(sampler_of(model), PROMPTS, replace(PARAMS, n=2))
     assert draws(fewer) == [group[:2] for group in draws(together)]
-    shorter = sampler_of(model).generate(PROMPTS, replace(PARAMS, max_tokens=10))
+    shorter = tiny.sample(sampler_of(model), PROMPTS, replace(PARAMS, max_tokens=10))
     assert draws(shorter) == [[ids[:10] for ids in group] for group in draws(together)]
+
+
+MIXED = [
+    Request((5, 6, 7), group=4, samples=(2,)),
+    Request((9,) * 11, group=9, samples=(0, 1, 5)),
+    Request((8,), group=0, samples=(7, 3), position=3),
+]
+
+
+@pytest.mark.parametrize("in_slots", [False, True])
+@pytest.mark.parametrize("max_rows", [1, 2, 4, 512])
+def test_requests_may_differ_in_everything(in_slots: bool, max_rows: int) -> None:
+    """Each sample is what it is alone, and each request is done once, as soon as its last sample ends."""
+    model = tiny.model()
+    sampler = TorchSampler(model, words, ENDS, max_rows, in_slots)
+    done: list[tuple[int, list[Completion]]] = []
+    found = sampler.generate(MIXED, PARAMS, done=lambda i, made: done.append((i, made)))
+    assert [len(group) for group in found] == [1, 3, 2]
+    assert sorted(i for i, _ in done) == [0, 1, 2]
+    assert all(made == found[i] for i, made in done)
+    for request, completions in zip(MIXED, found, strict=True):
+        for sample, completion in zip(request.samples, completions, strict=True):
+            alone = sampler_of(model).generate([replace(request, samples=(sample,))], PARAMS)
+            assert alone[0][0].token_ids == completion.token_ids
+
+
+@pytest.mark.parametrize("in_slots", [False, True])
+def test_a_request_is_done_while_others_are_still_written(
+    in_slots: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    note = TorchSampler._note
+    monkeypatch.setattr(
+        TorchSampler, "_note", lambda *given: (events.append("step"), note(*given))[1]
+    )
+    sampler = TorchSampler(tiny.model(), words, ENDS, in_slots=in_slots)
+
+    def done(i: int, completions: list[Completion]) -> None:
+        assert not torch.is_inference_mode_enabled(), "a grader may compute gradients"
+        events.append(f"{i} of {len(completions)}")
+
+    found = sampler.generate(requests_for(PROMPTS, 1), PARAMS, done)
+    lengths = [group[0].length for group in found]
+    assert len(set(lengths)) > 1
+    for i, length in enumerate(lengths):
+        assert events[: events.index(f"{i} of 1")].count("step") == length
+
+
+def in_two_turns(
+    sampler: TorchSampler, request: Request, first: int, restarts: bool = False
+) -> list[Completion]:
+    """The request's completions: `first` tokens, then the rest in a second call for those that had not stopped."""
+    joined = []
+    (begun,) = sampler.generate([request], replace(PARAMS, max_tokens=first))
+    for sample, turn in zip(request.samples, begun, strict=True):
+        if turn.finish_reason == "length":
+            prompt, position = request.prompt_ids + turn.token_ids, request.position + turn.length
+            later = Request(prompt, request.group, (sample,), 0 if restarts else position)
+            left = replace(PARAMS, max_tokens=PARAMS.max_tokens - first)
+            ((rest,),) = sampler.generate([later], left)
+            turn = extend(turn, (), rest)
+        joined.append(turn)
+    return joined
+
+
+@pytest.mark.parametrize("in_slots", [False, True])
+@pytest.mark.parametrize("first", [1, 7, 23])
+def test_two_turns_with_nothing_between_them_equal_one_turn(in_slots: bool, first: int) -> None:
+    sampler = TorchSampler(tiny.model(), words, ENDS, in_slots=in_slots)
+    for request, whole in zip(MIXED, sampler.generate(MIXED, PARAMS), strict=True):
+        joined = in_two_turns(sampler, request, first)
+        for one, two in zip(whole, joined, strict=True):
+            assert two.sampled_logprobs == pytest.approx(one.sampled_logprobs, abs=1e-5)
+            assert replace(two, sampled_logprobs=()) == replace(one, sampled_logprobs=())
+    assert any(c.length > first for c in whole), "there was no second turn"
+
+
+@pytest.mark.parametrize("in_slots", [False, True])
+def test_a_second_turn_does_not_repeat_the_draws_of_the_first(in_slots: bool) -> None:
+    """From the same prompt the same draws would give the same tokens; where the position restarts they do."""
+    sampler = TorchSampler(tiny.model(), words, frozenset(), in_slots=in_slots)
+    requests = [Request((5, 6, 7), 0, (0, 1, 2)), Request((5, 6, 7), 0, (0, 1, 2), position=24)]
+    first, second = sampler.generate(requests, PARAMS)
+    assert not {c.token_ids[:8] for c in first} & {c.token_ids[:8] for c in second}
+    (again,) = sampler.generate([replace(requests[1], position=0)], PARAMS)
+    assert draws([again]) == draws([first])
+    whole = sampler.generate(requests[:1], PARAMS)
+    restarted = in_two_turns(sampler, requests[0], 9, restarts=True)
+    assert draws([restarted]) != draws(whole), "the position matters within a completion too"
+
+
+def test_a_request_without_a_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match="group 3 names no sample"):
+        Request((5,), group=3, samples=())
 
 
 def test_seed_group_and_sample_each_make_a_difference() -> None:
     sampler = sampler_of(tiny.model(), ends=frozenset())
-    first = sampler.generate(PROMPTS, PARAMS)
-    assert draws(sampler.generate(PROMPTS, PARAMS)) == draws(first)
-    other = sampler.generate(PROMPTS, replace(PARAMS, seed=1))
+    first = tiny.sample(sampler, PROMPTS, PARAMS)
+    assert draws(tiny.sample(sampler, PROMPTS, PARAMS)) == draws(first)
+    other = tiny.sample(sampler, PROMPTS, replace(PARAMS, seed=1))
     assert not {c.token_ids for c in flat(first)} & {c.token_ids for c in flat(other)}
     same = [[20, 21]] * 4
-    assert len({c.token_ids for c in flat(sampler.generate(same, PARAMS))}) == 4 * PARAMS.n
+    assert len({c.token_ids for c in flat(tiny.sample(sampler, same, PARAMS))}) == 4 * PARAMS.n
 
 
 def chi_square(tokens: Tensor, probabilities: Tensor) -> None:
@@ -159,8 +262,8 @@ def chi_square(tokens: Tensor, probabilities: Tensor) -> None:
 
 def test_tokens_follow_the_softmax() -> None:
     model, prompt = tiny.model(), [5, 6, 7]
-    found = sampler_of(model).generate(
-        [prompt], replace(PARAMS, n=4000, max_tokens=2, temperature=1.3)
+    found = tiny.sample(
+        sampler_of(model), [prompt], replace(PARAMS, n=4000, max_tokens=2, temperature=1.3)
     )
     probabilities = (model.logits(torch.tensor([prompt]))[0, -1] / 1.3).softmax(-1).detach()
     chi_square(torch.tensor([c.token_ids[0] for c in found[0]]), probabilities)
@@ -218,7 +321,7 @@ def allowed_by_hand(logits: Sequence[float], params: SamplingParams) -> dict[int
 def test_top_k_and_top_p(top_k: int, top_p: float) -> None:
     model = tiny.model()
     params = replace(PARAMS, top_k=top_k, top_p=top_p, temperature=1.2)
-    found = sampler_of(model).generate(PROMPTS, params)
+    found = tiny.sample(sampler_of(model), PROMPTS, params)
     for prompt, completions in zip(PROMPTS, found, strict=True):
         for c in completions[:3]:
             for logits, token, logprob in zip(
@@ -235,8 +338,8 @@ def test_top_k_and_top_p(top_k: int, top_p: float) -> None:
 def test_banned_tokens_are_never_drawn() -> None:
     model = tiny.model()
     banned = tuple(range(50))
-    found = sampler_of(model, ends=frozenset()).generate(
-        PROMPTS[:2], replace(PARAMS, banned=banned, n=3)
+    found = tiny.sample(
+        sampler_of(model, ends=frozenset()), PROMPTS[:2], replace(PARAMS, banned=banned, n=3)
     )
     for prompt, completions in zip(PROMPTS, found, strict=False):
         for c in completions:
@@ -246,14 +349,14 @@ def test_banned_tokens_are_never_drawn() -> None:
             torch.testing.assert_close(
                 expected.gather(1, tokens)[:, 0], torch.tensor(c.sampled_logprobs)
             )
-    greedy = sampler_of(model).generate(
-        PROMPTS, replace(PARAMS, banned=banned, temperature=0.0, n=1)
+    greedy = tiny.sample(
+        sampler_of(model), PROMPTS, replace(PARAMS, banned=banned, temperature=0.0, n=1)
     )
     assert all(min(c.token_ids) >= 50 for c in flat(greedy))
 
 
 def test_the_end_token_is_there_exactly_when_it_was_sampled() -> None:
-    found = flat(sampler_of(tiny.model()).generate(PROMPTS, replace(PARAMS, n=20)))
+    found = flat(tiny.sample(sampler_of(tiny.model()), PROMPTS, replace(PARAMS, n=20)))
     for c in found:
         assert not ENDS & set(c.token_ids[:-1])
         assert (c.finish_reason == "stop") == (c.token_ids[-1] in ENDS)
@@ -266,13 +369,13 @@ def test_the_end_token_is_there_exactly_when_it_was_sampled() -> None:
 
 
 def test_without_an_end_everything_is_cut_at_the_limit() -> None:
-    for c in flat(sampler_of(tiny.model(), ends=frozenset()).generate(PROMPTS, PARAMS)):
+    for c in flat(tiny.sample(sampler_of(tiny.model(), ends=frozenset()), PROMPTS, PARAMS)):
         assert (c.finish_reason, len(c.token_ids)) == ("length", PARAMS.max_tokens)
 
 
 def test_ending_with_the_last_token_allowed_is_a_stop() -> None:
     sampler = sampler_of(tiny.model(), ends=frozenset(range(105)))
-    for c in flat(sampler.generate(PROMPTS, replace(PARAMS, max_tokens=1))):
+    for c in flat(tiny.sample(sampler, PROMPTS, replace(PARAMS, max_tokens=1))):
         assert (c.finish_reason, len(c.token_ids), c.text) == ("stop", 1, "")
 
 
@@ -292,7 +395,7 @@ def half_letters(ids: Sequence[int]) -> str:
 def test_a_stop_string_that_ends_inside_a_token(decode: object, stop: str) -> None:
     sampler = TorchSampler(tiny.model(), decode, frozenset())  # type: ignore[arg-type]
     params = replace(PARAMS, stop=(stop,), max_tokens=12)
-    found = flat(sampler.generate(PROMPTS, params))
+    found = flat(tiny.sample(sampler, PROMPTS, params))
     for c in found:
         whole = sampler.decode(c.token_ids)
         if c.finish_reason == "stop":
@@ -311,7 +414,7 @@ def test_a_stop_string_that_ends_inside_a_token(decode: object, stop: str) -> No
 
 def test_the_first_of_several_stop_strings_ends_the_text() -> None:
     sampler = TorchSampler(tiny.model(), words, frozenset())
-    found = flat(sampler.generate(PROMPTS, replace(PARAMS, stop=("d>x<", "<end>x"))))
+    found = flat(tiny.sample(sampler, PROMPTS, replace(PARAMS, stop=("d>x<", "<end>x"))))
     for c in found:
         assert c.finish_reason == "stop"
         assert c.text.endswith(("d>x<", "<end>x"))
@@ -321,8 +424,8 @@ def test_the_first_of_several_stop_strings_ends_the_text() -> None:
 def test_a_real_tokenizer_stops_at_the_closing_tag() -> None:
     tokenizer, model = tiny.tokenizer(), tiny.model()
     sampler = tiny.sampler(model)
-    (group,) = sampler.generate(
-        [tokenizer("1 from 2\n")["input_ids"]], SamplingParams(max_tokens=64, n=32)
+    (group,) = tiny.sample(
+        sampler, [tokenizer("1 from 2\n")["input_ids"]], SamplingParams(max_tokens=64, n=32)
     )
     close = tokenizer("</answer>")["input_ids"][0]
     for c in group:
@@ -334,26 +437,26 @@ def test_a_real_tokenizer_stops_at_the_closing_tag() -> None:
 
 def test_the_context_is_the_limit() -> None:
     sampler = sampler_of(tiny.model(context=64))
-    sampler.generate([[9] * 60], replace(PARAMS, max_tokens=4))
+    tiny.sample(sampler, [[9] * 60], replace(PARAMS, max_tokens=4))
     with pytest.raises(UserError, match="lower max_tokens to 3 or less"):
-        sampler.generate([[9] * 61], replace(PARAMS, max_tokens=4))
+        tiny.sample(sampler, [[9] * 61], replace(PARAMS, max_tokens=4))
     with pytest.raises(UserError, match="lower max_tokens to 3 or less"):
         next(sampler.stream([9] * 61, replace(PARAMS, max_tokens=4)))
 
 
 def test_nothing_asked_nothing_sampled() -> None:
-    assert sampler_of(tiny.model()).generate([], PARAMS) == []
+    assert tiny.sample(sampler_of(tiny.model()), [], PARAMS) == []
 
 
 def test_new_weights_change_the_next_sample_and_versions_only_go_up() -> None:
     old, new = tiny.model(), tiny.model(seed=1)
     before, expected = (
-        sampler_of(old).generate(PROMPTS, PARAMS),
-        sampler_of(new).generate(PROMPTS, PARAMS),
+        tiny.sample(sampler_of(old), PROMPTS, PARAMS),
+        tiny.sample(sampler_of(new), PROMPTS, PARAMS),
     )
     sampler = sampler_of(old)
     sampler.load_weights(new.lm.state_dict().items(), version=3)
-    after = sampler.generate(PROMPTS, PARAMS)
+    after = tiny.sample(sampler, PROMPTS, PARAMS)
     assert draws(after) == draws(expected) != draws(before)
     assert {(c.first_version, c.last_version) for c in flat(after)} == {(3, 3)}
     assert {(c.first_version, c.last_version) for c in flat(before)} == {(0, 0)}
@@ -366,12 +469,12 @@ def test_new_weights_change_the_next_sample_and_versions_only_go_up() -> None:
 def test_shared_weights_need_no_copy() -> None:
     model = tiny.model()
     sampler = sampler_of(model)
-    before = sampler.generate(PROMPTS, PARAMS)
+    before = tiny.sample(sampler, PROMPTS, PARAMS)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape))
     sampler.load_weights((), version=1)
-    assert draws(sampler.generate(PROMPTS, PARAMS)) != draws(before)
+    assert draws(tiny.sample(sampler, PROMPTS, PARAMS)) != draws(before)
 
 
 @pytest.mark.parametrize("decode", [words, half_letters])
@@ -381,7 +484,7 @@ def test_streaming_says_what_generate_says(decode: object) -> None:
         (("<end>x<end>", "é!é"), ()), PROMPTS[:2], range(2)
     ):
         params = replace(PARAMS, stop=stop, seed=seed, n=1)
-        ((expected,),) = sampler.generate([prompt], params)
+        ((expected,),) = tiny.sample(sampler, [prompt], params)
         pieces = list(sampler.stream(prompt, params))
         assert "".join(pieces) == expected.text
         assert len(pieces) == len(expected.token_ids)

@@ -91,8 +91,8 @@ def loaded(weights: dict[str, torch.Tensor]) -> Backbone:
 def test_greedy_answers_are_the_torch_samplers(
     sampler: VllmSampler, policy: Backbone, prompts: list[tuple[int, ...]]
 ) -> None:
-    ours = tiny.sampler_for("tiny", policy).generate(prompts, GREEDY)
-    theirs = sampler.generate(prompts, GREEDY)
+    ours = tiny.sample(tiny.sampler_for("tiny", policy), prompts, GREEDY)
+    theirs = tiny.sample(sampler, prompts, GREEDY)
     assert [replace(c, last_version=0, first_version=0) for g in theirs for c in g] == [
         replace(c, last_version=0, first_version=0) for g in ours for c in g
     ]
@@ -103,7 +103,7 @@ def test_sampled_logprobs_are_nearly_the_learners(
     sampler: VllmSampler, policy: Backbone, prompts: list[tuple[int, ...]]
 ) -> None:
     for temperature in (1.0, 0.7):
-        found = sampler.generate(prompts, replace(PARAMS, temperature=temperature))
+        found = tiny.sample(sampler, prompts, replace(PARAMS, temperature=temperature))
         groups = [
             [Rollout(Problem("p", {}, "train", "p"), prompt, c, Reward(0.0), g) for c in group]
             for g, (prompt, group) in enumerate(zip(prompts, found, strict=True))
@@ -119,26 +119,32 @@ def test_sampled_logprobs_are_nearly_the_learners(
 def test_the_rest_of_the_batch_does_not_matter(
     sampler: VllmSampler, prompts: list[tuple[int, ...]]
 ) -> None:
-    together = draws(sampler.generate(prompts, PARAMS, first_group=10))
-    assert draws(sampler.generate(prompts, PARAMS, first_group=10)) == together
+    together = draws(tiny.sample(sampler, prompts, PARAMS, first_group=10))
+    assert draws(tiny.sample(sampler, prompts, PARAMS, first_group=10)) == together
     for i in (5, 0):
-        assert draws(sampler.generate([prompts[i]], PARAMS, first_group=10 + i)) == [together[i]]
-    assert draws(sampler.generate(prompts, replace(PARAMS, n=2), first_group=10)) == [
+        assert draws(tiny.sample(sampler, [prompts[i]], PARAMS, first_group=10 + i)) == [
+            together[i]
+        ]
+    assert draws(tiny.sample(sampler, prompts, replace(PARAMS, n=2), first_group=10)) == [
         g[:2] for g in together
     ]
-    assert not {*draws(sampler.generate(prompts[:1], PARAMS, first_group=11))[0]} & {*together[0]}
-    other = draws(sampler.generate(prompts, replace(PARAMS, seed=1), first_group=10))
+    assert not {*draws(tiny.sample(sampler, prompts[:1], PARAMS, first_group=11))[0]} & {
+        *together[0]
+    }
+    other = draws(tiny.sample(sampler, prompts, replace(PARAMS, seed=1), first_group=10))
     assert (
         sum(a == b for g, h in zip(other, together, strict=True) for a, b in zip(g, h, strict=True))
         < 4
     )
-    assert len({ids for ids in draws(sampler.generate(prompts[:1] * 4, PARAMS))[0]}) > 1
+    assert len({ids for ids in draws(tiny.sample(sampler, prompts[:1] * 4, PARAMS))[0]}) > 1
 
 
 def test_how_completions_end(sampler: VllmSampler, prompts: list[tuple[int, ...]]) -> None:
     tokenizer = models.load_tokenizer("tiny")
     close = tokenizer("</answer>")["input_ids"][0]
-    found = [c for g in sampler.generate(prompts, replace(PARAMS, n=8, max_tokens=40)) for c in g]
+    found = [
+        c for g in tiny.sample(sampler, prompts, replace(PARAMS, n=8, max_tokens=40)) for c in g
+    ]
     assert {c.finish_reason for c in found} == {"stop", "length"}
     for c in found:
         assert (c.finish_reason == "stop") == (c.token_ids[-1] in (0, close))
@@ -147,7 +153,9 @@ def test_how_completions_end(sampler: VllmSampler, prompts: list[tuple[int, ...]
         assert c.finish_reason == "stop" or len(c.token_ids) == 40
         assert len(c.token_ids) == len(c.sampled_logprobs) == len(c.loss_mask)
     freely = [
-        c for g in sampler.generate(prompts, replace(PARAMS, stop=(), max_tokens=150)) for c in g
+        c
+        for g in tiny.sample(sampler, prompts, replace(PARAMS, stop=(), max_tokens=150))
+        for c in g
     ]
     assert all((c.finish_reason == "stop") == (c.token_ids[-1] == 0) for c in freely)
     assert any(close in c.token_ids for c in freely), (
@@ -160,7 +168,7 @@ def test_a_stop_string_that_ends_inside_a_token(
 ) -> None:
     tokenizer = models.load_tokenizer("tiny")
     inside = "<answ"  # the token <answer> holds it
-    found = [c for g in sampler.generate(prompts, replace(PARAMS, stop=(inside,))) for c in g]
+    found = [c for g in tiny.sample(sampler, prompts, replace(PARAMS, stop=(inside,))) for c in g]
     stopped = [c for c in found if c.text.endswith(inside)]
     assert stopped
     for c in stopped:
@@ -174,7 +182,7 @@ def test_banned_tokens_are_never_drawn(
     banned = tuple(range(60))
     found = [
         c
-        for g in sampler.generate(prompts[:2], replace(PARAMS, banned=banned, max_tokens=16))
+        for g in tiny.sample(sampler, prompts[:2], replace(PARAMS, banned=banned, max_tokens=16))
         for c in g
     ]
     assert min(t for c in found for t in c.token_ids) >= 60
@@ -183,12 +191,12 @@ def test_banned_tokens_are_never_drawn(
 def test_pushed_weights_make_the_next_sample(
     sampler: VllmSampler, policy: Backbone, prompts: list[tuple[int, ...]]
 ) -> None:
-    before = draws(sampler.generate(prompts, PARAMS))
+    before = draws(tiny.sample(sampler, prompts, PARAMS))
     weights, version = nudged(policy, 0.03), sampler.version + 1
     sampler.load_weights(weights.items(), version)
-    expected = tiny.sampler_for("tiny", loaded(weights)).generate(prompts, GREEDY)
-    assert draws(sampler.generate(prompts, GREEDY)) == draws(expected)
-    after = sampler.generate(prompts, PARAMS)
+    expected = tiny.sample(tiny.sampler_for("tiny", loaded(weights)), prompts, GREEDY)
+    assert draws(tiny.sample(sampler, prompts, GREEDY)) == draws(expected)
+    after = tiny.sample(sampler, prompts, PARAMS)
     assert draws(after) != before
     assert {c.last_version for g in after for c in g} == {version}
     with pytest.raises(ValueError, match="not newer"):
@@ -242,7 +250,7 @@ def test_the_stock_cpu_build_is_caught(
     with pytest.raises(UserError, match="did not arrive"):
         packed.load_weights(nudged(policy, 0.03).items(), 1)
     right = tiny.sampler_for("tiny", loaded(nudged(policy, 0.03)))
-    assert draws(right.generate(prompts, GREEDY)) != draws(packed.generate(prompts, GREEDY))
+    assert draws(tiny.sample(right, prompts, GREEDY)) != draws(tiny.sample(packed, prompts, GREEDY))
 
 
 def test_another_family_in_bf16(tmp_path: Path) -> None:
@@ -262,9 +270,9 @@ def test_another_family_in_bf16(tmp_path: Path) -> None:
     with torch.no_grad():
         for p in policy.parameters():
             p.add_(0.1 * torch.randn(p.shape))
-    before = draws(sampler.generate([(5, 6, 7)], PARAMS))
+    before = draws(tiny.sample(sampler, [(5, 6, 7)], PARAMS))
     sampler.load_weights(models.named_weights(policy), 1)
-    (group,) = sampler.generate([(5, 6, 7)], PARAMS)
+    (group,) = tiny.sample(sampler, [(5, 6, 7)], PARAMS)
     assert draws([group]) != before
     rollouts = [
         Rollout(Problem("p", {}, "train", "p"), (5, 6, 7), c, Reward(0.0), 0) for c in group

@@ -1,5 +1,6 @@
 """Small random models for tests: the real parts, in a size that runs in milliseconds."""
 
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from tinyzero.models import Backbone
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks.countdown import corpus
 from tinyzero.tools.pretrain import base
+from tinyzero.types import Completion, Sampler, SamplingParams, requests_for
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 1},
@@ -54,3 +56,13 @@ def sampler_for(name: str, made: Backbone) -> TorchSampler:
     """A torch sampler of `made` with the tokenizer of a bundled base."""
     of_base = models.load_tokenizer(name)
     return TorchSampler(made, models.decoder(of_base), models.end_ids(of_base, made))
+
+
+def sample(
+    sampler: Sampler,
+    prompts: Iterable[Sequence[int]],
+    params: SamplingParams,
+    first_group: int = 0,
+) -> list[list[Completion]]:
+    """`params.n` completions of each prompt, as a Player asks for them."""
+    return sampler.generate(requests_for(prompts, params.n, first_group), params)

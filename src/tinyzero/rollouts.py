@@ -25,6 +25,7 @@ from tinyzero.types import (
     Sampler,
     SamplingParams,
     Turn,
+    requests_for,
 )
 
 if TYPE_CHECKING:
@@ -124,12 +125,18 @@ class Player:
     def play(
         self, problems: Sequence[Problem], params: SamplingParams, first_group: int, tally: Tally
     ) -> list[Group]:
-        """One group of `params.n` rollouts for each problem. Answers that stay ungraded are left out."""
+        """One group of `params.n` rollouts for each problem. Answers that stay ungraded are left out.
+
+        A group goes to the grader as soon as it is sampled, while others are still being written.
+        """
         prompts = [self.prompt_ids(problem) for problem in problems]
         params = replace(params, stop=tuple(self.task.stop))
-        sampled = self.sampler.generate(prompts, params, first_group=first_group)
-        for i, completions in enumerate(sampled):
+
+        def grade(i: int, completions: list[Completion]) -> None:
             self._submit(i, problems[i], completions)
+
+        requests = requests_for(prompts, params.n, first_group)
+        sampled = self.sampler.generate(requests, params, done=grade)
         groups: list[Group] = []
         for i, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
             verdicts = self._verdicts(i, problem, sampled[i], tally)
@@ -165,6 +172,41 @@ class Player:
         tally.count(verdicts)
         tally.generated_tokens += sum(c.length for c in completions)
         return verdicts
+
+
+def extend(
+    completion: Completion, environment_ids: Sequence[int], next_completion: Completion
+) -> Completion:
+    """`completion` with what the environment answered and the model's next turn.
+
+    The environment's tokens are there to be read: they are not trained on, and neither the length nor
+    the text that a reward sees counts them. If there are none, the model's turn has only gone on, and
+    the result equals one turn. Example: extending tokens 5 6 by (7,) and a turn of 8 9 gives tokens
+    5 6 7 8 9, of which the 7 is masked, and turns 0-2, 2-3 (not by the model) and 3-5.
+    """
+    given = len(environment_ids)
+    middle = len(completion.token_ids) + given
+    end = middle + len(next_completion.token_ids)
+    turns = completion.turns
+    if given:
+        before = turns or (Turn(0, middle - given),)
+        turns = (*before, Turn(middle - given, middle, by_model=False), Turn(middle, end))
+    elif turns:
+        turns = (*turns[:-1], replace(turns[-1], end=end))
+    return Completion(
+        token_ids=(*completion.token_ids, *environment_ids, *next_completion.token_ids),
+        loss_mask=(*completion.loss_mask, *[False] * given, *next_completion.loss_mask),
+        sampled_logprobs=(
+            *completion.sampled_logprobs,
+            *[0.0] * given,
+            *next_completion.sampled_logprobs,
+        ),
+        text=completion.text + next_completion.text,
+        finish_reason=next_completion.finish_reason,
+        first_version=completion.first_version,
+        last_version=next_completion.last_version,
+        turns=turns,
+    )
 
 
 @dataclass

@@ -61,9 +61,9 @@ class SamplingParams:
     banned: tuple[int, ...] = ()
     """Token ids that are never drawn, for experiments that force a model to go on; not for training."""
     n: int = 1
-    """Completions a prompt."""
+    """Completions that a Player asks for of each prompt. Samplers read their requests instead."""
     seed: int = 0
-    """Keys the randomness, together with the group and the sample."""
+    """Keys the randomness, together with the group, the sample and the position."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Request:
     """One prompt to complete, and the samples of a group that share it.
 
     `position` counts the tokens that these samples drew in earlier turns. It continues their
-    randomness, so two turns with nothing between them draw the same tokens as one turn.
+    randomness, so two turns with nothing between them draw the same tokens as one turn: the t-th
+    new token draws at `position + t`. A stop string ends a turn only if it lies within that turn.
+    Raises ValueError without a sample.
     Example: `Request((5, 6), group=3, samples=(0, 1))` asks for two completions of one prompt, and
     `Request((5, 6, 9), group=3, samples=(1,), position=1)` continues the second one after token 9.
     """
@@ -80,6 +82,18 @@ class Request:
     group: int
     samples: tuple[int, ...] = (0,)
     position: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise ValueError(f"the request of group {self.group} names no sample: give it one")
+
+
+def requests_for(
+    prompts: Iterable[Sequence[int]], samples: int = 1, first_group: int = 0
+) -> list[Request]:
+    """First turns: samples 0 to `samples - 1` of each prompt; prompt i is group `first_group + i`."""
+    numbers = tuple(range(samples))
+    return [Request(tuple(p), group, numbers) for group, p in enumerate(prompts, first_group)]
 
 
 @dataclass(frozen=True)
@@ -95,9 +109,9 @@ class Turn:
 class Completion:
     """What a sampler made of one prompt; the three sequences are of equal length.
 
-    `text` decodes `token_ids` up to and including the stop string. Nothing sampled is ever cut from
-    `token_ids`. Tokens that an environment added between turns have `loss_mask` False; a completion
-    of one turn has none. `turns` is empty for a completion of a single turn.
+    `text` is what the model wrote up to and including the stop string. Nothing sampled is ever cut
+    from `token_ids`. Tokens that an environment added between turns have `loss_mask` False; a
+    completion of one turn has none. `turns` is empty for a completion of a single turn.
     """
 
     token_ids: tuple[int, ...]
@@ -172,6 +186,10 @@ class EvalResult:
     groups: Sequence[Group]
 
 
+Done = Callable[[int, list[Completion]], None]
+"""Takes the number of a request and its completions."""
+
+
 class Sampler(Protocol):
     """Turns prompts into completions with the weights it was last given."""
 
@@ -181,10 +199,15 @@ class Sampler(Protocol):
     decode: Callable[[Sequence[int]], str]
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, first_group: int = 0
+        self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
     ) -> list[list[Completion]]:
-        """`params.n` completions for each prompt, in order; prompt i is group `first_group + i`, which
-        keys its randomness together with `params.seed`."""
+        """One completion for each sample of each request, in order, of up to `params.max_tokens` tokens.
+
+        What a token becomes depends on its logits and on (`params.seed`, group, sample, position)
+        alone, so the other requests do not matter. `done(i, completions)` is called once for each
+        request i as soon as all of its samples have ended, in whatever order that is, so that grading
+        need not wait for the rest.
+        """
         ...
 
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:

@@ -51,7 +51,7 @@ class Slots:
         self.values = torch.zeros(shape, dtype=model.dtype, device=device)
         self.token = torch.zeros(count, dtype=torch.long, device=device)  # to be read next
         self.filled = torch.zeros(count, dtype=torch.long, device=device)  # tokens read before it
-        self.drawn = torch.zeros(count, dtype=torch.long, device=device)  # tokens drawn so far
+        self.position = torch.zeros(count, dtype=torch.long, device=device)  # of the next draw
         self.seeds = torch.zeros(count, dtype=torch.long, device=device)  # keys of the randomness
         self.cos, self.sin = signed_rotary(self.core, self.keys, self.length)
         self.starts = torch.arange(count + 1, dtype=torch.int32, device=device)
@@ -73,9 +73,18 @@ class Slots:
         return count
 
     def enter(
-        self, slots: Tensor, prompts: Sequence[Sequence[int]], which: Tensor, seeds: Tensor
+        self,
+        slots: Tensor,
+        prompts: Sequence[Sequence[int]],
+        which: Tensor,
+        seeds: Tensor,
+        positions: Tensor,
     ) -> Tensor:
-        """Put prompt `which[i]` into slot `slots[i]`, each prompt read once; logits (N, V) of the first tokens."""
+        """Put prompt `which[i]` into slot `slots[i]`; logits (N, V) of the first tokens.
+
+        Each prompt is read once.
+        `seeds[i]` keys the randomness of its tokens, the first of which draws at `positions[i]`.
+        """
         device, logits = self.token.device, []
         at_once = max(1, PREFILL_TOKENS // max(map(len, prompts)))
         for first in range(0, len(prompts), at_once):
@@ -94,15 +103,15 @@ class Slots:
             self.keys[:, into, :width] = cache.keys[:, source].transpose(2, 3)
             self.values[:, into, :width] = cache.values[:, source].transpose(2, 3)
             self.filled[into] = lengths[source]
-        self.drawn[slots.to(device)] = 0
+        self.position[slots.to(device)] = positions.to(device)
         self.seeds[slots.to(device)] = seeds.to(device)
         return torch.cat(logits)
 
     def draw(self, slots: Tensor, logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
         """The next token of some slots and its log-probability, (N,) each."""
-        token, logprob = next_token(logits, self.seeds[slots], self.drawn[slots], params)
+        token, logprob = next_token(logits, self.seeds[slots], self.position[slots], params)
         self.token[slots] = token
-        self.drawn[slots] += 1
+        self.position[slots] += 1
         return token, logprob
 
     def step(self, count: int, params: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -117,7 +126,7 @@ class Slots:
     def gather(self, slots: Tensor) -> None:
         """Move the sequences in these slots to the first ones, in their order."""
         slots = slots.to(self.token.device)
-        for state in (self.token, self.filled, self.drawn, self.seeds):
+        for state in (self.token, self.filled, self.position, self.seeds):
             state[: len(slots)] = state[slots]
         for layer in (*self.keys, *self.values):  # one at a time: the copy in between is small
             layer[: len(slots)] = layer[slots]

@@ -8,6 +8,8 @@ What a token becomes (draw.py) is the same either way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,7 +21,7 @@ from tinyzero.samplers import require_newer
 from tinyzero.samplers.draw import ending, next_token, row_keys
 from tinyzero.samplers.fused import FusedStep, fused_step
 from tinyzero.samplers.slots import Slots, supports
-from tinyzero.types import Completion, FinishReason, SamplingParams
+from tinyzero.types import Completion, Done, FinishReason, Request, SamplingParams
 
 DROP_BELOW = 0.8  # rows are dropped from the cache when fewer than this share of them is live
 
@@ -33,13 +35,36 @@ NOT_FINITE = "the model's logits are not finite"
 
 
 class Drawn:
-    """All that was drawn so far, on the host; row r is sample r % n of prompt r // n."""
+    """All that was drawn so far for some requests, on the host: one row for each sample, in order."""
 
-    def __init__(self, rows: int, max_tokens: int) -> None:
+    def __init__(self, requests: Sequence[Request], max_tokens: int) -> None:
+        counts = torch.tensor([len(request.samples) for request in requests])
+        positions = torch.tensor([request.position for request in requests])
+        groups = torch.tensor([request.group for request in requests])
+        self.request = torch.arange(len(requests)).repeat_interleave(counts)  # (rows,)
+        ends = counts.cumsum(0).tolist()
+        self.rows_of = [range(a, b) for a, b in pairwise([0, *ends])]  # by request
+        self.unfinished = counts.clone()  # (requests,) rows of each that still run
+        self.group, self.position = groups[self.request], positions[self.request]
+        self.sample = torch.tensor([s for request in requests for s in request.samples])
+
+        rows = len(self.request)
         self.tokens = torch.zeros(rows, max_tokens, dtype=torch.long)
         self.logprobs = torch.zeros(rows, max_tokens)
         self.ends = torch.full((rows,), max_tokens)  # tokens of each row that no longer runs
         self.running = torch.ones(rows, dtype=torch.bool)
+        self.completions: list[list[Completion]] = [[] for _ in requests]
+
+    def keys(self, seed: int) -> Tensor:
+        """(rows,) what keys the randomness of each row, beside the position."""
+        return row_keys(seed, self.group, self.sample)
+
+    def stop(self, rows: Tensor) -> list[int]:
+        """Mark `rows`, which still ran, as ended; the requests of which no row runs any more."""
+        self.running[rows] = False
+        requests, counts = self.request[rows].unique(return_counts=True)
+        self.unfinished[requests] -= counts
+        return requests[self.unfinished[requests] == 0].tolist()
 
 
 class Flight(NamedTuple):
@@ -95,22 +120,35 @@ class TorchSampler:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, first_group: int = 0
+        self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
     ) -> list[list[Completion]]:
-        """`params.n` completions a prompt. Prompt i draws the randomness of group `first_group + i`.
+        """One completion for each sample of each request; each prompt is read once.
 
-        Raises UserError where a prompt and `max_tokens` do not fit the model's context.
+        Raises UserError if a prompt and `max_tokens` do not fit the model's context.
         """
-        self._check_length(prompts, params)
-        if self.in_slots and prompts:
-            return self._refilled(prompts, params, first_group)
-        at_once = max(1, self.max_rows // params.n)
+        self._check_length([request.prompt_ids for request in requests], params)
+        if not requests:
+            return []
+        if self.in_slots:
+            return self._refilled(requests, params, done)
         completions: list[list[Completion]] = []
-        for start in range(0, len(prompts), at_once):
-            completions += self._decode(
-                prompts[start : start + at_once], params, first_group + start
-            )
+        for first, some in self._at_once(requests):
+            later = partial(_shifted, done, first) if done else None
+            completions += self._decode(some, params, later)
         return completions
+
+    def _at_once(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sequence[Request]]]:
+        """Requests that decode together, and the number of the first: of `max_rows` samples or fewer.
+
+        A request of more samples than that decodes alone.
+        """
+        first, rows = 0, 0
+        for i, request in enumerate(requests):
+            if i > first and rows + len(request.samples) > self.max_rows:
+                yield first, requests[first:i]
+                first, rows = i, 0
+            rows += len(request.samples)
+        yield first, requests[first:]
 
     @torch.inference_mode()
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
@@ -146,22 +184,20 @@ class TorchSampler:
             )
 
     def _decode(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, first_group: int
+        self, requests: Sequence[Request], params: SamplingParams, done: Done | None
     ) -> list[list[Completion]]:
-        """All samples of some prompts, in lock-step."""
-        count, n, device = len(prompts), params.n, self.model.device
-        logits, cache = self._prefill(prompts, params.max_tokens)
+        """All samples of some requests, in lock-step."""
+        device = self.model.device
+        drawn = Drawn(requests, params.max_tokens)
+        logits, cache = self._prefill([r.prompt_ids for r in requests], params.max_tokens)
         fused = fused_step(self.model)  # the weights may have changed since the last call
-        rows = torch.arange(count).repeat_interleave(n)
-        cache.select(rows.to(device))
-        logits = logits[rows]
-        keys = row_keys(params.seed, rows + first_group, torch.arange(n).repeat(count))
-        drawn, live = Drawn(count * n, params.max_tokens), torch.arange(count * n)
+        cache.select(drawn.request.to(device))
+        logits = logits[drawn.request]
+        keys, live = drawn.keys(params.seed), torch.arange(len(drawn.request))
         for t in range(params.max_tokens):
-            token, logprob = next_token(logits, keys[live], t, params)
-            self._note(
-                drawn, live, torch.full_like(live, t), token.cpu(), logprob.cpu(), params.stop
-            )
+            token, logprob = next_token(logits, keys[live], drawn.position[live] + t, params)
+            at = torch.full_like(live, t)
+            self._note(drawn, live, at, token.cpu(), logprob.cpu(), params.stop, done)
             running = drawn.running[live]
             if not running.any():
                 break
@@ -170,18 +206,18 @@ class TorchSampler:
                 live, token = live[kept], token[kept.to(device)]
                 cache.select(kept.to(device))
             logits = self._next(token, cache, fused)
-        return self._completions(drawn, params)
+        return drawn.completions
 
     def _refilled(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, first_group: int
+        self, requests: Sequence[Request], params: SamplingParams, done: Done | None
     ) -> list[list[Completion]]:
-        """All samples of all prompts, in slots. The host looks at a step while the next one runs."""
-        n, rows, device = params.n, len(prompts) * params.n, self.model.device
+        """All samples of all requests, in slots. The host looks at a step while the next one runs."""
+        drawn, device = Drawn(requests, params.max_tokens), self.model.device
+        prompts, rows = [r.prompt_ids for r in requests], len(drawn.request)
         slots = self._slots_for(
             min(rows, self.max_rows), max(map(len, prompts)) + params.max_tokens
         )
-        seeds = row_keys(params.seed, torch.arange(rows) // n + first_group, torch.arange(rows) % n)
-        drawn, waiting, flying = Drawn(rows, params.max_tokens), 0, None
+        keys, waiting, flying = drawn.keys(params.seed), 0, None
         size = slots.bucket(min(rows, slots.count))
         owner = torch.full((size,), -1)  # the row in each slot
         at = torch.zeros(size, dtype=torch.long)  # tokens drawn for it, one in flight included
@@ -190,15 +226,16 @@ class TorchSampler:
             free, live = (owner < 0).nonzero().squeeze(1), (owner >= 0).nonzero().squeeze(1)
             if waiting < rows and len(free) * REFILL >= size:
                 new = torch.arange(waiting, min(rows, waiting + len(free)))
-                into, first, waiting = free[: len(new)], int(new[0]) // n, int(new[-1]) + 1
+                into, waiting = free[: len(new)], int(new[-1]) + 1
+                asked = drawn.request[new]
+                first, last = int(asked[0]), int(asked[-1])
                 logits = slots.enter(
-                    into, prompts[first : int(new[-1]) // n + 1], new // n - first, seeds[new]
+                    into, prompts[first : last + 1], asked - first, keys[new], drawn.position[new]
                 )
                 token, logprob = slots.draw(into.to(device), logits, params)
                 owner[into], at[into] = new, 1
-                self._note(
-                    drawn, new, torch.zeros_like(new), token.cpu(), logprob.cpu(), params.stop
-                )
+                start = torch.zeros_like(new)
+                self._note(drawn, new, start, token.cpu(), logprob.cpu(), params.stop, done)
                 continue
             if waiting == rows and len(live) and slots.bucket(len(live)) < size:
                 size = slots.bucket(len(live))
@@ -210,9 +247,9 @@ class TorchSampler:
                 flying = _take_off(owner.clone(), at.clone(), *slots.step(size, params))
                 at += 1
             if landing is not None:
-                self._note(drawn, *landing.land(), params.stop)
+                self._note(drawn, *landing.land(), params.stop, done)
             elif flying is None:
-                return self._completions(drawn, params)
+                return drawn.completions
 
     def _slots_for(self, count: int, length: int) -> Slots:
         """Slots for so many sequences of that length: those of the last call where they do.
@@ -256,10 +293,12 @@ class TorchSampler:
         token: Tensor,
         logprob: Tensor,
         stop: tuple[str, ...],
+        done: Done | None,
     ) -> None:
         """Write down the `at`-th tokens of `rows`, and which of these end with it; rows that do not run draw nothing.
 
-        Raises NonFiniteError where the logits were not finite.
+        Requests of which no row runs any more get their completions. Raises NonFiniteError if the
+        logits were not finite.
         """
         kept = (rows >= 0) & drawn.running[rows]
         if not kept.all():
@@ -267,15 +306,23 @@ class TorchSampler:
         if logprob.isnan().any():
             raise NonFiniteError(NOT_FINITE)
         drawn.tokens[rows, at], drawn.logprobs[rows, at] = token, logprob
-        done = torch.isin(token, self.end_ids)
+        ended = torch.isin(token, self.end_ids)
         if stop:
             reach = max(map(len, stop))  # a token is at least a character or a byte of one
             for i in self._closes(stop)[token].nonzero().squeeze(1).tolist():
                 end = int(at[i]) + 1
                 tail = self.decode(drawn.tokens[rows[i], max(0, end - 4 * reach) : end].tolist())
-                done[i] |= any(s in tail for s in stop)
-        drawn.ends[rows[done]] = at[done] + 1
-        drawn.running[rows[done | (at + 1 == drawn.tokens.shape[1])]] = False
+                ended[i] |= any(s in tail for s in stop)
+        drawn.ends[rows[ended]] = at[ended] + 1
+        ended |= at + 1 == drawn.tokens.shape[1]
+        if not ended.any():
+            return
+        for request in drawn.stop(rows[ended]):
+            found = [self._completion(drawn, row, stop) for row in drawn.rows_of[request]]
+            drawn.completions[request] = found
+            if done is not None:
+                with torch.inference_mode(mode=False):  # it may be anybody's code
+                    done(request, found)
 
     def _closes(self, stop: tuple[str, ...]) -> Tensor:
         """(V,) bool: tokens that hold the last character of a stop string, or a part of one; only these rows are
@@ -288,22 +335,21 @@ class TorchSampler:
             )
         return self._closers[stop]
 
-    def _completions(self, drawn: Drawn, params: SamplingParams) -> list[list[Completion]]:
-        """All rows by prompt."""
-        found = []
-        for tokens, logprobs, end in zip(
-            drawn.tokens, drawn.logprobs, drawn.ends.tolist(), strict=True
-        ):
-            ids = tuple(tokens[:end].tolist())
-            text, reason = self._text(ids, params.stop)
-            said = tuple(logprobs[:end].tolist())
-            found.append(
-                Completion(ids, (True,) * end, said, text, reason, self.version, self.version)
-            )
-        return [found[i : i + params.n] for i in range(0, len(found), params.n)]
+    def _completion(self, drawn: Drawn, row: int, stop: tuple[str, ...]) -> Completion:
+        """What became of one row."""
+        end = int(drawn.ends[row])
+        ids = tuple(drawn.tokens[row, :end].tolist())
+        said = tuple(drawn.logprobs[row, :end].tolist())
+        text, reason = self._text(ids, stop)
+        return Completion(ids, (True,) * end, said, text, reason, self.version, self.version)
 
     def _text(self, ids: tuple[int, ...], stop: tuple[str, ...]) -> tuple[str, FinishReason]:
         return ending(ids, self.decode, self.end_ids, stop)
+
+
+def _shifted(done: Done, first: int, request: int, completions: list[Completion]) -> None:
+    """`done` for a request whose number counts from the `first`."""
+    done(first + request, completions)
 
 
 def _take_off(rows: Tensor, at: Tensor, token: Tensor, logprob: Tensor) -> Flight:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,7 +19,14 @@ from tinyzero.errors import UserError
 from tinyzero.models import Backbone, first_line
 from tinyzero.samplers import require_newer
 from tinyzero.samplers.draw import ending, mix, row_keys
-from tinyzero.types import Completion, FinishReason, SamplingParams
+from tinyzero.types import (
+    Completion,
+    Done,
+    FinishReason,
+    Request,
+    SamplingParams,
+    requests_for,
+)
 
 PROBES = 8  # columns of each layer that are looked at after a push
 WAY_OUT = "go on with --sampler.name torch, and report vLLM's version and the model"
@@ -100,7 +105,7 @@ class VllmSampler:
 
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
         """The completion of one prompt, all at once."""
-        yield self.generate([prompt], replace(params, n=1))[0][0].text
+        yield self.generate(requests_for([prompt]), params)[0][0].text
 
     def _hashed(
         self, weights: Iterable[tuple[str, Tensor]], hashes: list[int]
@@ -112,27 +117,37 @@ class VllmSampler:
                 yield name, weight
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, first_group: int = 0
+        self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
     ) -> list[list[Completion]]:
-        """`params.n` completions a prompt. Prompt i draws the randomness of group `first_group + i`: each completion
-        is a request with a seed of its own, so the rest of the batch does not matter."""
-        groups = torch.arange(len(prompts)).repeat_interleave(params.n) + first_group
-        keys = row_keys(params.seed, groups, torch.arange(params.n).repeat(len(prompts)))
-        requests = [self._request(params, key & (2**63 - 1)) for key in keys.tolist()]
+        """One completion for each sample of each request.
+
+        vLLM draws by one seed for each completion, so the rest of the batch does not matter. A later
+        turn has a seed of its own: it repeats nothing, and differs from what one long turn draws.
+        `done` is called at the end, when vLLM answers.
+        """
+        asked = [
+            self._request(params, seed)
+            for request in requests
+            for seed in seeds_of(request, params.seed)
+        ]
         inputs = [
-            self.vllm.TokensPrompt(prompt_token_ids=list(p))
-            for p in prompts
-            for _ in range(params.n)
+            self.vllm.TokensPrompt(prompt_token_ids=list(request.prompt_ids))
+            for request in requests
+            for _ in request.samples
         ]
         if self.sleeps:
             self.engine.wake_up()
         try:
-            found = self.engine.generate(inputs, requests, use_tqdm=False)
+            answers = iter(self.engine.generate(inputs, asked, use_tqdm=False))
         finally:
             self._rest()
-        completions = [self._completion(f.outputs[0], params) for f in found]
-        edges = range(0, len(completions) + 1, params.n)
-        return [completions[a:b] for a, b in pairwise(edges)]
+        found = []
+        for i, request in enumerate(requests):
+            outputs = [next(answers).outputs[0] for _ in request.samples]
+            found.append([self._completion(output, params) for output in outputs])
+            if done is not None:
+                done(i, found[-1])
+        return found
 
     def _rest(self) -> None:
         """Give the GPU's memory back until the next call; the weights wait in the host's."""
@@ -198,6 +213,15 @@ def _import_vllm(on_cpu: bool) -> Any:
             f"the vllm sampler needs vLLM: pip install tinyzero[vllm], or --sampler.name torch ({first_line(error)})"
         ) from error
     return vllm
+
+
+def seeds_of(request: Request, seed: int) -> list[int]:
+    """What vLLM's generators start from: a number of 63 bits for each sample of a request."""
+    samples = torch.tensor(request.samples)
+    keys = row_keys(seed, torch.full_like(samples, request.group), samples)
+    if request.position:
+        keys = mix(keys ^ mix(torch.full_like(samples, request.position)))
+    return [key & (2**63 - 1) for key in keys.tolist()]
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> int:

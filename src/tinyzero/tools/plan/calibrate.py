@@ -23,7 +23,7 @@ from tinyzero.cost.devices import CPU, Device
 from tinyzero.cost.shapes import find_shape
 from tinyzero.learner import TorchLearner, policy_outputs
 from tinyzero.samplers.torch import TorchSampler
-from tinyzero.types import SamplingParams
+from tinyzero.types import SamplingParams, requests_for
 
 MODEL = "tiny"
 PROMPT, NEW = 14, 48  # tokens of what is decoded
@@ -102,8 +102,8 @@ def bandwidth(rate: float, clock: Callable[[], float]) -> float:
 def decoding(model: models.Backbone, rows: int) -> Callable[[], object]:
     """NEW tokens for each of `rows` prompts, none of which ends early."""
     sampler = TorchSampler(model, lambda ids: "", end_ids=frozenset(), max_rows=rows)
-    prompts = [list(range(1, PROMPT + 1))] * rows
-    return lambda: sampler.generate(prompts, SamplingParams(max_tokens=NEW, stop=()))
+    requests = requests_for([range(1, PROMPT + 1)] * rows)
+    return lambda: sampler.generate(requests, SamplingParams(max_tokens=NEW, stop=()))
 
 
 def updating(model: models.Backbone) -> Callable[[], object]:
