@@ -176,12 +176,12 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
     def step(number: int) -> tuple[list[Group], Collected]:
         nonlocal idle
         groups = run.source.take(number)
-        batch = collate(groups, config.rollout.temperature, config.rollout.max_tokens)
-        batch = run.algorithm.annotate(batch, run.learners)
+        batch = collate(groups, config.rollout.max_tokens)
+        batch, lesson = run.algorithm.annotate(batch, run.learners)
         if not stopping and batch.idle is not None:
             idle = float(batch.idle.float().mean())
             batch = replace(batch, idle=None)
-        laps.timed("update", train.update)(run, batch)
+        laps.timed("update", train.update)(run, batch, lesson)
         publish(run, version=number + 1)
         return groups, run.source.collected
 

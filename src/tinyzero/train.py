@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from tinyzero.errors import NonFiniteError, UserError, asking
 from tinyzero.evaluate import completion_metrics, evaluate
 from tinyzero.rollouts import Collected
 from tinyzero.run import records
-from tinyzero.run.parts import Run, opened, publish, save, updates
+from tinyzero.run.learners import ROLES
+from tinyzero.run.parts import Run, opened, publish, save
 from tinyzero.run.stopping import stop_requested
-from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
+from tinyzero.types import Group, Lesson, Prompt, Rollout, SamplingParams, Split
 
 PREFIXES = {"policy": "", "critic": "value/", "prm": "prm/"}
 
@@ -43,21 +43,19 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
             score(run, "test", config.eval.test_problems)
             score(run, "dev", config.eval.dev_problems)
         run.console.begin(run.step)
-        r, u = config.rollout, config.update
+        limit = config.rollout.max_tokens
         for step in range(run.step, config.steps):
             clock = Clock()
             with saved_first(run):
                 groups = run.source.take(step)
             collected = run.source.collected
             clock.lap("sample")
-            batch = collate(
-                groups, r.temperature, r.max_tokens, u.minibatches, u.epochs, run.sampler.version
-            )
+            batch, lesson = collate(groups, limit, run.sampler.version), Lesson(skip=ROLES)
             if not collected.refused:
                 with saved_if_broken(run, batch), asking(run.algorithm):
-                    batch = run.algorithm.annotate(batch, run.learners)
+                    batch, lesson = run.algorithm.annotate(batch, run.learners)
             clock.lap("annotate")
-            learned = update(run, batch, collected.refused)
+            learned = update(run, batch, lesson)
             clock.lap("update")
             publish(run, version=step + 1)
             clock.lap("publish")
@@ -77,22 +75,20 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
         return save(run)
 
 
-def update(run: Run, batch: Batch, refused: bool = False) -> dict[str, float]:
-    """Train every trained model on the batch, unless `annotate` did, or it is not to be; metrics but the policy's are
-    prefixed."""
+def update(run: Run, batch: Batch, lesson: Lesson) -> dict[str, float]:
+    """Train every trained model on the batch as `lesson` says; metrics but the policy's are prefixed."""
     found: dict[str, float] = {}
     for role, learner in run.learners.items():
-        if learner.options is None:
+        if not learner.trained:
             continue
-        if refused or role in batch.waits:
-            learner.skip(updates(run.config))  # its schedule goes on all the same
+        if role in lesson.skip:
+            learner.skip(learner.updates)  # its schedule goes on all the same
             continue
-        if role in batch.updated:
-            result = batch.updated[role]
+        if role in lesson.trained:
+            result = lesson.trained[role]
         else:
-            loss, u = partial(run.algorithm.loss, role), run.config.update
             with saved_if_broken(run, batch, f" (the {role}'s)"), asking(run.algorithm):
-                result = learner.update(batch, loss, u.minibatches, u.epochs)
+                result = learner.update(batch)
         found |= {PREFIXES[role] + name: value for name, value in result.items()}
     return found
 

@@ -19,20 +19,19 @@ from tinyzero.config import Config, Named, to_toml
 from tinyzero.cost.shapes import read_shape
 from tinyzero.errors import UserError, asking
 from tinyzero.evaluate import distinct_problems
-from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.models import lora
 from tinyzero.registry import effective
 from tinyzero.rollouts import Cursor, Player, Source
 from tinyzero.run import checkpoint, records, trackers
 from tinyzero.run.check import check_config
 from tinyzero.run.console import Console
+from tinyzero.run.learners import load, make_learners
 from tinyzero.run.meter import Meter
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks.base import NoSolution, Task
-from tinyzero.types import Algorithm, Group, Problem, Sampler, SamplingParams, Split
+from tinyzero.types import Algorithm, Group, Learner, Problem, Sampler, SamplingParams, Split
 
 SOLVED = 8  # problems whose own solutions are graded before the first step
-ROLES = ("policy", "critic", "prm", "reference")
 
 
 @dataclass
@@ -43,7 +42,7 @@ class Run:
     folder: Path
     task: Task
     algorithm: Algorithm
-    learners: dict[str, TorchLearner]
+    learners: dict[str, Learner]
     sampler: Sampler
     player: Player
     source: Source
@@ -138,57 +137,6 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     else:
         start_folder(run)
     return run
-
-
-def make_learners(
-    config: Config, algorithm: Algorithm, policy: models.Backbone
-) -> dict[str, TorchLearner]:
-    """The policy's learner and one for every other model that the algorithm asks for."""
-    learner = partial(
-        TorchLearner,
-        total_updates=config.steps * updates(config),
-        micro_tokens=config.update.micro_tokens,
-        patience=config.update.patience,
-    )
-    outputs = partial(policy_outputs, logit_rows=config.update.logit_rows)
-    learners = {"policy": learner(policy, outputs, config.optimizer)}
-    beside = partial(learner, park=config.model.park)
-    for role in algorithm.roles:
-        model = load(
-            config,
-            role,
-            None if role == "reference" and algorithms.option(algorithm, "refresh") else policy,
-        )
-        if role == "critic":
-            learners[role] = beside(models.ValueModel(model), value_outputs, config.critic)
-        elif role == "prm":
-            learners[role] = beside(model, outputs, config.prm)
-        else:
-            learners[role] = beside(model, outputs, None)
-    return learners
-
-
-def load(config: Config, role: str, owner: models.Backbone | None = None) -> models.Backbone:
-    """The model that plays a role, on its device; with adapters it shares the frozen weights of `owner`, if any."""
-    if role not in ROLES:
-        raise UserError(
-            f"algorithm {config.algorithm.name} asks for a model {role!r}: known are {', '.join(ROLES)}"
-        )
-    m, device = config.model, models.pick_device(config.model.device)
-    shares = bool(config.lora.rank) and owner is not None
-    # what will be shared never takes a second place on the GPU
-    made_on = "cpu" if shares else device
-    model = models.load_model(
-        m.name, getattr(torch, m.dtype), made_on, config.update.pack, m.checkpointing
-    )
-    if config.lora.rank:
-        if role == "reference":
-            model.requires_grad_(False)
-        else:
-            lora.add_adapter(model, config.lora)
-        if owner is not None:
-            lora.share_frozen(model, owner)
-    return model.to(device)
 
 
 def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: Path) -> None:
@@ -338,11 +286,6 @@ def refresh(run: Run) -> int:
     return algorithms.option(run.algorithm, "refresh")
 
 
-def updates(config: Config) -> int:
-    """Optimizer steps a batch."""
-    return config.update.minibatches * config.update.epochs
-
-
 def save(run: Run) -> Path:
     """Checkpoint the run as it stands after `run.step` steps."""
     state = {
@@ -354,9 +297,7 @@ def save(run: Run) -> Path:
         "cpu": time.process_time() + run.cpu,
         "flops": run.meter.flops,
         "learners": {
-            role: x.state_dict()
-            for role, x in run.learners.items()
-            if x.options is not None or refresh(run)
+            role: x.state_dict() for role, x in run.learners.items() if x.trained or refresh(run)
         },
     }
     return checkpoint.save(run.folder, run.step, run.save_model, state, run.config.checkpoint.keep)
