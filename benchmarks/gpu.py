@@ -343,14 +343,17 @@ def update_case(given: argparse.Namespace, name: str, checkpointing: bool) -> Fo
         build(name, given.device, checkpointing=checkpointing),
         partial(policy_outputs, logit_rows=2048),
     )
-    learner = TorchLearner(model, outputs, OptimizerOptions(), micro_tokens=given.micro_tokens)
+    learner = TorchLearner(
+        model,
+        outputs,
+        OptimizerOptions(),
+        loss=partial(algorithm.loss, "policy"),
+        micro_tokens=given.micro_tokens,
+    )
     groups = invented(given, name, given.update_rows // 4, 4, given.update_new)
-    batch = algorithm.annotate(collate(groups, 1.0, given.update_new), {})
+    batch = algorithm.annotate(collate(groups, given.update_new), {"policy": learner})[0]
     assert batch.idle is None or not batch.idle.any(), "every row is to be computed"
-    seconds = [
-        timed(given, lambda: learner.update(batch, partial(algorithm.loss, "policy")))
-        for _ in range(given.rounds + 1)
-    ]
+    seconds = [timed(given, lambda: learner.update(batch)) for _ in range(given.rounds + 1)]
     tokens = batch.size * (given.prompt + given.update_new)
     assert int(batch.lengths.sum()) == tokens
     flops = update_flops(read_shape(SHAPES[name], name), batch.size, given.prompt, given.update_new)
@@ -397,12 +400,20 @@ def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
     policy = build(name, given.device, checkpointing=m.checkpointing)
     outputs, learner = (
         partial(policy_outputs, logit_rows=u.logit_rows),
-        partial(TorchLearner, micro_tokens=u.micro_tokens),
+        partial(TorchLearner, minibatches=minibatches, micro_tokens=u.micro_tokens),
     )
-    learners = {"policy": learner(policy, outputs, recipe.optimizer)}
+    learners = {
+        "policy": learner(policy, outputs, recipe.optimizer, loss=partial(algorithm.loss, "policy"))
+    }
     if kind == "ppo":
         critic = models.ValueModel(build(name, given.device, checkpointing=m.checkpointing))
-        learners["critic"] = learner(critic, value_outputs, recipe.critic, park=m.park)
+        learners["critic"] = learner(
+            critic,
+            value_outputs,
+            recipe.critic,
+            loss=partial(algorithm.loss, "critic"),
+            park=m.park,
+        )
     sampler = TorchSampler(policy, lambda ids: "", frozenset(), max_rows=rows, in_slots=True)
     ids = prompts_of(given, name, prompts)
     requests = requests_for(ids, samples)
@@ -415,16 +426,14 @@ def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
             given, lambda params=params, made=made: made.append(sampler.generate(requests, params))
         )
         groups = rollouts(name, ids, made[0])
-        batch = collate(groups, 1.0, given.step_new, minibatches)
+        batch = collate(groups, given.step_new)
 
         def annotate(batch: Batch = batch, made: list[Any] = made) -> None:
-            made.append(replace(algorithm.annotate(batch, learners), idle=None))
+            made.append(replace(algorithm.annotate(batch, learners)[0], idle=None))
 
         laps["annotate"] = timed(given, annotate)
         for role, learner in learners.items():
-            loss = partial(algorithm.loss, role)
-            update = partial(learner.update, made[1], loss, minibatches)
-            laps[f"update {role}"] = timed(given, update)
+            laps[f"update {role}"] = timed(given, partial(learner.update, made[1]))
         tokens = sum(len(r.completion.token_ids) for group in groups for r in group)
         assert tokens == prompts * samples * given.step_new
         steps.append(laps | {"step": sum(laps.values()), "tokens": tokens})

@@ -173,11 +173,11 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
     def step(number: int) -> list[Group]:
         nonlocal idle
         groups = run.source.take(number)
-        batch = run.annotate(groups)
+        batch, lesson = run.annotate(groups)
         if not stopping and batch.idle is not None:
             idle = float(batch.idle.float().mean())
             batch = replace(batch, idle=None)
-        laps.timed("update", run.models.update)(batch)
+        laps.timed("update", run.models.update)(batch, lesson)
         run.source.publish(run.models["policy"], version=number + 1)
         return groups
 

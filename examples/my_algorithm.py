@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses
 from tinyzero.batching import Batch, Totals
-from tinyzero.types import Group, Learner
+from tinyzero.types import Group, Lesson, Scorer
 
 
 class RAFTOptions(BaseModel):
@@ -32,13 +32,14 @@ class RAFT:
     def keep(self, groups: list[Group]) -> list[Group]:
         return [g for g in groups if any(r.reward.right for r in g)]  # others are drawn anew
 
-    def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
+    def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         right = batch.right
         earlier = torch.tensor(
             [int(right[:i][batch.groups[:i] == g].sum()) for i, g in enumerate(batch.groups)]
         )
         chosen = (right & (earlier < self.options.at_most)).float()
-        return replace(batch, advantages=advantages.broadcast(chosen, batch.mask), idle=chosen == 0)
+        found = advantages.broadcast(chosen, batch.mask)
+        return replace(batch, advantages=found, idle=chosen == 0), Lesson()
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals

@@ -23,11 +23,11 @@ from tinyzero.batching import Batch, collate
 from tinyzero.config import OptimizerOptions
 from tinyzero.errors import UserError
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
-from tinyzero.models import ValueModel
+from tinyzero.models import Backbone, ValueModel
 from tinyzero.rollouts import Player, Source
 from tinyzero.tasks.base import Task
 from tinyzero.tasks.guarded import GuardedTask
-from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams
+from tinyzero.types import Completion, LossFunction, Problem, Reward, Rollout, SamplingParams
 
 
 class Says:
@@ -35,19 +35,19 @@ class Says:
 
     batches = 0
 
-    def __init__(self, scores: list[list[float]]) -> None:
-        self.scores = torch.tensor(scores)
+    def __init__(self, scores: list[list[float]] | None, updates: int = 1) -> None:
+        self.scores, self.updates = scores, updates
 
     def score(self, batch: Batch) -> Tensor:
-        return self.scores
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"{name} is not needed here")
+        assert self.scores is not None, "nothing reads its scores here"
+        return torch.tensor(self.scores)
 
 
-def batch_of(
-    rewards: list[float], lengths: list[int], groups: list[int], updates: int = 1
-) -> Batch:
+ALONE = {"policy": Says(None)}
+"""The policy, which takes one step a batch: nobody needs its scores."""
+
+
+def batch_of(rewards: list[float], lengths: list[int], groups: list[int]) -> Batch:
     """Rollouts of prompts of two tokens: column 0 predicts the prompt's second, so responses begin at column 1."""
     rollouts = []
     for reward, length, group in zip(rewards, lengths, groups, strict=True):
@@ -55,7 +55,7 @@ def batch_of(
         rollouts.append(
             [Rollout(Problem("p", {}, "train", "p"), (5, 6), completion, Reward(reward), group)]
         )
-    return collate(rollouts, 1.0, 4, updates)
+    return collate(rollouts, 4)
 
 
 def responses(x: Tensor | None) -> list[list[float]]:
@@ -72,8 +72,8 @@ def responses(x: Tensor | None) -> list[list[float]]:
 )
 def test_grpo_advantages(scale: Any, expected: list[float]) -> None:
     batch = GRPO(GRPOOptions(scale=scale)).annotate(
-        batch_of([1, 0, 0, 0], [2, 1, 2, 2], [0] * 4), {}
-    )
+        batch_of([1, 0, 0, 0], [2, 1, 2, 2], [0] * 4), ALONE
+    )[0]
     assert responses(batch.advantages) == [
         pytest.approx([a, a if length == 2 else 0], abs=1e-5)
         for a, length in zip(expected, [2, 1, 2, 2], strict=True)
@@ -88,8 +88,8 @@ def test_grpo_advantages(scale: Any, expected: list[float]) -> None:
 
 def test_grpo_compares_within_groups_wherever_they_stand() -> None:
     batch = GRPO(GRPOOptions(scale="none")).annotate(
-        batch_of([1, 3, 0, 3, 0.5], [1] * 5, [8, 2, 8, 2, 8]), {}
-    )
+        batch_of([1, 3, 0, 3, 0.5], [1] * 5, [8, 2, 8, 2, 8]), ALONE
+    )[0]
     assert [row[0] for row in responses(batch.advantages)] == pytest.approx([0.5, 0, -0.5, 0, 0])
     assert batch.idle is not None
     assert batch.idle.tolist() == [False, True, False, True, True]
@@ -97,8 +97,8 @@ def test_grpo_compares_within_groups_wherever_they_stand() -> None:
 
 def test_grpo_scaled_by_the_batch() -> None:
     batch = GRPO(GRPOOptions(scale="batch")).annotate(
-        batch_of([1, 0, 5, 5], [1] * 4, [0, 0, 1, 1]), {}
-    )
+        batch_of([1, 0, 5, 5], [1] * 4, [0, 0, 1, 1]), ALONE
+    )[0]
     deviation = torch.tensor([1.0, 0, 5, 5]).std()
     assert [row[0] for row in responses(batch.advantages)] == pytest.approx(
         [float(0.5 / deviation), float(-0.5 / deviation), 0, 0], abs=1e-5
@@ -107,8 +107,8 @@ def test_grpo_scaled_by_the_batch() -> None:
 
 def test_old_and_reference_logprobs_are_scored_where_they_are_needed() -> None:
     old, reference = [[0.0, -1.0, -2.0]], [[0.0, -1.5, -1.0]]
-    models = {"policy": Says(old * 2), "reference": Says(reference * 2)}
-    batch = GRPO(GRPOOptions(kl=0.1)).annotate(batch_of([1, 0], [2, 2], [0, 0], updates=2), models)  # type: ignore[arg-type]
+    models = {"policy": Says(old * 2, updates=2), "reference": Says(reference * 2)}
+    batch = GRPO(GRPOOptions(kl=0.1)).annotate(batch_of([1, 0], [2, 2], [0, 0]), models)[0]  # type: ignore[arg-type]
     assert batch.old_logprobs is not None
     assert batch.old_logprobs.tolist() == old * 2
     assert batch.ref_logprobs is not None
@@ -119,10 +119,10 @@ def test_old_and_reference_logprobs_are_scored_where_they_are_needed() -> None:
 def ppo(rewards: list[float], lengths: list[int], values: list[list[float]], **more: Any) -> Batch:
     logprobs, reference = more.pop("logprobs", None), more.pop("reference", None)
     scored = {"critic": Says(values)}
-    scored |= {"policy": Says(logprobs)} if logprobs else {}
+    scored |= {"policy": Says(logprobs)}
     scored |= {"reference": Says(reference)} if reference else {}
     batch = batch_of(rewards, lengths, list(range(len(rewards))))
-    return PPO(PPOOptions(**more)).annotate(batch, scored)  # type: ignore[arg-type]
+    return PPO(PPOOptions(**more)).annotate(batch, scored)[0]  # type: ignore[arg-type]
 
 
 VALUES = [
@@ -177,8 +177,8 @@ def test_the_reward_stands_on_the_last_trained_token() -> None:
     completion = Completion((7, 7, 7), (True, True, False), (-1.0,) * 3, "", "stop")
     rollout = Rollout(Problem("p", {}, "train", "p"), (5, 6), completion, Reward(1.0), 0)
     batch = PPO(PPOOptions(whiten=False)).annotate(
-        collate([[rollout]], 1.0, 4), {"critic": Says([[0.0] * 4])}
-    )  # type: ignore[dict-item]
+        collate([[rollout]], 4), ALONE | {"critic": Says([[0.0] * 4])}
+    )[0]
     assert responses(batch.returns)[0] == [1, 1, 0]
 
 
@@ -291,13 +291,13 @@ def test_presets_by_hand() -> None:
         "rloo": [1, -1 / 3, -1 / 3, -1 / 3],
     }
     for name, wanted in expected.items():
-        batch = load_algorithm(name).annotate(batch_of(rewards, lengths, [0] * 4), {})
+        batch = load_algorithm(name).annotate(batch_of(rewards, lengths, [0] * 4), ALONE)[0]
         assert [row[0] for row in responses(batch.advantages)] == pytest.approx(wanted, abs=1e-5), (
             name
         )
     batch = load_algorithm("reinforce++-baseline").annotate(
-        batch_of([1, 0, 1, 1], [2, 1, 1, 1], [0, 0, 1, 1]), {}
-    )
+        batch_of([1, 0, 1, 1], [2, 1, 1, 1], [0, 0, 1, 1]), ALONE
+    )[0]
     assert [a for row in responses(batch.advantages) for a in row if a] == pytest.approx(
         [0.956183, 0.956183, -1.434274, -0.239046, -0.239046], abs=1e-5
     )
@@ -310,7 +310,7 @@ def test_reinforce_plus_plus_by_hand() -> None:
     }
     algorithm = load_algorithm("reinforce++", {"kl_in_reward": 0.5})
     assert algorithm.roles == ("reference",)
-    batch = algorithm.annotate(batch_of([1], [3], [0]), scored)  # type: ignore[arg-type]
+    batch = algorithm.annotate(batch_of([1], [3], [0]), scored)[0]  # type: ignore[arg-type]
     togo = torch.tensor([1.05, 1.1, 1.1])
     assert responses(batch.advantages)[0] == pytest.approx(
         ((togo - togo.mean()) / togo.std()).tolist(), abs=1e-3
@@ -323,20 +323,20 @@ def test_a_kl_inside_the_reward_is_the_responses_own_under_a_group_baseline() ->
         "reference": Says([[0, -1.5, -1.0], [0, -1.0, -1.0]]),
     }
     algorithm = load_algorithm("rloo", {"kl_in_reward": 0.1})
-    batch = algorithm.annotate(batch_of([1, 0], [2, 2], [0, 0]), scored)  # type: ignore[arg-type]
+    batch = algorithm.annotate(batch_of([1, 0], [2, 2], [0, 0]), scored)[0]  # type: ignore[arg-type]
     assert [row[0] for row in responses(batch.advantages)] == pytest.approx([0.95, -0.95])
 
 
 def test_length_is_penalised_before_the_baseline() -> None:
     algorithm = load_algorithm("dr_grpo", {"overlong": 2, "overlong_penalty": 0.5})
-    batch = algorithm.annotate(batch_of([1, 1], [2, 4], [0, 0]), {})  # the limit is 4
+    batch = algorithm.annotate(batch_of([1, 1], [2, 4], [0, 0]), ALONE)[0]  # the limit is 4
     assert [row[0] for row in responses(batch.advantages)] == pytest.approx([0.25, -0.25])
 
 
 def test_a_sampler_that_differs_is_corrected() -> None:
     scored = {"policy": Says([[0, -0.5, -1.5], [0, -1.0, -1.0]])}
     algorithm = load_algorithm("grpo", {"correction": "truncate", "correction_cap": 1.5})
-    batch = algorithm.annotate(batch_of([1, 0], [2, 2], [0, 0]), scored)  # type: ignore[arg-type]  # sampled: -1
+    batch = algorithm.annotate(batch_of([1, 0], [2, 2], [0, 0]), scored)[0]  # sampled: -1
     assert batch.weights is not None
     assert batch.weights[:, 1:].flatten().tolist() == pytest.approx([1.5, 0.606531, 1, 1], abs=1e-5)
     outputs = {"logprobs": batch.old_logprobs, "entropy": torch.zeros(2, 3)}
@@ -351,9 +351,9 @@ def test_a_sampler_that_differs_is_corrected() -> None:
 def test_rows_of_an_older_policy_have_their_own_ratio() -> None:
     """The rows beside them keep the ratio 1 of the learner's own score: nothing of theirs is clipped."""
     batch, learned = batch_of([1, 0], [2, 2], [0, 0]), [[0.0, -1.7, -0.4]] * 2  # sampled: -1
-    assert GRPO().annotate(batch, {}).old_logprobs is None, "where none is stale"
+    assert GRPO().annotate(batch, ALONE)[0].old_logprobs is None, "where none is stale"
     batch = replace(batch, stale=torch.tensor([False, True]))
-    found = GRPO().annotate(batch, {"policy": Says(learned)})  # type: ignore[dict-item]
+    found = GRPO().annotate(batch, {"policy": Says(learned)})[0]
     assert responses(found.old_logprobs) == [pytest.approx([-1.7, -0.4]), [-1, -1]]
     outputs = {"logprobs": torch.tensor(learned), "entropy": torch.zeros(2, 3)}
     _, metrics = GRPO().loss("policy", outputs, found, found.totals())
@@ -369,7 +369,7 @@ def prime(prm: list[list[float]], **options: Any) -> Batch:
     zero = Says([[0.0] * 4] * 2)
     algorithm = load_algorithm("prime", {"filter": "none"} | options)
     batch = batch_of([1, 0], [2, 3], [0, 0])
-    return algorithm.annotate(batch, {"prm": Says(prm), "reference": zero})  # type: ignore[dict-item]
+    return algorithm.annotate(batch, ALONE | {"prm": Says(prm), "reference": zero})[0]
 
 
 PRM = [[9.0, 0.2, 0.4, 9.0], [9.0, -0.1, 0.1, -0.3]]
@@ -386,13 +386,13 @@ def test_prime_by_hand() -> None:
     )
     doubled, single = (prime(PRM, beta=beta, outcome=0, whiten=False) for beta in (0.1, 0.05))
     torch.testing.assert_close(doubled.advantages, 2 * single.advantages)  # type: ignore[operator]
-    rloo = load_algorithm("rloo").annotate(batch_of([1, 0], [2, 3], [0, 0]), {})
+    rloo = load_algorithm("rloo").annotate(batch_of([1, 0], [2, 3], [0, 0]), ALONE)[0]
     assert torch.equal(prime(PRM, process=0, whiten=False).advantages, rloo.advantages)  # type: ignore[arg-type]
 
 
 def test_prime_with_the_reference_as_reward_model_is_leave_one_out() -> None:
     same = prime([[0.0] * 4] * 2, whiten=False)
-    rloo = load_algorithm("rloo").annotate(batch_of([1, 0], [2, 3], [0, 0]), {})
+    rloo = load_algorithm("rloo").annotate(batch_of([1, 0], [2, 3], [0, 0]), ALONE)[0]
     assert torch.equal(same.advantages, rloo.advantages)  # type: ignore[arg-type]
 
 
@@ -401,26 +401,26 @@ def test_primes_reward_model_is_trained_before_it_is_asked_or_after() -> None:
     for update, differs in (("after", False), ("before", True)):
         algorithm = load_algorithm("prime", {"update": update, "whiten": False})
         prm, reference = tiny.model(layers=1), tiny.model(layers=1)
-        learners = {
-            "prm": TorchLearner(prm, policy_outputs, OptimizerOptions(learning_rate=1e-2)),
-            "reference": TorchLearner(reference, policy_outputs, None),
-        }
-        found = algorithm.annotate(batch, learners)
-        rloo = load_algorithm("rloo").annotate(batch, {})
+        loss = partial(algorithm.loss, "prm")
+        learner = TorchLearner(prm, policy_outputs, OptimizerOptions(learning_rate=1e-2), loss=loss)
+        frozen = TorchLearner(reference, policy_outputs, None)
+        learners = ALONE | {"prm": learner, "reference": frozen}
+        found, lesson = algorithm.annotate(batch, learners)
+        rloo = load_algorithm("rloo").annotate(batch, ALONE)[0]
         assert torch.equal(found.advantages, rloo.advantages) != differs  # type: ignore[arg-type]
-        assert ("prm" in found.updated) == differs
+        assert ("prm" in lesson.trained) == differs
         if not differs:
             assert found.ref_logprobs is not None
-            learned = learners["prm"].update(found, partial(algorithm.loss, "prm"))
+            learned = learner.update(found)
             assert learned["loss"] == pytest.approx(0.693147, abs=1e-4)  # it knew nothing
         for _ in range(30):
-            learned = learners["prm"].update(found, partial(algorithm.loss, "prm"))
+            learned = learner.update(found)
         assert learned["loss"] < 0.5
         assert learned["accuracy"] == 1
 
 
 def test_a_new_reward_model_leaves_the_outcome_whitened() -> None:
-    rloo = load_algorithm("rloo").annotate(batch_of([1, 0], [2, 3], [0, 0]), {})
+    rloo = load_algorithm("rloo").annotate(batch_of([1, 0], [2, 3], [0, 0]), ALONE)[0]
     assert rloo.advantages is not None
     whitened = advantages.whiten(rloo.advantages, rloo.mask)
     assert torch.equal(prime([[0.0] * 4] * 2).advantages, whitened)  # type: ignore[arg-type]
@@ -429,20 +429,23 @@ def test_a_new_reward_model_leaves_the_outcome_whitened() -> None:
 def test_prime_without_process_rewards_needs_no_other_model() -> None:
     assert load_algorithm("prime", {"process": 0}).roles == ()
     assert load_algorithm("prime", {"process": 0, "kl": 0.1}).roles == ("reference",)
-    found = load_algorithm("prime", {"process": 0}).annotate(batch_of([1, 0], [2, 3], [0, 0]), {})
+    found = load_algorithm("prime", {"process": 0}).annotate(
+        batch_of([1, 0], [2, 3], [0, 0]), ALONE
+    )[0]
     assert torch.equal(found.advantages, prime(PRM, process=0).advantages)  # type: ignore[arg-type]
 
 
 def test_dapos_penalty_on_length_leaves_right_above_wrong() -> None:
-    batch = replace(batch_of([1.0, 0.1, 0.1, 0.1], [126, 10, 10, 10], [0] * 4), max_length=128)
-    found = load_algorithm("dapo").annotate(batch, {}).advantages
+    batch = batch_of([1.0, 0.1, 0.1, 0.1], [126, 10, 10, 10], [0] * 4)
+    batch = replace(batch, limits=torch.full((4,), 128))
+    found = load_algorithm("dapo").annotate(batch, ALONE)[0].advantages
     assert found is not None
     assert [round(float(row[row != 0][0]), 3) for row in found] == [1.5, -0.5, -0.5, -0.5]
 
 
 def test_critic_and_policy_may_have_lambdas_of_their_own() -> None:
     """T1 of three tokens: lambda 0 gives advantages .1 .2 .2 and returns .6 .8 1, lambda 1 returns 1 1 1."""
-    scored = {"critic": Says([[9.0, 0.5, 0.6, 0.8]])}
+    scored = ALONE | {"critic": Says([[9.0, 0.5, 0.6, 0.8]])}
     cases: list[tuple[dict[str, float], list[float], list[float]]] = [
         ({"lam": 0.0}, [0.1, 0.2, 0.2], [0.6, 0.8, 1.0]),
         ({"lam": 0.0, "critic_lam": 1.0}, [0.1, 0.2, 0.2], [1.0, 1.0, 1.0]),
@@ -453,7 +456,7 @@ def test_critic_and_policy_may_have_lambdas_of_their_own() -> None:
     for options, expected, targets in cases:
         batch = load_algorithm("ppo", {"whiten": False} | options).annotate(
             batch_of([1], [3], [0]), scored
-        )  # type: ignore[arg-type]
+        )[0]  # type: ignore[arg-type]
         assert responses(batch.advantages)[0] == pytest.approx(expected, abs=1e-6), options
         assert responses(batch.returns)[0] == pytest.approx(targets, abs=1e-6), options
 
@@ -464,9 +467,9 @@ def test_the_critic_is_trained_alone_at_first() -> None:
     for batches, waits in ((0, True), (1, True), (2, False)):
         critic.batches = batches
         for updates in (1, 4):
-            scored = {"critic": critic, "policy": Says([[0.0] * 4])}
-            batch = algorithm.annotate(batch_of([1], [3], [0], updates), scored)  # type: ignore[arg-type]
-            assert ("policy" in batch.waits) == waits, "however many updates a batch has"
+            scored = {"critic": critic, "policy": Says([[0.0] * 4], updates)}
+            lesson = algorithm.annotate(batch_of([1], [3], [0]), scored)[1]
+            assert ("policy" in lesson.skip) == waits, "however many updates a batch has"
 
 
 KNOWN = (
@@ -567,8 +570,8 @@ def test_the_gradient_is_the_papers(name: str) -> None:
         "reference": [[0.0] * 5] * 6,
     }
     algorithm = load_algorithm(name, {"filter": "none", "overlong": 0})
-    learners = {role: Says(scores[role]) for role in ("policy", *algorithm.roles)}
-    batch = algorithm.annotate(batch_of(rewards, lengths, groups, updates=2), learners)  # type: ignore[arg-type]
+    learners = {role: Says(scores[role], updates=2) for role in ("policy", *algorithm.roles)}
+    batch = algorithm.annotate(batch_of(rewards, lengths, groups), learners)[0]  # type: ignore[arg-type]
     outputs = {"logprobs": logprobs, "entropy": torch.zeros(6, 5)}
     algorithm.loss("policy", outputs, batch, batch.totals())[0].backward()
 
@@ -607,8 +610,8 @@ def test_the_gradient_with_both_kls_and_a_correction_is_the_papers(
     logprobs = (old + torch.randn(6, 5, dtype=torch.float64) * 0.4).requires_grad_()
     options = {"kl": 0.3, "kl_in_reward": 0.2, "correction": how, "correction_level": level}
     algorithm = load_algorithm(name, {"filter": "none", "overlong": 0} | options)
-    learners = {"policy": Says(old.tolist()), "reference": Says(reference.tolist())}
-    batch = algorithm.annotate(batch_of(rewards, lengths, groups, updates=2), learners)  # type: ignore[arg-type]
+    learners = {"policy": Says(old.tolist(), updates=2), "reference": Says(reference.tolist())}
+    batch = algorithm.annotate(batch_of(rewards, lengths, groups), learners)[0]  # type: ignore[arg-type]
     outputs = {"logprobs": logprobs, "entropy": torch.zeros(6, 5)}
     algorithm.loss("policy", outputs, batch, batch.totals())[0].backward()
 
@@ -724,8 +727,8 @@ def test_a_truncated_response_ends_with_its_reward() -> None:
             [Rollout(Problem("p", {}, "train", "p"), (5, 6), completion, Reward(0.1), 0)]
         )
     batch = PPO(PPOOptions(whiten=False)).annotate(
-        collate(rollouts, 1.0, 3), {"critic": Says(VALUES * 2)}
-    )  # type: ignore[dict-item]
+        collate(rollouts, 3), ALONE | {"critic": Says(VALUES * 2)}
+    )[0]
     assert responses(batch.returns) == [pytest.approx([0.1] * 3)] * 2, (
         "no value is read after the last token"
     )
@@ -839,6 +842,21 @@ def test_what_is_no_algorithm(name: str, options: dict[str, Any], says: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def toy_learner(
+    role: str, seed: int, minibatches: int, policy: Backbone, loss: LossFunction
+) -> TorchLearner:
+    """A learner of the toy: all models start as the policy does."""
+    model = policy if role == "policy" else tiny.model(seed=seed, layers=1)
+    rates = {"policy": 4e-3, "critic": 1e-2, "prm": 1e-4}
+    return TorchLearner(
+        ValueModel(model) if role == "critic" else model,
+        value_outputs if role == "critic" else policy_outputs,
+        OptimizerOptions(learning_rate=rates[role]) if role in rates else None,
+        loss=loss,
+        minibatches=minibatches,
+    )
+
+
 def learn(
     name: str,
     seed: int,
@@ -851,19 +869,9 @@ def learn(
     algorithm = load_algorithm(name, options)
     policy = tiny.model(seed=seed, layers=1)
     learners = {
-        "policy": TorchLearner(policy, policy_outputs, OptimizerOptions(learning_rate=4e-3))
+        role: toy_learner(role, seed, minibatches, policy, partial(algorithm.loss, role))
+        for role in ("policy", *algorithm.roles)
     }
-    if "prm" in algorithm.roles:
-        learners["prm"] = TorchLearner(
-            tiny.model(seed=seed, layers=1), policy_outputs, OptimizerOptions(learning_rate=1e-4)
-        )
-    if "critic" in algorithm.roles:
-        critic = ValueModel(tiny.model(seed=seed, layers=1))
-        learners["critic"] = TorchLearner(
-            critic, value_outputs, OptimizerOptions(learning_rate=1e-2)
-        )
-    if "reference" in algorithm.roles:
-        learners["reference"] = TorchLearner(tiny.model(seed=seed, layers=1), policy_outputs, None)
     player = Player(
         GuardedTask(task or Repeat(), "toy", {}),
         tiny.sampler(policy),
@@ -878,10 +886,10 @@ def learn(
         if source.collected.refused:
             rewards.append(statistics.mean(r.reward.value for g in groups for r in g))
             break
-        batch = algorithm.annotate(collate(groups, 1.0, 6, minibatches, version=step), learners)
+        batch, lesson = algorithm.annotate(collate(groups, 6, version=step), learners)
         for role, learner in learners.items():
-            if learner.options and role not in batch.updated and role not in batch.waits:
-                learner.update(batch, partial(algorithm.loss, role), minibatches)
+            if learner.trained and role not in (*lesson.trained, *lesson.skip):
+                learner.update(batch)
         source.publish((), step + 1)
         rewards.append(float(batch.rewards.mean()))
     return rewards
@@ -950,7 +958,7 @@ def test_every_algorithm_is_a_short_file() -> None:
 
 def test_an_algorithm_of_ones_own_is_one_file() -> None:
     algorithm = load_algorithm(f"{OWN}:RAFT", {"at_most": 1})
-    batch = algorithm.annotate(batch_of([1, 0, 1, 1], [2, 1, 2, 2], [0, 0, 0, 1]), {})
+    batch = algorithm.annotate(batch_of([1, 0, 1, 1], [2, 1, 2, 2], [0, 0, 0, 1]), ALONE)[0]
     assert [row[0] for row in responses(batch.advantages)] == [1, 0, 0, 1]
     logprobs = torch.full((4, 3), -1.0, requires_grad=True)
     loss, _ = algorithm.loss("policy", {"logprobs": logprobs}, batch, batch.totals())

@@ -1,6 +1,6 @@
 """Batches against one written out by hand, and the cutting into micro-batches against losing or doubling a row."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def by_hand() -> list[Group]:
 
 
 def test_columns_belong_to_the_token_they_predict() -> None:
-    batch = collate(by_hand(), temperature=0.7, max_length=16, minibatches=3)
+    batch = collate(by_hand(), max_tokens=16)
     assert batch.tokens.tolist() == [[8, 9, 1, 2], [8, 9, 3, 0], [7, 4, 5, 6], [7, 2, 0, 0]]
     yes, no = True, False
     assert batch.mask.tolist() == [[no, yes, yes], [no, yes, no], [yes, no, yes], [yes, no, no]]
@@ -45,12 +45,12 @@ def test_columns_belong_to_the_token_they_predict() -> None:
     assert batch.rewards.tolist() == [1.0, 0.5, 0.25, 0.0]
     assert batch.groups.tolist() == [4, 4, 5, 5]
     assert batch.lengths.tolist() == [4, 3, 4, 2]
-    assert (batch.temperature, batch.max_length, batch.updates, batch.size) == (0.7, 16, 3, 4)
+    assert (batch.limits.tolist(), batch.size) == ([16] * 4, 4)
     assert batch.totals() == Totals(tokens=6, sequences=4, max_length=16)
 
 
 def test_the_mask_does_not_come_from_token_ids() -> None:
-    batch = collate([[rollout([0, 0], [0, 5, 0], [True, True, True])]], 1.0, 8)
+    batch = collate([[rollout([0, 0], [0, 5, 0], [True, True, True])]], 8)
     assert batch.mask.tolist() == [[False, True, True, True]]
 
 
@@ -68,7 +68,7 @@ def test_columns_of_an_environment_are_read_and_not_trained_on() -> None:
 
 def test_selected_rows_are_trimmed_to_the_longest_of_them() -> None:
     batch = replace(
-        collate(by_hand(), 1.0, 8),
+        collate(by_hand(), 8),
         advantages=torch.arange(12.0).view(4, 3),
         idle=torch.zeros(4).bool(),
     )
@@ -85,7 +85,7 @@ def test_selected_rows_are_trimmed_to_the_longest_of_them() -> None:
 def many() -> Batch:
     lengths = [1 + i * 7 % 13 for i in range(20)]
     return collate(
-        [[rollout([3, 4], [1] * n, [True] * n, group=i) for i, n in enumerate(lengths)]], 1.0, 16
+        [[rollout([3, 4], [1] * n, [True] * n, group=i) for i, n in enumerate(lengths)]], 16
     )
 
 
@@ -123,20 +123,20 @@ def test_of_rows_that_are_all_idle_the_shortest_is_left() -> None:
 
 def test_rewards_may_be_whole_numbers() -> None:
     one = rollout([1], [2], [True])
-    assert collate([[replace(one, reward=Reward(1))]], 1.0, 8).rewards.dtype == torch.float32
+    assert collate([[replace(one, reward=Reward(1))]], 8).rewards.dtype == torch.float32
 
 
 def test_rows_of_an_earlier_policy_are_stale_even_when_all_are() -> None:
     one = rollout([1], [2], [True])
     old = replace(one, completion=replace(one.completion, last_version=3))
     new = replace(one, completion=replace(one.completion, last_version=4))
-    assert collate([[old, old]], 1.0, 8, version=3).stale is None
+    assert collate([[old, old]], 8, version=3).stale is None
     for rows, expected in (
         ([old, old], [True, True]),
         ([old, new], [True, False]),
         ([new, old], [False, True]),
     ):
-        batch = collate([rows], 1.0, 8, version=4)
+        batch = collate([rows], 8, version=4)
         assert batch.stale is not None
         assert batch.stale.tolist() == expected
         part = batch.select(torch.tensor([1]))
@@ -147,5 +147,34 @@ def test_rows_of_an_earlier_policy_are_stale_even_when_all_are() -> None:
 def test_what_is_right_is_the_answer_whatever_the_reward() -> None:
     one = rollout([1], [2], [True])
     rewards = [Reward(1.0), Reward(0.9), Reward(0.6, {"answer": 1.0}), Reward(1.0, {"answer": 0.0})]
-    batch = collate([[replace(one, reward=reward) for reward in rewards]], 1.0, 8)
+    batch = collate([[replace(one, reward=reward) for reward in rewards]], 8)
     assert batch.right.tolist() == [True, False, True, False]
+    assert batch.graded.tolist() == [False, True, False, False]
+
+
+def test_a_reward_of_more_than_one_is_not_right() -> None:
+    one = rollout([1], [2], [True], reward=2.3)
+    batch = collate([[one]], 8)
+    assert (batch.right.tolist(), batch.graded.tolist()) == ([False], [True])
+
+
+def test_a_batch_is_nothing_but_tensors() -> None:
+    batch = collate(by_hand(), 16)
+    values = [getattr(batch, f.name) for f in fields(batch)]
+    assert all(value is None or isinstance(value, torch.Tensor) for value in values)
+    names = {
+        f.name
+        for f in fields(batch.select(torch.tensor([0])))
+        if getattr(batch, f.name) is not None
+    }
+    assert names == {
+        "tokens",
+        "mask",
+        "sampled_logprobs",
+        "rewards",
+        "groups",
+        "lengths",
+        "limits",
+        "right",
+        "graded",
+    }

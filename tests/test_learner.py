@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -18,10 +19,11 @@ from tinyzero.algorithms.losses import Aggregation
 from tinyzero.algorithms.ppo import PPO, PPOOptions
 from tinyzero.batching import Batch, Totals, collate
 from tinyzero.config import OptimizerOptions
-from tinyzero.learner import NonFiniteError, TorchLearner, policy_outputs, rate, value_outputs
+from tinyzero.errors import NonFiniteError, UserError
+from tinyzero.learner import TorchLearner, policy_outputs, rate, value_outputs
 from tinyzero.models import ValueModel
 from tinyzero.rollouts import extend
-from tinyzero.types import Algorithm, Completion, Learner, Problem, Reward, Rollout
+from tinyzero.types import Algorithm, Completion, Problem, Reward, Rollout, Scorer
 
 NO_CLIP = OptimizerOptions(learning_rate=1e-6, grad_clip=1e9)
 Metrics = dict[str, tuple[Tensor, Tensor]]
@@ -58,23 +60,21 @@ def critic(options: OptimizerOptions | None = NO_CLIP, seed: int = 2, **more: An
     return TorchLearner(model, value_outputs, options, **more)
 
 
-def annotated(algorithm: Algorithm, groups: list[list[Rollout]], updates: int = 2) -> Batch:
+def annotated(algorithm: Algorithm, groups: list[list[Rollout]]) -> Batch:
     """With old logprobs, reference and values of models other than those that are trained."""
-    others: Mapping[str, Learner] = {
-        "policy": policy(None, 5),
+    others: Mapping[str, Scorer] = {
+        "policy": policy(None, 5, minibatches=2),
         "reference": policy(None, 6),
         "critic": critic(None, 7),
         "prm": policy(None, 8),
     }
-    return algorithm.annotate(collate(groups, 0.9, 16, updates), others)
+    return algorithm.annotate(collate(groups, 16), others)[0]
 
 
-def gradient(
-    learner: TorchLearner, loss: Any, batch: Batch
-) -> tuple[list[Tensor], dict[str, float]]:
-    metrics = learner.update(batch, loss)
+def gradient(learner: TorchLearner, batch: Batch) -> tuple[list[Tensor], dict[str, float]]:
+    metrics = learner.update(batch)
     return [
-        torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learner.trained
+        torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learner.parameters
     ], metrics
 
 
@@ -126,7 +126,7 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
     build: Callable[..., TorchLearner] = critic if role == "critic" else policy
     batch = annotated(algorithm, rollouts())
     loss = partial(algorithm.loss, role)
-    expected, metrics = gradient(build(micro_tokens=10_000), loss, batch)
+    expected, metrics = gradient(build(loss=loss, micro_tokens=10_000), batch)
     assert metrics["grad_norm"] > 0.01
     tolerance = 1e-6 * metrics["grad_norm"]
     shuffled = batch.select(torch.randperm(batch.size, generator=torch.Generator().manual_seed(3)))
@@ -138,7 +138,7 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
         "more padding": (10_000, padded(batch, 9)),
     }
     for way, (micro_tokens, other) in ways.items():
-        found, again = gradient(build(micro_tokens=micro_tokens), loss, other)
+        found, again = gradient(build(loss=loss, micro_tokens=micro_tokens), other)
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, atol=tolerance, rtol=1e-4, msg=way)
         assert again == pytest.approx(metrics, rel=1e-5, abs=1e-5), way
@@ -177,7 +177,7 @@ def test_what_an_environment_says_is_never_trained_on(algorithm: Algorithm) -> N
 
 
 def test_scores_do_not_depend_on_how_the_batch_is_cut() -> None:
-    batch = collate(rollouts(), 0.9, 16)
+    batch = collate(rollouts(), 16)
     for build in (policy, critic):
         whole = build(micro_tokens=10_000).score(batch)
         assert whole.shape == batch.mask.shape
@@ -192,8 +192,10 @@ def test_idle_rows_leave_the_gradient_as_it_is() -> None:
     batch = annotated(algorithm, rollouts(flat=frozenset({0, 2})))
     assert batch.idle is not None
     assert batch.idle.tolist() == [True] * 3 + [False] * 3 + [True] * 3 + [False] * 3
-    skipping, a = gradient(policy(), partial(algorithm.loss, "policy"), batch)
-    computing, b = gradient(policy(), partial(algorithm.loss, "policy"), replace(batch, idle=None))
+    skipping, a = gradient(policy(loss=partial(algorithm.loss, "policy")), batch)
+    computing, b = gradient(
+        policy(loss=partial(algorithm.loss, "policy")), replace(batch, idle=None)
+    )
     for x, y in zip(skipping, computing, strict=True):
         torch.testing.assert_close(x, y, atol=1e-6, rtol=1e-4)
     assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
@@ -205,44 +207,45 @@ def test_flat_groups_have_exactly_no_gradient(scale: Any) -> None:
     algorithm = GRPO(GRPOOptions(scale=scale))
     batch = annotated(algorithm, rollouts(flat=frozenset(range(4))))
     for some in (batch, replace(batch, idle=None)):
-        learner = policy()
-        before = [p.clone() for p in learner.trained]
-        found, metrics = gradient(learner, partial(algorithm.loss, "policy"), some)
+        learner = policy(loss=partial(algorithm.loss, "policy"))
+        before = [p.clone() for p in learner.parameters]
+        found, metrics = gradient(learner, some)
         assert not any(g.any() for g in found)
         assert metrics["grad_norm"] == 0
         assert metrics["skipped"] == 0
-        assert all(torch.equal(p, q) for p, q in zip(learner.trained, before, strict=True))
+        assert all(torch.equal(p, q) for p, q in zip(learner.parameters, before, strict=True))
 
 
 @pytest.mark.parametrize("preset", ["grpo", "dr_grpo", "rloo", "dapo", "gspo", "cispo"])
 def test_flat_groups_have_exactly_no_gradient_in_any_preset(preset: str) -> None:
     algorithm = load_algorithm(preset, {"filter": "none", "overlong": 0})
     batch = replace(annotated(algorithm, rollouts(flat=frozenset(range(4)))), idle=None)
-    found, _ = gradient(policy(), partial(algorithm.loss, "policy"), batch)
+    found, _ = gradient(policy(loss=partial(algorithm.loss, "policy")), batch)
     assert not any(g.any() for g in found)
 
 
 def test_another_learners_weights_are_taken_over() -> None:
-    one, other = policy(seed=1), policy(None, seed=2)
-    batch = collate(rollouts(), 1.0, 16)
+    one, other = policy(seed=1, loss=scaled(1e-3)), policy(None, seed=2)
+    batch = collate(rollouts(), 16)
     assert not torch.equal(one.score(batch), other.score(batch))
     other.load_weights(one.named_weights())
     assert torch.equal(one.score(batch), other.score(batch))
-    one.update(batch, scaled(1e-3))
+    one.update(batch)
     assert not torch.equal(one.score(batch), other.score(batch)), "they share no memory"
 
 
 def test_updates_not_taken_count_for_the_schedule() -> None:
     options = OptimizerOptions(learning_rate=1.0, schedule="linear", final_share=0.0)
-    learner = policy(options, total_updates=4)
+    learner = policy(options, loss=scaled(1e-3), total_updates=4)
     learner.skip(3)
-    assert learner.update(collate(rollouts(), 1.0, 16), scaled(1e-3))["learning_rate"] == 0.25
+    assert learner.update(collate(rollouts(), 16))["learning_rate"] == 0.25
 
 
 def test_a_batch_that_fell_short_moves_the_schedule_as_a_whole_one_does() -> None:
-    learner, batch = policy(), collate(rollouts(), 1.0, 16)
-    learner.update(batch, scaled(1e-3), minibatches=4, epochs=2)
-    learner.update(batch.select(torch.arange(3)), scaled(1e-3), minibatches=4, epochs=2)
+    learner, batch = policy(loss=scaled(1e-3), minibatches=4, epochs=2), collate(rollouts(), 16)
+    assert learner.updates == 8
+    learner.update(batch)
+    learner.update(batch.select(torch.arange(3)))
     assert (learner.steps, learner.batches) == (16, 2)
     assert learner.optimizer is not None
     assert {int(s["step"]) for s in learner.optimizer.state.values()} == {14}, (
@@ -259,7 +262,7 @@ def test_kl_and_entropy_pull_on_flat_groups_too() -> None:
         algorithm = GRPO(options)
         batch = annotated(algorithm, rollouts(flat=frozenset(range(4))))
         assert batch.idle is None
-        _, metrics = gradient(policy(), partial(algorithm.loss, "policy"), batch)
+        _, metrics = gradient(policy(loss=partial(algorithm.loss, "policy")), batch)
         assert metrics["grad_norm"] > 0.01
 
 
@@ -272,15 +275,15 @@ def test_minibatches_are_steps_of_their_own() -> None:
             "rows": (torch.tensor(batch.size), torch.tensor(1))
         }
 
-    batch = collate(rollouts(), 1.0, 16)
-    learner = policy(micro_tokens=10_000)
-    metrics = learner.update(batch, loss, minibatches=5, epochs=2)
+    batch = collate(rollouts(), 16)
+    learner = policy(loss=loss, minibatches=5, epochs=2, micro_tokens=10_000)
+    metrics = learner.update(batch)
     assert [t.sequences for t in seen] == [3, 3, 2, 2, 2] * 2
     assert sum(t.tokens for t in seen) == 2 * int(batch.mask.sum())
     assert {int(s["step"]) for s in learner.optimizer.state.values()} == {10}
     assert metrics["rows"] == pytest.approx(2.4)
     seen.clear()
-    policy().update(batch.select(torch.arange(2)), loss, minibatches=4)
+    policy(loss=loss, minibatches=4).update(batch.select(torch.arange(2)))
     assert len(seen) == 2, "a batch shorter than its minibatches has a step a row"
 
 
@@ -290,20 +293,22 @@ def scaled(factor: float) -> Any:
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_a_step_that_is_not_finite_is_skipped_and_several_stop(factor: float) -> None:
-    batch = collate(rollouts(), 1.0, 16)
-    learner = policy(patience=3)
-    before = [p.clone() for p in learner.trained]
-    metrics = learner.update(batch, scaled(factor), minibatches=2)
+    batch = collate(rollouts(), 16)
+    learner = policy(loss=scaled(factor), minibatches=2, patience=3)
+    before = [p.clone() for p in learner.parameters]
+    metrics = learner.update(batch)
     assert metrics["skipped"] == 2
     assert math.isnan(metrics["grad_norm"])
-    assert all(torch.equal(p, q) for p, q in zip(learner.trained, before, strict=True))
-    metrics = learner.update(batch, scaled(1e-3))
+    assert all(torch.equal(p, q) for p, q in zip(learner.parameters, before, strict=True))
+    learner.loss = scaled(1e-3)
+    metrics = learner.update(batch)
     assert metrics["skipped"] == 0
-    assert not torch.equal(learner.trained[0], before[0])
-    learner.update(batch, scaled(factor), minibatches=2)  # counted from the last good one
+    assert not torch.equal(learner.parameters[0], before[0])
+    learner.loss = scaled(factor)
+    learner.update(batch)  # counted from the last good one
     with pytest.raises(NonFiniteError, match="3 updates in a row"):
-        learner.update(batch, scaled(factor))
-    assert all(p.isfinite().all() for p in learner.trained)
+        learner.update(batch)
+    assert all(p.isfinite().all() for p in learner.parameters)
 
 
 def test_rates() -> None:
@@ -323,14 +328,14 @@ def test_the_rate_is_the_one_that_is_used() -> None:
     options = OptimizerOptions(
         learning_rate=0.01, warmup=1, schedule="linear", final_share=0.5, beta1=0, beta2=0
     )
-    learner = policy(options, total_updates=3)
-    batch = collate(rollouts(), 1.0, 16)
+    learner = policy(options, loss=scaled(1.0), total_updates=3)
+    batch = collate(rollouts(), 16)
     rates = []
     for _ in range(4):
-        before = learner.trained[0].detach().clone()
-        rates.append(learner.update(batch, scaled(1.0))["learning_rate"])
+        before = learner.parameters[0].detach().clone()
+        rates.append(learner.update(batch)["learning_rate"])
         moved = (
-            (learner.trained[0].detach() - before).abs().max()
+            (learner.parameters[0].detach() - before).abs().max()
         )  # without memory, Adam moves each weight by the rate
         assert float(moved) == pytest.approx(rates[-1], rel=1e-3)
     assert rates == pytest.approx([0.005, 0.01, 0.0075, 0.005])
@@ -342,21 +347,21 @@ def test_a_saved_learner_goes_on_bit_for_bit(build: Callable[..., TorchLearner])
     algorithm = PPO()
     batch = annotated(algorithm, rollouts())
     role = "policy" if build is policy else "critic"
-    one = build(options, total_updates=6)
+    taught: dict[str, Any] = {"loss": partial(algorithm.loss, role), "minibatches": 2}
+    one = build(options, total_updates=6, **taught)
     for _ in range(2):
-        one.update(batch, partial(algorithm.loss, role), minibatches=2)
+        one.update(batch)
     one.bad_in_a_row = 1
     file = io.BytesIO()
     torch.save(one.state_dict(), file)
     file.seek(0)
-    other = build(options, seed=9, total_updates=6)
+    other = build(options, seed=9, total_updates=6, **taught)
     other.load_state_dict(torch.load(file, weights_only=True))
     assert (other.bad_in_a_row, other.batches) == (1, 2)
     for _ in range(2):
-        a = one.update(batch, partial(algorithm.loss, role))
-        b = other.update(batch, partial(algorithm.loss, role))
+        a, b = one.update(batch), other.update(batch)
         assert a == b
-    for x, y in zip(one.trained, other.trained, strict=True):
+    for x, y in zip(one.parameters, other.parameters, strict=True):
         assert torch.equal(x, y)
 
 
@@ -364,8 +369,8 @@ def test_a_parked_learner_takes_its_moments_to_where_it_computes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """AdamW puts them beside the weights of that moment, and a parked model's are in CPU memory."""
-    learner, stays = policy(park=True), list[str]()
-    learner.update(collate(rollouts(), 1.0, 16), scaled(1e-3))
+    learner, stays = policy(loss=scaled(1e-3), park=True), list[str]()
+    learner.update(collate(rollouts(), 16))
     state = learner.state_dict()
     learner.device = "the GPU"  # type: ignore[assignment]
     assert learner.optimizer is not None
@@ -380,11 +385,11 @@ def test_a_parked_learner_takes_its_moments_to_where_it_computes(
 
 def test_a_frozen_model_scores_and_nothing_else() -> None:
     learner = policy(None)
-    batch = collate(rollouts(), 1.0, 16)
+    batch = collate(rollouts(), 16)
     assert not learner.score(batch).requires_grad
     assert not any(p.requires_grad for p in learner.model.parameters())
     with pytest.raises(AssertionError, match="frozen"):
-        learner.update(batch, scaled(1.0))
+        learner.update(batch)
 
 
 def test_weights_go_by_their_hugging_face_names() -> None:
@@ -397,6 +402,122 @@ def test_weights_go_by_their_hugging_face_names() -> None:
 def test_the_critic_fits_its_returns() -> None:
     algorithm = PPO(PPOOptions(value_clip=100.0))
     batch = annotated(algorithm, rollouts())
-    learner = critic(OptimizerOptions(learning_rate=3e-3, grad_clip=10.0))
-    errors = [learner.update(batch, partial(algorithm.loss, "critic"))["error"] for _ in range(60)]
+    options = OptimizerOptions(learning_rate=3e-3, grad_clip=10.0)
+    learner = critic(options, loss=partial(algorithm.loss, "critic"))
+    errors = [learner.update(batch)["error"] for _ in range(60)]
     assert errors[-1] < 0.1 * errors[0]
+
+
+def test_totals_from_outside_make_parts_add_up_to_the_whole() -> None:
+    """Two ranks with half of the rows each: their gradients sum to that of all rows."""
+    algorithm = GRPO(GRPOOptions(kl=0.1, entropy=0.05, aggregate="token-mean"))
+    batch, loss = annotated(algorithm, rollouts()), partial(algorithm.loss, "policy")
+    whole, metrics = gradient(policy(loss=loss), batch)
+    sums = [torch.zeros_like(g) for g in whole]
+    lost = 0.0
+    for rows in (torch.arange(5), torch.arange(5, batch.size)):
+        learner = policy(loss=loss)
+        lost += learner.update(batch.select(rows), [batch.totals()])["loss"]
+        for total, parameter in zip(sums, learner.parameters, strict=True):
+            assert parameter.grad is not None
+            total += parameter.grad
+    tolerance = 1e-6 * metrics["grad_norm"]
+    for a, b in zip(sums, whole, strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance, rtol=1e-4)
+    assert lost == pytest.approx(metrics["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("build", [policy, critic])
+def test_a_learner_in_a_folder_goes_on_bit_for_bit(
+    build: Callable[..., TorchLearner], tmp_path: Path
+) -> None:
+    options = OptimizerOptions(learning_rate=0.01, warmup=2, schedule="linear", weight_decay=0.1)
+    algorithm = PPO()
+    batch, role = annotated(algorithm, rollouts()), "policy" if build is policy else "critic"
+    taught: dict[str, Any] = {"loss": partial(algorithm.loss, role), "total_updates": 6}
+    one = build(options, **taught)
+    one.skip(1)
+    for steps in range(3):  # as it was before its first step, and later
+        one.save(tmp_path / str(steps))
+        other = build(options, seed=9, **taught)
+        other.load(tmp_path / str(steps))
+        assert one.update(batch) == other.update(batch)
+        assert (other.steps, other.batches, other.waited) == (steps + 2, steps + 1, 1)
+        for x, y in zip(one.parameters, other.parameters, strict=True):
+            assert torch.equal(x, y)
+    assert {p.suffix for p in (tmp_path / "0").iterdir()} == {".safetensors", ".json"}
+
+
+def test_a_frozen_learner_keeps_its_weights_in_a_folder(tmp_path: Path) -> None:
+    one, other = policy(None, seed=1), policy(None, seed=2)
+    one.save(tmp_path)
+    other.load(tmp_path)
+    batch = collate(rollouts(), 16)
+    assert torch.equal(one.score(batch), other.score(batch))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "counters.json").unlink(), "holds no learner"),
+        (lambda folder: (folder / "counters.json").write_text("[1"), "holds no learner"),
+        (lambda folder: (folder / "counters.json").write_text('{"steps": 1}'), "lacks steps"),
+        (lambda folder: (folder / "weights.safetensors").write_bytes(b"x" * 99), "holds no"),
+        (
+            lambda folder: (folder / "moments.safetensors").write_bytes(
+                (folder / "weights.safetensors").read_bytes()
+            ),
+            "lacks the moments",
+        ),
+    ],
+)
+def test_a_folder_that_holds_no_such_learner_is_refused(
+    spoil: Callable[[Path], object], says: str, tmp_path: Path
+) -> None:
+    policy(loss=scaled(1.0)).save(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(UserError, match=says) as caught:
+        policy(loss=scaled(1.0)).load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_models_folder_is_refused(tmp_path: Path) -> None:
+    critic().save(tmp_path)
+    with pytest.raises(UserError, match="holds another model"):
+        policy().load(tmp_path)
+    wider = TorchLearner(tiny.model(layers=1, width=64), policy_outputs, NO_CLIP)
+    wider.save(tmp_path)
+    with pytest.raises(UserError, match=r"is \[.*64\], not \[.*32\]"):
+        policy().load(tmp_path)
+
+
+@pytest.mark.parametrize("clip", [0.05, 0.5, 1e9])
+def test_a_gradient_is_clipped_at_the_norm_that_is_asked_for(clip: float) -> None:
+    """The reported norm is the one of before; what the optimizer gets is `clip`, or less."""
+    options = OptimizerOptions(learning_rate=1e-6, grad_clip=clip)
+    learner = policy(options, loss=scaled(1e-2))
+    norm = learner.update(collate(rollouts(), 16))["grad_norm"]
+    assert norm == pytest.approx(
+        policy(loss=scaled(1e-2)).update(collate(rollouts(), 16))["grad_norm"]
+    )
+    assert 1 < norm < 100
+    taken = math.sqrt(
+        sum(float(p.grad.square().sum()) for p in learner.parameters if p.grad is not None)
+    )
+    assert taken == pytest.approx(min(clip, norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("logit_rows", [2048, 3])
+def test_logits_are_divided_by_the_temperature(logit_rows: int) -> None:
+    """Against the softmax of the model's logits, both where few rows are kept and where chunks are."""
+    model, batch = tiny.model(layers=1), collate(rollouts(), 16)
+    logits = model.logits(batch.tokens)[:, :-1].detach()
+    for temperature in (0.5, 1.0, 2.0):
+        found = policy_outputs(model, batch, temperature, logit_rows)
+        logprobs = (logits / temperature).log_softmax(-1)
+        chosen = logprobs.gather(-1, batch.tokens[:, 1:, None]).squeeze(-1)
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        for name, expected in (("logprobs", chosen), ("entropy", entropy)):
+            torch.testing.assert_close(
+                found[name][batch.mask].detach(), expected[batch.mask], atol=1e-4, rtol=1e-4
+            )

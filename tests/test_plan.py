@@ -388,8 +388,13 @@ def test_states_are_what_a_learner_holds(dtype: str, rank: int, base: Path) -> N
     if rank:
         pytest.importorskip("peft")
         lora.add_adapter(model, config.lora)
-    learner = TorchLearner(model, policy_outputs, config.optimizer)
-    learner.update(batch_of(2, 5), lambda out, part, totals: (out["logprobs"].sum(), {}))
+    learner = TorchLearner(
+        model,
+        policy_outputs,
+        config.optimizer,
+        loss=lambda out, part, totals: (out["logprobs"].sum(), {}),
+    )
+    learner.update(batch_of(2, 5))
     assert learner.optimizer is not None
     moments = [t for state in learner.optimizer.state.values() for t in state.values() if t.ndim]
     tensors = [*model.parameters(), *learner.masters, *(m.grad for m in learner.masters), *moments]
@@ -406,7 +411,8 @@ def batch_of(rows: int, columns: int) -> Batch:
     return Batch(
         tokens=torch.ones(rows, columns, dtype=torch.long), mask=flat == 0, sampled_logprobs=flat,
         rewards=torch.zeros(rows), groups=torch.arange(rows) // 2, lengths=torch.full((rows,), columns),
-        temperature=1.0, max_length=columns - 1, right=torch.arange(rows) % 2 == 0,
+        limits=torch.full((rows,), columns - 1), right=torch.arange(rows) % 2 == 0,
+        graded=torch.zeros(rows, dtype=torch.bool),
     )  # fmt: skip
 
 
@@ -475,17 +481,14 @@ def test_a_run_is_its_steps_and_its_evaluations() -> None:
 class Counted:
     """A learner that counts what it is asked."""
 
-    def __init__(self) -> None:
-        self.scored = self.updated = 0
-        self.batches = 0
+    batches = 0
+
+    def __init__(self, updates: int) -> None:
+        self.scored, self.updates = 0, updates
 
     def score(self, batch: Batch) -> torch.Tensor:
         self.scored += 1
         return torch.zeros(batch.mask.shape)
-
-    def update(self, batch: Batch, *_: Any) -> dict[str, float]:
-        self.updated += 1
-        return {}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -504,11 +507,8 @@ def test_passes_are_those_of_the_algorithm(name: str, options: list[str]) -> Non
         parse_overrides([f"--algorithm={name}", *options]),
     )
     algorithm = load_algorithm(name, config.algorithm.options)
-    found = {role: Counted() for role in ("policy", *algorithm.roles)}
-    batch = replace(
-        batch_of(4, 4), rewards=torch.tensor([1.0, 0, 1, 0]), minibatches=config.update.minibatches
-    )
-    algorithm.annotate(batch, found)  # type: ignore[arg-type]
+    found = {role: Counted(config.update.minibatches) for role in ("policy", *algorithm.roles)}
+    algorithm.annotate(replace(batch_of(4, 4), rewards=torch.tensor([1.0, 0, 1, 0])), found)
     scorers, trained = passes(config, algorithm)
     assert {role: model.scored for role, model in found.items()} == {
         r: scorers.count(r) for r in found

@@ -236,18 +236,18 @@ def test_bf16_in_shards_is_loaded_and_trained(family: str, tmp_path: Path) -> No
     assert model.dtype == torch.bfloat16
     assert model.logits(torch.arange(5)[None]).dtype == torch.float32
     batch = advantaged()
-    learner = TorchLearner(model, policy_outputs, OptimizerOptions(learning_rate=1e-3))
-    learned = learner.update(batch, loss)
+    learner = TorchLearner(model, policy_outputs, OptimizerOptions(learning_rate=1e-3), loss=loss)
+    learned = learner.update(batch)
     assert learned["grad_norm"] > 0
-    for parameter, master in zip(learner.trained, learner.masters, strict=True):
+    for parameter, master in zip(learner.parameters, learner.masters, strict=True):
         assert (parameter.dtype, master.dtype) == (torch.bfloat16, torch.float32)
         assert torch.equal(parameter, master.to(torch.bfloat16)), (
             "the weights are the rounded masters"
         )
 
 
-def advantaged(temperature: float = 1.0) -> Batch:
-    batch = collate(rollouts(), temperature, 16)
+def advantaged() -> Batch:
+    batch = collate(rollouts(), 16)
     generator = torch.Generator().manual_seed(5)
     return copy.copy(batch).__class__(
         **{
@@ -265,18 +265,19 @@ def test_steps_too_small_for_bf16_are_kept_in_the_masters(tmp_path: Path) -> Non
     """A weight near 1 moves in bf16 by 0.0078 at least: a step of 1e-4 would be lost each time."""
     folder = str(folders.write(tmp_path / "model", "llama"))
     whole = TorchLearner(
-        models.load_model(folder), policy_outputs, OptimizerOptions(learning_rate=1e-4)
+        models.load_model(folder), policy_outputs, OptimizerOptions(learning_rate=1e-4), loss=loss
     )
     low = TorchLearner(
         models.load_model(folder, torch.bfloat16),
         policy_outputs,
         OptimizerOptions(learning_rate=1e-4),
+        loss=loss,
     )
     before = [m.detach().clone() for m in low.masters]
     batch = advantaged()
     for _ in range(30):
-        whole.update(batch, loss)
-        low.update(batch, loss)
+        whole.update(batch)
+        low.update(batch)
     moved = torch.cat([(m - b).flatten() for m, b in zip(low.masters, before, strict=True)])
     expected = torch.cat([(m - b).flatten() for m, b in zip(whole.masters, before, strict=True)])
     assert torch.cosine_similarity(moved, expected, dim=0) > 0.9
@@ -289,14 +290,16 @@ def test_a_low_precision_learner_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
     def fresh() -> TorchLearner:
         model = models.load_model(folder, torch.bfloat16)
-        return TorchLearner(model, policy_outputs, OptimizerOptions(learning_rate=1e-3))
+        return TorchLearner(model, policy_outputs, OptimizerOptions(learning_rate=1e-3), loss=loss)
 
     one, other, batch = fresh(), fresh(), advantaged()
-    one.update(batch, loss)
+    one.update(batch)
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     for learner in (one, other):
-        learner.update(batch, loss)
-    for a, b in zip([*one.masters, *one.trained], [*other.masters, *other.trained], strict=True):
+        learner.update(batch)
+    for a, b in zip(
+        [*one.masters, *one.parameters], [*other.masters, *other.parameters], strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -323,11 +326,11 @@ class TestAdapters:
         assert trained
         assert all("lora_" in name for name in trained)
         learner = TorchLearner(
-            model, policy_outputs, NO_CLIP.model_copy(update={"learning_rate": 1e-2})
+            model, policy_outputs, NO_CLIP.model_copy(update={"learning_rate": 1e-2}), loss=loss
         )
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
-        learner.update(advantaged(), loss)
-        learner.update(advantaged(), loss)
+        learner.update(advantaged())
+        learner.update(advantaged())
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, before[name]) == (name not in trained), name
 

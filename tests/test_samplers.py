@@ -130,9 +130,9 @@ def test_the_mismatch_by_hand() -> None:
         rewards=torch.zeros(1),
         groups=torch.zeros(1, dtype=torch.long),
         lengths=torch.tensor([4]),
-        temperature=1.0,
-        max_length=3,
+        limits=torch.tensor([3]),
         right=torch.zeros(1, dtype=torch.bool),
+        graded=torch.zeros(1, dtype=torch.bool),
         advantages=torch.ones(1, 3),
     )
     learned = torch.tensor([[0.0, -1.25, -1.5]])

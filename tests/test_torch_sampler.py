@@ -75,8 +75,8 @@ def test_sampled_logprobs_are_the_learners(shape: str, temperature: float, step:
         [Rollout(problem, tuple(prompt), c, Reward(0.0), g) for c in completions]
         for g, (prompt, completions) in enumerate(zip(PROMPTS, found, strict=True))
     ]
-    batch = collate(groups, temperature, PARAMS.max_tokens)
-    learned = policy_outputs(model, batch)["logprobs"]
+    batch = collate(groups, PARAMS.max_tokens)
+    learned = policy_outputs(model, batch, temperature)["logprobs"]
     assert int(batch.mask.sum()) == sum(lengths)
     torch.testing.assert_close(learned, batch.sampled_logprobs, atol=1e-5, rtol=0)
 

@@ -462,7 +462,7 @@ def test_gradients_that_are_not_finite_stop_the_run_with_the_batch(
         found = outputs(model, batch, **more)
         return {k: v * float("nan") if calls[0] > 4 else v for k, v in found.items()}
 
-    monkeypatch.setattr("tinyzero.run.parts.policy_outputs", spoilt)
+    monkeypatch.setattr("tinyzero.run.learners.policy_outputs", spoilt)
     run = tmp_path / "run"
     code = cli.main(["train", str(recipe), "--run.dir", str(run), "--update.patience", "3"])
     assert code == 1

@@ -108,10 +108,10 @@ def test_sampled_logprobs_are_nearly_the_learners(
             [Rollout(Problem("p", {}, "train", "p"), prompt, c, Reward(0.0), g) for c in group]
             for g, (prompt, group) in enumerate(zip(prompts, found, strict=True))
         ]
-        batch = collate(groups, temperature, PARAMS.max_tokens)
-        gap = (policy_outputs(policy, batch)["logprobs"].detach() - batch.sampled_logprobs)[
-            batch.mask
-        ].abs()
+        batch = collate(groups, PARAMS.max_tokens)
+        gap = (
+            policy_outputs(policy, batch, temperature)["logprobs"].detach() - batch.sampled_logprobs
+        )[batch.mask].abs()
         assert float(gap.max()) < 1e-4
         assert float(gap.mean()) < 1e-5
 
@@ -277,7 +277,7 @@ def test_another_family_in_bf16(tmp_path: Path) -> None:
     rollouts = [
         Rollout(Problem("p", {}, "train", "p"), (5, 6, 7), c, Reward(0.0), 0) for c in group
     ]
-    batch = collate([rollouts], 1.0, PARAMS.max_tokens)
+    batch = collate([rollouts], PARAMS.max_tokens)
     gap = (policy_outputs(policy, batch)["logprobs"].detach() - batch.sampled_logprobs)[
         batch.mask
     ].abs()

@@ -7,8 +7,8 @@ before that token), masks and advantages line up without further shifting.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class Totals:
 class Batch:
     """Rollouts as tensors, padded on the right. B rollouts, T = longest prompt + completion - 1.
 
+    Nothing but tensors: how many steps are taken on it, and at what temperature, the learners know.
+
     Example: prompt P0 P1, completion A0 A1, and a shorter row:
         tokens  P0 P1 A0 A1 | mask . x x      (the columns that predict A0 and A1)
         tokens  P0 A0 -- -- | mask x . .
@@ -43,11 +45,9 @@ class Batch:
     rewards: Tensor  # (B,)
     groups: Tensor  # (B,) int64
     lengths: Tensor  # (B,) prompt + completion
-    temperature: float
-    max_length: int
+    limits: Tensor  # (B,) int64: the most new tokens that the rollout could have had
     right: Tensor  # (B,) bool: the answer is right, whatever the reward
-    minibatches: int = 1
-    epochs: int = 1
+    graded: Tensor  # (B,) bool: the answer is neither right nor wrong, only its reward counts
     old_logprobs: Tensor | None = None  # (B, T)
     ref_logprobs: Tensor | None = None  # (B, T)
     values: Tensor | None = None  # (B, T) the critic's, before the update
@@ -59,15 +59,6 @@ class Batch:
     idle: Tensor | None = (
         None  # (B,) bool: rows known to have no gradient; counted in totals, not computed
     )
-    updated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Models that `annotate` has trained on this batch itself, with their metrics."""
-    waits: tuple[str, ...] = ()
-    """Models that are not to be trained on this batch."""
-
-    @property
-    def updates(self) -> int:
-        """Optimizer steps taken on this batch; above 1 the ratio to `old_logprobs` matters."""
-        return self.minibatches * self.epochs
 
     @property
     def size(self) -> int:
@@ -84,7 +75,7 @@ class Batch:
                 if value.ndim == 2:
                     value = value[:, : width if f.name == "tokens" else width - 1]
                 cut[f.name] = value
-        return replace(self, **cut)  # type: ignore[arg-type]
+        return replace(self, **cut)
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
@@ -99,7 +90,7 @@ class Batch:
 
     def totals(self) -> Totals:
         """Of all rows here, idle ones included."""
-        return Totals(int(self.mask.sum()), self.size, self.max_length)
+        return Totals(int(self.mask.sum()), self.size, int(self.limits.max()))
 
     def micro_batches(
         self, max_tokens: int, skip_idle: bool = True
@@ -120,15 +111,8 @@ class Batch:
             start += count
 
 
-def collate(
-    groups: Sequence[Group],
-    temperature: float,
-    max_length: int,
-    minibatches: int = 1,
-    epochs: int = 1,
-    version: int = 0,
-) -> Batch:
-    """Pad rollouts into a Batch, on which the policy of `version` is to take `minibatches` times `epochs` updates."""
+def collate(groups: Sequence[Group], max_tokens: int, version: int = 0) -> Batch:
+    """Pad rollouts of at most `max_tokens` new tokens into a Batch for the policy of `version`."""
     rollouts = [r for group in groups for r in group]
     stale = torch.tensor([r.completion.last_version < version for r in rollouts])
     lengths = torch.tensor([len(r.prompt_ids) + len(r.completion.token_ids) for r in rollouts])
@@ -148,10 +132,8 @@ def collate(
         rewards=torch.tensor([r.reward.value for r in rollouts], dtype=torch.float32),
         groups=torch.tensor([r.group for r in rollouts]),
         lengths=lengths,
+        limits=torch.full((len(rollouts),), max_tokens),
         right=torch.tensor([r.reward.right is True for r in rollouts]),
-        temperature=temperature,
-        max_length=max_length,
-        minibatches=minibatches,
-        epochs=epochs,
+        graded=torch.tensor([r.reward.right is None for r in rollouts]),
         stale=stale if stale.any() else None,
     )

@@ -7,26 +7,38 @@ gradient are not computed at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tinyzero import models
 from tinyzero.algorithms import losses
-from tinyzero.batching import Batch
+from tinyzero.batching import Batch, Totals
 from tinyzero.config import OptimizerOptions
-from tinyzero.errors import NonFiniteError
+from tinyzero.errors import NonFiniteError, UserError, brief
 from tinyzero.models import Backbone, ValueModel
 from tinyzero.types import LossFunction
 
 Outputs = dict[str, Tensor]
 
+WEIGHTS, MOMENTS = "weights.safetensors", "moments.safetensors"
+TENSORS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of each weight, beside its count of steps
+COUNTERS = ("steps", "batches", "waited", "bad_in_a_row")
 
-def policy_outputs(model: nn.Module, batch: Batch, logit_rows: int = 2048) -> Outputs:
-    """Logprobs and entropy (B, T) of the tokens in the mask, under the batch's temperature; 0 elsewhere.
+
+def policy_outputs(
+    model: nn.Module, batch: Batch, temperature: float = 1.0, logit_rows: int = 2048
+) -> Outputs:
+    """Logprobs and entropy (B, T) of the tokens in the mask, under `temperature`; 0 elsewhere.
+
+    `temperature` is the one that the tokens were sampled with, or their logprobs are others.
 
     Logits exist only for masked columns, in fp32, and at most `logit_rows` of them at a time.
     """
@@ -34,15 +46,13 @@ def policy_outputs(model: nn.Module, batch: Batch, logit_rows: int = 2048) -> Ou
     hidden = model.hidden(batch.tokens, batch.lengths)[:, :-1][batch.mask]  # (N, D)
     targets = batch.tokens[:, 1:][batch.mask]
     if len(hidden) <= logit_rows and hidden.dtype == torch.float32:
-        logits = (
-            model.logits_of(hidden) / batch.temperature
-        )  # few enough to keep for the backward pass
+        logits = model.logits_of(hidden) / temperature  # few enough to keep for the backward pass
         logprobs = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
         entropy = losses.entropy(logits)
     else:
         head = model.head
         logprobs, entropy = losses.chosen_logprobs(
-            hidden, head.weight, head.bias, targets, batch.temperature, logit_rows
+            hidden, head.weight, head.bias, targets, temperature, logit_rows
         )
     return {"logprobs": _scatter(logprobs, batch.mask), "entropy": _scatter(entropy, batch.mask)}
 
@@ -68,20 +78,23 @@ class TorchLearner:
         model: nn.Module,
         outputs: Callable[[nn.Module, Batch], Outputs],
         options: OptimizerOptions | None,
+        loss: LossFunction | None = None,
+        minibatches: int = 1,
+        epochs: int = 1,
         total_updates: int = 1,
         micro_tokens: int = 8192,
         patience: int = 3,
         park: bool = False,
     ) -> None:
-        """`options` None freezes the model; else its parameters that require a gradient are trained. `total_updates`
-        ends a linear schedule. `patience` is how many updates in a row may have a gradient that is not finite before
-        NonFiniteError is raised. With `park` the model is in CPU memory while it is not used."""
-        self.model, self.outputs, self.micro_tokens, self.patience = (
-            model,
-            outputs,
-            micro_tokens,
-            patience,
-        )
+        """`options` None freezes the model; else its parameters that require a gradient minimise
+        `loss`, in `minibatches` optimizer steps a batch, `epochs` times over. `total_updates` ends
+        a linear schedule. `patience` is how many updates in a row may have a gradient that is not
+        finite before NonFiniteError is raised. With `park` the model is in CPU memory while it is
+        not used."""
+        self.model, self.outputs, self.loss = model, outputs, loss
+        self.trained = options is not None
+        self.minibatches, self.epochs, self.updates = minibatches, epochs, minibatches * epochs
+        self.micro_tokens, self.patience = micro_tokens, patience
         self.bad_in_a_row = 0
         self.steps = self.batches = (
             0  # steps: of the optimizer, those skipped included; batches: trained on
@@ -93,11 +106,11 @@ class TorchLearner:
         if options is None:
             model.requires_grad_(False)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.names, self.trained = list(trained), list(trained.values())
+        self.names, self.parameters = list(trained), list(trained.values())
         self.masters: list[Tensor] = []
         self.optimizer: torch.optim.Optimizer | None = None
         if options is not None:
-            self.masters = [master_of(p, options.offload) for p in self.trained]
+            self.masters = [master_of(p, options.offload) for p in self.parameters]
             betas = (options.beta1, options.beta2)
             self.optimizer = torch.optim.AdamW(
                 self.masters,
@@ -133,24 +146,24 @@ class TorchLearner:
         finally:
             self.model.to("cpu")
 
-    def update(
-        self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1
-    ) -> dict[str, float]:
+    def update(self, batch: Batch, totals: Sequence[Totals] | None = None) -> dict[str, float]:
         """Optimizer steps on `batch`, split in order into `minibatches`, `epochs` times over.
 
-        Returns each metric as its sum over its count, `loss` and `grad_norm` averaged over the steps, the first
-        `learning_rate`, and `skipped`. Raises NonFiniteError after `patience` bad gradients in a row.
+        `totals` are the denominators of each minibatch if it has rows elsewhere too; None if these
+        are all. Returns each metric as its sum over its count, `loss` and `grad_norm` averaged over
+        the steps, the first `learning_rate`, and `skipped`. Raises NonFiniteError after `patience`
+        bad gradients in a row.
         """
+        minibatches, epochs = self.minibatches, self.epochs
         sums: dict[str, list[float]] = {}
         norms: list[float] = []
         shares: list[float] = []  # each micro-batch's share of its step's loss
         skipped, taken, learning_rate = 0, min(minibatches, batch.size), self._learning_rate()
         with self._in_place():
             for _ in range(epochs):
-                for rows in torch.arange(batch.size).tensor_split(taken):
-                    norm = self._step(
-                        batch.select(rows) if minibatches > 1 else batch, loss, sums, shares
-                    )
+                for i, rows in enumerate(torch.arange(batch.size).tensor_split(taken)):
+                    part = batch.select(rows) if minibatches > 1 else batch
+                    norm = self._step(part, totals[i] if totals else part.totals(), sums, shares)
                     skipped += norm is None
                     norms += [norm] if norm is not None else []
         self.batches += 1
@@ -163,16 +176,16 @@ class TorchLearner:
         return metrics | {"learning_rate": learning_rate, "skipped": float(skipped)}
 
     def _step(
-        self, batch: Batch, loss: LossFunction, sums: dict[str, list[float]], shares: list[float]
+        self, batch: Batch, totals: Totals, sums: dict[str, list[float]], shares: list[float]
     ) -> float | None:
-        """One optimizer step; the gradient's norm, or None where it was not finite and was skipped."""
+        """One optimizer step; the gradient's norm, or None if it was not finite and was skipped."""
         assert self.options is not None
         assert self.optimizer is not None
-        totals = batch.totals()
+        assert self.loss is not None, "a model that is trained needs a loss"
         self.optimizer.zero_grad(set_to_none=True)
         for _, part in batch.micro_batches(self.micro_tokens):
             part = part.to(self.device)
-            scalar, metrics = loss(self.outputs(self.model, part), part, totals)
+            scalar, metrics = self.loss(self.outputs(self.model, part), part, totals)
             scalar.backward()
             shares.append(scalar.item())
             for name, (total, count) in metrics.items():
@@ -210,7 +223,7 @@ class TorchLearner:
     @torch.no_grad()
     def _take_masters(self) -> None:
         """Low-precision or distant weights become the rounded masters; elsewhere the two are one."""
-        for parameter, master in zip(self.trained, self.masters, strict=True):
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
             if master is not parameter:
                 parameter.copy_(
                     master.to(parameter.dtype)
@@ -252,6 +265,73 @@ class TorchLearner:
                 self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.bad_in_a_row = state["steps"], state["bad_in_a_row"]
         self.batches, self.waited = state["batches"], state["waited"]
+
+    def save(self, folder: Path) -> None:
+        """Write what `state_dict` holds as safetensors and counters as JSON: reading it runs no code."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: w.detach().contiguous() for name, w in self._kept().items()}
+        save_file(weights, folder / WEIGHTS)
+        if self.optimizer:
+            save_file(self._moments(self.optimizer), folder / MOMENTS)
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        (folder / "counters.json").write_text(json.dumps(counters) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """The inverse of `save`. Raises UserError if the folder does not hold this learner's state."""
+        try:
+            counters = json.loads((folder / "counters.json").read_text(encoding="utf-8"))
+            weights = load_file(folder / WEIGHTS)
+            moments = load_file(folder / MOMENTS) if self.optimizer else {}
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UserError(f"{folder} holds no learner that can be read: {brief(error)}") from None
+        self._check(folder, counters, weights, moments)
+        state: dict[str, Any] = {"model": weights, **counters}
+        if self.optimizer:
+            state["optimizer"] = self._optimizer_state(self.optimizer, moments)
+        self.load_state_dict(state)
+
+    def _check(self, folder: Path, counters: Any, *tensors: Mapping[str, Tensor]) -> None:
+        """Raise UserError unless the files describe a model with the same tensors as this one."""
+        whole = isinstance(counters, dict) and all(
+            type(counters.get(name)) is int and counters[name] >= 0 for name in COUNTERS
+        )
+        if not whole:
+            raise UserError(f"{folder}/counters.json lacks {', '.join(COUNTERS)}: save it again")
+        own, (weights, moments) = self._kept(), tensors
+        if weights.keys() != own.keys():
+            differing = sorted(weights.keys() ^ own.keys())
+            raise UserError(f"{folder} holds another model: {differing[0]} is in one of them only")
+        expected = {f"{kind}/{name}": w.shape for name, w in own.items() for kind in TENSORS}
+        expected |= {f"step/{name}": torch.Size() for name in own}
+        if moments and moments.keys() != expected.keys():
+            raise UserError(f"{folder}/{MOMENTS} lacks the moments of some weights: save it again")
+        shapes = {name: w.shape for name, w in own.items()} | expected
+        for name, tensor in (*weights.items(), *moments.items()):
+            if tensor.shape != shapes[name]:
+                raise UserError(
+                    f"{folder} holds another model: {name} is {list(tensor.shape)}, "
+                    f"not {list(shapes[name])}"
+                )
+
+    def _moments(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """The optimizer's tensors by the weights' names; none before its first step."""
+        state = optimizer.state_dict()["state"]
+        return {
+            f"{kind}/{self.names[i]}": tensor.contiguous()
+            for i, tensors in state.items()
+            for kind, tensor in tensors.items()
+        }
+
+    def _optimizer_state(
+        self, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        """The inverse of `_moments`: a state that `optimizer` can load. The rates are its own."""
+        number = {name: i for i, name in enumerate(self.names)}
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in moments.items():
+            kind, _, name = key.partition("/")
+            state.setdefault(number[name], {})[kind] = tensor
+        return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
     def _kept(self) -> dict[str, Tensor]:
         """What a checkpoint needs: the masters of what is trained, or a frozen model's weights."""

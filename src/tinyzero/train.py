@@ -17,8 +17,8 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
     with opened(config, folder, resume, started) as run:
         for step in run.steps():
             groups = run.source.take(step)
-            batch = run.annotate(groups)
-            learned = run.models.update(batch, run.source.collected.refused)
+            batch, lesson = run.annotate(groups)
+            learned = run.models.update(batch, lesson)
             run.source.publish(run.models["policy"], version=step + 1)
             run.record(step, groups, batch, learned)
     return run.saved

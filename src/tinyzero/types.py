@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from tinyzero.batching import Batch, Totals
@@ -219,8 +221,11 @@ class Sampler(Protocol):
         ...
 
 
-class Learner(Protocol):
-    """One trained (or frozen) model: the policy, the critic, the reference or a reward model."""
+class Scorer(Protocol):
+    """A model as `annotate` sees it."""
+
+    updates: int
+    """Optimizer steps it takes on a batch; above 1 the ratio to the old logprobs matters."""
 
     batches: int
     """Batches it was trained on."""
@@ -229,10 +234,25 @@ class Learner(Protocol):
         """Logprobs or values (B, T) of the response tokens, without gradient."""
         ...
 
-    def update(
-        self, batch: Batch, loss: LossFunction, minibatches: int = 1, epochs: int = 1
-    ) -> dict[str, float]:
-        """Take `minibatches * epochs` optimizer steps on `batch`; returns averaged metrics."""
+
+class Learner(Scorer, Protocol):
+    """One trained (or frozen) model: the policy, the critic, the reference or a reward model.
+
+    It is constructed with its loss. `update` may raise NonFiniteError.
+    """
+
+    trained: bool
+    """False for a frozen model, which only scores."""
+
+    device: torch.device
+    """What it computes on."""
+
+    def update(self, batch: Batch, totals: Sequence[Totals] | None = None) -> dict[str, float]:
+        """Take `updates` optimizer steps on `batch`; returns averaged metrics.
+
+        `totals` are those of each minibatch if these rows are only a part of them, as on one of
+        several ranks; None if the batch is whole.
+        """
         ...
 
     def skip(self, updates: int) -> None:
@@ -250,6 +270,28 @@ class Learner(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything `update` depends on into `folder`: tensors and counters, no code."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """The inverse of `save`. Raises UserError if the folder does not hold this learner's state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What `annotate` decided about the models, beside the batch.
+
+    Example: a critic that warms up is trained alone: `Lesson(skip=("policy",))`.
+    """
+
+    skip: tuple[str, ...] = ()
+    """Roles that are not to be trained on this batch."""
+
+    trained: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Roles that `annotate` has trained on this batch itself, with their metrics."""
 
 
 class LossFunction(Protocol):
@@ -274,7 +316,7 @@ class Algorithm(Protocol):
         """The groups worth training on; `collect` refills what is dropped, within a cap."""
         ...
 
-    def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
+    def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         """Fill in advantages (B, T) and whatever the losses need (old or reference logprobs, returns)."""
         ...
 

@@ -111,7 +111,7 @@ def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     return centred * torch.rsqrt(centred.square().sum() / max(count - 1, 1) + eps)
 
 
-def overlong_penalty(lengths: Tensor, limit: int, cushion: int) -> Tensor:
+def overlong_penalty(lengths: Tensor, limit: Tensor | int, cushion: int) -> Tensor:
     """DAPO's soft punishment (arXiv:2503.14476, eq. 13) of responses of `lengths` (B,) tokens -> (B,), in [-1, 0].
 
     Nothing up to `limit` - `cushion` tokens, then falling linearly to -1 at the limit.

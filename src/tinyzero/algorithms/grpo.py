@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses, stages
 from tinyzero.algorithms.options import PolicyOptions
-from tinyzero.types import Group, Learner
+from tinyzero.types import Group, Lesson, Scorer
 
 if TYPE_CHECKING:
     from tinyzero.batching import Batch, Totals
@@ -71,7 +71,7 @@ class GRPO:
         """The filter's, of those that are groups still, should rewards have raised."""
         return stages.keep_groups(groups, self.options, self.min_samples)
 
-    def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
+    def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         """Advantages from the group; a KL inside the reward counts as the response's own, before the baseline."""
         o = self.options
         batch = stages.prepare(batch, models, o)
@@ -81,7 +81,8 @@ class GRPO:
         found = advantages.broadcast(scores, batch.mask)
         if o.whiten:
             found = advantages.whiten(found, batch.mask)
-        return replace(batch, advantages=found, idle=stages.rows_without_gradient(found, o))
+        idle = stages.rows_without_gradient(found, o)
+        return replace(batch, advantages=found, idle=idle), Lesson()
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses, stages
 from tinyzero.algorithms.options import PolicyOptions
-from tinyzero.types import Group, Learner
+from tinyzero.types import Group, Lesson, Scorer
 
 if TYPE_CHECKING:
     from tinyzero.batching import Batch, Totals
@@ -73,7 +73,7 @@ class PPO:
         """The filter's: the baseline is the critic's, not the group's."""
         return stages.keep_groups(groups, self.options, self.min_samples)
 
-    def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
+    def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         """Values, advantages and returns; old and reference logprobs where they are needed."""
         o = self.options
         batch = stages.prepare(batch, models, o)
@@ -92,8 +92,8 @@ class PPO:
             returns = advantages.gae(rewards, values, batch.mask, o.gamma, critic_lam)[1]
         if o.whiten:
             found = advantages.whiten(found, batch.mask)
-        waits = ("policy",) if waiting else ()
-        return replace(batch, advantages=found, returns=returns, values=values, waits=waits)
+        lesson = Lesson(skip=("policy",) if waiting else ())
+        return replace(batch, advantages=found, returns=returns, values=values), lesson
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals

@@ -20,15 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses, stages
 from tinyzero.algorithms.options import Filter, PolicyOptions
-from tinyzero.types import Group, Learner
+from tinyzero.types import Group, Learner, Lesson, Scorer
 
 if TYPE_CHECKING:
     from tinyzero.batching import Batch, Totals
@@ -96,37 +95,38 @@ class PRIME:
         """The band's, so that every group has something to tell apart."""
         return stages.keep_groups(groups, self.options, self.min_samples)
 
-    def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
+    def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         """The outcome's advantage and, beside it, the process rewards'."""
         o = self.options
         batch = stages.prepare(batch, models, o)
         outcome = advantages.group_advantages(
             stages.response_rewards(batch, o), batch.groups, "leave_one_out", "none"
         )
-        found = o.outcome * advantages.broadcast(outcome, batch.mask)
+        found, lesson = o.outcome * advantages.broadcast(outcome, batch.mask), Lesson()
         if o.process:
-            batch, rewards = self._process_rewards(batch, models)
+            batch, rewards, lesson = self._process_rewards(batch, models)
             found = found + o.process * advantages.process_advantages(
                 rewards, batch.mask, batch.groups, o.baseline, o.gamma
             )
         if o.whiten:
             found = advantages.whiten(found, batch.mask)
-        return replace(batch, advantages=found)
+        return replace(batch, advantages=found), lesson
 
-    def _process_rewards(self, batch: Batch, models: Mapping[str, Learner]) -> tuple[Batch, Tensor]:
+    def _process_rewards(
+        self, batch: Batch, models: Mapping[str, Scorer]
+    ) -> tuple[Batch, Tensor, Lesson]:
         """The batch with what the reward model's loss needs, and beta log(prm/reference) (B, T)."""
         o, reference = self.options, batch.ref_logprobs
         reference = models["reference"].score(batch) if reference is None else reference
         batch = replace(batch, ref_logprobs=reference)
+        lesson = Lesson()
         if o.update == "before":
-            trained = models["prm"].update(
-                batch, partial(self.loss, "prm"), batch.minibatches, batch.epochs
-            )
-            batch = replace(batch, updated={"prm": trained})
+            learner = cast(Learner, models["prm"])
+            lesson = Lesson(trained={"prm": learner.update(batch)})
         rewards = o.beta * (models["prm"].score(batch) - reference) * batch.mask
         if o.norm == "batch":
             rewards = rewards / (advantages.return_to_go(rewards, batch.mask).abs().max() + 1e-6)
-        return batch, rewards
+        return batch, rewards, lesson
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals

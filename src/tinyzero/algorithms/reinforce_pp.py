@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tinyzero.algorithms import advantages, stages
 from tinyzero.algorithms.options import PolicyOptions
-from tinyzero.types import Group, Learner
+from tinyzero.types import Group, Lesson, Scorer
 
 if TYPE_CHECKING:
     from tinyzero.batching import Batch, Totals
@@ -47,13 +47,14 @@ class ReinforcePP:
         """The filter's."""
         return stages.keep_groups(groups, self.options, self.min_samples)
 
-    def annotate(self, batch: Batch, models: Mapping[str, Learner]) -> Batch:
+    def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         """Whitened returns-to-go of the rewards and the KL's penalties."""
         o = self.options
         batch = stages.prepare(batch, models, o)
         returns = advantages.return_to_go(stages.token_rewards(batch, o), batch.mask, o.gamma)
         found = advantages.whiten(returns, batch.mask)
-        return replace(batch, advantages=found, idle=stages.rows_without_gradient(found, o))
+        idle = stages.rows_without_gradient(found, o)
+        return replace(batch, advantages=found, idle=idle), Lesson()
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses
 from tinyzero.algorithms.options import PolicyOptions
-from tinyzero.types import Group, Learner
+from tinyzero.types import Group, Scorer
 
 if TYPE_CHECKING:
     from tinyzero.batching import Batch, Totals
@@ -45,9 +45,14 @@ def fewest_samples(o: PolicyOptions) -> int:
     return 1 if o.filter == "none" else 2
 
 
-def prepare(batch: Batch, models: Mapping[str, Learner], o: PolicyOptions) -> Batch:
+def reads_old_logprobs(o: PolicyOptions, updates: int) -> bool:
+    """Whether anything compares with the policy of before the update, of which `updates` are taken."""
+    return updates > 1 or o.kl_in_reward > 0 or o.correction != "none"
+
+
+def prepare(batch: Batch, models: Mapping[str, Scorer], o: PolicyOptions) -> Batch:
     """Old and reference logprobs, and the sampler's correction, where the options ask for them."""
-    if batch.stale is not None or batch.updates > 1 or o.kl_in_reward or o.correction != "none":
+    if batch.stale is not None or reads_old_logprobs(o, models["policy"].updates):
         old = models["policy"].score(batch)
         if (
             batch.stale is not None and o.correction == "none"
@@ -76,7 +81,7 @@ def shaped_rewards(batch: Batch, o: PolicyOptions) -> Tensor:
         return batch.rewards
     lengths = batch.mask.sum(dim=1)
     return batch.rewards + o.overlong_penalty * advantages.overlong_penalty(
-        lengths, batch.max_length, o.overlong
+        lengths, batch.limits, o.overlong
     )
 
 

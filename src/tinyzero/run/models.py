@@ -5,37 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from tinyzero.batching import Batch
-from tinyzero.errors import NonFiniteError, asking
-from tinyzero.learner import TorchLearner
+from tinyzero.errors import NonFiniteError
 from tinyzero.run.clock import Clock
-from tinyzero.types import Algorithm
+from tinyzero.types import Learner, Lesson
 
 PREFIXES = {"policy": "", "critic": "value/", "prm": "prm/"}
 
 
-class Models(Mapping[str, TorchLearner]):
+class Models(Mapping[str, Learner]):
     """Learners by role. Only those with an optimizer are trained; the reference is frozen."""
 
-    def __init__(
-        self,
-        learners: Mapping[str, TorchLearner],
-        algorithm: Algorithm,
-        minibatches: int,
-        epochs: int,
-        folder: Path,
-        clock: Clock,
-    ) -> None:
-        self._learners = dict(learners)
-        self.algorithm, self.folder, self.clock = algorithm, folder, clock
-        self.minibatches, self.epochs = minibatches, epochs
+    def __init__(self, learners: Mapping[str, Learner], folder: Path, clock: Clock) -> None:
+        self._learners, self.folder, self.clock = dict(learners), folder, clock
 
-    def __getitem__(self, role: str) -> TorchLearner:
+    def __getitem__(self, role: str) -> Learner:
         return self._learners[role]
 
     def __iter__(self) -> Iterator[str]:
@@ -44,31 +32,31 @@ class Models(Mapping[str, TorchLearner]):
     def __len__(self) -> int:
         return len(self._learners)
 
-    def update(self, batch: Batch, refused: bool = False) -> dict[str, float]:
-        """Train every trained model on `batch`, except those that `annotate` trained or told to wait.
+    def update(self, batch: Batch, lesson: Lesson) -> dict[str, float]:
+        """Train every trained model on `batch`, except those that `lesson` says were trained or are to wait.
 
-        Nothing is trained on a batch that the algorithm `refused`; schedules advance all the same.
-        Returns their metrics: the policy's as they are, the others' with a prefix.
+        The schedule of a model that waits advances all the same. Returns their metrics: the policy's as
+        they are, the others' with a prefix.
         """
         with self.clock("update"):
-            return self._update(batch, refused)
+            metrics: dict[str, float] = {}
+            for role, learner in self.items():
+                learned = self._learn(role, learner, batch, lesson)
+                metrics |= {PREFIXES[role] + name: value for name, value in learned.items()}
+            return metrics
 
-    def _update(self, batch: Batch, refused: bool) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        for role, learner in self.items():
-            if learner.options is None:
-                continue
-            if refused or role in batch.waits:
-                learner.skip(self.minibatches * self.epochs)
-                continue
-            if role in batch.updated:
-                learned = batch.updated[role]
-            else:
-                loss = partial(self.algorithm.loss, role)
-                with self.saved_if_broken(batch, f" (the {role}'s)"), asking(self.algorithm):
-                    learned = learner.update(batch, loss, self.minibatches, self.epochs)
-            metrics |= {PREFIXES[role] + name: value for name, value in learned.items()}
-        return metrics
+    def _learn(
+        self, role: str, learner: Learner, batch: Batch, lesson: Lesson
+    ) -> Mapping[str, float]:
+        if not learner.trained:
+            return {}
+        if role in lesson.skip:
+            learner.skip(learner.updates)
+            return {}
+        if role in lesson.trained:
+            return lesson.trained[role]
+        with self.saved_if_broken(batch, f" (the {role}'s)"):
+            return learner.update(batch)
 
     @contextmanager
     def saved_if_broken(self, batch: Batch, whose: str = "") -> Iterator[None]:

@@ -20,7 +20,6 @@ from tinyzero.config import Config, Named, to_toml
 from tinyzero.cost.shapes import read_shape
 from tinyzero.errors import NonFiniteError, UserError, asking
 from tinyzero.evaluate import distinct_problems
-from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.models import lora
 from tinyzero.registry import effective
 from tinyzero.rollouts import Cursor, Player, Source
@@ -28,15 +27,15 @@ from tinyzero.run import checkpoint, progress, records, trackers
 from tinyzero.run.check import check_config
 from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
+from tinyzero.run.learners import ROLES, load, make_learners
 from tinyzero.run.meter import Meter
 from tinyzero.run.models import Models
 from tinyzero.run.stopping import stop_requested
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks.base import NoSolution, Task
-from tinyzero.types import Algorithm, Group, Problem, Sampler, SamplingParams, Split
+from tinyzero.types import Algorithm, Group, Lesson, Problem, Sampler, SamplingParams, Split
 
 SOLVED = 8  # problems whose own solutions are graded before the first step
-ROLES = ("policy", "critic", "prm", "reference")
 
 
 @dataclass
@@ -72,18 +71,17 @@ class Run:
         """The numbers of the steps still to take; evaluates, saves and stops between them."""
         return progress.steps(self, self.stopping)
 
-    def annotate(self, groups: list[Group]) -> Batch:
+    def annotate(self, groups: list[Group]) -> tuple[Batch, Lesson]:
         """The groups as a batch with advantages and whatever else the algorithm's losses need.
 
-        A batch whose every group the algorithm refused is only padded: nothing is learned from it.
+        A batch whose every group the algorithm refused is only padded, and no model learns from it.
         """
         self.learning = True
         with self.clock("annotate"):
-            r, u = self.config.rollout, self.config.update
             version = self.source.player.sampler.version
-            batch = collate(groups, r.temperature, r.max_tokens, u.minibatches, u.epochs, version)
+            batch = collate(groups, self.config.rollout.max_tokens, version)
             if self.source.collected.refused:
-                return batch
+                return batch, Lesson(skip=ROLES)
             with self.models.saved_if_broken(batch), asking(self.algorithm):
                 return self.algorithm.annotate(batch, self.models)
 
@@ -176,14 +174,7 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         folder=folder,
         task=task,
         algorithm=algorithm,
-        models=Models(
-            make_learners(config, algorithm, policy),
-            algorithm,
-            config.update.minibatches,
-            config.update.epochs,
-            folder,
-            clock,
-        ),
+        models=Models(make_learners(config, algorithm, policy), folder, clock),
         sampler=sampler,
         player=player,
         source=make_source(config, player, algorithm, clock),
@@ -205,57 +196,6 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     else:
         start_folder(run)
     return run
-
-
-def make_learners(
-    config: Config, algorithm: Algorithm, policy: models.Backbone
-) -> dict[str, TorchLearner]:
-    """The policy's learner and one for every other model that the algorithm asks for."""
-    learner = partial(
-        TorchLearner,
-        total_updates=config.steps * updates(config),
-        micro_tokens=config.update.micro_tokens,
-        patience=config.update.patience,
-    )
-    outputs = partial(policy_outputs, logit_rows=config.update.logit_rows)
-    learners = {"policy": learner(policy, outputs, config.optimizer)}
-    beside = partial(learner, park=config.model.park)
-    for role in algorithm.roles:
-        model = load(
-            config,
-            role,
-            None if role == "reference" and algorithms.option(algorithm, "refresh") else policy,
-        )
-        if role == "critic":
-            learners[role] = beside(models.ValueModel(model), value_outputs, config.critic)
-        elif role == "prm":
-            learners[role] = beside(model, outputs, config.prm)
-        else:
-            learners[role] = beside(model, outputs, None)
-    return learners
-
-
-def load(config: Config, role: str, owner: models.Backbone | None = None) -> models.Backbone:
-    """The model that plays a role, on its device; with adapters it shares the frozen weights of `owner`, if any."""
-    if role not in ROLES:
-        raise UserError(
-            f"algorithm {config.algorithm.name} asks for a model {role!r}: known are {', '.join(ROLES)}"
-        )
-    m, device = config.model, models.pick_device(config.model.device)
-    shares = bool(config.lora.rank) and owner is not None
-    # what will be shared never takes a second place on the GPU
-    made_on = "cpu" if shares else device
-    model = models.load_model(
-        m.name, getattr(torch, m.dtype), made_on, config.update.pack, m.checkpointing
-    )
-    if config.lora.rank:
-        if role == "reference":
-            model.requires_grad_(False)
-        else:
-            lora.add_adapter(model, config.lora)
-        if owner is not None:
-            lora.share_frozen(model, owner)
-    return model.to(device)
 
 
 def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: Path) -> None:
@@ -390,11 +330,6 @@ def check_grading(run: Run, problems: Sequence[Problem]) -> None:
                 "try the task with `tinyzero check-task`"
             )
             return
-
-
-def updates(config: Config) -> int:
-    """Optimizer steps a batch."""
-    return config.update.minibatches * config.update.epochs
 
 
 def restore(run: Run, state: Mapping[str, Any]) -> None:

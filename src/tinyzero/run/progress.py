@@ -218,7 +218,7 @@ def save(run: Run) -> None:
         "learners": {
             role: learner.state_dict()
             for role, learner in run.models.items()
-            if learner.options is not None or refresh
+            if learner.trained or refresh
         },
     }
     keep = run.config.checkpoint.keep

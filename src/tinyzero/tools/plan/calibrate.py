@@ -109,7 +109,11 @@ def decoding(model: models.Backbone, rows: int) -> Callable[[], object]:
 def updating(model: models.Backbone) -> Callable[[], object]:
     """One update on ROWS sequences of COLUMNS tokens, every one of which has a gradient; it moves nothing far."""
     learner = TorchLearner(
-        model, policy_outputs, OptimizerOptions(learning_rate=1e-12), micro_tokens=2048
+        model,
+        policy_outputs,
+        OptimizerOptions(learning_rate=1e-12),
+        loss=lambda out, part, totals: (out["logprobs"].sum() / totals.tokens, {}),
+        micro_tokens=2048,
     )
     tokens = torch.arange(ROWS * COLUMNS).view(ROWS, COLUMNS) % model.config.vocab_size
     flat = torch.zeros(ROWS, COLUMNS - 1)
@@ -120,10 +124,8 @@ def updating(model: models.Backbone) -> Callable[[], object]:
         rewards=torch.zeros(ROWS),
         groups=torch.arange(ROWS),
         lengths=torch.full((ROWS,), COLUMNS),
-        temperature=1.0,
-        max_length=COLUMNS,
+        limits=torch.full((ROWS,), COLUMNS),
         right=torch.zeros(ROWS, dtype=torch.bool),
+        graded=torch.zeros(ROWS, dtype=torch.bool),
     )
-    return lambda: learner.update(
-        batch, lambda out, part, totals: (out["logprobs"].sum() / totals.tokens, {})
-    )
+    return lambda: learner.update(batch)
