@@ -195,6 +195,8 @@ class Sampler(Protocol):
 
     version: int
     decode: Callable[[Sequence[int]], str]
+    shares_weights: bool
+    """It reads the learner's own weights, or has none: `load_weights` is given nothing but the version."""
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None

@@ -19,6 +19,8 @@ class ScriptedSampler:
     by length. Log-probabilities are 0.
     """
 
+    shares_weights = True
+
     def __init__(
         self,
         script: Callable[[str, int], str],
