@@ -65,7 +65,7 @@ RULES = [
     Rule(named(["grading"]), OURS, named(["grading", "registry", "errors", "types"])),
     Rule(named(["tasks"]), OURS, named(["tasks", "grading", "registry", "errors", "types"])),
     Rule(named(["models.attention"]), OURS, named(["errors"])),
-    Rule(named(["samplers"]), OURS, named(["samplers", "models", "errors", "types"])),
+    Rule(named(["samplers"]), OURS, named(["samplers", "models", "registry", "errors", "types"])),
     Rule(named(["learner"]), named(["samplers", "tasks", "rollouts", "grading", "evaluate"]), []),
     *(
         Rule(named(floor), named([n for above in FLOORS[i + 1 :] for n in above]), [])

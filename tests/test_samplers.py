@@ -20,10 +20,13 @@ from tinyzero.algorithms.stages import policy_loss
 from tinyzero.batching import Batch
 from tinyzero.errors import UserError
 from tinyzero.run.parts import make_sampler, settle
+from tinyzero.samplers import SamplerSpec
 from tinyzero.samplers import vllm as vllm_sampler
+from tinyzero.samplers.draw import row_keys
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.samplers.vllm import VllmSampler, fingerprint, stale_layers
 from tinyzero.tasks.countdown.task import CountdownOptions
+from tinyzero.types import Request, SamplingParams
 
 
 def model_on(device: str, kind: str) -> Any:
@@ -121,6 +124,14 @@ def test_the_torch_sampler_shares_the_weights() -> None:
     assert made.max_rows == 7
 
 
+def test_samplers_are_the_files_that_end_with_one() -> None:
+    assert samplers.NAMES == ["torch", "vllm"]
+    assert samplers.REGISTRY.find("torch") is TorchSampler
+    assert samplers.REGISTRY.find("vllm") is VllmSampler
+    assert TorchSampler.shares_weights
+    assert not VllmSampler.shares_weights
+
+
 def test_the_mismatch_by_hand() -> None:
     """Against the logprobs of before the update, whichever they are; of no row that waited."""
     batch = Batch(
@@ -193,6 +204,45 @@ def test_vllm_starts_beside_a_learner_that_has_most_of_the_memory(
     _, engine = pushed_to(monkeypatch)
     assert engine.given["kv_cache_memory_bytes"] == 2**20
     assert engine.given["gpu_memory_utilization"] <= 0.01
+
+
+def test_a_run_gives_vllm_room_for_its_completions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_sampler, "_import_vllm", lambda on_cpu: SimpleNamespace(LLM=Engine))
+    model = tiny.model(layers=1)
+    spec = SamplerSpec(str, frozenset(), model_name="tiny", rows=3, max_tokens=10)
+    given = VllmSampler.for_model(model, spec).engine.given
+    assert given["kv_cache_memory_bytes"] == (3 * 10 + model.context) * model.cache_bytes
+    assert given["max_num_seqs"] == 3
+    given = VllmSampler.for_model(model, replace(spec, cache_gb=0.5)).engine.given
+    assert given["kv_cache_memory_bytes"] == 500_000_000
+
+
+def test_vllm_answers_requests_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sample has a seed of its own, and each request is done once."""
+    sampler, engine = pushed_to(monkeypatch)
+    sampler.vllm.TokensPrompt = sampler.vllm.SamplingParams = SimpleNamespace
+
+    def generate(inputs: list[Any], asked: list[Any], use_tqdm: bool) -> list[Any]:
+        ids = [given.prompt_token_ids[-1] for given in inputs]
+        said = [{token: SimpleNamespace(logprob=-1.0 * token)} for token in ids]
+        engine.given["seeds"] = [params.seed for params in asked]
+        return [
+            SimpleNamespace(
+                outputs=[SimpleNamespace(token_ids=[i], logprobs=[found], finish_reason="length")]
+            )
+            for i, found in zip(ids, said, strict=True)
+        ]
+
+    monkeypatch.setattr(engine, "generate", generate, raising=False)
+    requests = [Request((1, 2), 5, (0, 3)), Request((7,), 5, (3,), position=2)]
+    done: list[int] = []
+    found = sampler.generate(requests, SamplingParams(seed=9), lambda i, made: done.append(i))
+    assert [[c.token_ids for c in group] for group in found] == [[(2,), (2,)], [(7,)]]
+    assert [[c.sampled_logprobs for c in group] for group in found] == [[(-2,), (-2,)], [(-7,)]]
+    assert done == [0, 1]
+    keys = row_keys(9, torch.tensor([5, 5]), torch.tensor([0, 3])).tolist()
+    assert engine.given["seeds"][:2] == [key % 2**63 for key in keys]
+    assert len(set(engine.given["seeds"])) == 3, "a later turn must not repeat the first"
 
 
 def test_a_push_holds_one_weight_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,18 +14,21 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import refused
 from toy_task import Early
 
 from tinyzero import cli, learner, models, train
 from tinyzero.algorithms import losses
 from tinyzero.config import Config, resolve, to_toml
 from tinyzero.errors import NonFiniteError
+from tinyzero.registry import load_object
 from tinyzero.run import checkpoint, glossary, progress, records
 from tinyzero.run.parts import locked
 from tinyzero.types import Problem, Reward, Split
 
 STEPS = 5
 TOYS = Path(__file__).with_name("toy_task.py")
+TOY_SAMPLERS = Path(__file__).with_name("toy_sampler.py")
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {"name": "ppo", "kl_in_reward": 0.001, "lam": 0.9},
     "picky": {"name": f"{TOYS}:Picky", "kl": 0.01, "refresh": 2},
@@ -103,6 +106,47 @@ def assert_same(folder: Path, expected: Path) -> None:
     assert same(state(folder), state(expected))
     newest = f"checkpoints/step_{STEPS:06d}/model/model.safetensors"
     assert (folder / newest).read_bytes() == (expected / newest).read_bytes()
+
+
+def test_a_sampler_of_ones_own_is_one_file(recipe: Path, tmp_path: Path) -> None:
+    """It is named on the command line, built by `for_model`, and given the weights after each step."""
+    toy = load_object(f"{TOY_SAMPLERS}:Uniform")
+    toy.built.clear()
+    toy.pushed.clear()
+    run, name = tmp_path / "run", f"{TOY_SAMPLERS}:Uniform"
+    given = ["--run.dir", str(run), "--steps", "1", "--rollout.rows", "7"]
+    assert cli.main(["train", str(recipe), "--sampler", name, *given]) == 0
+    (spec,) = toy.built
+    assert (spec.rows, spec.max_tokens) == (7, 5)
+    assert Path(spec.model_name).is_dir()
+    ((version, weights),) = toy.pushed
+    assert version == 1
+    assert "model.embed_tokens.weight" in weights
+    (entry,) = records.read(run / "metrics.jsonl")
+    assert entry["grad_norm"] > 0
+    assert entry["mismatch"] > 0.1, "the logprobs are the sampler's own"
+    assert 0 < entry["correction"] < 1, "and a sampler that is not the learner is corrected for"
+    assert f'name = "{name}"' in (run / "config.toml").read_text()
+    assert cli.main(["train", "--resume", str(run), "--steps", "2"]) == 0
+    assert [version for version, _ in toy.pushed] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Unfinished", "Unfinished lacks for_model, generate, stream, load_weights: it needs"),
+        ("Unbuildable", "Unbuildable cannot be built: KeyError: 'no licence'"),
+        ("Silent", "Silent never called done(0, completions): call it once for each request"),
+        ("Failing", "Failing raised OSError: the server is gone (toy_sampler.py, line"),
+        ("random", "sampler {}:random is module, not a class: name a class"),
+        ("Unifrm", "has no 'Unifrm': did you mean Uniform?"),
+    ],
+)
+def test_a_sampler_that_is_none_is_one_line(
+    name: str, said: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--sampler", f"{TOY_SAMPLERS}:{name}", "--run.dir", tmp_path / "run", "--steps", 1]
+    assert said.format(TOY_SAMPLERS) in refused(capsys, "train", recipe, *given)
 
 
 def test_a_run_writes_what_it_should(whole: dict[str, Path]) -> None:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, asking
 from tinyzero.grading import Grader, LocalGrader, Verdict
 from tinyzero.tasks.base import Task
 from tinyzero.types import (
@@ -132,11 +132,20 @@ class Player:
         prompts = [self.prompt_ids(problem) for problem in problems]
         params = replace(params, stop=tuple(self.task.stop))
 
+        handed: set[int] = set()
+
         def grade(i: int, completions: list[Completion]) -> None:
+            handed.add(i)
             self._submit(i, problems[i], completions)
 
         requests = requests_for(prompts, params.n, first_group)
-        sampled = self.sampler.generate(requests, params, done=grade)
+        with asking(self.sampler):
+            sampled = self.sampler.generate(requests, params, done=grade)
+        if left := set(range(len(requests))) - handed:
+            raise UserError(
+                f"{type(self.sampler).__name__} never called done({min(left)}, completions): "
+                "call it once for each request"
+            )
         groups: list[Group] = []
         for i, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
             verdicts = self._verdicts(i, problem, sampled[i], tally)

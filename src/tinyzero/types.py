@@ -199,6 +199,8 @@ class Sampler(Protocol):
     shares_weights: bool
     """Whether it samples from the very weights that the policy's learner trains."""
     decode: Callable[[Sequence[int]], str]
+    shares_weights: bool
+    """It reads the learner's own weights, or has none: `load_weights` is given nothing but the version."""
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyzero import config as configs
+from tinyzero import samplers
 from tinyzero.algorithms import load_algorithm
 from tinyzero.errors import UserError
 from tinyzero.tasks import load_task
@@ -50,7 +51,8 @@ def task_overrides(rest: list[str]) -> dict[str, Any]:
 
 
 def check_plugins(config: configs.Config) -> Algorithm:
-    """Names and options of the task and the algorithm, before anything slow happens; the algorithm."""
+    """Names and options of task, sampler and algorithm, before anything slow happens; the algorithm."""
+    samplers.check_name(config.sampler.name)
     load_task(config.task.name, config.task.options)
     return load_algorithm(config.algorithm.name, config.algorithm.options)
 

@@ -71,10 +71,10 @@ class RolloutSection(Section):
 
 
 class SamplerSection(Section):
-    name: Literal["auto", "torch", "vllm"] = Field(
+    name: str = Field(
         "auto",
-        description="torch (the learner's own weights), vllm (a copy in vLLM), or auto: torch, but for a model "
-        "on a GPU that it has no slots for",
+        description="torch (the learner's own weights), vllm (a copy in vLLM), package.module:Name, "
+        "path/file.py:Name, or auto: torch, but for a model on a GPU that it has no slots for",
     )
     cache_gb: float = Field(
         0.0,

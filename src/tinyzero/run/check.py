@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyzero import models
+from tinyzero import models, samplers
 from tinyzero.algorithms import load_algorithm, option
 from tinyzero.config import Config
 from tinyzero.errors import UserError
@@ -17,6 +17,7 @@ def check_config(config: Config) -> tuple[Task, Algorithm]:
     trackers.require(config.run.track)
     task = load_task(config.task.name, config.task.options)
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
+    samplers.check_name(config.sampler.name)
     if config.rollout.samples < algorithm.min_samples:
         raise UserError(
             f"rollout.samples is {config.rollout.samples}: "

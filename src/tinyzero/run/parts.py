@@ -31,7 +31,6 @@ from tinyzero.run.learners import ROLES, load, make_learners
 from tinyzero.run.meter import Meter
 from tinyzero.run.models import Models
 from tinyzero.run.stopping import stop_requested
-from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks.base import NoSolution, Task
 from tinyzero.types import Algorithm, Group, Lesson, Problem, Sampler, SamplingParams, Split
 
@@ -217,9 +216,10 @@ def settle(config: Config, policy: models.Backbone, note: Callable[[str], None])
         del options[
             "correction"
         ]  # whoever repeats the run with another sampler has not chosen to have none
-        if name == "vllm":
+        if not samplers.REGISTRY.find(name).shares_weights:
             note(
-                "vLLM's probabilities are not quite the learner's: --algorithm.correction truncate (none: as they are)"
+                f"probabilities of the sampler {name} are not quite the learner's: "
+                "--algorithm.correction truncate (none: as they are)"
             )
             options = effective(kind, given | {"correction": "truncate"}, "algorithm")
     task, kind = config.task, getattr(tasks.REGISTRY.find(config.task.name), "Options", None)
@@ -241,15 +241,15 @@ def make_sampler(
     end_ids: frozenset[int],
 ) -> Sampler:
     """The sampler that a settled `config` names."""
-    rows = config.rollout.rows
-    if config.sampler.name == "torch":
-        return TorchSampler(policy, decode, end_ids, rows)
-    from tinyzero.samplers.vllm import VllmSampler
-
-    # completions of full length, and room for the prompts, which their groups share
-    tokens = rows * max(config.rollout.max_tokens, config.eval_tokens) + policy.context
-    cache = int(config.sampler.cache_gb * 1e9) or tokens * policy.cache_bytes
-    return VllmSampler(models.locate(config.model.name), policy, decode, end_ids, rows, cache)
+    spec = samplers.SamplerSpec(
+        decode=decode,
+        end_ids=end_ids,
+        model_name=config.model.name,
+        rows=config.rollout.rows,
+        max_tokens=max(config.rollout.max_tokens, config.eval_tokens),
+        cache_gb=config.sampler.cache_gb,
+    )
+    return samplers.load_sampler(config.sampler.name, policy, spec)
 
 
 def make_source(config: Config, player: Player, algorithm: Algorithm, clock: Clock) -> Source:

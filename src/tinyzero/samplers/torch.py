@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.models import Backbone, KeyValueCache
-from tinyzero.samplers import require_newer
+from tinyzero.samplers import SamplerSpec, require_newer
 from tinyzero.samplers.draw import ending, next_token, row_keys
 from tinyzero.samplers.fused import FusedStep, fused_step
 from tinyzero.samplers.slots import Slots, supports
@@ -108,6 +108,11 @@ class TorchSampler:
         )
         self._slots: Slots | None = None
         self._closers: dict[tuple[str, ...], Tensor] = {}
+
+    @classmethod
+    def for_model(cls, model: Backbone, spec: SamplerSpec) -> TorchSampler:
+        """The sampler of a run, which trains this very `model`."""
+        return cls(model, spec.decode, spec.end_ids, spec.rows)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copy `weights` (none where they are shared) and take the version, which must go up."""
@@ -362,3 +367,6 @@ def _take_off(rows: Tensor, at: Tensor, token: Tensor, logprob: Tensor) -> Fligh
     arrived = torch.cuda.Event()
     arrived.record()
     return Flight(rows, at, ids, said, arrived)
+
+
+SAMPLER = TorchSampler

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tinyzero.errors import UserError
-from tinyzero.models import Backbone, first_line
-from tinyzero.samplers import require_newer
+from tinyzero.models import Backbone, first_line, locate
+from tinyzero.samplers import SamplerSpec, require_newer
 from tinyzero.samplers.draw import ending, mix, row_keys
 from tinyzero.types import (
     Completion,
@@ -76,6 +76,15 @@ class VllmSampler:
             hint = "give the cache another sampler.cache_gb, or take --sampler.name torch"
             raise UserError(f"vLLM cannot run {path!r}: {first_line(error)}; {hint}") from error
         self._rest()
+
+    @classmethod
+    def for_model(cls, model: Backbone, spec: SamplerSpec) -> VllmSampler:
+        """The sampler of a run; its cache holds `rows` completions of full length unless told otherwise."""
+        # room for the prompts too, which their groups share
+        tokens = spec.rows * spec.max_tokens + model.context
+        cache_bytes = int(spec.cache_gb * 1e9) or tokens * model.cache_bytes
+        path = locate(spec.model_name)
+        return cls(path, model, spec.decode, spec.end_ids, spec.rows, cache_bytes)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Push `weights` in place and take the version, which must go up.
@@ -263,3 +272,6 @@ def stale_layers(model: nn.Module, offset: int) -> list[str]:
         if not torch.equal(method.apply(layer, rows).to(weight.dtype), weight[:, columns].T):
             found.append(name)
     return found
+
+
+SAMPLER = VllmSampler
