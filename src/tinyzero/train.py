@@ -15,7 +15,7 @@ import torch
 
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Config
-from tinyzero.errors import NonFiniteError, UserError, asking
+from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.evaluate import completion_metrics, evaluate
 from tinyzero.rollouts import Collected
 from tinyzero.run import records
@@ -52,7 +52,7 @@ def train(config: Config, folder: Path, resume: bool = False, started: float | N
             clock.lap("sample")
             batch, lesson = collate(groups, limit, run.sampler.version), Lesson(skip=ROLES)
             if not collected.refused:
-                with saved_if_broken(run, batch), asking(run.algorithm):
+                with saved_if_broken(run, batch):
                     batch, lesson = run.algorithm.annotate(batch, run.learners)
             clock.lap("annotate")
             learned = update(run, batch, lesson)
@@ -87,7 +87,7 @@ def update(run: Run, batch: Batch, lesson: Lesson) -> dict[str, float]:
         if role in lesson.trained:
             result = lesson.trained[role]
         else:
-            with saved_if_broken(run, batch, f" (the {role}'s)"), asking(run.algorithm):
+            with saved_if_broken(run, batch, f" (the {role}'s)"):
                 result = learner.update(batch)
         found |= {PREFIXES[role] + name: value for name, value in result.items()}
     return found

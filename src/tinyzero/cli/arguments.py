@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.algorithms import load_algorithm
+from tinyzero.algorithms import Algorithm, load_algorithm
 from tinyzero.errors import UserError
 from tinyzero.tasks import load_task
-from tinyzero.types import Algorithm
 
 
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:

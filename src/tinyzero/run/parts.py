@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from tinyzero import algorithms, models, samplers, tasks
+from tinyzero.algorithms import Algorithm
 from tinyzero.config import Config, Named, to_toml
 from tinyzero.cost.shapes import read_shape
-from tinyzero.errors import UserError, asking
+from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems
 from tinyzero.models import lora
 from tinyzero.registry import effective
@@ -29,7 +30,7 @@ from tinyzero.run.learners import load, make_learners
 from tinyzero.run.meter import Meter
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks.base import NoSolution, Task
-from tinyzero.types import Algorithm, Group, Learner, Problem, Sampler, SamplingParams, Split
+from tinyzero.types import Learner, Problem, Sampler, SamplingParams, Split
 
 SOLVED = 8  # problems whose own solutions are graded before the first step
 
@@ -152,8 +153,9 @@ def settle(config: Config, policy: models.Backbone, note: Callable[[str], None])
     name, why = samplers.choose(config.sampler.name, policy)
     if config.sampler.name == "auto":
         note(f"sampler {name}: {why}")
-    given, kind = config.algorithm.options, algorithms.REGISTRY.find(config.algorithm.name).Options
-    options = effective(kind, given, "algorithm")
+    given = config.algorithm.options
+    kind: Any = getattr(algorithms.REGISTRY.find(config.algorithm.name), "Options", None)
+    options = effective(kind, given, "algorithm") if kind else {}
     if "correction" not in given and options.get("correction") == "none":
         del options[
             "correction"
@@ -197,14 +199,10 @@ def make_source(config: Config, player: Player, algorithm: Algorithm) -> Source:
     """What fills the batches of a run."""
     r = config.rollout
 
-    def keep(groups: list[Group]) -> list[Group]:
-        with asking(algorithm):
-            return list(algorithm.keep(groups))
-
     params = SamplingParams(
         temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=config.seed
     )
-    return Source(player, keep, prompts=r.prompts, params=params, refills=r.refills)
+    return Source(player, algorithm.keep, prompts=r.prompts, params=params, refills=r.refills)
 
 
 def make_meter(
@@ -283,7 +281,7 @@ def publish(run: Run, version: int) -> None:
 
 def refresh(run: Run) -> int:
     """Steps after which the policy becomes the reference; 0 for never."""
-    return algorithms.option(run.algorithm, "refresh")
+    return run.algorithm.refresh
 
 
 def save(run: Run) -> Path:
