@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from tinyzero.algorithms import advantages, losses
+from tinyzero.algorithms import Algorithm, advantages, losses
 from tinyzero.batching import Batch, Totals
 from tinyzero.types import Group, Lesson, Scorer
 
@@ -21,13 +21,8 @@ class RAFTOptions(BaseModel):
     at_most: int = Field(16, ge=1, description="right answers of a group that are imitated")
 
 
-class RAFT:
+class RAFT(Algorithm):
     Options = RAFTOptions
-    min_samples = 1
-    roles: tuple[str, ...] = ()  # needs no model besides the policy
-
-    def __init__(self, options: RAFTOptions) -> None:
-        self.options = options
 
     def keep(self, groups: list[Group]) -> list[Group]:
         return [g for g in groups if any(r.reward.right for r in g)]  # others are drawn anew

@@ -13,7 +13,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from tinyzero.algorithms import load_algorithm
+from tinyzero.algorithms import Algorithm, load_algorithm
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
 from tinyzero.algorithms.losses import Aggregation
 from tinyzero.algorithms.ppo import PPO, PPOOptions
@@ -23,7 +23,7 @@ from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.learner import TorchLearner, policy_outputs, rate, value_outputs
 from tinyzero.models import ValueModel
 from tinyzero.rollouts import extend
-from tinyzero.types import Algorithm, Completion, Problem, Reward, Rollout, Scorer
+from tinyzero.types import Completion, Problem, Reward, Rollout, Scorer
 
 NO_CLIP = OptimizerOptions(learning_rate=1e-6, grad_clip=1e9)
 Metrics = dict[str, tuple[Tensor, Tensor]]
@@ -44,7 +44,8 @@ def rollouts(
         for i in range(samples):
             ids = draw(0, 105, *draw(1, 14, 1))
             completion = Completion(ids, (True,) * len(ids), (-4.0,) * len(ids), "", "stop")
-            reward = Reward(0.1 if g in flat else 0.1 * i * i + 0.05 * g)
+            value = 0.1 if g in flat else 0.1 * i * i + 0.05 * g
+            reward = Reward(value, right=value > 0.2)
             group.append(Rollout(Problem("p", {}, "train", "p"), prompt, completion, reward, g))
         made.append(group)
     return made
@@ -113,7 +114,8 @@ def algorithms() -> list[Algorithm]:
 
 
 def name(algorithm: Algorithm) -> str:
-    return f"{type(algorithm).__name__}-{algorithm.options.aggregate}-{algorithm.options.kl}"  # type: ignore[attr-defined]
+    kind = getattr(algorithm, "name", type(algorithm).__name__)
+    return f"{kind}-{algorithm.options.aggregate}-{algorithm.options.kl}"
 
 
 @pytest.mark.parametrize("role", ["policy", "critic", "prm"])
@@ -521,3 +523,15 @@ def test_logits_are_divided_by_the_temperature(logit_rows: int) -> None:
             torch.testing.assert_close(
                 found[name][batch.mask].detach(), expected[batch.mask], atol=1e-4, rtol=1e-4
             )
+
+
+def test_the_entropy_is_reported_whatever_the_loss_is() -> None:
+    """Over all tokens of the mask, however the batch is cut; a critic has none."""
+    batch = collate(rollouts(), 16)
+    entropy = policy_outputs(tiny.model(layers=1), batch)["entropy"][batch.mask].mean()
+    for micro_tokens in (10_000, 60):
+        learner = policy(loss=scaled(0.0), micro_tokens=micro_tokens)
+        assert learner.update(batch)["entropy"] == pytest.approx(float(entropy.detach()), rel=1e-5)
+    algorithm = PPO()
+    found = critic(loss=partial(algorithm.loss, "critic")).update(annotated(algorithm, rollouts()))
+    assert "entropy" not in found

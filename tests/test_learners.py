@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,12 @@ from test_learner import rollouts
 
 from tinyzero import config, models
 from tinyzero.algorithms import load_algorithm
-from tinyzero.batching import Batch, collate
+from tinyzero.batching import collate
 from tinyzero.errors import UserError
 from tinyzero.learner import TorchLearner
 from tinyzero.run.learners import LearnerSpec, build_learner, make_learners
 
 OWN = Path(__file__).parent.parent / "examples" / "my_algorithm.py"
-
-
-def toy_batch() -> Batch:
-    """Twelve rollouts, every third of which is right."""
-    batch = collate(rollouts(), 16)
-    return replace(batch, right=torch.arange(batch.size) % 3 == 0)
 
 
 def settings(base: Path, **more: object) -> config.Config:
@@ -62,11 +55,12 @@ def test_an_unknown_role_is_refused(base: Path) -> None:
 CHILD = """
 import pickle, sys
 sys.path.insert(0, sys.argv[1])
-from test_learners import toy_batch
+from test_learner import rollouts
+from tinyzero.batching import collate
 from tinyzero.run.learners import build_learner
 
 learner = build_learner(pickle.load(sys.stdin.buffer))
-batch, _ = learner.loss.func.__self__.annotate(toy_batch(), {"policy": learner})
+batch, _ = learner.loss.func.__self__.annotate(collate(rollouts(), 16), {"policy": learner})
 print(learner.update(batch)["imitated"])
 learner.save(__import__("pathlib").Path(sys.argv[2]))
 """
@@ -85,7 +79,7 @@ def test_a_plug_in_learns_in_another_process(base: Path, tmp_path: Path) -> None
     )
     assert child.returncode == 0, child.stderr.decode()
     here = build_learner(spec)
-    batch, _ = load_algorithm(f"{OWN}:RAFT").annotate(toy_batch(), {"policy": here})
+    batch, _ = load_algorithm(f"{OWN}:RAFT").annotate(collate(rollouts(), 16), {"policy": here})
     assert float(child.stdout) == here.update(batch)["imitated"] > 0
     there = build_learner(spec)
     there.load(tmp_path)

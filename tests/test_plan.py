@@ -406,6 +406,9 @@ def test_states_are_what_a_learner_holds(dtype: str, rank: int, base: Path) -> N
     assert held(plan_of(config, DEVICES["h100"])) == pytest.approx(sum(unique.values()), rel=0.01)
 
 
+OWN = Path(__file__).parent / "own_algorithm.py"
+
+
 def batch_of(rows: int, columns: int) -> Batch:
     flat = torch.zeros(rows, columns - 1)
     return Batch(
@@ -517,12 +520,10 @@ def test_passes_are_those_of_the_algorithm(name: str, options: list[str]) -> Non
 
 
 def test_an_algorithm_of_ones_own_without_options_drops_nothing_and_scores_nothing() -> None:
-    class Own:
-        roles = ()
-
+    own = load_algorithm(f"{OWN}:Bare")
     config = resolve({"rollout": {"prompts": 3, "refills": 2}}, {})
-    assert passes(config, Own()) == ([], ["policy"])  # type: ignore[arg-type]
-    load = step_load(config, Own(), 10.0)  # type: ignore[arg-type]
+    assert passes(config, own) == ([], ["policy"])
+    load = step_load(config, own, 10.0)
     assert (load.prompts, load.kept) == (3, 1.0)
 
 

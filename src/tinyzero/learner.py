@@ -63,6 +63,14 @@ def value_outputs(model: nn.Module, batch: Batch) -> Outputs:
     return {"values": model.values(batch.tokens, batch.lengths)[:, :-1]}
 
 
+def _logged(outputs: Outputs, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    """What every model with an entropy reports, whatever its loss is: (sum, count) over tokens."""
+    if "entropy" not in outputs:
+        return {}
+    entropy = outputs["entropy"].detach().float()
+    return {"entropy": ((entropy * batch.mask).sum(), batch.mask.sum())}
+
+
 def _scatter(found: Tensor, mask: Tensor) -> Tensor:
     """(N,) values of the masked places back into (B, T)."""
     return torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(
@@ -150,9 +158,9 @@ class TorchLearner:
         """Optimizer steps on `batch`, split in order into `minibatches`, `epochs` times over.
 
         `totals` are the denominators of each minibatch if it has rows elsewhere too; None if these
-        are all. Returns each metric as its sum over its count, `loss` and `grad_norm` averaged over
-        the steps, the first `learning_rate`, and `skipped`. Raises NonFiniteError after `patience`
-        bad gradients in a row.
+        are all. Returns each metric of the loss, and the entropy, as its sum over its count, `loss`
+        and `grad_norm` averaged over the steps, the first `learning_rate`, and `skipped`. Raises
+        NonFiniteError after `patience` bad gradients in a row.
         """
         minibatches, epochs = self.minibatches, self.epochs
         sums: dict[str, list[float]] = {}
@@ -185,8 +193,10 @@ class TorchLearner:
         self.optimizer.zero_grad(set_to_none=True)
         for _, part in batch.micro_batches(self.micro_tokens):
             part = part.to(self.device)
-            scalar, metrics = self.loss(self.outputs(self.model, part), part, totals)
+            outputs = self.outputs(self.model, part)
+            scalar, metrics = self.loss(outputs, part, totals)
             scalar.backward()
+            metrics = metrics | _logged(outputs, part)
             shares.append(scalar.item())
             for name, (total, count) in metrics.items():
                 entry = sums.setdefault(name, [0.0, 0.0])

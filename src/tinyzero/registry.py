@@ -97,6 +97,10 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         raise UserError(
             f"the Options of {where} are {model!r}: make them a class of pydantic's BaseModel"
         )
+    if model.model_config.get("extra", "ignore") == "ignore":  # a misspelt option is no default
+        known = [*model.model_fields, *(f.alias for f in model.model_fields.values() if f.alias)]
+        if unknown := [key for key in values if key not in known]:
+            raise UserError(f"unknown key {where}.{unknown[0]}{suggest(unknown[0], known)}")
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -168,11 +172,15 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = (
         module  # before it runs: dataclasses and pydantic look their module up by name
     )
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # so that it can import its neighbours, as a script can
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise UserError(f"cannot import {path}: {brief(error)}") from error
+    finally:
+        sys.path.remove(folder)
     return module
 
 

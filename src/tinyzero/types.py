@@ -196,8 +196,6 @@ class Sampler(Protocol):
     """Turns prompts into completions with the weights it was last given."""
 
     version: int
-    shares_weights: bool
-    """Whether it samples from the very weights that the policy's learner trains."""
     decode: Callable[[Sequence[int]], str]
     shares_weights: bool
     """It reads the learner's own weights, or has none: `load_weights` is given nothing but the version."""
@@ -302,28 +300,3 @@ class LossFunction(Protocol):
     def __call__(
         self, outputs: Mapping[str, torch.Tensor], batch: Batch, totals: Totals
     ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]: ...
-
-
-class Algorithm(Protocol):
-    """How rewards become gradients. Holds no state: what is learned lives in learners.
-
-    `roles` names the models it needs besides the policy: any of "reference", "critic" and "prm".
-    """
-
-    roles: tuple[str, ...]
-    min_samples: int
-    """Fewest completions a prompt."""
-
-    def keep(self, groups: list[Group]) -> list[Group]:
-        """The groups worth training on; `collect` refills what is dropped, within a cap."""
-        ...
-
-    def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
-        """Fill in advantages (B, T) and whatever the losses need (old or reference logprobs, returns)."""
-        ...
-
-    def loss(
-        self, role: str, outputs: Mapping[str, torch.Tensor], batch: Batch, totals: Totals
-    ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-        """The scalar that `role`'s learner minimises, already divided by global totals."""
-        ...

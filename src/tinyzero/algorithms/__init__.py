@@ -10,38 +10,32 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from tinyzero.algorithms.base import Algorithm, preset
+from tinyzero.algorithms.guarded import GuardedAlgorithm
 from tinyzero.errors import UserError, building
 from tinyzero.registry import Registry, validate
-from tinyzero.types import Algorithm
 
-PARTS = ("advantages", "losses", "options", "stages")
-REGISTRY = Registry(
-    "algorithm", __name__, "ALGORITHM", PARTS, ("Options", "keep", "annotate", "loss")
-)
+__all__ = ["NAMES", "REGISTRY", "Algorithm", "composition", "load_algorithm", "preset"]
+
+PARTS = ("advantages", "base", "guarded", "losses", "options", "stages")
+REGISTRY = Registry("algorithm", __name__, "ALGORITHM", PARTS, ("annotate", "loss"))
 NAMES = REGISTRY.names()
 
 
-def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> Algorithm:
+def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> GuardedAlgorithm:
     """The algorithm called `name` (one of NAMES, `package.module:Name` or `path/file.py:Name`).
 
     Raises UserError on an unknown name, a class that is no algorithm, or a wrong option.
     """
     kind = REGISTRY.find(name)
-    given = validate(kind.Options, options or {}, "algorithm")
-    with building(f"algorithm {name}", [given]):
-        algorithm: Algorithm = kind(given)
-    for attribute, meaning in {
-        "roles": "the names of the models it needs besides the policy, or ()",
-        "min_samples": "the fewest completions a prompt",
-    }.items():
-        if not hasattr(algorithm, attribute):
-            raise UserError(f"algorithm {name} lacks {attribute}: {meaning}")
-    return algorithm
-
-
-def option(algorithm: Algorithm, name: str, default: Any = 0) -> Any:
-    """A shared option of the algorithm; `default` where one of the user's own has none of that name."""
-    return getattr(getattr(algorithm, "options", None), name, default)
+    model = getattr(kind, "Options", None)
+    if model is None and options:
+        unknown = ", ".join(f"algorithm.{key}" for key in options)
+        raise UserError(f"algorithm {name} takes no options: remove {unknown}")
+    given = [] if model is None else [validate(model, options or {}, "algorithm")]
+    with building(f"algorithm {name}", given):
+        owner = kind(*given)
+    return GuardedAlgorithm(owner, name, options or {})
 
 
 STAGES = {  # in the order in which they act; the first option of a stage switches it on

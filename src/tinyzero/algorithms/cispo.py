@@ -8,26 +8,14 @@ clip drops the rare words at which a model turns round. `clip_low` of 10 means n
 batch this is REINFORCE, but for groups that waited for it. The paper also penalises length as DAPO does: `overlong`.
 """
 
-from pydantic import Field
+from tinyzero.algorithms.base import preset
+from tinyzero.algorithms.grpo import GRPO
 
-from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.algorithms.losses import Aggregation
-from tinyzero.algorithms.options import Filter, Objective
-
-
-class CISPOOptions(GRPOOptions):
-    """CISPO's choices."""
-
-    filter: Filter = Field("flat", description="groups dropped and drawn anew")
-    objective: Objective = Field("cispo", description="the policy loss of a token")
-    clip_low: float = Field(10.0, gt=0, description="the weight is held above 1 - this")
-    aggregate: Aggregation = Field("token-mean", description="how token losses become one number")
-
-
-class CISPO(GRPO):
-    """Clipped importance sampling weights."""
-
-    Options = CISPOOptions
-
-
-ALGORITHM = CISPO
+ALGORITHM = preset(
+    "CISPO",
+    GRPO,
+    filter="flat",
+    objective="cispo",
+    clip_low=10.0,
+    aggregate="token-mean",
+)

@@ -10,32 +10,16 @@ Clip-higher leaves unlikely tokens room to grow; groups all right or all wrong a
 looks at right and wrong, not at the penalised reward. `dual_clip` is the released script's, not the paper's.
 """
 
-from pydantic import Field
+from tinyzero.algorithms.base import preset
+from tinyzero.algorithms.grpo import GRPO
 
-from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.algorithms.losses import Aggregation
-from tinyzero.algorithms.options import Filter
-
-
-class DAPOOptions(GRPOOptions):
-    """DAPO's choices."""
-
-    filter: Filter = Field("flat", description="groups dropped and drawn anew")
-    overlong: int = Field(
-        64, ge=0, description="tokens before the limit where a penalty on length begins; 0 for none"
-    )
-    overlong_penalty: float = Field(0.5, gt=0, description="the penalty at the limit")
-    clip_high: float = Field(0.28, gt=0, description="the ratio is clipped above at 1 + this")
-    dual_clip: float = Field(
-        10.0, ge=0, description="where the advantage is negative the ratio counts up to this"
-    )
-    aggregate: Aggregation = Field("token-mean", description="how token losses become one number")
-
-
-class DAPO(GRPO):
-    """Decoupled clip and dynamic sampling."""
-
-    Options = DAPOOptions
-
-
-ALGORITHM = DAPO
+ALGORITHM = preset(
+    "DAPO",
+    GRPO,
+    filter="flat",
+    overlong=64,
+    overlong_penalty=0.5,
+    clip_high=0.28,
+    dual_clip=10.0,
+    aggregate="token-mean",
+)

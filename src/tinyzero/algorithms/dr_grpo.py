@@ -8,26 +8,12 @@ so the effective step is smaller than GRPO's by about length / Lmax. What the pa
 of truncated answers are as the task gives them.
 """
 
-from pydantic import Field
+from tinyzero.algorithms.base import preset
+from tinyzero.algorithms.grpo import GRPO
 
-from tinyzero.algorithms.advantages import Scale
-from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.algorithms.losses import Aggregation
-
-
-class DrGRPOOptions(GRPOOptions):
-    """Dr. GRPO's choices."""
-
-    scale: Scale = Field("none", description="divide advantages by a standard deviation, or not")
-    aggregate: Aggregation = Field(
-        "constant-length", description="how token losses become one number"
-    )
-
-
-class DrGRPO(GRPO):
-    """GRPO done right."""
-
-    Options = DrGRPOOptions
-
-
-ALGORITHM = DrGRPO
+ALGORITHM = preset(
+    "DrGRPO",
+    GRPO,
+    scale="none",
+    aggregate="constant-length",
+)

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses, stages
 from tinyzero.algorithms.options import PolicyOptions
-from tinyzero.types import Group, Lesson, Scorer
+from tinyzero.types import Lesson, Scorer
 
 if TYPE_CHECKING:
-    from tinyzero.batching import Batch, Totals
+    from tinyzero.batching import Batch
 
 
 class GRPOOptions(PolicyOptions):
@@ -54,22 +53,16 @@ class GRPOOptions(PolicyOptions):
         return self
 
 
-class GRPO:
+class GRPO(stages.StagedAlgorithm):
     """Group-relative policy optimisation, and whatever else compares the rollouts of one prompt."""
 
-    Options: type[GRPOOptions] = GRPOOptions
+    Options: ClassVar[type[GRPOOptions]] = GRPOOptions
+    options: GRPOOptions
 
     def __init__(self, options: GRPOOptions | None = None) -> None:
-        self.options = options or self.Options()
-        # a group of one has no baseline
-        self.min_samples = (
-            stages.fewest_samples(self.options) if self.options.center == "none" else 2
-        )
-        self.roles: tuple[str, ...] = ("reference",) if self.options.needs_reference else ()
-
-    def keep(self, groups: list[Group]) -> list[Group]:
-        """The filter's, of those that are groups still, should rewards have raised."""
-        return stages.keep_groups(groups, self.options, self.min_samples)
+        super().__init__(options)
+        if self.options.center != "none":
+            self.min_samples = 2  # a group of one has no baseline
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         """Advantages from the group; a KL inside the reward counts as the response's own, before the baseline."""
@@ -83,12 +76,6 @@ class GRPO:
             found = advantages.whiten(found, batch.mask)
         idle = stages.rows_without_gradient(found, o)
         return replace(batch, advantages=found, idle=idle), Lesson()
-
-    def loss(
-        self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
-    ) -> tuple[Tensor, stages.Metrics]:
-        """The policy's; no other model is trained."""
-        return stages.policy_loss(outputs, batch, totals, self.options)
 
 
 ALGORITHM = GRPO

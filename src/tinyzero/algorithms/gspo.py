@@ -6,26 +6,13 @@ A_i is GRPO's. The clip is narrow, because the mean log-ratio of a sequence hard
 ever be clipped. With one update a batch s_i is 1 and this is GRPO, as released: each sequence's mean.
 """
 
-from pydantic import Field
+from tinyzero.algorithms.base import preset
+from tinyzero.algorithms.grpo import GRPO
 
-from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.algorithms.losses import Level
-
-
-class GSPOOptions(GRPOOptions):
-    """GSPO's choices."""
-
-    ratio: Level = Field(
-        "sequence", description="clip the ratio of a token, or of the whole sequence"
-    )
-    clip_low: float = Field(3e-4, gt=0, description="the ratio is clipped below at 1 - this")
-    clip_high: float = Field(4e-4, gt=0, description="the ratio is clipped above at 1 + this")
-
-
-class GSPO(GRPO):
-    """Group sequence policy optimisation."""
-
-    Options = GSPOOptions
-
-
-ALGORITHM = GSPO
+ALGORITHM = preset(
+    "GSPO",
+    GRPO,
+    ratio="sequence",
+    clip_low=3e-4,
+    clip_high=4e-4,
+)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses, stages
 from tinyzero.algorithms.options import PolicyOptions
-from tinyzero.types import Group, Lesson, Scorer
+from tinyzero.types import Lesson, Scorer
 
 if TYPE_CHECKING:
     from tinyzero.batching import Batch, Totals
@@ -57,21 +57,15 @@ class PPOOptions(PolicyOptions):
         return super().without_effect | ({"lam"} if self.lam_alpha else set())
 
 
-class PPO:
+class PPO(stages.StagedAlgorithm):
     """Proximal policy optimisation with a critic."""
 
     Options = PPOOptions
+    options: PPOOptions
 
     def __init__(self, options: PPOOptions | None = None) -> None:
-        self.options = options or PPOOptions()
-        self.min_samples = stages.fewest_samples(self.options)
-        self.roles: tuple[str, ...] = (
-            ("critic", "reference") if self.options.needs_reference else ("critic",)
-        )
-
-    def keep(self, groups: list[Group]) -> list[Group]:
-        """The filter's: the baseline is the critic's, not the group's."""
-        return stages.keep_groups(groups, self.options, self.min_samples)
+        super().__init__(options)
+        self.roles = ("critic", *self.roles)
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         """Values, advantages and returns; old and reference logprobs where they are needed."""

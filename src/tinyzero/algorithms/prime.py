@@ -27,7 +27,8 @@ from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses, stages
 from tinyzero.algorithms.options import Filter, PolicyOptions
-from tinyzero.types import Group, Learner, Lesson, Scorer
+from tinyzero.errors import UserError
+from tinyzero.types import Learner, Lesson, Scorer
 
 if TYPE_CHECKING:
     from tinyzero.batching import Batch, Totals
@@ -80,20 +81,17 @@ class PRIMEOptions(PolicyOptions):
         return self
 
 
-class PRIME:
+class PRIME(stages.StagedAlgorithm):
     """Process reinforcement through implicit rewards."""
 
     Options = PRIMEOptions
-    min_samples = 2
+    options: PRIMEOptions
 
     def __init__(self, options: PRIMEOptions | None = None) -> None:
-        self.options = options or PRIMEOptions()
-        reference = ("reference",) if self.options.process or self.options.needs_reference else ()
-        self.roles: tuple[str, ...] = (*(("prm",) if self.options.process else ()), *reference)
-
-    def keep(self, groups: list[Group]) -> list[Group]:
-        """The band's, so that every group has something to tell apart."""
-        return stages.keep_groups(groups, self.options, self.min_samples)
+        super().__init__(options)
+        self.min_samples = 2  # the others are the baseline
+        if self.options.process:
+            self.roles = ("prm", "reference")
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         """The outcome's advantage and, beside it, the process rewards'."""
@@ -116,6 +114,11 @@ class PRIME:
         self, batch: Batch, models: Mapping[str, Scorer]
     ) -> tuple[Batch, Tensor, Lesson]:
         """The batch with what the reward model's loss needs, and beta log(prm/reference) (B, T)."""
+        if bool(batch.graded.any()):
+            raise UserError(
+                "prime's reward model learns from right or wrong answers, and here some are graded: "
+                "take --algorithm.process 0, or another algorithm"
+            )
         o, reference = self.options, batch.ref_logprobs
         reference = models["reference"].score(batch) if reference is None else reference
         batch = replace(batch, ref_logprobs=reference)

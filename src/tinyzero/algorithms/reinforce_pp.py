@@ -15,14 +15,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from tinyzero.algorithms import advantages, stages
 from tinyzero.algorithms.options import PolicyOptions
-from tinyzero.types import Group, Lesson, Scorer
+from tinyzero.types import Lesson, Scorer
 
 if TYPE_CHECKING:
-    from tinyzero.batching import Batch, Totals
+    from tinyzero.batching import Batch
 
 
 class ReinforcePPOptions(PolicyOptions):
@@ -33,19 +32,11 @@ class ReinforcePPOptions(PolicyOptions):
     gamma: float = Field(1.0, gt=0, le=1, description="discount of later rewards")
 
 
-class ReinforcePP:
+class ReinforcePP(stages.StagedAlgorithm):
     """REINFORCE with PPO's clip and a whitened return."""
 
     Options = ReinforcePPOptions
-
-    def __init__(self, options: ReinforcePPOptions | None = None) -> None:
-        self.options = options or ReinforcePPOptions()
-        self.min_samples = stages.fewest_samples(self.options)
-        self.roles: tuple[str, ...] = ("reference",) if self.options.needs_reference else ()
-
-    def keep(self, groups: list[Group]) -> list[Group]:
-        """The filter's."""
-        return stages.keep_groups(groups, self.options, self.min_samples)
+    options: ReinforcePPOptions
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         """Whitened returns-to-go of the rewards and the KL's penalties."""
@@ -55,12 +46,6 @@ class ReinforcePP:
         found = advantages.whiten(returns, batch.mask)
         idle = stages.rows_without_gradient(found, o)
         return replace(batch, advantages=found, idle=idle), Lesson()
-
-    def loss(
-        self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
-    ) -> tuple[Tensor, stages.Metrics]:
-        """The policy's; no other model is trained."""
-        return stages.policy_loss(outputs, batch, totals, self.options)
 
 
 ALGORITHM = ReinforcePP

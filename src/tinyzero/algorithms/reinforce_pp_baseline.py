@@ -9,27 +9,14 @@ a KL loss (`kl`, with `kl_estimator = "k2"`); it is off here, as the rewards are
 summed over the response before the group's mean is taken, where OpenRLHF subtracts it token by token afterwards.
 """
 
-from pydantic import Field
+from tinyzero.algorithms.base import preset
+from tinyzero.algorithms.grpo import GRPO
 
-from tinyzero.algorithms.advantages import Scale
-from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.algorithms.losses import Aggregation
-from tinyzero.algorithms.options import LossEstimator
-
-
-class ReinforcePPBaselineOptions(GRPOOptions):
-    """REINFORCE++-baseline's choices."""
-
-    scale: Scale = Field("none", description="divide advantages by a standard deviation, or not")
-    whiten: bool = Field(True, description="normalise advantages over all tokens of the batch")
-    kl_estimator: LossEstimator = Field("k2", description="how the KL loss is estimated")
-    aggregate: Aggregation = Field("token-mean", description="how token losses become one number")
-
-
-class ReinforcePPBaseline(GRPO):
-    """REINFORCE++ with the group's mean as baseline."""
-
-    Options = ReinforcePPBaselineOptions
-
-
-ALGORITHM = ReinforcePPBaseline
+ALGORITHM = preset(
+    "ReinforcePPBaseline",
+    GRPO,
+    scale="none",
+    whiten=True,
+    kl_estimator="k2",
+    aggregate="token-mean",
+)

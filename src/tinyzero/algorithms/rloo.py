@@ -8,31 +8,14 @@ to the reference out of the reward (`kl_in_reward`; 0 here, as the rewards are e
 K/(K - 1) times Dr. GRPO's. With several updates a batch each token's ratio weighs in, unclipped.
 """
 
-from pydantic import Field
+from tinyzero.algorithms.base import preset
+from tinyzero.algorithms.grpo import GRPO
 
-from tinyzero.algorithms.advantages import Center, Scale
-from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.algorithms.losses import Aggregation
-from tinyzero.algorithms.options import Objective
-
-
-class RLOOOptions(GRPOOptions):
-    """RLOO's choices."""
-
-    center: Center = Field(
-        "leave_one_out", description="what is taken from a reward: the group's mean, or others'"
-    )
-    scale: Scale = Field("none", description="divide advantages by a standard deviation, or not")
-    objective: Objective = Field("reinforce", description="the policy loss of a token")
-    aggregate: Aggregation = Field(
-        "seq-mean-token-sum", description="how token losses become one number"
-    )
-
-
-class RLOO(GRPO):
-    """REINFORCE leave-one-out."""
-
-    Options = RLOOOptions
-
-
-ALGORITHM = RLOO
+ALGORITHM = preset(
+    "RLOO",
+    GRPO,
+    center="leave_one_out",
+    scale="none",
+    objective="reinforce",
+    aggregate="seq-mean-token-sum",
+)

@@ -15,34 +15,94 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses
+from tinyzero.algorithms.base import Algorithm, Metrics
 from tinyzero.algorithms.options import PolicyOptions
+from tinyzero.errors import UserError
 from tinyzero.types import Group, Scorer
 
 if TYPE_CHECKING:
     from tinyzero.batching import Batch, Totals
 
-Metrics = dict[str, tuple[Tensor, Tensor]]
+
+class StagedAlgorithm(Algorithm):
+    """An algorithm that is a choice at each stage: it adds its advantage, in `annotate`."""
+
+    Options: ClassVar[type[PolicyOptions]] = PolicyOptions
+    options: PolicyOptions
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        o = self.options
+        self.min_samples = 1 if o.filter == "none" else 2  # a filter compares them
+        self.roles = ("reference",) if o.needs_reference else ()
+        self.refresh, self.drops_groups = o.refresh, o.filter != "none"
+
+    def check(self, max_tokens: int) -> None:
+        """A penalty on length must begin within the answer."""
+        overlong = self.options.overlong
+        if overlong > max_tokens:
+            raise UserError(
+                f"algorithm.overlong is {overlong}, more than rollout.max_tokens {max_tokens}: "
+                "the penalty would begin before the answer"
+            )
+
+    def scorers(self, updates: int) -> tuple[str, ...]:
+        """The policy only if something reads its old logprobs."""
+        return (*(("policy",) if reads_old_logprobs(self.options, updates) else ()), *self.roles)
+
+    def keep(self, groups: list[Group]) -> list[Group]:
+        """The filter's, of those that are groups still, should answers have been dropped."""
+        return keep_groups(groups, self.options, self.min_samples)
+
+    def loss(
+        self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
+    ) -> tuple[Tensor, Metrics]:
+        """The policy's."""
+        return policy_loss(outputs, batch, totals, self.options)
 
 
 def keep_groups(groups: list[Group], o: PolicyOptions, min_samples: int) -> list[Group]:
-    """The filter: by the share of right answers, whatever the rewards."""
+    """The filter: by the share of right answers, whatever the rewards.
+
+    If an answer of a group is graded, neither right nor wrong, the rewards decide: whether they
+    differ ("flat"), or their mean ("band"). Raises UserError if a band is asked of rewards that are
+    not within 0 and 1.
+    """
     groups = [g for g in groups if len(g) >= min_samples]
     if o.filter == "none":
         return groups
-    right = [sum(r.reward.right is True for r in g) / len(g) for g in groups]
     if o.filter == "flat":
-        return [g for g, share in zip(groups, right, strict=True) if 0 < share < 1]
-    return [g for g, share in zip(groups, right, strict=True) if o.band_low <= share <= o.band_high]
+        return [g for g in groups if _differs(g)]
+    return [g for g in groups if o.band_low <= _share(g) <= o.band_high]
 
 
-def fewest_samples(o: PolicyOptions) -> int:
-    """Completions a prompt that an algorithm without a group baseline needs: a filter compares them."""
-    return 1 if o.filter == "none" else 2
+def _is_graded(group: Group) -> bool:
+    return any(r.reward.right is None for r in group)
+
+
+def _differs(group: Group) -> bool:
+    """Whether some answers of the group are better than others."""
+    if _is_graded(group):
+        return len({r.reward.value for r in group}) > 1
+    return len({r.reward.right for r in group}) > 1
+
+
+def _share(group: Group) -> float:
+    """The share of right answers, or of graded ones the mean reward."""
+    if not _is_graded(group):
+        return sum(r.reward.right is True for r in group) / len(group)
+    values = [r.reward.value for r in group]
+    if outside := [v for v in values if not 0 <= v <= 1]:
+        raise UserError(
+            f'filter "band" needs right or wrong answers, or rewards from 0 to 1, and one is '
+            f"{outside[0]:g}: take --algorithm.filter flat"
+        )
+    return sum(values) / len(values)
 
 
 def reads_old_logprobs(o: PolicyOptions, updates: int) -> bool:
@@ -146,7 +206,7 @@ def policy_loss(
     def token_mean(per_token: Tensor) -> tuple[Tensor, Tensor]:
         return (per_token.detach().float() * mask).sum(), count
 
-    metrics = {"entropy": token_mean(outputs["entropy"]), "clip_fraction": token_mean(clipped)}
+    metrics = {"clip_fraction": token_mean(clipped)}
     fresh = mask if batch.stale is None else mask & ~batch.stale[:, None]
     if fresh.any():  # the learner's logprobs of before the update, against those of the same weights in the sampler
         metrics["mismatch"] = (

@@ -8,10 +8,9 @@ from typing import Any
 
 from tinyzero import config as configs
 from tinyzero import samplers
-from tinyzero.algorithms import load_algorithm
+from tinyzero.algorithms import Algorithm, load_algorithm
 from tinyzero.errors import UserError
 from tinyzero.tasks import load_task
-from tinyzero.types import Algorithm
 
 
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:

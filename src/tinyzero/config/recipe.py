@@ -27,12 +27,12 @@ from pydantic import BaseModel
 
 from tinyzero.algorithms import NAMES as ALGORITHMS
 from tinyzero.algorithms import REGISTRY as ALGORITHM_REGISTRY
+from tinyzero.algorithms import Algorithm
 from tinyzero.config.schema import Config, Named
 from tinyzero.errors import UserError
 from tinyzero.registry import near, suggest, validate
 from tinyzero.tasks import REGISTRY as TASK_REGISTRY
 from tinyzero.tasks import TASKS
-from tinyzero.types import Algorithm
 
 RECIPES = Path(__file__).parent / "recipes"
 

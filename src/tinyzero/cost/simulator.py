@@ -24,13 +24,12 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, NamedTuple
 
-from tinyzero.algorithms import option
+from tinyzero.algorithms import Algorithm
 from tinyzero.config import Config, OptimizerOptions
 from tinyzero.cost.devices import Device
 from tinyzero.cost.shapes import Shape
 from tinyzero.errors import asking
 from tinyzero.tasks import load_task
-from tinyzero.types import Algorithm
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -149,14 +148,8 @@ class Plan:
 
 def passes(config: Config, algorithm: Algorithm) -> tuple[list[str], list[str]]:
     """The models that score a step's rollouts, each once, and those that are trained on them."""
-    several = config.update.minibatches * config.update.epochs > 1
-    old = (
-        several
-        or option(algorithm, "kl_in_reward")
-        or option(algorithm, "correction", "none") != "none"
-    )
     trained = [role for role in ("policy", *algorithm.roles) if role != "reference"]
-    return [*(["policy"] if old else []), *algorithm.roles], trained
+    return list(algorithm.scorers(config.update.minibatches * config.update.epochs)), trained
 
 
 def make_plan(
@@ -195,7 +188,7 @@ def step_load(
     config: Config, algorithm: Algorithm, prompt: float, length: float | None = None
 ) -> Load:
     """The tokens of one step."""
-    r, filters = config.rollout, option(algorithm, "filter", "none") != "none"
+    r, filters = config.rollout, algorithm.drops_groups
     return Load(
         prompts=ceil(r.prompts * min(1 / KEPT, 1 + r.refills)) if filters else r.prompts,
         samples=r.samples,
@@ -235,11 +228,7 @@ def _models(
     models: dict[str, dict[str, float]] = {}
     host = disk = 0.0
     for role in ("policy", *algorithm.roles):
-        shared = (
-            adapters
-            and role != "policy"
-            and not (role == "reference" and option(algorithm, "refresh"))
-        )
+        shared = adapters and role != "policy" and not (role == "reference" and algorithm.refresh)
         parts = models[role] = {} if shared or parked(config, role) else {"weights": weights}
         host += weights if parked(config, role) else 0
         if role == "policy":

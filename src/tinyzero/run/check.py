@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from tinyzero import models, samplers
-from tinyzero.algorithms import load_algorithm, option
+from tinyzero.algorithms import Algorithm, load_algorithm
 from tinyzero.config import Config
 from tinyzero.errors import UserError
 from tinyzero.run import trackers
 from tinyzero.tasks import load_task
 from tinyzero.tasks.base import Task
-from tinyzero.types import Algorithm
 
 
 def check_config(config: Config) -> tuple[Task, Algorithm]:
@@ -23,12 +22,7 @@ def check_config(config: Config) -> tuple[Task, Algorithm]:
             f"rollout.samples is {config.rollout.samples}: "
             f"{config.algorithm.name} needs at least {algorithm.min_samples}"
         )
-    overlong = option(algorithm, "overlong")
-    if overlong > config.rollout.max_tokens:
-        raise UserError(
-            f"algorithm.overlong is {overlong}, more than rollout.max_tokens {config.rollout.max_tokens}: "
-            "the penalty would begin before the answer"
-        )
+    algorithm.check(config.rollout.max_tokens)
     check_memory(config)
     check_context(config)
     return task, algorithm

@@ -8,11 +8,12 @@ from functools import partial
 import torch
 
 from tinyzero import algorithms, models
+from tinyzero.algorithms import Algorithm
 from tinyzero.config import Config, OptimizerOptions
 from tinyzero.errors import UserError
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.models import Backbone, lora
-from tinyzero.types import Algorithm, Learner
+from tinyzero.types import Learner
 
 ROLES = ("policy", "critic", "prm", "reference")
 
@@ -78,7 +79,7 @@ def _model(config: Config, algorithm: Algorithm, role: str, policy: Backbone | N
     """The policy's own model, or a new one; a reference that is refreshed has weights of its own."""
     if role == "policy":
         return policy or load(config, role)
-    moves = role == "reference" and algorithms.option(algorithm, "refresh")
+    moves = role == "reference" and algorithm.refresh > 0
     return load(config, role, None if moves else policy)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from tinyzero.algorithms import Algorithm
 from tinyzero.config import Config
 from tinyzero.cost.devices import device_named
 from tinyzero.cost.shapes import Shape
 from tinyzero.cost.simulator import step_flops
-from tinyzero.types import Algorithm
 
 
 class Meter:

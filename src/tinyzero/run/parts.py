@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from tinyzero import algorithms, models, samplers, tasks
+from tinyzero.algorithms import Algorithm
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Config, Named, to_toml
 from tinyzero.cost.shapes import read_shape
-from tinyzero.errors import NonFiniteError, UserError, asking
+from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.evaluate import distinct_problems
 from tinyzero.models import lora
 from tinyzero.registry import effective
@@ -32,7 +33,7 @@ from tinyzero.run.meter import Meter
 from tinyzero.run.models import Models
 from tinyzero.run.stopping import stop_requested
 from tinyzero.tasks.base import NoSolution, Task
-from tinyzero.types import Algorithm, Group, Lesson, Problem, Sampler, SamplingParams, Split
+from tinyzero.types import Group, Lesson, Problem, Sampler, SamplingParams, Split
 
 SOLVED = 8  # problems whose own solutions are graded before the first step
 
@@ -81,7 +82,7 @@ class Run:
             batch = collate(groups, self.config.rollout.max_tokens, version)
             if self.source.collected.refused:
                 return batch, Lesson(skip=ROLES)
-            with self.models.saved_if_broken(batch), asking(self.algorithm):
+            with self.models.saved_if_broken(batch):
                 return self.algorithm.annotate(batch, self.models)
 
     def record(
@@ -100,7 +101,7 @@ class Run:
     @property
     def refresh(self) -> int:
         """Steps after which the policy becomes the reference; 0 for never."""
-        return int(algorithms.option(self.algorithm, "refresh"))
+        return self.algorithm.refresh
 
 
 @contextmanager
@@ -210,8 +211,9 @@ def settle(config: Config, policy: models.Backbone, note: Callable[[str], None])
     name, why = samplers.choose(config.sampler.name, policy)
     if config.sampler.name == "auto":
         note(f"sampler {name}: {why}")
-    given, kind = config.algorithm.options, algorithms.REGISTRY.find(config.algorithm.name).Options
-    options = effective(kind, given, "algorithm")
+    given = config.algorithm.options
+    kind: Any = getattr(algorithms.REGISTRY.find(config.algorithm.name), "Options", None)
+    options = effective(kind, given, "algorithm") if kind else {}
     if "correction" not in given and options.get("correction") == "none":
         del options[
             "correction"
@@ -256,14 +258,12 @@ def make_source(config: Config, player: Player, algorithm: Algorithm, clock: Clo
     """What fills the batches of a run."""
     r = config.rollout
 
-    def keep(groups: list[Group]) -> list[Group]:
-        with asking(algorithm):
-            return list(algorithm.keep(groups))
-
     params = SamplingParams(
         temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=config.seed
     )
-    return Source(player, keep, prompts=r.prompts, params=params, refills=r.refills, clock=clock)
+    return Source(
+        player, algorithm.keep, prompts=r.prompts, params=params, refills=r.refills, clock=clock
+    )
 
 
 def make_meter(
