@@ -4,31 +4,72 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.cli.arguments import task_overrides
+from tinyzero.errors import UserError
+from tinyzero.registry import load_object
 from tinyzero.tasks import load_task
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """The command and its arguments."""
+    from tinyzero.tasks.check.attacks import ALLOWABLE
+
     parser = verb(
         "check-task",
         run,
         "prove that a task grades its own solutions, garbage and nonsense as it should",
     )
     parser.add_argument(
-        "task", help="countdown, multiplication, package.module:Name or path/file.py:Name"
+        "task",
+        help="countdown, multiplication, package.module:Name or path/file.py:Name; with --data also "
+        "a reward function with TRL's or verl's signature",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        help="a JSONL file for a reward function: a column prompt, the answer, and what it needs",
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="NAME",
+        action="append",
+        default=[],
+        choices=ALLOWABLE,
+        help=f"what may be paid or done (repeatable): {', '.join(ALLOWABLE)}",
     )
 
 
 def run(given: argparse.Namespace, rest: list[str]) -> int:
-    from tinyzero.tasks.check import check_task
+    from tinyzero.tasks.check import examine
 
-    config = configs.resolve({"task": {"name": given.task}}, task_overrides(rest))
-    failures = check_task(load_task(given.task, config.task.options))
-    for failure in failures:
+    found = examine(_task(given, rest), allow=given.allow)
+    for failure in found.failures:
         print(f"FAILED: {failure}")
-    if not failures:
-        print(f"{given.task}: every check passed")
-    return 1 if failures else 0
+    for name in found.allowed:
+        print(f"paid, and allowed: {name}")
+    for note in found.notes:
+        print(f"note: {note}")
+    passed = f"{len(found.failures)} findings" if found.failures else "every check passed"
+    print(f"{given.task}: {passed} ({found.summary()})")
+    return 1 if found.failures else 0
+
+
+def _task(given: argparse.Namespace, rest: list[str]) -> Any:
+    """The task that is named, or the reward function with its rows as one."""
+    from tinyzero.tasks.check import RewardFunction
+
+    overrides = task_overrides(rest)
+    if ":" in given.task and not isinstance(named := load_object(given.task), type):
+        if callable(named) and given.data:
+            return RewardFunction(named, given.task.rpartition(":")[2], given.data)
+        if callable(named):
+            raise UserError(
+                f"task {given.task} is a function, not a class: give its rows by --data"
+            )
+    if given.data:
+        raise UserError(f"--data is for a reward function: {given.task} draws its own problems")
+    config = configs.resolve({"task": {"name": given.task}}, overrides)
+    return load_task(given.task, config.task.options)
