@@ -552,7 +552,7 @@ GAMED: list[tuple[str, Callable[..., Reward], str]] = [
     (
         "each number once is forgotten",
         lambda self, problem, text: Reward(float(self.pays(problem, tagged(text)))),
-        r"pays the field target: reward of '</think>\\n<answer>\d+</answer>' .* of 15 problems",
+        r"pays the field target: reward of '</think>\\n<answer>\d+</answer>' .* of 9 problems",
     ),
     ("any of many tags", any_tag, "pays twenty wrapped answers, one of them right"),
     ("any of many lines", any_line, "pays twenty answers, one of them right"),
@@ -576,7 +576,7 @@ def test_a_grader_that_can_be_gamed_is_caught(
     reward: Callable[..., Reward], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    failures = check_task(type("Gamed", (Made,), {"reward": reward})(), problems=6)
+    failures = check_task(type("Gamed", (Made,), {"reward": reward})(), problems=3, seconds=0.2)
     assert any(re.search(line, failure) for failure in failures), failures
     assert list(tmp_path.iterdir()) == [], "what an attack names is never written"
 
@@ -653,7 +653,7 @@ class Lenient(Plain):
     allowed_attacks: tuple[str, ...] = ()
 
     def reward(self, problem: Problem, text: str) -> Reward:
-        return Reward(float((re.findall(r"\d+", text) or [""])[-1] == self.answer(problem)))
+        return Reward(float((re.findall(r"-?\d+", text) or [""])[-1] == self.answer(problem)))
 
 
 class Reader(Plain):
@@ -681,7 +681,7 @@ class Literal(Plain):
 
 @pytest.mark.parametrize("task", [Made, Plain, Addition, Choice, Boxed, LineEnd, Reader, Literal])
 def test_sound_tasks_raise_no_alarm(task: Callable[[], Task]) -> None:
-    assert check_task(task(), problems=8) == []
+    assert check_task(task(), problems=4) == []
 
 
 def test_what_an_author_allows_is_no_failure() -> None:
@@ -768,7 +768,7 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
     return {"score": float(solution_str.strip() == f"#### {ground_truth}"), "seen": data_source}
 
 def bad_score(data_source, solution_str, ground_truth, extra_info=None):
-    return float(str(eval(re.findall(r"[-+*\\d ]+", solution_str + " 0")[0])) == ground_truth)
+    return float(str(eval(re.findall(r"[-+\\d ]+", solution_str + " 0")[0])) == ground_truth)
 
 def strange(a, b):
     return 0
@@ -795,7 +795,7 @@ VERL = [
     [
         ("good", ROWS, 0, "every check passed"),
         ("bad", ROWS, 1, "pays twenty answers, one of them right"),
-        ("chat", MESSAGES, 0, "attacks on 5 problems"),
+        ("chat", MESSAGES, 0, "attacks on 6 problems"),
         ("never", ROWS, 1, "never pays the answer '32' in no usual wrapping"),
         ("compute_score", VERL, 0, "every check passed"),
         ("bad_score", VERL, 1, "runs the model's text"),

@@ -28,7 +28,7 @@ from tinyzero.types import SPLITS, Problem, Prompt, Reward, Split
 __all__ = ["ALLOWABLE", "Check", "RewardFunction", "check_task", "examine"]
 
 SHOWN = 3  # failures of one kind; the rest are mostly the same
-TRIED = 5  # problems of each split that see the attacks
+TRIED = 15  # problems that see the attacks, of all splits together
 MAX_SECONDS = 1.0  # for one reward; a sound one takes milliseconds
 OTHERS = 8  # other problems whose answers serve as wrong ones
 DEFAULT = USUAL[0]  # if no solution shows how answers are wrapped
@@ -208,11 +208,13 @@ class _Siege:
         self, room: Room, drawn: Drawn, solved: Mapping[str, Solved], allowed: set[str]
     ) -> None:
         self.room, self.solved, self.allowed = room, solved, allowed
-        self.subjects = [problem for (_, index), problem in drawn.items() if index < TRIED]
+        each = TRIED // max(len({split for split, _ in drawn}), 1)
+        self.subjects = [problem for (_, index), problem in drawn.items() if index < each]
         self.attacks = 0
         self.died = 0
         self.notes: list[str] = []
         self._lines: dict[Finding, str] = {}
+        self._proven: set[str] = set()  # acts that were seen with the model's text in them
         self._where: dict[Finding, set[str]] = {}
 
         ids = list(solved)
@@ -233,12 +235,13 @@ class _Siege:
         for number, problem in enumerate(self.subjects):
             known = self._known(problem)
             own = self.apart.get(problem.id, self.own)
-            also = accepted if number else [w for w in USUAL if w != own]
+            also = accepted[:2] if number else [w for w in USUAL if w != own]
             for attack in (*attacks.attacks(known, own, also), *self._nonsense(problem)):
                 self._try(problem, attack)
                 if self.died >= SHOWN:
                     self.notes.append(f"gave up after {SHOWN} rewards that never came")
                     return
+        self._convention()
         for problem in self.subjects[:1]:
             for attack in attacks.huge(self.own):
                 if self.died < SHOWN:
@@ -259,6 +262,14 @@ class _Siege:
         self.room.warm_up(
             (problem, text) for problem in known for text in (*texts, DEFAULT.around("7"), "hello")
         )
+
+    def _convention(self) -> None:
+        """Say which of two whole answers counts. It must be one: any of many is an attack of its own."""
+        for problem in self.subjects[:1]:
+            own = self.apart.get(problem.id, self.own)
+            for attack in attacks.conventions(self._known(problem), own):
+                if self._is_paid(problem, self.room.grade(problem, attack.text).value):
+                    self.notes.append(f"pays {attack.name}: {show(attack.text)}")
 
     def _accepts(self, wrapping: Wrapping) -> bool:
         """Whether right answers are paid in this wrapping."""
@@ -313,6 +324,9 @@ class _Siege:
         here = f"of {show(attack.text)} for problem {problem.id!r}"
         for act in answer.acts:
             name = "the model's text" if act.kind == "code" else act.kind
+            if act.uses_text and name not in self._proven:  # this line shows more than others
+                self._proven.add(name)
+                self._lines.pop(("act", name), None)
             self._found(("act", name), problem, f"reward {here} {_did(act)}")
         limit = self.room.seconds
         if answer.seconds > limit:

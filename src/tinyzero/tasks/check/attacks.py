@@ -7,6 +7,7 @@ meant, and then the task's author allows them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -108,7 +109,7 @@ def _all(known: Known, own: Wrapping, also: Sequence[Wrapping]) -> Iterator[Atta
         yield Attack("an empty form", text)
     for wrapping in (own, *also):
         for name, content in _contents(known):
-            if not _is_right(content, known, own):
+            if not _is_right(content, known):
                 yield Attack(name, wrapping.around(content))
         yield Attack("the echoed prompt", wrapping.around(known.prompt))
         for name, guesses in LISTS.items():
@@ -153,14 +154,14 @@ def _values(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                     yield f"an element of the field {name}", word
 
 
-def _is_right(content: str, known: Known, own: Wrapping) -> bool:
-    """Whether this happens to be the right answer, or a text that gives it in the right form."""
+def _is_right(content: str, known: Known) -> bool:
+    """Whether this happens to be the right answer, or has it as a whole word."""
     if known.answer is None:
         return False
     if same(content, known.answer):
         return True
-    given = own.around(known.answer).strip()
-    return not own.is_plain and given in content
+    whole = rf"(?<![\w.-]){re.escape(known.answer.strip())}(?!\w)"
+    return bool(known.answer.strip() and re.search(whole, content))
 
 
 def _many(answer: str, others: Sequence[str], wrapping: Wrapping) -> Iterator[Attack]:
@@ -176,8 +177,11 @@ def _many(answer: str, others: Sequence[str], wrapping: Wrapping) -> Iterator[At
 
 def _lenient(answer: str, known: Known, own: Wrapping) -> Iterator[Attack]:
     """What may be meant: the policies."""
-    for junk in (f"purple {answer} monkey", f"{answer}\npurple monkey", f"purple monkey, {answer}"):
-        yield from _reached(JUNK, own.around(junk), answer, known, own)
+    # An answer that nothing closes ends with its line.
+    ends = ("\n",) if own.closing.strip() or own.is_plain else ()
+    junk = (f"purple {answer} monkey", f"purple monkey, {answer}")
+    for text in (*junk, *(f"{answer}{end}purple monkey" for end in ends)):
+        yield from _reached(JUNK, own.around(text), answer, known, own)
     if not own.is_plain:
         for text in (
             answer,
@@ -187,14 +191,22 @@ def _lenient(answer: str, known: Known, own: Wrapping) -> Iterator[Attack]:
         ):
             yield Attack(OUTSIDE, text)
     for wrong in known.others[:2]:
-        right_first = [own.around(f"{answer}{j}{wrong}") for j in ("\n", ", ", " or ")]
-        right_last = [own.around(f"{wrong}{j}{answer}") for j in ("\n", ", ", " or ")]
-        right_first.append(f"{own.around(answer)}\n{own.around(wrong)}")
-        right_last.append(f"{own.around(wrong)}\n{own.around(answer)}")
-        for text in right_first:
-            yield from _reached(RIGHT_FIRST, text, answer, known, own)
-        for text in right_last:
-            yield from _reached(RIGHT_LAST, text, answer, known, own)
+        for joiner in (*ends, ", ", " or "):
+            both = own.around(f"{answer}{joiner}{wrong}")
+            yield from _reached(RIGHT_FIRST, both, answer, known, own)
+            both = own.around(f"{wrong}{joiner}{answer}")
+            yield from _reached(RIGHT_LAST, both, answer, known, own)
+
+
+def conventions(known: Known, own: Wrapping) -> Iterator[Attack]:
+    """Two whole answers in a row. A grader must take one of them; which one is its own affair."""
+    if known.answer is None or own.is_plain:
+        return
+    right = own.around(known.answer)
+    for wrong in known.others[:1]:
+        first, last = f"{right}\n{own.around(wrong)}", f"{own.around(wrong)}\n{right}"
+        yield from _reached("the first of several answers", first, known.answer, known, own)
+        yield from _reached("the last of several answers", last, known.answer, known, own)
 
 
 def _reached(name: str, text: str, answer: str, known: Known, own: Wrapping) -> Iterator[Attack]:
@@ -225,8 +237,6 @@ def huge(own: Wrapping) -> Iterator[Attack]:
         yield Attack("a huge text", text)
     for content in contents.values():
         yield Attack("a huge text", own.around(content))
-    opening, closing = own
-    if not own.is_plain:
-        yield Attack("a huge text", f"{opening or ' '}" * (1_000_000 // max(len(opening), 8)))
-        yield Attack("a huge text", f"{closing or ' '}" * (1_000_000 // max(len(closing), 8)))
-        yield Attack("a huge text", own.around("") * (500_000 // max(len(own.around("")), 8)))
+    for part in (own.opening, own.closing, own.around("")):
+        if part.strip():  # as much as a model can write; more is slow for most patterns
+            yield Attack("a huge text", part * (30_000 // len(part)))
