@@ -848,3 +848,15 @@ def test_a_function_without_rows_is_told_what_it_lacks(
     assert "give its rows by --data" in capsys.readouterr().err
     assert cli.main(["check-task", "countdown", "--data", "rows.jsonl"]) == 2
     assert "--data is for a reward function" in capsys.readouterr().err
+
+
+def test_which_of_two_whole_answers_counts_is_said_and_no_failure() -> None:
+    found = examine(Made(), problems=2)
+    assert found.failures == found.notes == [], "sampling stops at the first answer"
+
+    class NeverStops(Made):
+        stop = ()
+
+    found = examine(NeverStops(), problems=2)
+    assert found.failures == []
+    assert [note.partition(":")[0] for note in found.notes] == ["pays the last of several answers"]
