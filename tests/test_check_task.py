@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import itertools
+import json
+import os
 import random
 import re
 import signal
+import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +23,15 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from tinyzero import cli
 from tinyzero.errors import UserError
-from tinyzero.grading.answers import extract_answer
+from tinyzero.grading import evaluate_expression, extract_answer
 from tinyzero.registry import load_object, validate
 from tinyzero.tasks import check as checker
 from tinyzero.tasks import load_task
 from tinyzero.tasks.base import Task
-from tinyzero.tasks.check import check_task
+from tinyzero.tasks.check import check_task, examine
+from tinyzero.tasks.check.wrapping import unwrap
 from tinyzero.types import Problem, Prompt, Reward, Split
 
 EXAMPLE = str(Path(__file__).parent.parent / "examples" / "my_task.py")
@@ -208,9 +216,9 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("a reward that raises", {"reward": raising}, r"own solution .* raises ValueError: 'oops'"),
     (
-        "a reward that is a number",
-        {"reward": lambda *_: 1.0},
-        r"own solution .* gives 1.0 instead of Reward",
+        "a reward that is text",
+        {"reward": lambda *_: "1.0"},
+        r"own solution .* gives '1.0' instead of Reward",
     ),
     (
         "full marks for anything",
@@ -275,12 +283,8 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("broken", "failure"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN]
 )
-def test_a_broken_task_is_caught(
-    broken: dict[str, Any], failure: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checker, "MAX_SECONDS", 0.1)
-    monkeypatch.setattr(checker, "MAX_WAIT", 0.5)
-    failures = check_task(type("Broken", (Sound,), broken)(), problems=20)
+def test_a_broken_task_is_caught(broken: dict[str, Any], failure: str) -> None:
+    failures = examine(type("Broken", (Sound,), broken)(), 20, seconds=0.1, wait=0.5).failures
     assert any(re.search(failure, line) for line in failures), failures
     assert all("\n" not in line and len(line) < 400 for line in failures)
 
@@ -443,3 +447,416 @@ def test_right_values_become_the_model() -> None:
     assert validate(Outer, {"name": "x", "inner": {"learning_rate": "0.5"}}, "run") == Outer(
         name="x", inner=Inner(learning_rate=0.5)
     )
+
+
+# Graders that can be gamed
+
+
+def tagged(text: str) -> str:
+    return extract_answer(text) or ""
+
+
+class Made:
+    """Make the target from the numbers, each used once. Its graders below are as people write them."""
+
+    def problem(self, split: Split, index: int) -> Problem:
+        rng = random.Random(f"{split}{index}")
+        a, b, c = (rng.randint(3, 60) for _ in range(3))
+        fields = {"numbers": [a, b, c], "target": a * b - c}
+        return Problem(f"{split}{a},{b},{c}", fields, split, f"{split}{a},{b},{c}")
+
+    def prompt(self, problem: Problem, template: str) -> Prompt:
+        return f"Make {problem.fields['target']} from {problem.fields['numbers']}."
+
+    def pays(self, problem: Problem, answer: str) -> bool:
+        found = evaluate_expression(answer)
+        return found is not None and found[0] == problem.fields["target"]
+
+    def once(self, problem: Problem, answer: str) -> bool:
+        found = evaluate_expression(answer)
+        numbers = sorted(problem.fields["numbers"])
+        return self.pays(problem, answer) and found is not None and sorted(found[1]) == numbers
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        return Reward(float(self.once(problem, tagged(text))))
+
+    def solution(self, problem: Problem) -> str:
+        a, b, c = problem.fields["numbers"]
+        return f"</think>\n<answer>{a}*{b}-{c}</answer>"
+
+
+def any_tag(self: Made, problem: Problem, text: str) -> Reward:
+    guesses = re.findall("<answer>(.*?)</answer>", text)
+    return Reward(float(any(self.once(problem, guess) for guess in guesses)))
+
+
+def any_line(self: Made, problem: Problem, text: str) -> Reward:
+    return Reward(float(any(self.once(problem, guess) for guess in tagged(text).split("\n"))))
+
+
+def anywhere(self: Made, problem: Problem, text: str) -> Reward:
+    found = re.search(r"[\d(][\d+*/() -]*[\d)]", text.replace("<answer>", " ").strip())
+    return Reward(float(found is not None and self.once(problem, found[0])))
+
+
+def with_eval(self: Made, problem: Problem, text: str) -> Reward:
+    answer = tagged(text)
+    if sorted(re.findall(r"\d+", answer)) != sorted(map(str, problem.fields["numbers"])):
+        return Reward(0.0)  # so only what looks right is run
+    try:
+        return Reward(float(eval(answer, {"__builtins__": None}) == problem.fields["target"]))
+    except Exception:
+        return Reward(0.0)
+
+
+def with_exec(self: Made, problem: Problem, text: str) -> Reward:
+    try:
+        exec(compile(ast.parse(f"x = {tagged(text)}"), "answer", "exec"), {"__builtins__": {}})
+    except BaseException:
+        return Reward(0.0)
+    return Made.reward(self, problem, text)
+
+
+def opens(self: Made, problem: Problem, text: str) -> Reward:
+    with contextlib.suppress(OSError, ValueError), open(tagged(text), "a") as file:
+        file.write("spoilt")
+    return Made.reward(self, problem, text)
+
+
+def spawns(self: Made, problem: Problem, text: str) -> Reward:
+    with contextlib.suppress(OSError, ValueError):
+        subprocess.run(["/no/such/program", tagged(text)], check=False)
+    return Made.reward(self, problem, text)
+
+
+def connects(self: Made, problem: Problem, text: str) -> Reward:
+    with contextlib.suppress(OSError), socket.socket() as made:
+        made.settimeout(0.01)
+        made.connect(("127.0.0.1", 9))
+    return Made.reward(self, problem, text)
+
+
+def leaves(self: Made, problem: Problem, text: str) -> Reward:
+    if "nan" in text:
+        os._exit(0)
+    return Made.reward(self, problem, text)
+
+
+def forks(self: Made, problem: Problem, text: str) -> Reward:
+    if "nan" in text:
+        os.fork()
+    return Made.reward(self, problem, text)
+
+
+GAMED: list[tuple[str, Callable[..., Reward], str]] = [
+    (
+        "each number once is forgotten",
+        lambda self, problem, text: Reward(float(self.pays(problem, tagged(text)))),
+        r"pays the field target: reward of '</think>\\n<answer>\d+</answer>' .* of 9 problems",
+    ),
+    ("any of many tags", any_tag, "pays twenty wrapped answers, one of them right"),
+    ("any of many lines", any_line, "pays twenty answers, one of them right"),
+    (
+        "an expression outside the tags",
+        anywhere,
+        "pays answer outside the wrapper.*; if that is meant, allow 'answer outside the wrapper'",
+    ),
+    ("eval", with_eval, r"runs the model's text: compile .*test_check_task.py, line \d+\)"),
+    ("exec of a tree", with_exec, "runs the model's text: exec "),
+    ("a file of the model's", opens, "opens or changes files, named by the model's text: open"),
+    ("a process", spawns, "starts or stops processes.*subprocess.Popen"),
+    ("a connection", connects, "uses the network: socket.connect"),
+    ("an exit", leaves, "reward of .*nan.* ended the process it runs in"),
+    ("a fork", forks, "starts or stops processes: os.fork"),
+]
+
+
+@pytest.mark.parametrize(("reward", "line"), [r[1:] for r in GAMED], ids=[r[0] for r in GAMED])
+def test_a_grader_that_can_be_gamed_is_caught(
+    reward: Callable[..., Reward], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    failures = check_task(type("Gamed", (Made,), {"reward": reward})(), problems=3, seconds=0.2)
+    assert any(re.search(line, failure) for failure in failures), failures
+    assert list(tmp_path.iterdir()) == [], "what an attack names is never written"
+
+
+def test_memory_is_limited() -> None:
+    def reward(self: Made, problem: Problem, text: str) -> Reward:
+        return (
+            Reward(float(len(bytearray(20 << 30)))) if "nan" in text else base(self, problem, text)
+        )
+
+    base = Made.reward
+    failures = check_task(type("Greedy", (Made,), {"reward": reward})(), problems=2)
+    assert any("raises MemoryError" in line for line in failures), failures
+
+
+# Sound tasks of other kinds
+
+
+class Plain(Sound):
+    """The answer is the whole text; what pays is the same text."""
+
+    def answer(self, problem: Problem) -> str:
+        return str(problem.fields["n"])
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        return Reward(float(text.strip() == self.answer(problem)))
+
+    def solution(self, problem: Problem) -> str:
+        return self.answer(problem)
+
+
+class Addition(Plain):
+    def problem(self, split: Split, index: int) -> Problem:
+        n = 3 * index + ("train", "dev", "test").index(split)
+        return Problem(str(n), {"a": n, "b": n % 7}, split, str(n))
+
+    def prompt(self, problem: Problem, template: str) -> Prompt:
+        return f"{problem.fields['a']}+{problem.fields['b']}="
+
+    def answer(self, problem: Problem) -> str:
+        return str(problem.fields["a"] + problem.fields["b"])
+
+
+class Choice(Addition):
+    def prompt(self, problem: Problem, template: str) -> Prompt:
+        return [{"role": "user", "content": f"Which of A, B, C and D is {problem.id}?"}]
+
+    def answer(self, problem: Problem) -> str:
+        return "ABCD"[problem.fields["a"] * 7 % 4]
+
+
+class Boxed(Addition):
+    stop = ()
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        found = re.fullmatch(r"[^\\]*\\boxed\{(\d+)\}", text)
+        return Reward(float(found is not None and found[1] == self.answer(problem)))
+
+    def solution(self, problem: Problem) -> str:
+        return f"It is {problem.id}.\n\\boxed{{{self.answer(problem)}}}"
+
+
+class LineEnd(Addition):
+    stop = ("\n",)
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        return Reward(float(text.split("\n")[0] == self.answer(problem)))
+
+    def solution(self, problem: Problem) -> str:
+        return f"{self.answer(problem)}\n"
+
+
+class Lenient(Plain):
+    allowed_attacks: tuple[str, ...] = ()
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        return Reward(float((re.findall(r"-?\d+", text) or [""])[-1] == self.answer(problem)))
+
+
+class Reader(Plain):
+    """Reads its data once, and imports what it needs when it first needs it."""
+
+    known: str = ""
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        import wave  # noqa: F401
+
+        self.known = self.known or Path(EXAMPLE).with_name("my_task.py").read_text()
+        return super().reward(problem, text)
+
+
+class Literal(Plain):
+    """Parses the answer as a literal, which runs nothing."""
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        try:
+            found = ast.literal_eval(text.strip()) if len(text) < 20 else None
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return Reward(0.0)
+        return Reward(float(type(found) is int and found == problem.fields["n"]))
+
+
+@pytest.mark.parametrize("task", [Made, Plain, Addition, Choice, Boxed, LineEnd, Reader, Literal])
+def test_sound_tasks_raise_no_alarm(task: Callable[[], Task]) -> None:
+    assert check_task(task(), problems=4) == []
+
+
+def test_what_an_author_allows_is_no_failure() -> None:
+    failures = check_task(Lenient(), problems=4)
+    asked = {name for line in failures for name in re.findall("allow '(.*)'", line)}
+    assert "junk around the answer" in asked
+    assert "wrong then right" in asked
+    assert all("; if that is meant" in line or "the echoed prompt" in line for line in failures)
+
+    class Allows(Lenient):
+        allowed_attacks = ("junk around the answer",)
+
+    found = examine(Allows(), problems=4, allow=["wrong then right"])
+    assert found.allowed == ["junk around the answer", "wrong then right"]
+    assert all("the echoed prompt" in line for line in found.failures)
+
+
+def test_what_cannot_be_allowed_is_said() -> None:
+    with pytest.raises(UserError, match="'guessing' cannot be allowed"):
+        check_task(Plain(), allow=["guessing"])
+
+
+def test_the_tasks_own_nonsense_is_tried() -> None:
+    class Odd(Plain):
+        def nonsense(self, problem: Problem) -> list[str]:
+            return ["xyzzy"]
+
+        def reward(self, problem: Problem, text: str) -> Reward:
+            return Reward(1.0) if text == "xyzzy" else super().reward(problem, text)
+
+    assert [line for line in check_task(Odd(), problems=2) if "own nonsense" in line]
+
+
+@pytest.mark.parametrize(
+    ("solutions", "wrapping", "answers"),
+    [
+        (["It is 13.", "It is 18."], ("It is ", "."), ["13", "18"]),
+        (["x</think>\n<answer>1</answer>"] * 2, ("x</think>\n<answer>", "</answer>"), ["1", "1"]),
+        (["3+4\n#### 7", "5+6\n#### 11"], ("\n#### ", ""), ["7", "11"]),
+        (["so \\boxed{\\frac{1}{2}}."], ("so \\boxed{", "}."), ["\\frac{1}{2}"]),
+        (
+            ["```python\nf(1)\n```", "```python\ng()\n```"],
+            ("```python\n", "\n```"),
+            ["f(1)", "g()"],
+        ),
+        (["cat", "dog"], ("", ""), ["cat", "dog"]),
+        (["12\n", "130\n"], ("", "\n"), ["12", "130"]),
+    ],
+)
+def test_the_wrapping_is_found_in_the_solutions(
+    solutions: list[str], wrapping: tuple[str, str], answers: list[str]
+) -> None:
+    shared, _, found = unwrap(solutions)
+    assert (shared, found) == (wrapping, answers)
+
+
+# Reward functions of other trainers
+
+
+ROWS = [
+    {"prompt": f"What is {n} and {n + 30}?", "answer": str(2 * n + 30), "source": "sums"}
+    for n in range(1, 7)
+]
+TRL = """
+import re
+
+def good(prompts, completions, answer, **kwargs):
+    found = [re.fullmatch(r"[^<]*<answer>(\\d+)</answer>", text) for text in completions]
+    return [2.0 * (f is not None and f[1] == a) for f, a in zip(found, answer)]
+
+def bad(completions, answer, **kwargs):
+    return [float(a in text) for text, a in zip(completions, answer)]
+
+def chat(completions, answer):
+    return [float(c[0]["content"] == a) for c, a in zip(completions, answer)]
+
+def needy(completions, level, **kwargs):
+    return [0.0 for _ in completions]
+
+def never(completions, answer, **kwargs):
+    return [0.0 for _ in completions]
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    return {"score": float(solution_str.strip() == f"#### {ground_truth}"), "seen": data_source}
+
+def bad_score(data_source, solution_str, ground_truth, extra_info=None):
+    return float(str(eval(re.findall(r"[-+\\d ]+", solution_str + " 0")[0])) == ground_truth)
+
+def strange(a, b):
+    return 0
+"""
+
+
+def check_function(
+    folder: Path, name: str, rows: Sequence[Mapping[str, object]], *more: str
+) -> int:
+    (folder / "mine.py").write_text(TRL)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["check-task", f"{folder}/mine.py:{name}", "--data", f"{folder}/rows.jsonl"]
+    return cli.main([*command, *more])
+
+
+MESSAGES = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+VERL = [
+    {"prompt": row["prompt"], "reward_model": {"ground_truth": row["answer"]}} for row in MESSAGES
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "code", "said"),
+    [
+        ("good", ROWS, 0, "every check passed"),
+        ("bad", ROWS, 1, "pays twenty answers, one of them right"),
+        ("chat", MESSAGES, 0, "attacks on 6 problems"),
+        ("never", ROWS, 1, "never pays the answer '32' in no usual wrapping"),
+        ("compute_score", VERL, 0, "every check passed"),
+        ("bad_score", VERL, 1, "runs the model's text"),
+    ],
+)
+def test_a_reward_function_of_another_trainer_is_checked(
+    name: str,
+    rows: Sequence[Mapping[str, object]],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert check_function(tmp_path, name, rows) == code
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [
+        ("needy", ROWS, "rows.jsonl, line 1: no column level, which needy needs"),
+        ("good", [*ROWS, {"answer": "3"}], "rows.jsonl, line 7: no column prompt (nor question"),
+        (
+            "good",
+            [{"prompt": "?"}],
+            "line 1: no column with the answer: one of ground_truth, answer",
+        ),
+        ("good", [], "rows.jsonl has no rows"),
+        ("strange", ROWS, "strange takes a, b: a reward function takes completions"),
+    ],
+)
+def test_rows_that_do_not_fit_are_answered_in_one_line(
+    name: str,
+    rows: Sequence[Mapping[str, object]],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert check_function(tmp_path, name, rows) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_function_without_rows_is_told_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(TRL)
+    assert cli.main(["check-task", f"{tmp_path}/mine.py:good"]) == 2
+    assert "give its rows by --data" in capsys.readouterr().err
+    assert cli.main(["check-task", "countdown", "--data", "rows.jsonl"]) == 2
+    assert "--data is for a reward function" in capsys.readouterr().err
+
+
+def test_which_of_two_whole_answers_counts_is_said_and_no_failure() -> None:
+    found = examine(Made(), problems=2)
+    assert found.failures == found.notes == [], "sampling stops at the first answer"
+
+    class NeverStops(Made):
+        stop = ()
+
+    found = examine(NeverStops(), problems=2)
+    assert found.failures == []
+    assert [note.partition(":")[0] for note in found.notes] == ["pays the last of several answers"]

@@ -65,6 +65,9 @@ class Task:
     kinds: Mapping[str, str] = {}
     """What each kind of event that `mark` finds means."""
 
+    allowed_attacks: Sequence[str] = ()
+    """What `tinyzero check-task` finds and is meant, such as "junk around the answer"."""
+
     def __init__(self, options: Any = None) -> None:
         self.options: Any = self.Options() if options is None and self.Options else options
 
