@@ -31,6 +31,14 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def trust_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the code that the folder itself names as its task or algorithm",
+    )
+
+
 def overrides_of(given: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     """Of a recipe, short ones included."""
     short = [

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import natural, positive, share, temperature
+from tinyzero.cli.arguments import natural, positive, share, temperature, trust_argument
+from tinyzero.config import trust
 from tinyzero.errors import UserError
 from tinyzero.rollouts import Player
 from tinyzero.tasks import load_task
@@ -64,6 +65,8 @@ def settings_of(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Con
             )
     if given.task:
         overrides["task.name"] = given.task
+    if source and not (given.recipe or given.trust or "task.name" in overrides):
+        trust.require(configs.resolve(recipe, {}), source, ("task",), "--task NAME or --trust")
     return configs.resolve(recipe, overrides), model
 
 
@@ -107,3 +110,4 @@ def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
         "--max-tokens", type=positive, help="limit on new tokens (default: the recipe's)"
     )
     parser.add_argument("--seed", type=natural, default=seed, help=f"(default: {seed})")
+    trust_argument(parser)

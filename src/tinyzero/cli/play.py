@@ -99,7 +99,9 @@ def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
     asked = [argparse.Namespace(**vars(given) | {"model": name}) for name in names]
     settings = [settings_of(one, rest) for one in asked]
     first, last = settings[0][0], settings[-1][0]
-    if configs.unsettled(last, first).task != first.task:
+    plain = {"algorithm": configs.Config().algorithm}  # nothing plays with it, so none is loaded
+    one_task, other_task = (x.model_copy(update=plain) for x in (first, last))
+    if configs.unsettled(other_task, one_task).task != first.task:
         raise UserError(
             f"{given.model} and {given.other} were made for different tasks or with different options of one: "
             "name one with --task, or a recipe with --recipe"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import check_plugins, overrides_of, recipe_arguments
+from tinyzero.cli.arguments import check_plugins, overrides_of, recipe_arguments, trust_argument
+from tinyzero.config import trust
 from tinyzero.errors import UserError
 from tinyzero.run import records
 
@@ -33,6 +34,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--resume", metavar="DIR", help="go on with this run from its newest whole checkpoint"
     )
+    trust_argument(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved configuration and stop"
     )
@@ -40,6 +42,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace, rest: list[str]) -> int:
     overrides = overrides_of(given, rest)
+    if given.trust and not given.resume:
+        raise UserError("--trust goes with --resume: what you name yourself runs without it")
     if given.resume:
         folder = Path(given.resume)
         if extra := given.recipe or given.profile:
@@ -52,13 +56,13 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
                     f"{key} cannot change when a run is resumed: start another run with it"
                 )
         config = configs.read_recorded(folder)
+        if not given.trust:
+            trust.require(config, folder / "config.toml")
         config = configs.resolve(config.model_dump(), overrides)
     else:
         name = given.recipe or configs.DEFAULT_RECIPE
         config = configs.resolve(configs.read_recipe(name), overrides, given.profile)
-        folder = Path(
-            config.run.dir or f"runs/{run_name(name, config, given.task, given.profile)}"
-        )
+        folder = Path(config.run.dir or f"runs/{run_name(name, config, given.task, given.profile)}")
     configs.refuse_idle(overrides, config, check_plugins(config))
     if given.dry_run:
         print(configs.to_toml(config), end="")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tinyzero import algorithms, models, samplers, tasks
-from tinyzero.config import Config, Named, to_toml
+from tinyzero.config import Config, Named, to_toml, trust
 from tinyzero.cost.shapes import read_shape
 from tinyzero.errors import UserError, asking
 from tinyzero.evaluate import distinct_problems
@@ -430,6 +430,7 @@ def write_config(run: Run) -> None:
     try:
         unfinished.write_text(to_toml(run.config), encoding="utf-8")
         unfinished.replace(path)
+        trust.remember(run.config)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; name another folder with --run.dir"

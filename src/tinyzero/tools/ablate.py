@@ -188,7 +188,8 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
     """Begin or resume one run, as NAME.toml says; what it says itself goes to NAME.log."""
     folder, recipe = out / cell.name, out / f"{cell.name}.toml"
     resumed = (
-        ["--resume", str(folder)]
+        # what the cell names stands in the grid, which its user named
+        ["--resume", str(folder), "--trust"]
         if (folder / "config.toml").is_file()
         else [str(recipe), f"--run.dir={folder}"]
     )

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from tinyzero import __version__, models
 from tinyzero import config as configs
 from tinyzero.config import Config
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, brief
 from tinyzero.run import records
 from tinyzero.tasks import load_task
 from tinyzero.types import Prompt, SamplingParams
@@ -69,13 +69,9 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
     if config:
         models.set_generation(lm, tokenizer, SamplingParams(max_tokens=config.eval_tokens))
     size = sum(p.numel() for p in lm.parameters())
-    text = card(
-        name,
-        f"{size:,} parameters, {lm.config.model_type}",
-        str(dtype).removeprefix("torch."),
-        config,
-        run,
-    )
+    kind = f"{size:,} parameters, {lm.config.model_type}"
+    with _records_of(recipe):
+        text = card(name, kind, str(dtype).removeprefix("torch."), config, run)
     temporary = out.parent / f".tmp-{out.name}"
     try:
         temporary.mkdir(parents=True)
@@ -84,13 +80,28 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
         if config:
             (temporary / RECIPE).write_text(configs.to_toml(config), encoding="utf-8")
         if run:
-            draw(run, temporary / CURVE)
+            with _records_of(recipe):
+                draw(run, temporary / CURVE)
         temporary.rename(out)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {out}: {why}; make room, or name another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _records_of(recipe: str | None) -> Iterator[None]:
+    """What a card is made from may lack a key, or hold another kind of value: say so in one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if recipe is None:
+            raise
+        raise UserError(
+            f"the records in {Path(recipe).parent} are not what a card is made from ({brief(error)}): "
+            "mend them, or name the model's own folder, copied elsewhere"
+        ) from error
 
 
 def read_run(folder: Path, model: str) -> History | None:
@@ -297,7 +308,7 @@ def _limits(config: Config | None, run: History | None) -> str:
     ]
     scored = (run.scored("test") or run.scored("dev")) if run else []
     if scored:
-        cut, malformed = scored[-1]["truncated"], scored[-1]["malformed"]
+        cut, malformed = scored[-1]["truncated"], scored[-1].get("malformed", 0.0)
         lines.append(
             f"After {scored[-1]['step']} steps {cut:.1%} of its answers were cut at the limit of tokens, and "
             f"{malformed:.1%} ended without one that can be judged."
