@@ -10,9 +10,11 @@ from pathlib import Path
 
 from tinyzero.cli.arguments import positive
 from tinyzero.cli.opening import model_arguments, open_player, settings_of
-from tinyzero.errors import UserError
 from tinyzero.evaluate import EVAL_SEED, evaluate
+from tinyzero.run import outputs
 from tinyzero.types import SPLITS
+
+FIX = "name another file with --json"
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -26,6 +28,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run(given: argparse.Namespace, rest: list[str]) -> int:
+    if given.json:
+        outputs.refuse_others(Path(given.json), outputs.is_figures, FIX)
     player, params = open_player(given, *settings_of(given, rest))
     params = replace(params, n=given.k)
     result = evaluate(
@@ -57,8 +61,6 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
             f"  the reward function raised on {result.metrics['reward_errors']} completions, which count as wrong"
         )
     if given.json:
-        try:
-            Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {given.json}: {error.strerror}") from None
+        with outputs.whole(Path(given.json), outputs.is_figures, FIX) as temporary:
+            temporary.write_text(json.dumps(figures, indent=2) + "\n")
     return 0

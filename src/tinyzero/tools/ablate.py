@@ -37,8 +37,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from tinyzero import config
 from tinyzero.errors import UserError
 from tinyzero.registry import validate
-from tinyzero.run import records
+from tinyzero.run import outputs, records
 
+FIX = "name another folder with --out"
 T975 = (
     12.706,
     4.303,
@@ -140,6 +141,8 @@ def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = p
     waiting = [cell for cell in cells if not finished(cell, out / cell.name)]
     for asked in {cell.choices: cell.config for cell in waiting}.values():
         check_config(asked)
+    for end in ("json", "md", "png"):  # said now, and not after hours
+        outputs.refuse_others(out / f"ablation.{end}", outputs.is_comparison, FIX)
     report(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished")
     running: list[tuple[Cell, subprocess.Popen[bytes]]] = []
     failed: list[str] = []
@@ -195,7 +198,8 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(config.to_toml(cell.config), encoding="utf-8")
+        with outputs.whole(recipe, outputs.is_settings, FIX) as temporary:
+            temporary.write_text(config.to_toml(cell.config), encoding="utf-8")
         log = (out / f"{cell.name}.log").open("ab")
     except OSError as error:
         raise UserError(
@@ -321,7 +325,8 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
         "command": shlex.join(["tinyzero", "ablate", str(path), "--jobs", str(jobs)])
     } | machine()
     record = about | {"grid": grid.model_dump(), "not finished": waiting, "results": results}
-    (out / "ablation.json").write_text(json.dumps(record, indent=1))
+    with outputs.whole(out / "ablation.json", outputs.is_comparison, FIX) as temporary:
+        temporary.write_text(json.dumps(record, indent=1))
     place = f"on {about['machine']}"
     place = f"at commit {about['commit']} {place}" if "commit" in about else place
     seeds = ", ".join(map(str, grid.seeds))
@@ -333,9 +338,11 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
         "included. Minutes are a run's, the last evaluation left out, as many runs at a time as there were."
     )
     missing = [f"not finished: {', '.join(waiting)}", ""] if waiting else []
-    (out / "ablation.md").write_text("\n".join([*table(results), "", *missing, note]) + "\n")
+    with outputs.whole(out / "ablation.md", outputs.is_comparison, FIX) as temporary:
+        temporary.write_text("\n".join([*table(results), "", *missing, note]) + "\n")
     if by_choice:
-        draw(by_choice, out, out / "ablation.png")
+        with outputs.whole(out / "ablation.png", outputs.is_comparison, FIX) as temporary:
+            draw(by_choice, out, temporary)
 
 
 def table(results: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,11 +26,12 @@ from tinyzero import __version__, models
 from tinyzero import config as configs
 from tinyzero.config import Config
 from tinyzero.errors import UserError, brief
-from tinyzero.run import records
+from tinyzero.run import outputs, records
 from tinyzero.tasks import load_task
 from tinyzero.types import Prompt, SamplingParams
 
 CARD, CURVE, RECIPE = "README.md", "curve.png", "recipe.toml"
+FIX = "name another folder"
 SCORE = re.compile(r"pass@\d+|greedy")
 
 
@@ -54,8 +54,7 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
     `recipe` is the config.toml of the run that made the model, another recipe, or None where nothing is known of it.
     Raises UserError where `out` exists or cannot be written, or the model cannot be loaded.
     """
-    if out.exists():
-        raise UserError(f"{out} exists: name another folder, or remove it first")
+    outputs.refuse_others(out, fix=FIX)
     config = configs.resolve(configs.read_recipe(recipe), {}) if recipe else None
     run = (
         read_run(Path(recipe).parent, model)
@@ -72,9 +71,9 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
     kind = f"{size:,} parameters, {lm.config.model_type}"
     with _records_of(recipe):
         text = card(name, kind, str(dtype).removeprefix("torch."), config, run)
-    temporary = out.parent / f".tmp-{out.name}"
-    try:
-        temporary.mkdir(parents=True)
+    _make_parents(out)
+    with outputs.whole(out, fix=FIX) as temporary, _as_os_error():
+        temporary.mkdir()
         models.save_model(lm, tokenizer, temporary)
         (temporary / CARD).write_text(text, encoding="utf-8")
         if config:
@@ -82,12 +81,22 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
         if run:
             with _records_of(recipe):
                 draw(run, temporary / CURVE)
-        temporary.rename(out)
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {out}: {why}; make room, or name another folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_parents(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; {FIX}") from error
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """What a full disk is to safetensors, as it is to everybody else."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 @contextmanager

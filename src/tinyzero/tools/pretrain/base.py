@@ -24,13 +24,15 @@ from torch.nn import functional as F
 from tinyzero import models
 from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.registry import validate
-from tinyzero.run import checkpoint
+from tinyzero.run import checkpoint, outputs
 from tinyzero.run.stopping import stop_requested
 from tinyzero.tasks.countdown import corpus
 from tinyzero.tasks.countdown.corpus import CorpusOptions
 from tinyzero.tasks.multiplication import corpus as products
 from tinyzero.tasks.multiplication.corpus import ProductsOptions
 from tinyzero.tools.pretrain.muon import Muon
+
+FIX = "name another folder with --out"
 
 
 class ModelOptions(BaseModel):
@@ -162,6 +164,7 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
     Raises UserError where the folder cannot be written, holds a run of other options, or the device is not there,
     NonFiniteError where the loss breaks down, KeyboardInterrupt after a clean stop.
     """
+    outputs.refuse_others(folder / "model", outputs.is_base, FIX)
     device = models.pick_device(o.device)
     template = corpus.CHAT_TEMPLATE if o.chat else None
     tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END, template)
@@ -252,16 +255,15 @@ def _write(
     seconds: float,
 ) -> Path:
     """The base in bf16, with its card; returns `path`."""
-    try:
-        models.save_model(model, tokenizer, path, torch.bfloat16)
-        parameters = sum(p.numel() for p in model.parameters())
-        (path / "README.md").write_text(
-            model_card(o, parameters, tokens, seconds, torch.get_num_threads())
-        )
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot write {path}: {error}; make room or make it writable, then resume"
-        ) from error
+    parameters = sum(p.numel() for p in model.parameters())
+    text = model_card(o, parameters, tokens, seconds, torch.get_num_threads())
+    with outputs.whole(path, outputs.is_base, FIX) as temporary:
+        temporary.mkdir()
+        try:
+            models.save_model(model, tokenizer, temporary, torch.bfloat16)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        (temporary / "README.md").write_text(text)
     return path
 
 

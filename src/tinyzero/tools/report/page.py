@@ -14,18 +14,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tinyzero.errors import UserError
+from tinyzero.run import outputs
 from tinyzero.tools.report.read import Recorded, find_runs
 from tinyzero.tools.report.story import tell
 from tinyzero.tools.web.server import hashes
 
 FOLDER = files("tinyzero.tools.report") / "page"
+FIX = "name another file with --out"
 STYLES = ("vendor/uPlot.min.css", "page.css")
 SCRIPTS = ("vendor/uPlot.iife.min.js", "parts.js", "charts.js", "samples.js", "page.js")
 
 
 def write_report(paths: list[Path], out: Path) -> int:
     """Write the page of these runs; returns its size in bytes. Raises UserError."""
+    outputs.refuse_others(out, outputs.is_report, FIX)
     folders = find_runs(paths)
     runs = [Recorded(folder) for folder in folders]
     for run in runs:
@@ -33,12 +35,8 @@ def write_report(paths: list[Path], out: Path) -> int:
     title = runs[0].folder.resolve().name if len(runs) == 1 else f"{len(runs)} runs"
     text = page(title, tell(runs, paths[0] if len(paths) == 1 else None))
     written = text.encode(errors="replace")  # a folder's name may hold any bytes
-    try:
-        out.write_bytes(written)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror}; name another file with --out"
-        ) from None
+    with outputs.whole(out, outputs.is_report, FIX) as temporary:
+        temporary.write_bytes(written)
     return len(written)
 
 
