@@ -20,7 +20,7 @@ class CISPOOptions(GRPOOptions):
 
     filter: Filter = Field("flat", description="groups dropped and drawn anew")
     objective: Objective = Field("cispo", description="the policy loss of a token")
-    clip_low: float = Field(10.0, gt=0, description="the weight is held above 1 - this")
+    clip_low: float = Field(10.0, gt=0, le=1e6, description="the weight is held above 1 - this")
     aggregate: Aggregation = Field("token-mean", description="how token losses become one number")
 
 

@@ -22,12 +22,20 @@ class DAPOOptions(GRPOOptions):
 
     filter: Filter = Field("flat", description="groups dropped and drawn anew")
     overlong: int = Field(
-        64, ge=0, description="tokens before the limit where a penalty on length begins; 0 for none"
+        64,
+        ge=0,
+        le=2**20,
+        description="tokens before the limit where a penalty on length begins; 0 for none",
     )
-    overlong_penalty: float = Field(0.5, gt=0, description="the penalty at the limit")
-    clip_high: float = Field(0.28, gt=0, description="the ratio is clipped above at 1 + this")
+    overlong_penalty: float = Field(0.5, gt=0, le=1_000, description="the penalty at the limit")
+    clip_high: float = Field(
+        0.28, gt=0, le=1e6, description="the ratio is clipped above at 1 + this"
+    )
     dual_clip: float = Field(
-        10.0, ge=0, description="where the advantage is negative the ratio counts up to this"
+        10.0,
+        ge=0,
+        le=1e6,
+        description="where the advantage is negative the ratio counts up to this",
     )
     aggregate: Aggregation = Field("token-mean", description="how token losses become one number")
 

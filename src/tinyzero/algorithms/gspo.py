@@ -18,8 +18,12 @@ class GSPOOptions(GRPOOptions):
     ratio: Level = Field(
         "sequence", description="clip the ratio of a token, or of the whole sequence"
     )
-    clip_low: float = Field(3e-4, gt=0, description="the ratio is clipped below at 1 - this")
-    clip_high: float = Field(4e-4, gt=0, description="the ratio is clipped above at 1 + this")
+    clip_low: float = Field(
+        3e-4, gt=0, le=1e6, description="the ratio is clipped below at 1 - this"
+    )
+    clip_high: float = Field(
+        4e-4, gt=0, le=1e6, description="the ratio is clipped above at 1 + this"
+    )
 
 
 class GSPO(GRPO):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tinyzero.cli.arguments import positive
+from tinyzero.cli.arguments import MOST_PROBLEMS, MOST_SAMPLES, up_to
 from tinyzero.cli.opening import model_arguments, open_player, settings_of
 from tinyzero.evaluate import EVAL_SEED, evaluate
 from tinyzero.run import outputs
@@ -21,8 +21,12 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """The command and its arguments."""
     parser = verb("eval", run, "score a model: pass@1, pass@k and greedy, with 95 %% intervals")
     model_arguments(parser, seed=EVAL_SEED)
-    parser.add_argument("--n", type=positive, default=256, help="distinct problems (default: 256)")
-    parser.add_argument("--k", type=positive, default=1, help="completions a problem (default: 1)")
+    parser.add_argument(
+        "--n", type=up_to(MOST_PROBLEMS), default=256, help="distinct problems (default: 256)"
+    )
+    parser.add_argument(
+        "--k", type=up_to(MOST_SAMPLES), default=1, help="completions a problem (default: 1)"
+    )
     parser.add_argument("--split", choices=SPLITS, default="test", help="(default: test)")
     parser.add_argument("--json", metavar="FILE", help="write every figure here too")
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import natural, positive, share, temperature, trust_argument
+from tinyzero.cli.arguments import MOST_TOKENS, natural, share, temperature, trust_argument, up_to
 from tinyzero.config import trust
 from tinyzero.errors import UserError
 from tinyzero.rollouts import Player
@@ -107,7 +107,7 @@ def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     parser.add_argument("--top-p", type=share, default=1.0, help="(default: 1)")
     parser.add_argument("--top-k", type=natural, default=0, help="0 for all (default: 0)")
     parser.add_argument(
-        "--max-tokens", type=positive, help="limit on new tokens (default: the recipe's)"
+        "--max-tokens", type=up_to(MOST_TOKENS), help="limit on new tokens (default: the recipe's)"
     )
     parser.add_argument("--seed", type=natural, default=seed, help=f"(default: {seed})")
     trust_argument(parser)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from tinyzero.cli.arguments import positive
+from tinyzero.cli.arguments import MOST_PROBLEMS, up_to
 from tinyzero.cli.opening import model_arguments, open_player, settings_of
 from tinyzero.rollouts import Tally
 from tinyzero.run import outputs, records
@@ -20,7 +20,10 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser = verb("sample", run, "write completions with their rewards to a JSONL file")
     model_arguments(parser)
     parser.add_argument(
-        "--n", type=positive, default=16, help="completions, one a problem (default: 16)"
+        "--n",
+        type=up_to(MOST_PROBLEMS),
+        default=16,
+        help="completions, one a problem (default: 16)",
     )
     parser.add_argument("--split", choices=SPLITS, default="dev", help="(default: dev)")
     parser.add_argument("--out", required=True, metavar="FILE", help="the JSONL file to write")

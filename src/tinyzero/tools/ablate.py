@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
-from math import sqrt
+from math import prod, sqrt
 from pathlib import Path
 from shutil import which
 from statistics import mean, stdev
@@ -39,6 +39,7 @@ from tinyzero.errors import UserError
 from tinyzero.registry import validate
 from tinyzero.run import outputs, records
 
+MOST_RUNS = 10_000
 FIX = "name another folder with --out"
 T975 = (
     12.706,
@@ -67,7 +68,7 @@ class Grid(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     recipe: str = Field(config.DEFAULT_RECIPE, description="the recipe that every cell starts from")
-    seeds: list[int] = Field([0, 1, 2], min_length=1, description="of every cell")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, max_length=1_000, description="of every cell")
     common: dict[str, Any] = Field(default_factory=dict, description="overrides of every cell")
     axes: dict[str, dict[str, dict[str, Any]]] = Field(
         description="by axis and choice: overrides", min_length=1
@@ -102,6 +103,11 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
     recipe = config.read_recipe(
         str(path.parent / grid.recipe) if grid.recipe.endswith(".toml") else grid.recipe
     )
+    runs = prod(map(len, grid.axes.values())) * len(grid.seeds)
+    if runs > MOST_RUNS:
+        raise UserError(
+            f"{path} asks for {runs:,} runs: leave choices out, {MOST_RUNS:,} is the most"
+        )
     cells = []
     for choices in product(*(axis.items() for axis in grid.axes.values())):
         overrides = config.flat(grid.common)

@@ -42,12 +42,14 @@ class ModelOptions(BaseModel):
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
     )
 
-    layers: int = Field(4, ge=1, description="transformer layers")
-    width: int = Field(128, ge=16, description="hidden size")
-    heads: int = Field(4, ge=1, description="query heads")
-    feed_forward: int = Field(384, ge=16, description="inner size of the feed-forward layers")
-    kv_heads: int = Field(1, ge=1, description="key-value heads")
-    context: int = Field(1024, ge=64, description="longest sequence, in tokens")
+    layers: int = Field(4, ge=1, le=1_000, description="transformer layers")
+    width: int = Field(128, ge=16, le=65_536, description="hidden size")
+    heads: int = Field(4, ge=1, le=1_024, description="query heads")
+    feed_forward: int = Field(
+        384, ge=16, le=2**20, description="inner size of the feed-forward layers"
+    )
+    kv_heads: int = Field(1, ge=1, le=1_024, description="key-value heads")
+    context: int = Field(1024, ge=64, le=2**20, description="longest sequence, in tokens")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelOptions:
@@ -74,22 +76,26 @@ class PretrainOptions(BaseModel):
         description="begin with this model's weights: a bundled base or a folder; empty for random",
     )
     chat: bool = Field(False, description="pose problems as chats, for --model.prompt chat")
-    seed: int = Field(0, description="fixes the corpus and the initial weights")
+    seed: int = Field(0, ge=0, lt=2**32, description="fixes the corpus and the initial weights")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "cpu", description="where to compute; auto takes a GPU if any"
     )
-    pools: int = Field(300, ge=1, description="pools of documents to train on")
-    pool_documents: int = Field(1024, ge=1, description="documents a pool")
-    batch_tokens: int = Field(2048, ge=64, description="tokens of a batch, padding included")
-    longest: int = Field(
-        640, ge=64, description="documents longer than this many tokens are dropped"
+    pools: int = Field(300, ge=1, le=10**7, description="pools of documents to train on")
+    pool_documents: int = Field(1024, ge=1, le=10**6, description="documents a pool")
+    batch_tokens: int = Field(
+        2048, ge=64, le=2**24, description="tokens of a batch, padding included"
     )
-    muon_lr: float = Field(0.01, gt=0, description="learning rate of the matrices")
-    adam_lr: float = Field(0.003, gt=0, description="learning rate of embeddings, norms and biases")
+    longest: int = Field(
+        640, ge=64, le=2**20, description="documents longer than this many tokens are dropped"
+    )
+    muon_lr: float = Field(0.01, gt=0, le=10, description="learning rate of the matrices")
+    adam_lr: float = Field(
+        0.003, gt=0, le=10, description="learning rate of embeddings, norms and biases"
+    )
     decay_from: float = Field(
         0.3, ge=0, le=1, description="share of the run after which the rates fall to zero"
     )
-    save_every: int = Field(10, ge=1, description="pools between checkpoints")
+    save_every: int = Field(10, ge=1, le=10**7, description="pools between checkpoints")
     model: ModelOptions = Field(default_factory=ModelOptions)
     corpus: CorpusOptions | ProductsOptions = Field(
         default_factory=lambda data: CORPORA[data["task"]][0](), description="the text of the task"

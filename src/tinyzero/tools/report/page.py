@@ -7,6 +7,7 @@ every script and style in it. What a model wrote is data, which the code only ev
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from html import escape
@@ -61,8 +62,25 @@ def page(title: str, story: Mapping[str, Any] | None) -> str:
 
 def embedded(story: Mapping[str, Any] | None) -> str:
     """JSON that may stand within a script element: nothing in it can end that."""
-    text = json.dumps(story, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return (
+        as_json(story)
+        .replace("<", "\\u003c")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
+
+
+def as_json(story: Any) -> str:
+    """Strict JSON of what a page tells; a number that is not finite is null, which the page leaves out."""
+    return json.dumps(_finite(story), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(name: str) -> str:
