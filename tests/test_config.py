@@ -475,3 +475,17 @@ def test_a_number_beyond_its_bound_is_refused_in_a_short_line(key: str, value: f
 def test_a_step_has_so_many_completions_at_most() -> None:
     with pytest.raises(UserError, match=r"16384 times rollout\.samples 16384 is above 1,048,576"):
         config.resolve({}, {"rollout.prompts": 16_384, "rollout.samples": 16_384})
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbfsteps = 7\n")
+    assert config.resolve(config.read_recipe(str(path)), {}).steps == 7
+
+
+def test_a_run_s_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert config.resolve({}, {"run.dir": "~/x"}).run.dir == "/home/me/x"
+    for wrong in ("~nobody-of-this-name/x", "a\0b"):
+        with pytest.raises(UserError, match=r"run\.dir"):
+            config.resolve({}, {"run.dir": wrong})

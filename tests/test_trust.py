@@ -1,5 +1,7 @@
 """Data is never code: every command, with every name that a folder from elsewhere can hold."""
 
+import io
+import json
 import os
 import shutil
 import stat
@@ -260,3 +262,43 @@ def test_without_a_home_it_asks(mark: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_trust_is_for_folders(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--resume" in refused(capsys, "train", "laptop", "--trust", "--dry-run")
+
+
+@pytest.mark.parametrize("kind", ["strange", "qwen2"])
+def test_a_model_that_brings_its_own_code_is_refused_without_asking(
+    mark: Path,
+    base: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever is typed ahead: nothing asks. Where transformers knows the kind, its own code is used."""
+    folder = Path(shutil.copytree(base, mark.parent / "model"))
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"model_type": kind}
+    settings["auto_map"] = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.T"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer["auto_map"] = {"AutoTokenizer": ["evil.T", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    code(mark).rename(folder / "evil.py")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    monkeypatch.setattr("builtins.input", lambda *prompt: pytest.fail("it asked"))
+    command = ["eval", str(folder), "--task", "countdown", "--n", "2", *SHORT]
+    command += ["--model.prompt", "compact"]
+    if kind == "strange":
+        assert "needs code of its own, which is never run" in refused(capsys, *command)
+        refused(capsys, "export", folder, "out")
+        refused(capsys, "train", f"--model.name={folder}")
+    else:
+        assert cli.main(command) == 0
+    assert not mark.exists()
+
+
+def test_a_name_cannot_draw_on_the_terminal(
+    mark: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = strange_model(mark.parent / "model", base, task="\x1b[2J\n\0.py:T")
+    said = refused(capsys, "eval", folder, "--n", 2)
+    assert "\x1b" not in said
+    assert "--trust" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -86,10 +87,24 @@ def locate(model: str) -> tuple[str | None, str]:
         folder / "config.json"
     ).is_file():  # an exported model
         return str(folder / "recipe.toml"), model
+    check_whole(folder)
     for parent in folder.resolve().parents[:3]:
         if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
             return str(parent / "config.toml"), model
     return None, model
+
+
+def check_whole(folder: Path) -> None:
+    """Raise UserError if `folder` is a checkpoint by its own path, or the model in one, and is damaged."""
+    from tinyzero.run import checkpoint
+
+    for place in (folder.resolve(), folder.resolve().parent):
+        if (place / checkpoint.MANIFEST).is_file() and re.fullmatch(r"step_\d+", place.name):
+            if reason := checkpoint.verify(place):
+                raise UserError(
+                    f"checkpoint {place} cannot be used ({reason}): name the run, or another checkpoint"
+                )
+            return
 
 
 def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from tinyzero import config as configs
 from tinyzero.cli.arguments import port
 from tinyzero.cli.opening import model_arguments, open_player, settings_of
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, printable
 from tinyzero.grading import Verdict
 from tinyzero.rollouts import Player
 from tinyzero.types import SamplingParams
@@ -71,10 +71,10 @@ def _think(player: Player, params: SamplingParams, line: str, drawn: int) -> Non
     task = player.task
     problem = task.pose(line) if line and task.is_posable else task.problem("test", drawn)
     ids = player.prompt_ids(problem)
-    print(*(f"{name} {value}" for name, value in problem.fields.items()), sep="  ")
+    print(*(printable(f"{name} {value}") for name, value in problem.fields.items()), sep="  ")
     text = ""
     for piece in player.stream(ids, replace(params, seed=params.seed + drawn + 1)):
-        print(piece, end="", flush=True)
+        print(printable(piece), end="", flush=True)
         text += piece
     print(f"\n[{_said(player.judge(problem, text))}]")
 

@@ -12,7 +12,7 @@ from typing import Any
 from tinyzero import config as configs
 from tinyzero.cli.arguments import check_plugins, overrides_of, recipe_arguments, trust_argument
 from tinyzero.config import trust
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, printable
 from tinyzero.run import records
 
 RESUMABLE = (
@@ -122,7 +122,8 @@ def _summary(folder: Path, started: float) -> None:
         if shown:
             for title, record in (("before", before[shown["problem"]]), ("after", shown)):
                 print(
-                    f"\n--- {title}: {record['problem']}, reward {record['reward']:g}\n{record['text']}"
+                    f"\n--- {title}: {printable(record['problem'])}, reward {record['reward']:g}\n"
+                    f"{printable(record['text'])}"
                 )
         print()
         for title, e in (("before", first), ("after", last)):

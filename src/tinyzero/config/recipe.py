@@ -92,7 +92,7 @@ def _file(name: str, beside: Path = Path()) -> Path:
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises UserError where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a BOM
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MOST_ROWS = 2**20  # completions of a step
 
@@ -210,6 +211,15 @@ class RunSection(Section):
         le=10**6,
         description="dollars an hour of the machine, for the cost shown; 0 shows none",
     )
+
+    @field_validator("dir")
+    @classmethod
+    def _can_be_a_folder(cls, given: str) -> str:
+        """A home is expanded here, for the shell leaves --run.dir=~/x as it is."""
+        expanded = os.path.expanduser(given)
+        if "\0" in given or expanded.startswith("~"):
+            raise ValueError("no folder can have this name: give its path")
+        return expanded
 
 
 class Config(Section):

@@ -38,7 +38,7 @@ def require(
         if ":" not in name or fingerprint(config, name) in _remembered():
             continue
         raise UserError(
-            f"{source} names the {kind} {name}, which would run {code_of(name)}: "
+            f"{source} names the {kind} {name!r}, which would run {code_of(name)!r}: "
             f"if you trust that code, allow it with {flags}"
         )
 
@@ -69,9 +69,9 @@ def fingerprint(config: Config, name: str) -> str:
 def code_of(name: str) -> str:
     """The file that loading `name` would run; the module if it cannot be found. Runs nothing."""
     place = name.rpartition(":")[0]
-    if place.endswith(".py"):
-        return os.path.realpath(place)
     with suppress(ImportError, ValueError, AttributeError):
+        if place.endswith(".py"):
+            return os.path.realpath(place)
         # only the outermost package: to look for a module within would import that
         found = find_spec(place.partition(".")[0])
         if found and found.origin:
