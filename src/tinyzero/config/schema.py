@@ -95,7 +95,7 @@ class SamplerSection(Section):
 class OptimizerOptions(Section):
     """AdamW and its learning rate over the run."""
 
-    learning_rate: float = Field(1e-6, gt=0, le=1_000, description="peak learning rate")
+    learning_rate: float = Field(1e-6, gt=0, le=1e30, description="peak learning rate")
     warmup: int = Field(0, ge=0, le=10**9, description="optimizer steps of linear warm-up")
     schedule: Literal["constant", "linear"] = Field(
         "constant", description="after the warm-up: stay, or fall linearly"
