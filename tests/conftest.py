@@ -1,10 +1,12 @@
 """One thread for every test: two beside another busy process are far slower than one."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="tinyzero-state-")  # not the user's own
 
 import pytest
 import torch

@@ -16,6 +16,7 @@ from helpers import refused
 
 from tinyzero import cli, models
 from tinyzero.config import read_recipe, resolve
+from tinyzero.rollouts import Player
 from tinyzero.run import records
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "my_task.py"
@@ -111,7 +112,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("eval nosuch --n many", "--n"),
         ("eval nosuch --k -1", "--k"),
         ("eval nosuch --temperature -1", "--temperature"),
-        ("eval nosuch --temperature 1e-40", "'1e-40' is not 0, or a number from 0.01 up"),
+        ("eval nosuch --temperature 1e-40", "'1e-40' is not 0, or a number from 0.01 to 100"),
         ("eval tiny --rollout.temperature 0.5", "rollout.temperature has no effect"),
         ("play tiny --steps 5", "--steps"),
         ("sample tiny --out x.jsonl --model.name y", "model.name has no effect"),
@@ -162,6 +163,19 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("report nosuch", "no folder nosuch"),
         ("report .", "no run at ."),
         ("report . --out", "--out"),
+        ("eval nosuch --n 1000000000", "'1000000000' is not a whole number from 1 to 100000"),
+        ("eval nosuch --k 1000000000", "from 1 to 16384"),
+        ("eval nosuch --max-tokens 1000000000", "from 1 to 1048576"),
+        ("eval nosuch --temperature 1e9", "from 0.01 to 100"),
+        (f"eval nosuch --n {'9' * 5000}", "from 1 to 100000"),
+        ("sample nosuch --out x --n 1000000000", "from 1 to 100000"),
+        ("data --out x.jsonl --n 100000000000", "from 1 to 10000000"),
+        ("ablate x.toml --jobs 1000000", "from 1 to 256"),
+        ("pretrain --threads 1000000", "from 1 to 256"),
+        ("train --model.threads 1000000", "model.threads is 1000000"),
+        ("plan --price 1e300", "--price"),
+        ("plan --length 1000000000", "--length"),
+        ("plan --gpu h100 --pretraining 1e300 1e300", "at most 1e18"),
         ("report . --live", "--live"),
         ("watch nosuch", "no folder nosuch"),
         ("watch . --port 70000", "--port"),
@@ -549,3 +563,42 @@ def test_a_run_is_named_by_what_was_chosen(
 
 def test_a_profile_of_a_run_that_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "leave out '24gb'" in refused(capsys, "train", "--resume", run, "--profile", "24gb")
+
+
+def test_what_a_model_writes_does_not_draw_on_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter([""])
+
+    def typed(prompt: str) -> str:
+        for line in lines:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(Player, "stream", lambda *asked: iter(["\x1b[2J", "one\n\ttwo \x07"]))
+    assert cli.main(["play", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert "\\x1b[2Jone\n\ttwo \\x07" in said
+    assert "\x1b" not in said
+
+
+def test_a_checkpoint_by_its_own_path_is_checked_too(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = Path(shutil.copytree(run, tmp_path / "run")) / "checkpoints" / "step_000001"
+    weights = copied / "model" / "model.safetensors"
+    assert cli.main(["eval", str(copied), "--n", "2"]) == 0
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    for path in (copied, copied / "model"):
+        said = refused(capsys, "eval", path, "--n", 2)
+        assert "model.safetensors was changed after it was written" in said
+        refused(capsys, "export", path, tmp_path / "out")
+
+
+def test_saved_weights_are_as_readable_as_everything_else(run: Path) -> None:
+    """safetensors writes for its owner alone, and then a colleague's eval calls it damaged."""
+    model = run / "checkpoints" / "step_000001" / "model"
+    assert len({path.stat().st_mode for path in model.iterdir() if path.is_file()}) == 1

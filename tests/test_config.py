@@ -1,13 +1,18 @@
 """Recipes and overrides: each published recipe resolves, what is written is read again, mistakes name their key."""
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from tinyzero import config
+from tinyzero.algorithms import REGISTRY as ALGORITHM_REGISTRY
 from tinyzero.algorithms import load_algorithm
 from tinyzero.config import (
     RECIPES,
@@ -23,7 +28,9 @@ from tinyzero.config import (
     to_toml,
 )
 from tinyzero.errors import UserError
+from tinyzero.tasks import REGISTRY as TASK_REGISTRY
 from tinyzero.tasks import load_task
+from tinyzero.tools.pretrain.base import CORPORA, PretrainOptions
 
 
 def resolved(*arguments: str, recipe: dict[str, Any] | None = None) -> Config:
@@ -423,3 +430,62 @@ def test_every_key_has_a_line_of_help() -> None:
 def test_a_config_does_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         OptimizerOptions().learning_rate = 1.0  # type: ignore[misc]
+
+
+# ---- upper bounds
+
+
+def models_within(model: type[BaseModel], path: str) -> Iterator[tuple[str, FieldInfo]]:
+    """Every field of a model and of the models in it, by dotted path."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from models_within(inner, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}", field
+
+
+def option_models() -> list[type[BaseModel]]:
+    """Everything that takes numbers from outside: recipes, and the bundled ones' own options."""
+    kinds = [ALGORITHM_REGISTRY.find(name) for name in ALGORITHM_REGISTRY.names()]
+    kinds += [TASK_REGISTRY.find(name) for name in TASK_REGISTRY.names()]
+    corpora = [options for options, _ in CORPORA.values()]
+    return [config.Config, PretrainOptions, *corpora, *(kind.Options for kind in kinds)]
+
+
+@pytest.mark.parametrize("model", option_models(), ids=lambda model: model.__name__)
+def test_every_number_from_outside_has_an_upper_bound(model: type[BaseModel]) -> None:
+    unbounded = [
+        path
+        for path, field in models_within(model, model.__name__)
+        if {int, float} & {field.annotation, *get_args(field.annotation)}
+        and not any(hasattr(bound, "le") or hasattr(bound, "lt") for bound in field.metadata)
+    ]
+    assert unbounded == []
+
+
+@pytest.mark.parametrize("value", [10**9, 10**400, 1e308])
+@pytest.mark.parametrize("key", ["model.threads", "rollout.samples", "eval.problems", "steps"])
+def test_a_number_beyond_its_bound_is_refused_in_a_short_line(key: str, value: float) -> None:
+    with pytest.raises(UserError, match=key) as refusal:
+        config.resolve({}, {key: value})
+    assert len(str(refusal.value)) < 300
+
+
+def test_a_step_has_so_many_completions_at_most() -> None:
+    with pytest.raises(UserError, match=r"16384 times rollout\.samples 16384 is above 1,048,576"):
+        config.resolve({}, {"rollout.prompts": 16_384, "rollout.samples": 16_384})
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbfsteps = 7\n")
+    assert config.resolve(config.read_recipe(str(path)), {}).steps == 7
+
+
+def test_a_run_s_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/nowhere")
+    assert config.resolve({}, {"run.dir": "~/x"}).run.dir == "/nowhere/x"
+    for wrong in ("~nobody-of-this-name/x", "a\0b"):
+        with pytest.raises(UserError, match=r"run\.dir"):
+            config.resolve({}, {"run.dir": wrong})

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_task import Repeat
 
 from tinyzero.errors import Ungraded, UserError
 from tinyzero.evaluate import (
@@ -303,3 +304,19 @@ def test_fields_of_other_tasks_are_no_countdown() -> None:
         )["behaviour/attempts"]
         == 1
     )
+
+
+def test_a_task_that_has_few_problems_is_not_asked_for_ever() -> None:
+    """However many are wanted: the work is bounded by what there is."""
+    asked: list[int] = []
+
+    class Few(Repeat):
+        def problem(self, split: Split, index: int) -> Problem:
+            asked.append(index)
+            return Problem(str(index % 7), {"letter": "a"}, split, str(index % 7))
+
+    task = GuardedTask(Few(), "few", {})
+    with pytest.raises(UserError, match="has only 7 distinct problems"):
+        distinct_problems(task, "dev", 10**9)
+    assert len(asked) < 2_000
+    assert len(distinct_problems(task, "dev", 7)) == 7

@@ -38,7 +38,7 @@ from tinyzero.tools.report.command import command
 from tinyzero.tools.report.page import write_report
 from tinyzero.tools.report.read import Recorded, Tail, find_runs
 from tinyzero.tools.report.samples import Ladder, marked, spread
-from tinyzero.tools.report.watch import Handler, Server
+from tinyzero.tools.report.watch import Handler, Live, Server
 from tinyzero.tools.web.server import CONNECTIONS, PATIENCE
 
 
@@ -998,3 +998,81 @@ def test_a_folder_or_a_port_that_is_not_there(server: tuple[Path, str], tmp_path
     port = int(server[1].rpartition(":")[2])
     with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port}"):
         Server(tmp_path, "127.0.0.1", port)
+
+
+# ---- records from elsewhere
+
+ODD = {
+    "nan": float("nan"),
+    "infinite": float("inf"),
+    "huge": 10**400,
+    "long": int("9" * 4000),
+    "text": "7",
+    "object": {"a": 1},
+    "list": [1],
+    "null": None,
+}
+
+
+def odd_run(folder: Path, odd: Any) -> Path:
+    """A run in whose records every number that may be missing is something else."""
+    fake_run.write(folder, steps=4, every=2)
+    for name, needed in (
+        ("metrics.jsonl", {"step"}),
+        ("eval.jsonl", {"step", "split", "n", "pass@1", "pass@1/low", "pass@1/high"}),
+    ):
+        lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        changed = [{k: v if k in needed else odd for k, v in line.items()} for line in lines]
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in changed))
+    return folder
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+def test_what_is_no_number_counts_as_missing(odd: Any, tmp_path: Path) -> None:
+    folder = odd_run(tmp_path / "run", odd)
+    write_report([folder], tmp_path / "page.html")
+    told = data_of((tmp_path / "page.html").read_text())["runs"][0]
+    assert told["headline"]["minutes"] is None
+    assert told["headline"]["after"]["value"] == pytest.approx(0.8)
+    body, _ = Live(folder).story()
+    assert json.loads(body)["runs"][0]["headline"] == told["headline"]
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+def test_a_rollout_of_anything_is_told_or_named(
+    odd: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a line cannot be a run's, that is one line; in no case a traceback."""
+    fields = [{"numbers": odd, "target": odd}, {"numbers": [odd], "target": 3}, {"a": odd, "b": 2}]
+    changes: list[dict[str, Any]] = [{"fields": field} for field in fields]
+    changes += [{"reward": odd}, {"response_length": odd}, {"parts": {"answer": odd}}]
+    for number, change in enumerate(changes):
+        folder = fake_run.write(tmp_path / f"run{number}", steps=2, every=1)
+        line = fake_run.rollout(2, "test", 0, fake_run.SEARCH, **change)
+        with (folder / "rollouts.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if "fields" in change:
+            write_report([folder], tmp_path / f"{number}.html")
+        elif cli.main(["report", str(folder)]):
+            assert "is none of a run's" in capsys.readouterr().err
+
+
+def test_a_billion_problems_are_counted_up_to_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2, every=1)
+    text = (folder / "eval.jsonl").read_text().replace('"n": 64', '"n": 1000000000')
+    (folder / "eval.jsonl").write_text(text)
+    asked: list[int] = []
+    monkeypatch.setattr(story, "plus_minus", lambda task, problems: asked.append(problems) or {})
+    write_report([folder], tmp_path / "page.html")
+    assert asked == [story.CEILING]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), 10**400, "7", {}, None])
+def test_a_grid_or_a_baseline_of_anything_is_named(odd: Any, tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "grid" / "grpo-0", steps=2)
+    baseline = {"value": odd, "low": 0.4, "high": 0.6, "tokens": 160.0}
+    (folder / "baselines.json").write_text(json.dumps({"baselines": {"base": baseline}}))
+    with pytest.raises(UserError, match=r"baselines\.json is not what"):
+        write_report([folder], tmp_path / "page.html")

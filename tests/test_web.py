@@ -26,7 +26,7 @@ from tinyzero.tasks.base import Task
 from tinyzero.tasks.countdown.task import Countdown
 from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.tasks.multiplication.task import Multiplication
-from tinyzero.tools.web.play import ANSWERS, MAX_BODY, Candidate, Playground, Server
+from tinyzero.tools.web.play import ANSWERS, MAX_BODY, Candidate, Handler, Playground, Server
 from tinyzero.tools.web.server import CONNECTIONS
 from tinyzero.types import Problem, Reward, SamplingParams, Split
 
@@ -676,3 +676,51 @@ def test_products_and_tasks_without_words(browser: Any) -> None:
         expect(page.get_by_role("heading", name="who 1")).to_be_visible()
         page.get_by_role("button", name="Think").click()
         expect(page.locator(".verdict")).to_contain_text("ZeroDivisionError")
+
+
+# ---- connections and methods
+
+
+def test_a_request_has_so_long_in_all_not_so_long_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "timeout", 1.0)
+    with serving(scripted()) as server:
+        for sent in (
+            b"G",
+            b"GET / HTTP/1.1\r\nHost: ",
+            b"POST /draw HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+        ):
+            started = time.monotonic()
+            with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
+                connection.sendall(sent)
+                connection.settimeout(0.2)
+                assert dribbled_until_closed(connection) < 10, sent
+            assert time.monotonic() - started > 0.9
+
+
+def dribbled_until_closed(connection: socket.socket) -> float:
+    """Seconds until the server gives up on one who sends a letter now and then."""
+    started = time.monotonic()
+    while time.monotonic() - started < 10:
+        try:
+            connection.sendall(b"x")
+            if connection.recv(1000) == b"":
+                break
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "TRACE", "BREW"])
+def test_another_method_is_refused_by_our_own_check_and_policy(method: str) -> None:
+    with serving(scripted()) as server:
+        status, headers, text = send(server, "/", method=method)
+        assert status == 501
+        assert headers["Content-Security-Policy"] == server.policy
+        assert headers["Content-Type"] == "application/json"
+        if method == "HEAD":
+            assert text == ""
+        else:
+            assert "Unsupported method" in json.loads(text)["error"]
+        assert send(server, "/", method=method, Host="evil.example")[0] == 403

@@ -82,8 +82,13 @@ def brief(error: BaseException) -> str:
     except BaseException:
         said = "(its text cannot be read)"
     text = " ".join(f"{type(error).__name__}: {said}".split())
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    text = printable(text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may have it: new lines and tabs stay, other control characters are spelt."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def _line_of(error: BaseException) -> str:

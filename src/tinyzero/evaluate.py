@@ -17,12 +17,19 @@ EVAL_SEED = 20_250_124  # evaluations of one model agree, whatever run made it
 
 
 def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
-    """The first `count` problems of `split` with different ids. Raises UserError where there are fewer."""
+    """The first `count` problems of `split` with different ids. Raises UserError where there are fewer.
+
+    It stops looking when nothing new was drawn for so long that there is nothing new to be drawn: a
+    last problem among n is overlooked with a chance of exp(-10).
+    """
     found: dict[str, Problem] = {}
-    size = task.size(split)
+    size, last_new = task.size(split), 0
     for index in range(50 * count if size is None else size):
         problem = task.problem(split, index)
-        found.setdefault(problem.id, problem)
+        if problem.id not in found:
+            found[problem.id], last_new = problem, index
+        elif size is None and index - last_new > 1_000 + 10 * len(found):
+            break
         if len(found) == count:
             return list(found.values())
     raise UserError(

@@ -194,7 +194,7 @@ def _one_line(problem: Mapping[str, Any], model: type[BaseModel], where: str) ->
         return f"{place} is missing: give it a value"
     if not path:  # a rule about several fields names them itself
         return f"{place}: {message}"
-    return f"{place} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{place} is {problem['input']!r:.200}: {message[0].lower()}{message[1:]}"
 
 
 def _keys(model: type[BaseModel], path: list[str]) -> list[str]:

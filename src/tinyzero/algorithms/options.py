@@ -31,11 +31,14 @@ class PolicyOptions(BaseModel):
         0.8, ge=0, le=1, description="highest share of right answers that the band keeps"
     )
     overlong: int = Field(
-        0, ge=0, description="tokens before the limit where a penalty on length begins; 0 for none"
+        0,
+        ge=0,
+        le=2**20,
+        description="tokens before the limit where a penalty on length begins; 0 for none",
     )
-    overlong_penalty: float = Field(1.0, gt=0, description="the penalty at the limit")
+    overlong_penalty: float = Field(1.0, gt=0, le=1_000, description="the penalty at the limit")
     kl_in_reward: float = Field(
-        0.0, ge=0, description="weight of the KL penalty (k1) inside the reward"
+        0.0, ge=0, le=1_000, description="weight of the KL penalty (k1) inside the reward"
     )
     correction: Literal["none", "truncate", "mask"] = Field(
         "none",
@@ -44,32 +47,39 @@ class PolicyOptions(BaseModel):
     correction_level: losses.Level = Field(
         "token", description="the ratio of a token, or of the whole sequence"
     )
-    correction_cap: float = Field(2.0, gt=1, description="the largest ratio")
+    correction_cap: float = Field(2.0, gt=1, le=1e6, description="the largest ratio")
     objective: Objective = Field(
         "clip", description="the policy loss of a token: PPO's clip, CISPO's, or the ratio as it is"
     )
     ratio: losses.Level = Field(
         "token", description="clip the ratio of a token, or of the whole sequence"
     )
-    clip_low: float = Field(0.2, gt=0, description="the ratio is clipped below at 1 - this")
-    clip_high: float = Field(0.2, gt=0, description="the ratio is clipped above at 1 + this")
+    clip_low: float = Field(0.2, gt=0, le=1e6, description="the ratio is clipped below at 1 - this")
+    clip_high: float = Field(
+        0.2, gt=0, le=1e6, description="the ratio is clipped above at 1 + this"
+    )
     dual_clip: float = Field(
         0.0,
         ge=0,
+        le=1e6,
         description="where the advantage is negative the ratio counts up to this; 0 for no bound",
     )
     kl: float = Field(
         0.0,
         ge=0,
+        le=1_000,
         description="weight of the KL loss to the frozen start; 0 needs no reference model",
     )
     kl_estimator: LossEstimator = Field(
         "k3", description="how the KL loss is estimated from the sampled tokens"
     )
     refresh: int = Field(
-        0, ge=0, description="steps after which the policy becomes the reference; 0 for never"
+        0,
+        ge=0,
+        le=10**7,
+        description="steps after which the policy becomes the reference; 0 for never",
     )
-    entropy: float = Field(0.0, ge=0, description="weight of the entropy bonus")
+    entropy: float = Field(0.0, ge=0, le=1_000, description="weight of the entropy bonus")
     aggregate: losses.Aggregation = Field(
         "token-mean", description="how token losses become one number"
     )

@@ -38,16 +38,20 @@ class PPOOptions(PolicyOptions):
     lam_alpha: float = Field(
         0.0,
         ge=0,
+        le=1e6,
         description="lambda is 1 - 1/(this times the answer's tokens) instead (VAPO: 0.05); 0 for lam",
     )
     critic_lam: float | None = Field(
         None, ge=0, le=1, description="lambda of the critic's targets; none for the same"
     )
     value_clip: float = Field(
-        0.5, gt=0, description="the critic's values move at most this far from the old ones a batch"
+        0.5,
+        gt=0,
+        le=1e6,
+        description="the critic's values move at most this far from the old ones a batch",
     )
     value_warmup: int = Field(
-        0, ge=0, description="first batches on which the critic alone is trained"
+        0, ge=0, le=10**7, description="first batches on which the critic alone is trained"
     )
     whiten: bool = Field(True, description="normalise advantages over all tokens of the batch")
 

@@ -40,12 +40,20 @@ class PRIMEOptions(PolicyOptions):
     by_token: ClassVar[bool] = True
 
     filter: Filter = Field("band", description="groups dropped and drawn anew")
-    beta: float = Field(0.05, gt=0, description="token rewards are this times log(PRM/reference)")
+    beta: float = Field(
+        0.05, gt=0, le=1_000, description="token rewards are this times log(PRM/reference)"
+    )
     outcome: float = Field(
-        1.0, ge=0, description="weight of the outcome's advantage; whitened, their ratio counts"
+        1.0,
+        ge=0,
+        le=1e6,
+        description="weight of the outcome's advantage; whitened, their ratio counts",
     )
     process: float = Field(
-        1.0, ge=0, description="weight of the process rewards' advantage; 0 needs no reward model"
+        1.0,
+        ge=0,
+        le=1e6,
+        description="weight of the process rewards' advantage; 0 needs no reward model",
     )
     baseline: Literal["paper", "code"] = Field(
         "paper", description="process rewards against the others' mean, or as released"

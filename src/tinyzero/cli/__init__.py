@@ -31,7 +31,7 @@ from tinyzero.cli import (
     train,
     watch,
 )
-from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief
+from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, printable
 from tinyzero.registry import near
 
 COMMANDS = (
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return int(given.run(given, rest))
     except UserError as error:
-        print(f"tinyzero: error: {error}", file=sys.stderr)
+        print(f"tinyzero: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except NonFiniteError as error:
         print(f"tinyzero: stopped: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from tinyzero.cli.arguments import positive
+from tinyzero.cli.arguments import MOST_PROCESSES, up_to
 from tinyzero.errors import UserError
 
 
@@ -17,7 +17,9 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="folder of the runs (default: runs/NAME of the grid's file)"
     )
-    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--jobs", type=up_to(MOST_PROCESSES), default=1, help="runs at a time (default: 1)"
+    )
     parser.set_defaults(options="any")
 
 

@@ -31,6 +31,14 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def trust_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the code that the folder itself names as its task or algorithm",
+    )
+
+
 def overrides_of(given: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     """Of a recipe, short ones included."""
     short = [
@@ -67,13 +75,19 @@ def checked(
         except ValueError:
             value = None
         if value is None or not fits(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+            raise argparse.ArgumentTypeError(f"{text[:60]!r} is not {wanted}")
         return value
 
     return read
 
 
-positive = checked(int, lambda value: value >= 1, "a whole number from 1 up")
+def up_to(most: int) -> Callable[[str], Any]:
+    """A type for argparse: a count, as every number from outside with an upper bound."""
+    return checked(int, lambda value: 1 <= value <= most, f"a whole number from 1 to {most}")
+
+
+MOST_PROBLEMS, MOST_SAMPLES, MOST_TOKENS = 100_000, 16_384, 2**20
+MOST_PROCESSES = 256  # and threads
 
 
 natural = checked(int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
@@ -83,14 +97,14 @@ port = checked(int, lambda value: 0 <= value < 2**16, "a port: a whole number fr
 
 
 temperature = checked(
-    float, lambda value: value == 0 or 0.01 <= value < float("inf"), "0, or a number from 0.01 up"
+    float, lambda value: value == 0 or 0.01 <= value <= 100, "0, or a number from 0.01 to 100"
 )
 
 
-number = checked(float, lambda value: 0 <= value < float("inf"), "a number from 0 up")
+price = checked(float, lambda value: 0 <= value <= 1e6, "a number of dollars from 0 to 1000000")
 
 
-amount = checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
+amount = checked(float, lambda value: 0 < value <= 1e18, "a number above 0 and at most 1e18")
 
 
 share = checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import positive, task_overrides
+from tinyzero.cli.arguments import task_overrides, up_to
 from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems
 from tinyzero.tasks import load_task
 from tinyzero.types import SPLITS
+
+MOST_ROWS = 10**7
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -20,7 +22,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser = verb("data", run, "write problems in the public layout, or describe such a file")
     parser.add_argument("task", nargs="?", default="countdown", help="(default: countdown)")
     parser.add_argument(
-        "--n", type=positive, default=1000, help="distinct problems (default: 1000)"
+        "--n", type=up_to(MOST_ROWS), default=1000, help="distinct problems (default: 1000)"
     )
     parser.add_argument("--split", choices=SPLITS, default="train", help="(default: train)")
     parser.add_argument("--out", metavar="FILE", help="a .parquet or .jsonl file to write")

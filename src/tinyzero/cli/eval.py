@@ -8,24 +8,32 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tinyzero.cli.arguments import positive
+from tinyzero.cli.arguments import MOST_PROBLEMS, MOST_SAMPLES, up_to
 from tinyzero.cli.opening import model_arguments, open_player, settings_of
-from tinyzero.errors import UserError
 from tinyzero.evaluate import EVAL_SEED, evaluate
+from tinyzero.run import outputs
 from tinyzero.types import SPLITS
+
+FIX = "name another file with --json"
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """The command and its arguments."""
     parser = verb("eval", run, "score a model: pass@1, pass@k and greedy, with 95 %% intervals")
     model_arguments(parser, seed=EVAL_SEED)
-    parser.add_argument("--n", type=positive, default=256, help="distinct problems (default: 256)")
-    parser.add_argument("--k", type=positive, default=1, help="completions a problem (default: 1)")
+    parser.add_argument(
+        "--n", type=up_to(MOST_PROBLEMS), default=256, help="distinct problems (default: 256)"
+    )
+    parser.add_argument(
+        "--k", type=up_to(MOST_SAMPLES), default=1, help="completions a problem (default: 1)"
+    )
     parser.add_argument("--split", choices=SPLITS, default="test", help="(default: test)")
     parser.add_argument("--json", metavar="FILE", help="write every figure here too")
 
 
 def run(given: argparse.Namespace, rest: list[str]) -> int:
+    if given.json:
+        outputs.refuse_others(Path(given.json), outputs.is_figures, FIX)
     player, params = open_player(given, *settings_of(given, rest))
     params = replace(params, n=given.k)
     result = evaluate(
@@ -57,8 +65,6 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
             f"  the reward function raised on {result.metrics['reward_errors']} completions, which count as wrong"
         )
     if given.json:
-        try:
-            Path(given.json).write_text(json.dumps(figures, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {given.json}: {error.strerror}") from None
+        with outputs.whole(Path(given.json), outputs.is_figures, FIX) as temporary:
+            temporary.write_text(json.dumps(figures, indent=2) + "\n")
     return 0

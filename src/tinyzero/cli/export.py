@@ -6,7 +6,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from tinyzero import config as configs
+from tinyzero.cli.arguments import trust_argument
 from tinyzero.cli.opening import locate
+from tinyzero.config import trust
 from tinyzero.errors import UserError
 
 
@@ -27,6 +30,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         help="publish it on the Hugging Face hub too, as this new repository",
     )
     parser.add_argument("--private", action="store_true", help="with --push: for your eyes only")
+    trust_argument(parser)
     parser.set_defaults(options="none")
 
 
@@ -38,6 +42,8 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
     if given.push:
         check_hub(given.push)
     recipe, model = locate(given.model)
+    if recipe and not given.trust:
+        trust.require(configs.resolve(configs.read_recipe(recipe), {}), recipe, ("task",))
     out = Path(given.out)
     export(model, recipe, out, given.push or out.name)
     print(f"wrote {out}: its card is {out / 'README.md'}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from functools import partial
 from pathlib import Path
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import natural, positive, share, temperature
+from tinyzero.cli.arguments import MOST_TOKENS, natural, share, temperature, trust_argument, up_to
+from tinyzero.config import trust
 from tinyzero.errors import UserError
 from tinyzero.rollouts import Player
 from tinyzero.tasks import load_task
@@ -64,6 +66,8 @@ def settings_of(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Con
             )
     if given.task:
         overrides["task.name"] = given.task
+    if source and not (given.recipe or given.trust or "task.name" in overrides):
+        trust.require(configs.resolve(recipe, {}), source, ("task",), "--task NAME or --trust")
     return configs.resolve(recipe, overrides), model
 
 
@@ -83,10 +87,24 @@ def locate(model: str) -> tuple[str | None, str]:
         folder / "config.json"
     ).is_file():  # an exported model
         return str(folder / "recipe.toml"), model
+    check_whole(folder)
     for parent in folder.resolve().parents[:3]:
         if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
             return str(parent / "config.toml"), model
     return None, model
+
+
+def check_whole(folder: Path) -> None:
+    """Raise UserError if `folder` is a checkpoint by its own path, or the model in one, and is damaged."""
+    from tinyzero.run import checkpoint
+
+    for place in (folder.resolve(), folder.resolve().parent):
+        if (place / checkpoint.MANIFEST).is_file() and re.fullmatch(r"step_\d+", place.name):
+            if reason := checkpoint.verify(place):
+                raise UserError(
+                    f"checkpoint {place} cannot be used ({reason}): name the run, or another checkpoint"
+                )
+            return
 
 
 def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
@@ -104,6 +122,7 @@ def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     parser.add_argument("--top-p", type=share, default=1.0, help="(default: 1)")
     parser.add_argument("--top-k", type=natural, default=0, help="0 for all (default: 0)")
     parser.add_argument(
-        "--max-tokens", type=positive, help="limit on new tokens (default: the recipe's)"
+        "--max-tokens", type=up_to(MOST_TOKENS), help="limit on new tokens (default: the recipe's)"
     )
     parser.add_argument("--seed", type=natural, default=seed, help=f"(default: {seed})")
+    trust_argument(parser)

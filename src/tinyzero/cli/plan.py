@@ -8,12 +8,13 @@ from collections.abc import Callable
 from tinyzero import config as configs
 from tinyzero.algorithms import load_algorithm
 from tinyzero.cli.arguments import (
+    MOST_TOKENS,
     amount,
     check_plugins,
-    number,
     overrides_of,
-    positive,
+    price,
     recipe_arguments,
+    up_to,
 )
 from tinyzero.errors import UserError
 from tinyzero.registry import suggest
@@ -34,13 +35,13 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--price",
-        type=number,
+        type=price,
         metavar="DOLLARS",
         help="an hour of it (default: the recipe's run.price)",
     )
     parser.add_argument(
         "--length",
-        type=positive,
+        type=up_to(MOST_TOKENS),
         metavar="TOKENS",
         help="of an answer, on average (default: 0.4 of the limit)",
     )
@@ -107,20 +108,20 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
         return plan.make_plan(config, algorithm, shape, device, prompt, given.length)
 
-    price = config.run.price if given.price is None else given.price
+    dollars = config.run.price if given.price is None else given.price
     if given.gpu is None and not given.calibrate:
         profiles = [] if given.profile else configs.profiles(recipe)
         tried = {given.profile or "": config} | {
             name: configs.resolve(recipe, overrides, name) for name in profiles
         }
-        print(page.survey(tried, planned, price))
+        print(page.survey(tried, planned, dollars))
         return 0
     if given.calibrate:
         from tinyzero.tools.plan.calibrate import calibrate
 
         device = calibrate(config.model.threads)
     found = planned(config, device)
-    print(page.describe(found, price))
+    print(page.describe(found, dollars))
     if not found.fits:
         changes = plan.remedies(config, lambda changed: planned(changed, device))
         said = " ".join(f"--{key} {str(value).lower()}" for key, value in changes.items())

@@ -9,7 +9,7 @@ from dataclasses import replace
 from tinyzero import config as configs
 from tinyzero.cli.arguments import port
 from tinyzero.cli.opening import model_arguments, open_player, settings_of
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, printable
 from tinyzero.grading import Verdict
 from tinyzero.rollouts import Player
 from tinyzero.types import SamplingParams
@@ -71,10 +71,10 @@ def _think(player: Player, params: SamplingParams, line: str, drawn: int) -> Non
     task = player.task
     problem = task.pose(line) if line and task.is_posable else task.problem("test", drawn)
     ids = player.prompt_ids(problem)
-    print(*(f"{name} {value}" for name, value in problem.fields.items()), sep="  ")
+    print(*(printable(f"{name} {value}") for name, value in problem.fields.items()), sep="  ")
     text = ""
     for piece in player.stream(ids, replace(params, seed=params.seed + drawn + 1)):
-        print(piece, end="", flush=True)
+        print(printable(piece), end="", flush=True)
         text += piece
     print(f"\n[{_said(player.judge(problem, text))}]")
 
@@ -99,7 +99,9 @@ def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
     asked = [argparse.Namespace(**vars(given) | {"model": name}) for name in names]
     settings = [settings_of(one, rest) for one in asked]
     first, last = settings[0][0], settings[-1][0]
-    if configs.unsettled(last, first).task != first.task:
+    plain = {"algorithm": configs.Config().algorithm}  # nothing plays with it, so none is loaded
+    one_task, other_task = (x.model_copy(update=plain) for x in (first, last))
+    if configs.unsettled(other_task, one_task).task != first.task:
         raise UserError(
             f"{given.model} and {given.other} were made for different tasks or with different options of one: "
             "name one with --task, or a recipe with --recipe"

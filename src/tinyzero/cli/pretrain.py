@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import positive
+from tinyzero.cli.arguments import MOST_PROCESSES, up_to
 from tinyzero.registry import validate
 
 
@@ -31,7 +31,9 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         choices=["countdown", "multiplication"],
         help="the task the base is made for",
     )
-    parser.add_argument("--threads", type=positive, default=2, help="CPU threads (default: 2)")
+    parser.add_argument(
+        "--threads", type=up_to(MOST_PROCESSES), default=2, help="CPU threads (default: 2)"
+    )
     parser.set_defaults(options="any")
 
 

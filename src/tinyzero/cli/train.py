@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import check_plugins, overrides_of, recipe_arguments
-from tinyzero.errors import UserError
+from tinyzero.cli.arguments import check_plugins, overrides_of, recipe_arguments, trust_argument
+from tinyzero.config import trust
+from tinyzero.errors import UserError, printable
 from tinyzero.run import records
 
 RESUMABLE = (
@@ -33,6 +34,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--resume", metavar="DIR", help="go on with this run from its newest whole checkpoint"
     )
+    trust_argument(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved configuration and stop"
     )
@@ -40,6 +42,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace, rest: list[str]) -> int:
     overrides = overrides_of(given, rest)
+    if given.trust and not given.resume:
+        raise UserError("--trust goes with --resume: what you name yourself runs without it")
     if given.resume:
         folder = Path(given.resume)
         if extra := given.recipe or given.profile:
@@ -52,6 +56,8 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
                     f"{key} cannot change when a run is resumed: start another run with it"
                 )
         config = configs.read_recorded(folder)
+        if not given.trust:
+            trust.require(config, folder / "config.toml")
         config = configs.resolve(config.model_dump(), overrides)
     else:
         name = given.recipe or configs.DEFAULT_RECIPE
@@ -116,7 +122,8 @@ def _summary(folder: Path, started: float) -> None:
         if shown:
             for title, record in (("before", before[shown["problem"]]), ("after", shown)):
                 print(
-                    f"\n--- {title}: {record['problem']}, reward {record['reward']:g}\n{record['text']}"
+                    f"\n--- {title}: {printable(record['problem'])}, reward {record['reward']:g}\n"
+                    f"{printable(record['text'])}"
                 )
         print()
         for title, e in (("before", first), ("after", last)):

@@ -92,7 +92,7 @@ def _file(name: str, beside: Path = Path()) -> Path:
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises UserError where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a BOM
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (
@@ -309,6 +309,8 @@ def unsettled(there: Config, asked: Config) -> Config:
 def _as_asked(find: Callable[[str], Any], there: Named, asked: Named) -> Named:
     """`there` with only those options that differ from the defaults or that `asked` gives; where both say the same, in
     the words of `asked`."""
+    if ":" in there.name and there.name != asked.name:
+        return there  # the folder's own word for code, which is not run to compare settings
     given = asked.options if asked.name == there.name else {}
     try:
         kind = getattr(find(there.name), "Options", None)

@@ -7,6 +7,7 @@ speed on small machines: the attention (attention.py) and the sampler's cache (p
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def load_model(
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
+            trust_remote_code=False,
             dtype=dtype,
             attn_implementation="tinyzero",
             output_loading_info=True,
@@ -148,7 +150,7 @@ def stored_dtype(name: str) -> torch.dtype:
     """The precision a model's weights are stored in, by its configuration. Raises UserError where there is none."""
     path = _checked(locate(name))
     try:
-        return AutoConfig.from_pretrained(path).dtype or torch.float32
+        return AutoConfig.from_pretrained(path, trust_remote_code=False).dtype or torch.float32
     except Exception as error:  # transformers raises many kinds for a damaged folder
         raise UserError(
             f"cannot load a model from {name!r}: {_nothing_there(path)}{first_line(error)}"
@@ -161,7 +163,8 @@ def known_context(name: str) -> int | None:
     if not Path(path).is_dir():
         return None
     try:
-        return int(AutoConfig.from_pretrained(path).max_position_embeddings)
+        settings = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return int(settings.max_position_embeddings)
     except Exception:  # transformers raises many kinds for a damaged folder, which load_model names
         return None
 
@@ -191,6 +194,9 @@ def save_model(
         config["dtype"] = str(dtype).removeprefix("torch.")
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(folder)
+    readable = stat.S_IMODE((folder / "config.json").stat().st_mode)  # as the umask has it
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(readable)  # safetensors writes for its owner alone
 
 
 def named_weights(model: Backbone) -> Iterator[tuple[str, Tensor]]:
@@ -250,5 +256,7 @@ def is_hub_id(name: str) -> bool:
 
 def first_line(error: BaseException) -> str:
     """What was raised, short enough for a message of ours."""
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which is never run here: name a model that transformers knows"
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

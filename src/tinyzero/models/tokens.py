@@ -21,7 +21,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises UserError where there is none."""
     path = _checked(locate(name))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise UserError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
     if not tokenizer("0", add_special_tokens=False)[

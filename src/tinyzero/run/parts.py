@@ -17,7 +17,7 @@ import torch
 from tinyzero import algorithms, models, samplers, tasks
 from tinyzero.algorithms import Algorithm
 from tinyzero.batching import Batch, collate
-from tinyzero.config import Config, Named, to_toml
+from tinyzero.config import Config, Named, to_toml, trust
 from tinyzero.cost.shapes import read_shape
 from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.evaluate import distinct_problems
@@ -400,6 +400,7 @@ def write_config(run: Run) -> None:
     try:
         unfinished.write_text(to_toml(run.config), encoding="utf-8")
         unfinished.replace(path)
+        trust.remember(run.config)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; name another folder with --run.dir"

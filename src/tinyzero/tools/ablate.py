@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
-from math import sqrt
+from math import prod, sqrt
 from pathlib import Path
 from shutil import which
 from statistics import mean, stdev
@@ -37,8 +37,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from tinyzero import config
 from tinyzero.errors import UserError
 from tinyzero.registry import validate
-from tinyzero.run import records
+from tinyzero.run import outputs, records
 
+MOST_RUNS = 10_000
+FIX = "name another folder with --out"
 T975 = (
     12.706,
     4.303,
@@ -66,7 +68,7 @@ class Grid(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     recipe: str = Field(config.DEFAULT_RECIPE, description="the recipe that every cell starts from")
-    seeds: list[int] = Field([0, 1, 2], min_length=1, description="of every cell")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, max_length=1_000, description="of every cell")
     common: dict[str, Any] = Field(default_factory=dict, description="overrides of every cell")
     axes: dict[str, dict[str, dict[str, Any]]] = Field(
         description="by axis and choice: overrides", min_length=1
@@ -101,6 +103,11 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
     recipe = config.read_recipe(
         str(path.parent / grid.recipe) if grid.recipe.endswith(".toml") else grid.recipe
     )
+    runs = prod(map(len, grid.axes.values())) * len(grid.seeds)
+    if runs > MOST_RUNS:
+        raise UserError(
+            f"{path} asks for {runs:,} runs: leave choices out, {MOST_RUNS:,} is the most"
+        )
     cells = []
     for choices in product(*(axis.items() for axis in grid.axes.values())):
         overrides = config.flat(grid.common)
@@ -140,6 +147,8 @@ def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = p
     waiting = [cell for cell in cells if not finished(cell, out / cell.name)]
     for asked in {cell.choices: cell.config for cell in waiting}.values():
         check_config(asked)
+    for end in ("json", "md", "png"):  # said now, and not after hours
+        outputs.refuse_others(out / f"ablation.{end}", outputs.is_comparison, FIX)
     report(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished")
     running: list[tuple[Cell, subprocess.Popen[bytes]]] = []
     failed: list[str] = []
@@ -188,13 +197,15 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
     """Begin or resume one run, as NAME.toml says; what it says itself goes to NAME.log."""
     folder, recipe = out / cell.name, out / f"{cell.name}.toml"
     resumed = (
-        ["--resume", str(folder)]
+        # what the cell names stands in the grid, which its user named
+        ["--resume", str(folder), "--trust"]
         if (folder / "config.toml").is_file()
         else [str(recipe), f"--run.dir={folder}"]
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(config.to_toml(cell.config), encoding="utf-8")
+        with outputs.whole(recipe, outputs.is_settings, FIX) as temporary:
+            temporary.write_text(config.to_toml(cell.config), encoding="utf-8")
         log = (out / f"{cell.name}.log").open("ab")
     except OSError as error:
         raise UserError(
@@ -320,7 +331,8 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
         "command": shlex.join(["tinyzero", "ablate", str(path), "--jobs", str(jobs)])
     } | machine()
     record = about | {"grid": grid.model_dump(), "not finished": waiting, "results": results}
-    (out / "ablation.json").write_text(json.dumps(record, indent=1))
+    with outputs.whole(out / "ablation.json", outputs.is_comparison, FIX) as temporary:
+        temporary.write_text(json.dumps(record, indent=1))
     place = f"on {about['machine']}"
     place = f"at commit {about['commit']} {place}" if "commit" in about else place
     seeds = ", ".join(map(str, grid.seeds))
@@ -332,9 +344,11 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
         "included. Minutes are a run's, the last evaluation left out, as many runs at a time as there were."
     )
     missing = [f"not finished: {', '.join(waiting)}", ""] if waiting else []
-    (out / "ablation.md").write_text("\n".join([*table(results), "", *missing, note]) + "\n")
+    with outputs.whole(out / "ablation.md", outputs.is_comparison, FIX) as temporary:
+        temporary.write_text("\n".join([*table(results), "", *missing, note]) + "\n")
     if by_choice:
-        draw(by_choice, out, out / "ablation.png")
+        with outputs.whole(out / "ablation.png", outputs.is_comparison, FIX) as temporary:
+            draw(by_choice, out, temporary)
 
 
 def table(results: Mapping[str, Any]) -> list[str]:

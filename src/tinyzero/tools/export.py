@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +25,13 @@ from safetensors import SafetensorError
 from tinyzero import __version__, models
 from tinyzero import config as configs
 from tinyzero.config import Config
-from tinyzero.errors import UserError
-from tinyzero.run import records
+from tinyzero.errors import UserError, brief
+from tinyzero.run import outputs, records
 from tinyzero.tasks import load_task
 from tinyzero.types import Prompt, SamplingParams
 
 CARD, CURVE, RECIPE = "README.md", "curve.png", "recipe.toml"
+FIX = "name another folder"
 SCORE = re.compile(r"pass@\d+|greedy")
 
 
@@ -54,8 +54,7 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
     `recipe` is the config.toml of the run that made the model, another recipe, or None where nothing is known of it.
     Raises UserError where `out` exists or cannot be written, or the model cannot be loaded.
     """
-    if out.exists():
-        raise UserError(f"{out} exists: name another folder, or remove it first")
+    outputs.refuse_others(out, fix=FIX)
     config = configs.resolve(configs.read_recipe(recipe), {}) if recipe else None
     run = (
         read_run(Path(recipe).parent, model)
@@ -69,28 +68,49 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
     if config:
         models.set_generation(lm, tokenizer, SamplingParams(max_tokens=config.eval_tokens))
     size = sum(p.numel() for p in lm.parameters())
-    text = card(
-        name,
-        f"{size:,} parameters, {lm.config.model_type}",
-        str(dtype).removeprefix("torch."),
-        config,
-        run,
-    )
-    temporary = out.parent / f".tmp-{out.name}"
-    try:
-        temporary.mkdir(parents=True)
+    kind = f"{size:,} parameters, {lm.config.model_type}"
+    with _records_of(recipe):
+        text = card(name, kind, str(dtype).removeprefix("torch."), config, run)
+    _make_parents(out)
+    with outputs.whole(out, fix=FIX) as temporary, _as_os_error():
+        temporary.mkdir()
         models.save_model(lm, tokenizer, temporary)
         (temporary / CARD).write_text(text, encoding="utf-8")
         if config:
             (temporary / RECIPE).write_text(configs.to_toml(config), encoding="utf-8")
         if run:
-            draw(run, temporary / CURVE)
-        temporary.rename(out)
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {out}: {why}; make room, or name another folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            with _records_of(recipe):
+                draw(run, temporary / CURVE)
+
+
+def _make_parents(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; {FIX}") from error
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """What a full disk is to safetensors, as it is to everybody else."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+@contextmanager
+def _records_of(recipe: str | None) -> Iterator[None]:
+    """What a card is made from may lack a key, or hold another kind of value: say so in one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if recipe is None:
+            raise
+        raise UserError(
+            f"the records in {Path(recipe).parent} are not what a card is made from ({brief(error)}): "
+            "mend them, or name the model's own folder, copied elsewhere"
+        ) from error
 
 
 def read_run(folder: Path, model: str) -> History | None:
@@ -297,7 +317,7 @@ def _limits(config: Config | None, run: History | None) -> str:
     ]
     scored = (run.scored("test") or run.scored("dev")) if run else []
     if scored:
-        cut, malformed = scored[-1]["truncated"], scored[-1]["malformed"]
+        cut, malformed = scored[-1]["truncated"], scored[-1].get("malformed", 0.0)
         lines.append(
             f"After {scored[-1]['step']} steps {cut:.1%} of its answers were cut at the limit of tokens, and "
             f"{malformed:.1%} ended without one that can be judged."

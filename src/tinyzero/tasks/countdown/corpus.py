@@ -43,10 +43,10 @@ class CorpusOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    max_number: int = Field(25, ge=5, description="largest given number")
-    min_target: int = Field(10, ge=1, description="smallest target")
+    max_number: int = Field(25, ge=5, le=9999, description="largest given number")
+    min_target: int = Field(10, ge=1, le=99_999, description="smallest target")
     max_target: int = Field(
-        99, ge=10, description="largest target, and largest intermediate result"
+        99, ge=10, le=99_999, description="largest target, and largest intermediate result"
     )
     drills: float = Field(
         0.15, ge=0, le=1, description="share of documents that are arithmetic drills"
@@ -65,7 +65,7 @@ class CorpusOptions(BaseModel):
         0.4, ge=0, lt=1, description="chance that a short search goes on after a wrong try"
     )
     long: float = Field(0.2, ge=0, le=1, description="share of the searches that are long")
-    longest: int = Field(30, ge=2, description="most tries of a long search")
+    longest: int = Field(30, ge=2, le=10_000, description="most tries of a long search")
     only_hits: float = Field(
         0.0, ge=0, le=1, description="share of puzzles that show nothing but a try that hits"
     )

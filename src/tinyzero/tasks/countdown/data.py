@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -64,15 +65,19 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UserError(f"cannot write {path}: a data file ends in .parquet or .jsonl")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside: str | None = None
     try:
+        beside = tempfile.mkdtemp(prefix=".tmp-", dir=path.parent)
+        partial = Path(beside, path.name)
         (_write_parquet if path.suffix == ".parquet" else _write_jsonl)(partial, rows)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with suppress(OSError):
-            partial.unlink()
+        if beside:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def tinyzero_split(rows: Sequence[T]) -> tuple[list[T], list[T]]:

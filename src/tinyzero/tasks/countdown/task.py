@@ -36,13 +36,14 @@ class CountdownOptions(BaseModel):
 
     min_count: int = Field(default=3, ge=2, le=6, description="fewest given numbers")
     max_count: int = Field(default=4, ge=2, le=6, description="most given numbers")
-    min_number: int = Field(default=1, ge=1, description="smallest given number")
+    min_number: int = Field(default=1, ge=1, le=9999, description="smallest given number")
     max_number: int = Field(default=99, le=9999, description="largest given number")
-    min_target: int = Field(default=10, ge=1, description="smallest target")
+    min_target: int = Field(default=10, ge=1, le=99_999, description="smallest target")
     max_target: int = Field(default=100, le=99_999, description="largest target")
     max_intermediate: int = Field(
         default=9999,
         ge=1,
+        le=10**9,
         description="no intermediate result of the derivation drawn is above this",
     )
     operators: str = Field(default="+-*/", description="which of + - * / may be used")
@@ -50,7 +51,10 @@ class CountdownOptions(BaseModel):
         default=0.1, ge=0, lt=1, description="credit for a wrong answer that is an expression"
     )
     data_seed: int = Field(
-        default=0, description="which endless stream of problems; not the run's seed"
+        default=0,
+        ge=-(2**32),
+        lt=2**32,
+        description="which endless stream of problems; not the run's seed",
     )
     data: str | None = Field(
         default=None,

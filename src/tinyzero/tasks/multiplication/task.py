@@ -40,7 +40,10 @@ class MultiplicationOptions(BaseModel):
         default=0.1, ge=0, lt=1, description="credit for a wrong answer that is an integer"
     )
     data_seed: int = Field(
-        default=0, description="which endless stream of problems; not the run's seed"
+        default=0,
+        ge=-(2**32),
+        lt=2**32,
+        description="which endless stream of problems; not the run's seed",
     )
 
     @model_validator(mode="after")

@@ -24,13 +24,15 @@ from torch.nn import functional as F
 from tinyzero import models
 from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.registry import validate
-from tinyzero.run import checkpoint
+from tinyzero.run import checkpoint, outputs
 from tinyzero.run.stopping import stop_requested
 from tinyzero.tasks.countdown import corpus
 from tinyzero.tasks.countdown.corpus import CorpusOptions
 from tinyzero.tasks.multiplication import corpus as products
 from tinyzero.tasks.multiplication.corpus import ProductsOptions
 from tinyzero.tools.pretrain.muon import Muon
+
+FIX = "name another folder with --out"
 
 
 class ModelOptions(BaseModel):
@@ -40,12 +42,14 @@ class ModelOptions(BaseModel):
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
     )
 
-    layers: int = Field(4, ge=1, description="transformer layers")
-    width: int = Field(128, ge=16, description="hidden size")
-    heads: int = Field(4, ge=1, description="query heads")
-    feed_forward: int = Field(384, ge=16, description="inner size of the feed-forward layers")
-    kv_heads: int = Field(1, ge=1, description="key-value heads")
-    context: int = Field(1024, ge=64, description="longest sequence, in tokens")
+    layers: int = Field(4, ge=1, le=1_000, description="transformer layers")
+    width: int = Field(128, ge=16, le=65_536, description="hidden size")
+    heads: int = Field(4, ge=1, le=1_024, description="query heads")
+    feed_forward: int = Field(
+        384, ge=16, le=2**20, description="inner size of the feed-forward layers"
+    )
+    kv_heads: int = Field(1, ge=1, le=1_024, description="key-value heads")
+    context: int = Field(1024, ge=64, le=2**20, description="longest sequence, in tokens")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelOptions:
@@ -72,22 +76,26 @@ class PretrainOptions(BaseModel):
         description="begin with this model's weights: a bundled base or a folder; empty for random",
     )
     chat: bool = Field(False, description="pose problems as chats, for --model.prompt chat")
-    seed: int = Field(0, description="fixes the corpus and the initial weights")
+    seed: int = Field(0, ge=0, lt=2**32, description="fixes the corpus and the initial weights")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "cpu", description="where to compute; auto takes a GPU if any"
     )
-    pools: int = Field(300, ge=1, description="pools of documents to train on")
-    pool_documents: int = Field(1024, ge=1, description="documents a pool")
-    batch_tokens: int = Field(2048, ge=64, description="tokens of a batch, padding included")
-    longest: int = Field(
-        640, ge=64, description="documents longer than this many tokens are dropped"
+    pools: int = Field(300, ge=1, le=10**7, description="pools of documents to train on")
+    pool_documents: int = Field(1024, ge=1, le=10**6, description="documents a pool")
+    batch_tokens: int = Field(
+        2048, ge=64, le=2**24, description="tokens of a batch, padding included"
     )
-    muon_lr: float = Field(0.01, gt=0, description="learning rate of the matrices")
-    adam_lr: float = Field(0.003, gt=0, description="learning rate of embeddings, norms and biases")
+    longest: int = Field(
+        640, ge=64, le=2**20, description="documents longer than this many tokens are dropped"
+    )
+    muon_lr: float = Field(0.01, gt=0, le=10, description="learning rate of the matrices")
+    adam_lr: float = Field(
+        0.003, gt=0, le=10, description="learning rate of embeddings, norms and biases"
+    )
     decay_from: float = Field(
         0.3, ge=0, le=1, description="share of the run after which the rates fall to zero"
     )
-    save_every: int = Field(10, ge=1, description="pools between checkpoints")
+    save_every: int = Field(10, ge=1, le=10**7, description="pools between checkpoints")
     model: ModelOptions = Field(default_factory=ModelOptions)
     corpus: CorpusOptions | ProductsOptions = Field(
         default_factory=lambda data: CORPORA[data["task"]][0](), description="the text of the task"
@@ -162,6 +170,7 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
     Raises UserError where the folder cannot be written, holds a run of other options, or the device is not there,
     NonFiniteError where the loss breaks down, KeyboardInterrupt after a clean stop.
     """
+    outputs.refuse_others(folder / "model", outputs.is_base, FIX)
     device = models.pick_device(o.device)
     template = corpus.CHAT_TEMPLATE if o.chat else None
     tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END, template)
@@ -252,16 +261,15 @@ def _write(
     seconds: float,
 ) -> Path:
     """The base in bf16, with its card; returns `path`."""
-    try:
-        models.save_model(model, tokenizer, path, torch.bfloat16)
-        parameters = sum(p.numel() for p in model.parameters())
-        (path / "README.md").write_text(
-            model_card(o, parameters, tokens, seconds, torch.get_num_threads())
-        )
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot write {path}: {error}; make room or make it writable, then resume"
-        ) from error
+    parameters = sum(p.numel() for p in model.parameters())
+    text = model_card(o, parameters, tokens, seconds, torch.get_num_threads())
+    with outputs.whole(path, outputs.is_base, FIX) as temporary:
+        temporary.mkdir()
+        try:
+            models.save_model(model, tokenizer, temporary, torch.bfloat16)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        (temporary / "README.md").write_text(text)
     return path
 
 

@@ -19,9 +19,9 @@ class Columns(Mapping[str, Sequence[float]]):
         self._columns: dict[str, array[float]] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """One more record; what is no number is left out."""
+        """One more record; what is no number, or too large for one, is left out."""
         for key, value in record.items():
-            if value is None or isinstance(value, int | float):
+            if value is None or number(value) is not None:
                 column = self._columns.setdefault(key, array("d"))
                 column.extend([math.nan] * (self.length - len(column)))
                 column.append(math.inf if value is None else value)
@@ -37,6 +37,16 @@ class Columns(Mapping[str, Sequence[float]]):
 
     def __len__(self) -> int:
         return len(self._columns)
+
+
+def number(value: object) -> float | None:
+    """A finite number as a float, None for anything else: records may be a stranger's."""
+    if not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond any float
+        return None
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -25,9 +25,12 @@ def command(config: configs.Config, folder: Path) -> str:
             values = configs.read_recipe(recipe)
             asked = configs.unsettled(config, configs.resolve(values, {}))
             overrides = changes(values, asked)
-            configs.refuse_idle(
-                overrides, asked, load_algorithm(asked.algorithm.name, asked.algorithm.options)
-            )
+            if (
+                ":" not in asked.algorithm.name
+            ):  # a folder's configuration is data: no code of it runs
+                configs.refuse_idle(
+                    overrides, asked, load_algorithm(asked.algorithm.name, asked.algorithm.options)
+                )
             if configs.resolve(values, overrides) == asked:
                 flags = [
                     f"--{short.get(key, key)} {typed(value)}" for key, value in overrides.items()

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tinyzero import config
 from tinyzero.errors import UserError
 from tinyzero.run import records
-from tinyzero.tools.report.columns import Columns
+from tinyzero.tools.report.columns import Columns, number
 from tinyzero.tools.report.samples import Samples
 from tinyzero.types import Split
 
@@ -21,14 +21,14 @@ class Line(BaseModel):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, le=10**9)
 
 
 class EvalLine(Line):
     """What a report needs of an evaluation."""
 
     split: Split
-    n: int
+    n: int = Field(ge=0, le=10**9)
     value: float = Field(alias="pass@1")
     low: float = Field(alias="pass@1/low")
     high: float = Field(alias="pass@1/high")
@@ -42,7 +42,7 @@ class RolloutLine(Line):
     fields: dict[str, Any]
     text: str
     finish_reason: str
-    response_length: int
+    response_length: int = Field(ge=0, le=10**9)
     reward: float
     parts: dict[str, float]
 
@@ -83,6 +83,11 @@ class Tail:
             yield record
 
 
+def numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """A checked evaluation without what is neither its split nor a number: that counts as missing."""
+    return {k: v for k, v in record.items() if k == "split" or number(v) is not None}
+
+
 class Recorded:
     """A run as it stands on disk, so far as a report needs it."""
 
@@ -103,7 +108,7 @@ class Recorded:
         self.evals: list[dict[str, Any]] = []
         sinks: dict[str, Callable[[dict[str, Any]], None]] = {
             "metrics.jsonl": self.steps.add,
-            "eval.jsonl": self.evals.append,
+            "eval.jsonl": lambda record: self.evals.append(numbers(record)),
             "rollouts.jsonl": self.samples.add,
         }
         self._tails = [(Tail(self.folder / name), sink) for name, sink in sinks.items()]

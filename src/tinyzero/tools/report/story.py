@@ -18,11 +18,12 @@ from tinyzero.registry import module_name
 from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
 from tinyzero.tools.report import alarms, samples
 from tinyzero.tools.report.charts import described
-from tinyzero.tools.report.columns import Columns, thin
+from tinyzero.tools.report.columns import Columns, number, thin
 from tinyzero.tools.report.command import command
 from tinyzero.tools.report.read import Recorded
 
 PACKAGE = Path(configs.__file__).parents[1]
+CEILING = 4_096  # problems that are looked at for what + and - alone can solve
 POINTS = 600  # of a curve; several runs share five times as many
 ROOM = 3_000_000  # bytes of marked completions, all runs together
 AXES = {
@@ -184,6 +185,14 @@ def short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
+def counted(value: object) -> float:
+    """A number that a file must have. Raises ValueError if it is none."""
+    found = number(value)
+    if found is None:
+        raise ValueError("no finite number")
+    return found
+
+
 def finite(value: float) -> float | None:
     """The number, where there is one."""
     return value if math.isfinite(value) else None
@@ -193,7 +202,8 @@ def kinds(run: Recorded, tests: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     """First and last pass@1 on test by each kind of problem, with the share that + and - alone can solve."""
     if not tests:
         return []
-    ceilings = plus_minus(json.dumps(run.config.task.model_dump()), int(tests[-1]["n"]))
+    posed = min(int(tests[-1]["n"]), CEILING)
+    ceilings = plus_minus(json.dumps(run.config.task.model_dump()), posed)
     rows = []
     bounds = ("/low", "/high")
     keys = [
@@ -249,7 +259,7 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["baselines"]
         return [
-            {"label": name, **{k: float(b[k]) for k in ("value", "low", "high", "tokens")}}
+            {"label": name, **{k: counted(b[k]) for k in ("value", "low", "high", "tokens")}}
             for name, b in found.items()
         ]
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -332,7 +342,7 @@ def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
                     if name in names
                 ],
                 **{
-                    k: result["mean"][k]
+                    k: counted(result["mean"][k])
                     for k in (
                         "before",
                         "after",
@@ -347,9 +357,9 @@ def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
             for choice, result in found["results"].items()
         }
         return {
-            "command": found["command"],
+            "command": str(found["command"]),
             "axes": axes,
-            "seeds": found["grid"]["seeds"],
+            "seeds": [counted(seed) for seed in found["grid"]["seeds"]],
             "choices": choices,
         }
     except (ValueError, KeyError, TypeError, AttributeError):

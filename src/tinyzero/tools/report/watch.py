@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from tinyzero.errors import UserError
-from tinyzero.tools.report.page import page
+from tinyzero.tools.report.page import as_json, page
 from tinyzero.tools.report.read import Recorded, find_runs
 from tinyzero.tools.report.story import tell
 from tinyzero.tools.web.server import PageHandler, PageServer, Refused
@@ -48,7 +47,7 @@ class Live:
         return any([run.update() for run in self.runs.values()]) or changed
 
     def _set(self, data: Any) -> None:
-        self.body = json.dumps(data, allow_nan=False).encode()
+        self.body = as_json(data).encode(errors="replace")
         self.tag = f'"{hashlib.sha256(self.body).hexdigest()[:16]}"'
 
 

@@ -1,18 +1,21 @@
 """What the pages served here share: who is answered, how many at once, and what a browser may do with the answer.
 
 A request names a host that is this machine and comes from the page itself; a connection finds a place among the few
-that there are, and is not kept waiting for ever. The page's policy names the hash of its script and its style.
+that there are, and gives it back in time. The page's policy names the hash of its script and its style.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from threading import BoundedSemaphore
@@ -22,7 +25,7 @@ from urllib.parse import urlsplit
 from tinyzero.errors import TaskError, UserError, brief
 
 CONNECTIONS = 32
-PATIENCE = 30  # seconds that a browser may keep a connection waiting
+PATIENCE = 30  # seconds for a whole request, and for a reader to take what is written
 
 
 class Refused(Exception):
@@ -81,6 +84,28 @@ class PageServer(ThreadingHTTPServer):
             self.connections.release()
 
 
+class Reading(io.RawIOBase):
+    """What a connection sends, until a deadline: not so long a byte, but so long in all."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self.connection, self.seconds = connection, seconds
+        self.deadline = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises TimeoutError after the deadline."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.connection.settimeout(left)
+        try:
+            return self.connection.recv_into(buffer)
+        finally:
+            self.connection.settimeout(self.seconds)  # what is written has its own
+
+
 class PageHandler(BaseHTTPRequestHandler):
     """Admits, answers, and refuses with an object that says why: `error`."""
 
@@ -88,6 +113,19 @@ class PageHandler(BaseHTTPRequestHandler):
     timeout = PATIENCE
     server_version, sys_version = "tinyzero", ""
     begun = False  # the answer, of which a connection has one
+
+    def setup(self) -> None:
+        """From here to the end of its body a request has `timeout` seconds."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(Reading(self.connection, self.timeout))
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What http.server refuses by itself, such as a method: by our check and under our policy."""
+        with self._refusals():
+            if getattr(self, "headers", None) is not None:
+                self._admit()
+            raise Refused(int(code), (message or HTTPStatus(code).phrase)[:80])
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -130,7 +168,8 @@ class PageHandler(BaseHTTPRequestHandler):
         self, status: int, kind: str, body: bytes, more: Mapping[str, str] | None = None
     ) -> None:
         self._head(status, kind, len(body), more)
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _head(
         self,
