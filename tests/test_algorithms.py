@@ -127,7 +127,7 @@ def test_grpo_scaled_by_the_batch() -> None:
 def test_old_and_reference_logprobs_are_scored_where_they_are_needed() -> None:
     old, reference = [[0.0, -1.0, -2.0]], [[0.0, -1.5, -1.0]]
     models = {"policy": Says(old * 2, updates=2), "reference": Says(reference * 2)}
-    batch = GRPO(GRPOOptions(kl=0.1)).annotate(batch_of([1, 0], [2, 2], [0, 0]), models)[0]  # type: ignore[arg-type]
+    batch = GRPO(GRPOOptions(kl=0.1)).annotate(batch_of([1, 0], [2, 2], [0, 0]), models)[0]
     assert batch.old_logprobs is not None
     assert batch.old_logprobs.tolist() == old * 2
     assert batch.ref_logprobs is not None
@@ -141,7 +141,7 @@ def ppo(rewards: list[float], lengths: list[int], values: list[list[float]], **m
     scored |= {"policy": Says(logprobs)}
     scored |= {"reference": Says(reference)} if reference else {}
     batch = batch_of(rewards, lengths, list(range(len(rewards))))
-    return PPO(PPOOptions(**more)).annotate(batch, scored)[0]  # type: ignore[arg-type]
+    return PPO(PPOOptions(**more)).annotate(batch, scored)[0]
 
 
 VALUES = [
@@ -329,7 +329,7 @@ def test_reinforce_plus_plus_by_hand() -> None:
     }
     algorithm = load_algorithm("reinforce++", {"kl_in_reward": 0.5})
     assert algorithm.roles == ("reference",)
-    batch = algorithm.annotate(batch_of([1], [3], [0]), scored)[0]  # type: ignore[arg-type]
+    batch = algorithm.annotate(batch_of([1], [3], [0]), scored)[0]
     togo = torch.tensor([1.05, 1.1, 1.1])
     assert responses(batch.advantages)[0] == pytest.approx(
         ((togo - togo.mean()) / togo.std()).tolist(), abs=1e-3
@@ -342,7 +342,7 @@ def test_a_kl_inside_the_reward_is_the_responses_own_under_a_group_baseline() ->
         "reference": Says([[0, -1.5, -1.0], [0, -1.0, -1.0]]),
     }
     algorithm = load_algorithm("rloo", {"kl_in_reward": 0.1})
-    batch = algorithm.annotate(batch_of([1, 0], [2, 2], [0, 0]), scored)[0]  # type: ignore[arg-type]
+    batch = algorithm.annotate(batch_of([1, 0], [2, 2], [0, 0]), scored)[0]
     assert [row[0] for row in responses(batch.advantages)] == pytest.approx([0.95, -0.95])
 
 
@@ -475,7 +475,7 @@ def test_critic_and_policy_may_have_lambdas_of_their_own() -> None:
     for options, expected, targets in cases:
         batch = load_algorithm("ppo", {"whiten": False} | options).annotate(
             batch_of([1], [3], [0]), scored
-        )[0]  # type: ignore[arg-type]
+        )[0]
         assert responses(batch.advantages)[0] == pytest.approx(expected, abs=1e-6), options
         assert responses(batch.returns)[0] == pytest.approx(targets, abs=1e-6), options
 
@@ -590,7 +590,7 @@ def test_the_gradient_is_the_papers(name: str) -> None:
     }
     algorithm = load_algorithm(name, {"filter": "none", "overlong": 0})
     learners = {role: Says(scores[role], updates=2) for role in ("policy", *algorithm.roles)}
-    batch = algorithm.annotate(batch_of(rewards, lengths, groups), learners)[0]  # type: ignore[arg-type]
+    batch = algorithm.annotate(batch_of(rewards, lengths, groups), learners)[0]
     outputs = {"logprobs": logprobs, "entropy": torch.zeros(6, 5)}
     algorithm.loss("policy", outputs, batch, batch.totals())[0].backward()
 
@@ -630,7 +630,7 @@ def test_the_gradient_with_both_kls_and_a_correction_is_the_papers(
     options = {"kl": 0.3, "kl_in_reward": 0.2, "correction": how, "correction_level": level}
     algorithm = load_algorithm(name, {"filter": "none", "overlong": 0} | options)
     learners = {"policy": Says(old.tolist(), updates=2), "reference": Says(reference.tolist())}
-    batch = algorithm.annotate(batch_of(rewards, lengths, groups), learners)[0]  # type: ignore[arg-type]
+    batch = algorithm.annotate(batch_of(rewards, lengths, groups), learners)[0]
     outputs = {"logprobs": logprobs, "entropy": torch.zeros(6, 5)}
     algorithm.loss("policy", outputs, batch, batch.totals())[0].backward()
 
@@ -741,7 +741,7 @@ def test_at_ratio_one_every_objective_has_the_same_gradient() -> None:
 def test_a_truncated_response_ends_with_its_reward() -> None:
     rollouts = []
     for reason in ("length", "stop"):
-        completion = Completion((7, 7, 7), (True,) * 3, (-1.0,) * 3, "", reason)  # type: ignore[arg-type]
+        completion = Completion((7, 7, 7), (True,) * 3, (-1.0,) * 3, "", reason)
         rollouts.append(
             [Rollout(Problem("p", {}, "train", "p"), (5, 6), completion, Reward(0.1), 0)]
         )
