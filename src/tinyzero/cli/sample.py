@@ -26,22 +26,22 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run(given: argparse.Namespace, rest: list[str]) -> int:
-    player, params = open_player(given, *settings_of(given, rest))
-    from tinyzero.train import rollout_record
-
     out = Path(given.out)
     if out.exists():
         raise UserError(f"{out} exists: name another file with --out")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is no folder: make it, or name another file with --out")
-    problems = [player.task.problem(given.split, i) for i in range(given.n)]
-    tally = Tally()
-    rollouts = [r for group in player.play(problems, params, 0, tally) for r in group]
+    with open_player(given, *settings_of(given, rest)) as (player, params):
+        problems = [player.task.problem(given.split, i) for i in range(given.n)]
+        tally = Tally()
+        rollouts = [r for group in player.play(problems, params, 0, tally) for r in group]
     if tally.failed or tally.ungraded:
         print(
             f"the grader failed on {tally.failed} answers and could not grade {tally.ungraded}, "
             f"first: {tally.first_error}"
         )
+    from tinyzero.train import rollout_record
+
     for rollout in rollouts:
         prompt = player.task.prompt(rollout.problem, player.template)
         records.append(out, rollout_record(0, given.split, rollout, prompt))

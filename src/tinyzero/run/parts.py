@@ -6,7 +6,7 @@ import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from tinyzero import algorithms, models, samplers, tasks
-from tinyzero.config import Config, Named, to_toml
+from tinyzero.config import Config, GradingSection, Named, to_toml
 from tinyzero.cost.shapes import read_shape
 from tinyzero.errors import UserError, asking
 from tinyzero.evaluate import distinct_problems
+from tinyzero.grading import Grader, LocalGrader, TaskReference, WorkerPool
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.models import lora
 from tinyzero.registry import effective
@@ -29,6 +30,7 @@ from tinyzero.run.console import Console
 from tinyzero.run.meter import Meter
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks.base import NoSolution, Task
+from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.types import Algorithm, Group, Problem, Sampler, SamplingParams, Split
 
 SOLVED = 8  # problems whose own solutions are graded before the first step
@@ -65,16 +67,15 @@ class Run:
 
 @contextmanager
 def opened(config: Config, folder: Path, resume: bool, started: float) -> Iterator[Run]:
-    """`build`, and nobody else trains in the folder meanwhile."""
-    if resume:
-        with locked(folder):
-            run = build(config, folder, resume, started)
-            with run.tracking:
-                yield run
-    else:
-        run = build(config, folder, resume, started)  # a run that cannot start leaves no folder
-        with locked(folder), run.tracking:
-            yield run
+    """`build`, and nobody else trains in the folder meanwhile. Afterwards all is closed."""
+    with ExitStack() as stack:
+        if resume:
+            stack.enter_context(locked(folder))
+        run = build(config, folder, resume, started, stack)
+        if not resume:  # a run that cannot start leaves no folder
+            stack.enter_context(locked(folder))
+        stack.enter_context(run.tracking)
+        yield run
 
 
 @contextmanager
@@ -96,13 +97,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
-    """Load or make everything a run needs; with `resume`, as it was after the newest whole checkpoint."""
+def build(config: Config, folder: Path, resume: bool, started: float, stack: ExitStack) -> Run:
+    """Load or make everything a run needs; with `resume`, as it was after the newest whole checkpoint.
+
+    `stack` closes what has to be closed at the end.
+    """
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     torch.manual_seed(config.seed)
     console = Console(config.steps)
     task, algorithm = check_config(config)
+    grader = stack.enter_context(closing(make_grader(task, config.grading)))
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
     tokenizer = models.load_tokenizer(config.model.name)
@@ -111,7 +116,8 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     sampler = make_sampler(
         config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy)
     )
-    player = Player(task, sampler, partial(models.encode_prompt, tokenizer), config.model.prompt)
+    encode = partial(models.encode_prompt, tokenizer)
+    player = Player(task, sampler, encode, config.model.prompt, grader)
     run = Run(
         config=config,
         folder=folder,
@@ -138,6 +144,25 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     else:
         start_folder(run)
     return run
+
+
+def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
+    """Where the rewards of `task` are computed: in workers, unless it is one of ours.
+
+    Make it before a model is loaded: a task that cannot be named is graded in forks of this process.
+    """
+    if task.trusted:
+        return LocalGrader(task)
+    place, colon, _ = task.name.rpartition(":")
+    named = task.name in tasks.TASKS or (colon and place != "__main__")
+    reference = TaskReference("tinyzero.tasks:load_task", task.name, task.given) if named else None
+    return WorkerPool(
+        task,
+        reference,
+        workers=grading.workers,
+        timeout=grading.timeout,
+        memory=grading.memory,
+    )
 
 
 def make_learners(
