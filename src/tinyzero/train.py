@@ -24,6 +24,7 @@ from tinyzero.run.parts import Run, opened, publish, save, updates
 from tinyzero.run.stopping import stop_requested
 from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
 
+ALARMING = 0.01  # share of answers whose grader may fail before it is said
 PREFIXES = {"policy": "", "critic": "value/", "prm": "prm/"}
 
 
@@ -161,9 +162,11 @@ def record(
     entry |= spent(run, batch, collected, entry)
     records.append(run.folder / "metrics.jsonl", entry)
     run.tracking.log(entry)
-    if collected.failed:
+    if collected.failed > ALARMING * collected.graded and not run.alarmed:
+        run.alarmed = True
         run.console.note(
-            f"the reward function raised on {collected.failed} completions, first: {collected.first_error}"
+            f"alarm: the grader failed on {collected.failed} of {collected.graded} answers of this step, "
+            f"which count as wrong, first: {collected.first_error}"
         )
     every = run.config.run.rollouts_every
     if every and (run.step - 1) % every == 0:

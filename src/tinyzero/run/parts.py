@@ -58,6 +58,8 @@ class Run:
     tokens: int = 0
     cpu: float = 0.0  # seconds of the processes before this one
     started: float = field(default_factory=time.perf_counter)
+    alarmed: bool = False
+    """It was said that the grader fails; once is enough."""
 
     @property
     def shared(self) -> bool:
