@@ -93,33 +93,32 @@ def serve(connection: socket.socket, judge: Judge, memory: float) -> NoReturn:
         if os.getpid() != pid:  # the grader forked and returned twice: only the first answers
             os._exit(1)
         os.fchdir(folder)
-        full = mark is not None and (address_space() or 0) > mark
+        full = memory_held()[1] > mark or any("MemoryError" in v.error for v in verdicts)
         reply = {"verdicts": [verdict_to_json(verdict) for verdict in verdicts], "full": full}
         send(connection, json.dumps(reply).encode())
 
 
-def limit_memory(gigabytes: float) -> int | None:
+def limit_memory(gigabytes: float) -> float:
     """Let this process take so much memory on top of what it holds; a crash leaves no core file.
 
-    Returns the address space, in bytes, with half of that taken, or None if there is no limit. A
-    process that holds more than this between two answers should be replaced.
+    Returns the resident bytes at which it should be replaced between two answers, because half of
+    that is taken: infinity if the system does not tell.
     """
-    held, more = address_space(), int(gigabytes * 1e9)
+    more, (held, resident) = gigabytes * 1e9, memory_held()
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if held is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (held + more, held + more))
-            return held + more // 2
-    return None
+        if held:
+            resource.setrlimit(resource.RLIMIT_AS, (held + int(more), held + int(more)))
+    return resident + more / 2 if held else math.inf
 
 
-def address_space() -> int | None:
-    """Bytes of address space that this process holds, or None if the system does not tell."""
+def memory_held() -> tuple[int, int]:
+    """Bytes of address space that this process holds and those resident; 0 if the system does not tell."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = [int(text) for text in Path("/proc/self/statm").read_text().split()[:2]]
     except (OSError, ValueError):
-        return None
-    return pages * resource.getpagesize()
+        return 0, 0
+    return pages[0] * resource.getpagesize(), pages[1] * resource.getpagesize()
 
 
 def die_with_parent() -> None:
