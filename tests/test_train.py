@@ -541,12 +541,12 @@ def test_a_task_that_raises_between_steps_costs_nothing(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quiet = {"checkpoint.every": 0, "rollout.prompts": 3, "algorithm.name": "grpo"}
-    settings = resolve(config(base, "ppo", "toy_task:Late").model_dump(), quiet)
+    settings = resolve(config(base, "ppo", "toy_task:Exhausted").model_dump(), quiet)
     (tmp_path / "recipe.toml").write_text(to_toml(settings))
     assert (
         cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "run")]) == 2
     )
-    assert "Late raised ValueError: no more (toy_task.py, line " in error_line(capsys)
+    assert "Exhausted raised ValueError: no more (toy_task.py, line " in error_line(capsys)
     assert state(tmp_path / "run")["step"] == len(recorded(tmp_path / "run")["metrics"]) == 3
     settings = resolve(config(base, task="toy_task:Unwritable").model_dump(), {})
     (tmp_path / "recipe.toml").write_text(to_toml(settings))

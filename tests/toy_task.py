@@ -45,7 +45,7 @@ class Raising(Early):
         raise ValueError("no such luck")
 
 
-class Late(Early):
+class Exhausted(Early):
     def problem(self, split: Split, index: int) -> Problem:
         if split == "train" and index >= 9:
             raise ValueError("no more")
