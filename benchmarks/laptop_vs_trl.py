@@ -29,6 +29,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -157,8 +158,9 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
 
     config = recipe(given)
     stopping = given.part == "accuracy"
-    with tempfile.TemporaryDirectory() as folder:
-        run = build(config, Path(folder) / "run", resume=False, started=time.perf_counter())
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        started = time.perf_counter()
+        run = build(config, Path(folder) / "run", resume=False, started=started, stack=stack)
     laps, idle = Laps(), 0.0
     sampler: Any = run.sampler
     generate = laps.timed("generation", sampler.generate)

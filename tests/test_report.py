@@ -241,6 +241,16 @@ STUCK = [0.2] * 40
         ("endless_repetition", {"behaviour/repeat_rate": [0.6] * 40}, "60 % of the attempts"),
         ("truncation", {"truncated": [0.4] * 40}, "40 % of the answers"),
         ("reward_errors", {"reward_errors": [0.0] * 39 + [3.0]}, "raised on 3 answers"),
+        (
+            "reward_errors",
+            {
+                "reward_errors": [1.0] * 40,
+                "grading/timeout": [0.75] * 40,
+                "grading/ungraded": [0.0] * 39 + [2.0],
+                "samples/generated": [50.0 * i for i in range(1, 41)],
+            },
+            "raised on 10 answers, took too long for 30, could not judge 2 (2 % of all)",
+        ),
     ],
 )
 def test_an_alarm_is_given_when_it_should_and_only_then(
@@ -252,6 +262,13 @@ def test_an_alarm_is_given_when_it_should_and_only_then(
     found = look(HEALTHY | sick)
     assert says in found.seen
     assert found in alarms.look(HEALTHY | sick)
+
+
+def test_one_failure_of_the_grader_in_a_hundred_is_no_alarm() -> None:
+    generated = {"samples/generated": [100.0 * i for i in range(1, 41)]}
+    assert alarms.reward_errors(HEALTHY | generated | {"reward_errors": [1.0] * 40}) is None
+    more = HEALTHY | generated | {"reward_errors": [1.0] * 39 + [2.0]}
+    assert "raised on 41 answers" in getattr(alarms.reward_errors(more), "seen", "")
 
 
 def test_a_healthy_run_and_an_empty_one_give_no_alarm() -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,15 @@ from tinyzero.errors import NonFiniteError
 from tinyzero.registry import load_object
 from tinyzero.run import checkpoint, glossary, progress, records
 from tinyzero.run.parts import locked
-from tinyzero.types import Problem, Reward, Split
+from tinyzero.types import Problem, Prompt
 
 STEPS = 5
 TOYS = Path(__file__).with_name("toy_task.py")
 TOY_SAMPLERS = Path(__file__).with_name("toy_sampler.py")
+PLEASED = Path(__file__).with_name("toy_algorithm.py")
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {"name": "ppo", "kl_in_reward": 0.001, "lam": 0.9},
-    "picky": {"name": f"{TOYS}:Picky", "kl": 0.01, "refresh": 2},
+    "picky": {"name": f"{PLEASED}:Picky", "kl": 0.01, "refresh": 2},
     "prime": {"name": "prime", "filter": "none", "kl": 0.01, "update": "before"},
 }
 
@@ -219,7 +219,9 @@ def records_of_ordinary(base: Path, tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_batch_that_is_refused_teaches_nothing(base: Path, tmp_path: Path) -> None:
-    settings = resolve(config(base).model_dump(), {"algorithm.name": f"{TOYS}:Never", "steps": 2})
+    settings = resolve(
+        config(base).model_dump(), {"algorithm.name": f"{PLEASED}:Never", "steps": 2}
+    )
     train.train(settings, tmp_path / "run")
     assert same(
         weights(tmp_path / "run", 2, "policy"),
@@ -282,27 +284,28 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from toy_task import Early
 from tinyzero import cli
-judge, calls = Early.reward, 0
-def reward(self, problem, text):
+pose, calls = Early.prompt, 0
+def prompt(self, problem, template):
     global calls
     calls += 1
     if calls == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return judge(self, problem, text)
-Early.reward = reward
+    return pose(self, problem, template)
+Early.prompt = prompt
 cli.main(["train", sys.argv[3], "--run.dir", sys.argv[4], "--task", "toy_task:Early"])
 """
-REWARDS = 2 * 15 + 4 * 12 + STEPS * 16  # at least: two tests, four evaluations on dev, the steps
+# at least: 17 before there is a folder, two tests, four evaluations on dev, the steps
+PROMPTS = 17 + 2 * 10 + 4 * 8 + STEPS * 4
 
 
 def test_kill_9_anywhere_and_resume(recipe: Path, whole: dict[str, Path], tmp_path: Path) -> None:
-    at, run = random.randrange(1, REWARDS), tmp_path / "run"
+    at, run = random.randrange(18, PROMPTS), tmp_path / "run"
     command = [sys.executable, "-c", KILLED, str(TOYS.parent), str(at), str(recipe), str(run)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     text = (run / "config.toml").read_text()
     (run / "config.toml").write_text(text.replace("toy_task:Early", f"{TOYS}:Early"))
-    assert cli.main(["train", "--resume", str(run)]) == 0, f"killed at reward {at}"
+    assert cli.main(["train", "--resume", str(run)]) == 0, f"killed at prompt {at}"
     assert_same(run, whole["picky"])
 
 
@@ -350,16 +353,16 @@ def test_a_crash_between_any_two_records(
 
 
 def signalling(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
-    """The `at`-th reward sends this process a signal."""
-    judge, left = Early.reward, [at]
+    """The `at`-th prompt sends this process a signal."""
+    pose, left = Early.prompt, [at]
 
-    def reward(self: Early, problem: Problem, text: str) -> Reward:
+    def prompt(self: Early, problem: Problem, template: str) -> Prompt:
         left[0] -= 1
         if left[0] == 0:
             signal.raise_signal(number)  # to this thread, at once
-        return judge(self, problem, text)
+        return pose(self, problem, template)
 
-    monkeypatch.setattr(Early, "reward", reward)
+    monkeypatch.setattr(Early, "prompt", prompt)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -375,7 +378,7 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(
     run, recipe = tmp_path / "run", tmp_path / "recipe.toml"
     recipe.write_text(to_toml(config(base, task="toy_task:Early")))
     with monkeypatch.context() as patch:
-        signalling(patch, number, at=15 + 12 + random.randrange(1, 64))  # not in the last step
+        signalling(patch, number, at=17 + 13 + 11 + random.randrange(1, 17))  # not in the last step
         assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     said = capsys.readouterr()
@@ -391,15 +394,15 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(
 def test_a_second_signal_stops_at_once(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, count = Early.reward, [0]
+    pose, count = Early.prompt, [0]
 
-    def reward(self: Early, problem: Problem, text: str) -> Reward:
+    def prompt(self: Early, problem: Problem, template: str) -> Prompt:
         count[0] += 1
         if count[0] in (20, 21):
             signal.raise_signal(signal.SIGINT)
-        return judge(self, problem, text)
+        return pose(self, problem, template)
 
-    monkeypatch.setattr(Early, "reward", reward)
+    monkeypatch.setattr(Early, "prompt", prompt)
     with pytest.raises(KeyboardInterrupt):
         train.train(config(base, task="toy_task:Early"), tmp_path / "run")
     assert count[0] == 21
@@ -547,18 +550,6 @@ def test_a_resumed_run_may_go_further_and_nothing_else(
     assert len(recorded(run)["metrics"]) == STEPS + 1
 
 
-class Lengthening(Early):
-    """Its third problem is the longest."""
-
-    def prompt(self, problem: Problem, template: str) -> str:
-        return super().prompt(problem, template) * (3 if problem.id.endswith(":2") else 1)
-
-
-class Raising(Early):
-    def problem(self, split: Split, index: int) -> Problem:
-        raise ValueError("no such luck")
-
-
 @pytest.mark.parametrize(
     ("task", "options", "says"),
     [
@@ -582,7 +573,7 @@ def test_what_cannot_start_leaves_no_folder(
         "--run.dir",
         str(run),
         "--task",
-        f"{__file__}:{task}",
+        f"{TOYS}:{task}",
         *options,
     ]
     assert cli.main(command) == 2
@@ -590,30 +581,18 @@ def test_what_cannot_start_leaves_no_folder(
     assert not run.exists()
 
 
-class Late(Early):
-    def problem(self, split: Split, index: int) -> Problem:
-        if split == "train" and index >= 9:
-            raise ValueError("no more")
-        return super().problem(split, index)
-
-
-class Unwritable(Early):
-    def problem(self, split: Split, index: int) -> Problem:
-        return replace(super().problem(split, index), fields={"letter": "a", "set": {1}})
-
-
 def test_a_task_that_raises_between_steps_costs_nothing(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quiet = {"checkpoint.every": 0, "rollout.prompts": 3, "algorithm.name": "grpo"}
-    settings = resolve(config(base, "ppo", "test_train:Late").model_dump(), quiet)
+    settings = resolve(config(base, "ppo", "toy_task:Exhausted").model_dump(), quiet)
     (tmp_path / "recipe.toml").write_text(to_toml(settings))
     assert (
         cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "run")]) == 2
     )
-    assert "Late raised ValueError: no more (test_train.py, line " in error_line(capsys)
+    assert "Exhausted raised ValueError: no more (toy_task.py, line " in error_line(capsys)
     assert state(tmp_path / "run")["step"] == len(recorded(tmp_path / "run")["metrics"]) == 3
-    settings = resolve(config(base, task="test_train:Unwritable").model_dump(), {})
+    settings = resolve(config(base, task="toy_task:Unwritable").model_dump(), {})
     (tmp_path / "recipe.toml").write_text(to_toml(settings))
     assert (
         cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "set")]) == 2
@@ -649,29 +628,17 @@ def test_a_folder_that_is_no_run_is_not_one_to_go_on_with(
     assert "exists: it is no run, so name another with --run.dir" in error_line(capsys)
 
 
-class Faulty(Early):
-    def reward(self, problem: Problem, text: str) -> Reward:
-        if sum(map(ord, text)) % 3 == 0:
-            raise ValueError("no judge\ntoday")
-        return super().reward(problem, text)
-
-
-class Hopeless(Early):
-    def reward(self, problem: Problem, text: str) -> Reward:
-        raise ValueError("no judge\ntoday")
-
-
 def test_rewards_that_raise_are_said(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.train(
-        config(base, task="test_train:Faulty").model_copy(update={"steps": 2}), tmp_path / "run"
+        config(base, task="toy_task:Faulty").model_copy(update={"steps": 2}), tmp_path / "run"
     )
     said = capsys.readouterr().out
-    assert "the reward function raised on" in said
+    assert said.count("alarm: the grader failed on") == 1
     assert "ValueError: no judge today" in said
     assert sum(r["reward_errors"] for r in recorded(tmp_path / "run")["metrics"]) > 0
-    (tmp_path / "recipe.toml").write_text(to_toml(config(base, task="test_train:Hopeless")))
+    (tmp_path / "recipe.toml").write_text(to_toml(config(base, task="toy_task:Hopeless")))
     assert (
         cli.main(["train", str(tmp_path / "recipe.toml"), "--run.dir", str(tmp_path / "hopeless")])
         == 2

@@ -1,7 +1,8 @@
-"""Tasks for a random model, and an algorithm that is hard to please."""
+"""Tasks for a random model. No torch, so that a worker which grades them starts at once."""
 
-from tinyzero.algorithms.grpo import GRPO
-from tinyzero.types import Group, Problem, Reward, Split
+from dataclasses import replace
+
+from tinyzero.types import Problem, Reward, Split
 
 LETTERS = {"train": "abc", "dev": "abc", "test": "abc"}
 
@@ -32,15 +33,37 @@ class Early(Repeat):
         return Reward(share, {"answer": float(share > 0.6)})
 
 
-class Never(GRPO):
-    """Keeps nothing."""
+class Lengthening(Early):
+    """Its third problem is the longest."""
 
-    def keep(self, groups: list[Group]) -> list[Group]:
-        return []
+    def prompt(self, problem: Problem, template: str) -> str:
+        return super().prompt(problem, template) * (3 if problem.id.endswith(":2") else 1)
 
 
-class Picky(GRPO):
-    """Drops every third group, so that batches are refilled and leave a surplus."""
+class Raising(Early):
+    def problem(self, split: Split, index: int) -> Problem:
+        raise ValueError("no such luck")
 
-    def keep(self, groups: list[Group]) -> list[Group]:
-        return [g for g in super().keep(groups) if g[0].group % 3]
+
+class Exhausted(Early):
+    def problem(self, split: Split, index: int) -> Problem:
+        if split == "train" and index >= 9:
+            raise ValueError("no more")
+        return super().problem(split, index)
+
+
+class Unwritable(Early):
+    def problem(self, split: Split, index: int) -> Problem:
+        return replace(super().problem(split, index), fields={"letter": "a", "set": {1}})
+
+
+class Faulty(Early):
+    def reward(self, problem: Problem, text: str) -> Reward:
+        if sum(map(ord, text)) % 3 == 0:
+            raise ValueError("no judge\ntoday")
+        return super().reward(problem, text)
+
+
+class Hopeless(Early):
+    def reward(self, problem: Problem, text: str) -> Reward:
+        raise ValueError("no judge\ntoday")

@@ -34,16 +34,16 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 def run(given: argparse.Namespace, rest: list[str]) -> int:
     if given.json:
         outputs.refuse_others(Path(given.json), outputs.is_figures, FIX)
-    player, params = open_player(given, *settings_of(given, rest))
-    params = replace(params, n=given.k)
-    result = evaluate(
-        player,
-        split=given.split,
-        problems=given.n,
-        params=params,
-        greedy=params.temperature > 0,
-        seed=given.seed,
-    )
+    with open_player(given, *settings_of(given, rest)) as (player, params):
+        params = replace(params, n=given.k)
+        result = evaluate(
+            player,
+            split=given.split,
+            problems=given.n,
+            params=params,
+            greedy=params.temperature > 0,
+            seed=given.seed,
+        )
     figures = {"model": given.model, **result.metrics}
     print(
         f"{given.model}: {given.n} {given.split} problems, {given.k} completions each "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,15 @@ from tinyzero.rollouts import Player
 from tinyzero.tasks import load_task
 from tinyzero.types import SamplingParams
 
-USED = ("task.", "model.device", "model.dtype", "model.prompt", "model.threads", "eval.max_tokens")
+USED = (
+    "task.",
+    "grading.",
+    "model.device",
+    "model.dtype",
+    "model.prompt",
+    "model.threads",
+    "eval.max_tokens",
+)
 """What a command that uses a model as it is takes of a recipe."""
 
 
@@ -24,33 +34,36 @@ BASES = {"tiny": "laptop", "tiny-multiplication": "multiplication"}
 """The recipe that each bundled base is made for."""
 
 
+@contextmanager
 def open_player(
     given: argparse.Namespace, config: configs.Config, model: str
-) -> tuple[Player, SamplingParams]:
+) -> Iterator[tuple[Player, SamplingParams]]:
     """A player of the model and its task, and how it samples, as the command and `config` say."""
     import torch
 
     from tinyzero import models
+    from tinyzero.run.parts import make_grader
     from tinyzero.samplers.torch import TorchSampler
 
     task = load_task(config.task.name, config.task.options)
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
-    device = models.pick_device(config.model.device)
-    lm, tokenizer = (
-        models.load_model(model, getattr(torch, config.model.dtype), device),
-        models.load_tokenizer(model),
-    )
-    sampler = TorchSampler(lm, models.decoder(tokenizer), models.end_ids(tokenizer, lm))
-    params = SamplingParams(
-        temperature=given.temperature,
-        top_p=given.top_p,
-        top_k=given.top_k,
-        max_tokens=given.max_tokens or config.eval_tokens,
-        seed=given.seed,
-    )
-    encode = partial(models.encode_prompt, tokenizer)
-    return Player(task, sampler, encode, config.model.prompt), params
+    with closing(make_grader(task, config.grading)) as grader:
+        device = models.pick_device(config.model.device)
+        lm, tokenizer = (
+            models.load_model(model, getattr(torch, config.model.dtype), device),
+            models.load_tokenizer(model),
+        )
+        sampler = TorchSampler(lm, models.decoder(tokenizer), models.end_ids(tokenizer, lm))
+        params = SamplingParams(
+            temperature=given.temperature,
+            top_p=given.top_p,
+            top_k=given.top_k,
+            max_tokens=given.max_tokens or config.eval_tokens,
+            seed=given.seed,
+        )
+        encode = partial(models.encode_prompt, tokenizer)
+        yield Player(task, sampler, encode, config.model.prompt, grader), params
 
 
 def settings_of(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Config, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 from tinyzero import config as configs
@@ -42,7 +43,12 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
     ):
         if value is not None:
             raise UserError(f"{name} ({value}) is for the page: add --web")
-    player, params = open_player(given, *settings_of(given, rest))
+    with open_player(given, *settings_of(given, rest)) as (player, params):
+        return _converse(player, params)
+
+
+def _converse(player: Player, params: SamplingParams) -> int:
+    """Pose problems until the input ends."""
     if player.task.is_posable:
         example = player.task.line(player.task.problem("test", 0))
         print(f"a problem, as in `{example}` (Enter alone draws one; Ctrl-D ends)")
@@ -106,13 +112,14 @@ def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
             f"{given.model} and {given.other} were made for different tasks or with different options of one: "
             "name one with --task, or a recipe with --recipe"
         )
-    players = []
-    for one, (config, model) in zip(asked, settings, strict=True):
-        player, params = open_player(one, config, model)
-        size = sum(p.numel() for p in player.sampler.model.parameters())  # type: ignore[attr-defined]
-        players.append(Candidate(one.model, size, player, params))
-    host = given.host or "127.0.0.1"
-    with Server(Playground(players), host, 8000 if given.port is None else given.port) as server:
+    with ExitStack() as stack:
+        players = []
+        for one, (config, model) in zip(asked, settings, strict=True):
+            player, params = stack.enter_context(open_player(one, config, model))
+            size = sum(p.numel() for p in player.sampler.model.parameters())  # type: ignore[attr-defined]
+            players.append(Candidate(one.model, size, player, params))
+        host, number = given.host or "127.0.0.1", 8000 if given.port is None else given.port
+        server = stack.enter_context(Server(Playground(players), host, number))
         print(f"the page is at {server.url} (Ctrl-C ends)", flush=True)
         if not server.is_private:
             print("whoever reaches this machine can use it: there is no password")

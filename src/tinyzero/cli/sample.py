@@ -32,12 +32,12 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 def run(given: argparse.Namespace, rest: list[str]) -> int:
     out = Path(given.out)
     outputs.refuse_others(out, fix=FIX)
-    player, params = open_player(given, *settings_of(given, rest))
+    with open_player(given, *settings_of(given, rest)) as (player, params):
+        problems = [player.task.problem(given.split, i) for i in range(given.n)]
+        tally = Tally()
+        rollouts = [r for group in player.play(problems, params, 0, tally) for r in group]
     from tinyzero.run.progress import rollout_record
 
-    problems = [player.task.problem(given.split, i) for i in range(given.n)]
-    tally = Tally()
-    rollouts = [r for group in player.play(problems, params, 0, tally) for r in group]
     if tally.failed or tally.ungraded:
         print(
             f"the grader failed on {tally.failed} answers and could not grade {tally.ungraded}, "

@@ -19,6 +19,7 @@ RESUMABLE = (
     "steps",
     "eval.",
     "checkpoint.",
+    "grading.",
     "run.rollouts",
     "run.price",
     "run.track",

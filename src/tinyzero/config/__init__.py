@@ -23,6 +23,7 @@ from tinyzero.config.recipe import (
 from tinyzero.config.schema import (
     Config,
     EvalSection,
+    GradingSection,
     LoraSection,
     ModelSection,
     Named,
@@ -39,6 +40,7 @@ __all__ = [
     "SHORT",
     "Config",
     "EvalSection",
+    "GradingSection",
     "LoraSection",
     "ModelSection",
     "Named",

@@ -271,6 +271,7 @@ def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> N
         "lora.": not config.lora.rank and "lora.rank is 0",
         "eval.problems": not config.eval.every and "eval.every is 0",
         "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
+        "grading.": config.task.name in TASKS and f"{config.task.name} grades in this process",
         "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
     }
     for key in given:

@@ -92,6 +92,18 @@ class SamplerSection(Section):
     )
 
 
+class GradingSection(Section):
+    """Where the rewards of a user's own task are computed. Bundled tasks need none of it."""
+
+    workers: int = Field(2, ge=1, le=256, description="processes that grade answers")
+    timeout: float = Field(
+        10.0, ge=0.01, le=3600, description="seconds for an answer; one that takes longer is wrong"
+    )
+    memory: float = Field(
+        4.0, ge=0.1, le=1024, description="GB that the grading of an answer may take"
+    )
+
+
 class OptimizerOptions(Section):
     """AdamW and its learning rate over the run."""
 
@@ -232,6 +244,7 @@ class Config(Section):
     model: ModelSection = Field(default_factory=ModelSection)
     rollout: RolloutSection = Field(default_factory=RolloutSection)
     sampler: SamplerSection = Field(default_factory=SamplerSection)
+    grading: GradingSection = Field(default_factory=GradingSection)
     optimizer: OptimizerOptions = Field(default_factory=OptimizerOptions)
     critic: OptimizerOptions = Field(
         default_factory=OptimizerOptions,

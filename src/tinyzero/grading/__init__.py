@@ -11,12 +11,15 @@ from tinyzero.grading.verdicts import (
     judge_group,
     sound,
 )
+from tinyzero.grading.workers import TaskReference, WorkerPool
 
 __all__ = [
     "Grader",
     "Judge",
     "LocalGrader",
+    "TaskReference",
     "Verdict",
+    "WorkerPool",
     "evaluate_expression",
     "expression_reward",
     "extract_answer",

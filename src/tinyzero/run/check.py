@@ -8,10 +8,10 @@ from tinyzero.config import Config
 from tinyzero.errors import UserError
 from tinyzero.run import trackers
 from tinyzero.tasks import load_task
-from tinyzero.tasks.base import Task
+from tinyzero.tasks.guarded import GuardedTask
 
 
-def check_config(config: Config) -> tuple[Task, Algorithm]:
+def check_config(config: Config) -> tuple[GuardedTask, Algorithm]:
     """The task and the algorithm, where they and the rest go together. Raises UserError where they do not."""
     trackers.require(config.run.track)
     task = load_task(config.task.name, config.task.options)

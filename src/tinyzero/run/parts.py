@@ -6,7 +6,7 @@ import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,11 @@ import torch
 from tinyzero import algorithms, models, samplers, tasks
 from tinyzero.algorithms import Algorithm
 from tinyzero.batching import Batch, collate
-from tinyzero.config import Config, Named, to_toml, trust
+from tinyzero.config import Config, GradingSection, Named, to_toml, trust
 from tinyzero.cost.shapes import read_shape
 from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.evaluate import distinct_problems
+from tinyzero.grading import Grader, LocalGrader, TaskReference, WorkerPool
 from tinyzero.models import lora
 from tinyzero.registry import effective
 from tinyzero.rollouts import Cursor, Player, Source
@@ -33,6 +34,7 @@ from tinyzero.run.meter import Meter
 from tinyzero.run.models import Models
 from tinyzero.run.stopping import stop_requested
 from tinyzero.tasks.base import NoSolution, Task
+from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.types import Group, Lesson, Problem, Sampler, SamplingParams, Split
 
 SOLVED = 8  # problems whose own solutions are graded before the first step
@@ -66,6 +68,8 @@ class Run:
     """Between `annotate` and `record` the models are between two steps, and cannot be saved."""
     saved: Path = Path()
     """The newest checkpoint."""
+    alarmed: bool = False
+    """It was said that the grader fails; once is enough."""
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps still to take; evaluates, saves and stops between them."""
@@ -117,7 +121,8 @@ def opened(
     with ExitStack() as stack:
         if resume:
             stack.enter_context(locked(folder))
-        run = build(config, folder, resume, started)  # a run that cannot start leaves no folder
+        # a run that cannot start leaves no folder
+        run = build(config, folder, resume, started, stack)
         if not resume:
             stack.enter_context(locked(folder))
         stack.enter_context(run.tracking)
@@ -152,13 +157,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
-    """Load or make everything a run needs; with `resume`, as it was after the newest whole checkpoint."""
+def build(config: Config, folder: Path, resume: bool, started: float, stack: ExitStack) -> Run:
+    """Load or make everything a run needs; with `resume`, as it was after the newest whole checkpoint.
+
+    `stack` closes what has to be closed at the end.
+    """
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     torch.manual_seed(config.seed)
     console = Console(config.steps)
     task, algorithm = check_config(config)
+    grader = stack.enter_context(closing(make_grader(task, config.grading)))
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
     tokenizer = models.load_tokenizer(config.model.name)
@@ -168,7 +177,8 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
         config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy)
     )
     clock = Clock()
-    player = Player(task, sampler, partial(models.encode_prompt, tokenizer), config.model.prompt)
+    encode = partial(models.encode_prompt, tokenizer)
+    player = Player(task, sampler, encode, config.model.prompt, grader)
     run = Run(
         config=config,
         folder=folder,
@@ -196,6 +206,25 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     else:
         start_folder(run)
     return run
+
+
+def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
+    """Where the rewards of `task` are computed: in workers, unless it is one of ours.
+
+    Make it before a model is loaded: a task that cannot be named is graded in forks of this process.
+    """
+    if task.trusted:
+        return LocalGrader(task)
+    place, colon, _ = task.name.rpartition(":")
+    named = task.name in tasks.TASKS or (colon and place not in ("__main__", "session"))
+    reference = TaskReference("tinyzero.tasks:load_task", task.name, task.given) if named else None
+    return WorkerPool(
+        task,
+        reference,
+        workers=grading.workers,
+        timeout=grading.timeout,
+        memory=grading.memory,
+    )
 
 
 def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: Path) -> None:

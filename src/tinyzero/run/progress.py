@@ -108,16 +108,14 @@ def record(
 
 
 def warn_of_failures(run: Run) -> None:
-    """Say so if graders failed in this step: loudly if it happens to more than 1 % of answers."""
+    """Raise the alarm, once per run, if the grader fails on more than 1 % of a step's answers."""
     collected = run.source.collected
-    if not collected.failed:
-        return
-    share = collected.failed / max(1, collected.graded)
-    alarm = f"ALARM: {share:.0%} of answers: " if share > RAISED_ALARM else ""
-    run.console.note(
-        f"{alarm}the reward function raised on {collected.raised} and timed out on "
-        f"{collected.timeouts} completions, which count as wrong; first: {collected.first_error}"
-    )
+    if collected.failed > RAISED_ALARM * collected.graded and not run.alarmed:
+        run.alarmed = True
+        run.console.note(
+            f"alarm: the grader failed on {collected.failed} of {collected.graded} answers of this step, "
+            f"which count as wrong, first: {collected.first_error}"
+        )
 
 
 def peaks(device: torch.device) -> dict[str, int]:

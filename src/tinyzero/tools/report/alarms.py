@@ -14,6 +14,7 @@ from tinyzero.tools.report.columns import mean
 Streams = Mapping[str, Sequence[float]]
 """Columns of metrics.jsonl; those of the stored rollouts are `rollouts/step` and `rollouts/looping`, one entry each."""
 
+ALARMING = 0.01  # share of answers whose grader may fail
 FLAT = 0.02  # a rise of accuracy below this is none
 
 
@@ -179,14 +180,23 @@ def truncation(streams: Streams) -> Alarm | None:
 
 
 def reward_errors(streams: Streams) -> Alarm | None:
-    """The reward function raised."""
-    errors = sum(value for value in streams.get("reward_errors", ()) if math.isfinite(value))
-    if not errors:
+    """The grader failed on more than one answer in a hundred; or on any, if it is not known on how many."""
+    late, ungraded = total(streams, "grading/timeout"), total(streams, "grading/ungraded")
+    raised = total(streams, "reward_errors") - late
+    answers = max(streams.get("samples/generated", ()), default=0.0)
+    if raised + late + ungraded <= ALARMING * answers:
         return None
+    counts = {
+        f"raised on {raised:.0f} answers": raised,
+        f"took too long for {late:.0f}": late,
+        f"could not judge {ungraded:.0f}": ungraded,
+    }
+    share = f" ({percent((raised + late + ungraded) / answers)} of all)" if answers else ""
     return Alarm(
         "The grader failed",
-        f"The reward function raised on {errors:.0f} answers, which were left out of training.",
-        "Try the task with `tinyzero check-task`.",
+        f"The reward function {', '.join(text for text, n in counts.items() if n)}{share}. "
+        "If it raised or took too long, the answer counts as wrong.",
+        "Try the task with `tinyzero check-task`; grading.timeout is the time for one answer.",
     )
 
 
@@ -207,6 +217,11 @@ CHECKS: dict[str, Callable[[Streams], Alarm | None]] = {
 def look(streams: Streams) -> list[Alarm]:
     """Every alarm that the streams give."""
     return [alarm for check in CHECKS.values() if (alarm := check(streams))]
+
+
+def total(streams: Streams, key: str) -> float:
+    """The sum of a column's numbers."""
+    return sum(value for value in streams.get(key, ()) if math.isfinite(value))
 
 
 def trend(streams: Streams, key: str) -> tuple[float, float] | None:
