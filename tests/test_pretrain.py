@@ -23,18 +23,18 @@ from tinyzero.grading.answers import extract_answer
 from tinyzero.grading.arithmetic import evaluate_expression
 from tinyzero.registry import validate
 from tinyzero.run import checkpoint
-from tinyzero.tasks import prompts
+from tinyzero.tasks.arithmetic.expressions import Step
 from tinyzero.tasks.countdown import corpus
-from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.tasks.countdown.corpus import CorpusOptions, tries
+from tinyzero.tasks.countdown.question import prompt as countdown_prompt
 from tinyzero.tasks.countdown.task import split_of
 from tinyzero.tasks.multiplication import corpus as products
 from tinyzero.tasks.multiplication import task as multiplication
+from tinyzero.tasks.multiplication import thinking
 from tinyzero.tasks.multiplication.corpus import ProductsOptions
 from tinyzero.tools.pretrain import base
 from tinyzero.tools.pretrain.base import PretrainOptions, pretrain
 from tinyzero.tools.pretrain.muon import Muon, orthogonalise
-from tinyzero.types import Problem
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 OPTIONS = [
@@ -327,7 +327,7 @@ def test_a_chat_is_written_as_the_tokenizer_writes_it() -> None:
         corpus.CHARACTERS, corpus.WORDS, corpus.END, corpus.CHAT_TEMPLATE
     )
     for asked in ("chat", "compact"):
-        ids = models.encode_prompt(tokenizer, prompts.countdown([3, 5, 12], 24, asked))
+        ids = models.encode_prompt(tokenizer, countdown_prompt([3, 5, 12], 24, asked))
         prompt, text = "24 from 3 5 12\n<think>\n", "12*(5-3)"
         if asked == "chat":
             prompt, text = corpus.as_chat(prompt, text)
@@ -410,7 +410,7 @@ def test_a_corpus_of_products_is_true_and_tells_no_posed_one() -> None:
             continue
         a, b = map(int, prompt.removesuffix("\n<think>\n").split("*"))
         assert multiplication.split_of(a, b) == "train"
-        counts = behaviours.measure(Problem("p", {"a": a, "b": b}, "train", "p"), text)
+        counts = thinking.measure(a, b, text)
         right = extract_answer(text) == str(a * b)
         style = (
             "guess"
@@ -433,8 +433,8 @@ def test_a_corpus_of_products_is_true_and_tells_no_posed_one() -> None:
 def test_whole_work_is_right_and_breaks_the_product_down(a: int, b: int) -> None:
     text = products.work(a, b)
     assert extract_answer(text) == str(a * b)
-    steps = [behaviours.Step(int(x), op, int(y), int(z)) for x, op, y, z in STEP.findall(text)]
+    steps = [Step(int(x), op, int(y), int(z)) for x, op, y, z in STEP.findall(text)]
     assert all(step.is_true for step in steps)
     factors = [(step.left, step.right) for step in steps if step.operator == "*"]
-    covered, pairs, _ = behaviours.decomposition(a, b, factors)
+    covered, pairs, _ = thinking.decomposition(a, b, factors)
     assert covered == pairs

@@ -56,9 +56,7 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
     else:
         name = given.recipe or configs.DEFAULT_RECIPE
         config = configs.resolve(configs.read_recipe(name), overrides, given.profile)
-        folder = Path(
-            config.run.dir or f"runs/{run_name(name, config, given.task, given.profile)}"
-        )
+        folder = Path(config.run.dir or f"runs/{run_name(name, config, given.task, given.profile)}")
     configs.refuse_idle(overrides, config, check_plugins(config))
     if given.dry_run:
         print(configs.to_toml(config), end="")

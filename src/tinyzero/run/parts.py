@@ -101,8 +101,8 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     torch.manual_seed(config.seed)
-    console = Console(config.steps)
     task, algorithm = check_config(config)
+    console = Console(config.steps, highlights=task.highlights)
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
     tokenizer = models.load_tokenizer(config.model.name)

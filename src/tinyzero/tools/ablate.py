@@ -38,6 +38,7 @@ from tinyzero import config
 from tinyzero.errors import UserError
 from tinyzero.registry import validate
 from tinyzero.run import records
+from tinyzero.tasks import TASKS, load_task
 
 T975 = (
     12.706,
@@ -55,8 +56,7 @@ CURVES = {
     "pass@1": "pass@1 on dev",
     "response_length/right": "tokens of right answers",
     "response_length/wrong": "tokens of wrong answers",
-    "behaviour/attempts": "attempts a problem",
-    "behaviour/decomposed": "share of products broken down",
+    **{key: heading for name in TASKS for key, heading in load_task(name).highlights.items()},
 }
 
 
