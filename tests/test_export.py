@@ -101,12 +101,15 @@ def test_the_precision_is_kept(bundled: Path) -> None:
     assert json.loads((bundled / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+STOP = ("</answer>",)
+
+
 def greedily(name: str, prompts: list[str], max_tokens: int) -> list[str]:
     """What this house's sampler answers, with the folder's own ends and the stop string that training has."""
     model, tokenizer = models.load_model(name), models.load_tokenizer(name)
-    sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
+    sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model, STOP))
     ids = [models.encode_prompt(tokenizer, prompt) for prompt in prompts]
-    params = SamplingParams(temperature=0, max_tokens=max_tokens)
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, stop=STOP)
     return [group[0].text for group in sampler.generate(ids, params)]
 
 

@@ -17,7 +17,10 @@ EVAL_SEED = 20_250_124  # evaluations of one model agree, whatever run made it
 
 
 def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
-    """The first `count` problems of `split` with different ids. Raises UserError where there are fewer."""
+    """The first `count` problems of `split` with different ids; all there are if a finite split has fewer.
+
+    Raises UserError if a split without end seems to have fewer, or a finite one has none.
+    """
     found: dict[str, Problem] = {}
     size = task.size(split)
     for index in range(50 * count if size is None else size):
@@ -25,6 +28,8 @@ def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
         found.setdefault(problem.id, problem)
         if len(found) == count:
             return list(found.values())
+    if size is not None and found:
+        return list(found.values())
     raise UserError(
         f"split {split!r} has only {len(found)} distinct problems: ask for no more than that"
     )
@@ -78,13 +83,20 @@ def evaluate(
 
     `seed` takes the place of `params.seed`. Metrics: n, k, temperature, pass@1 ... pass@k and greedy,
     each with /low and /high and, for each label of the task's `describe`, by label; response_length,
-    truncated, malformed, reward parts, behaviours, and grading/* counts.
+    truncated, malformed, skipped_prompts (problems that do not fit the context), reward parts,
+    behaviours, and grading/* counts.
 
     An answer that could not be graded counts as wrong, so pass@k always has `params.n` answers.
     Raises UserError if the rewards are graded: then no answer is right or wrong, and pass@k has no
     meaning; `reward` is the figure to look at.
     """
-    chosen = distinct_problems(player.task, split, problems)
+    drawn = distinct_problems(player.task, split, problems)
+    chosen = [problem for problem in drawn if player.fits(problem, params)]
+    if not chosen:
+        raise UserError(
+            f"no prompt of split {split!r} fits into the model's context of {player.context} tokens "
+            f"with max_tokens {params.max_tokens}: lower it"
+        )
     labels = [player.task.describe(problem) for problem in chosen]
     tally = Tally()
     groups = player.play(chosen, replace(params, seed=seed), 0, tally)
@@ -94,7 +106,8 @@ def evaluate(
         )
     metrics: dict[str, Any] = {
         "split": split,
-        "n": problems,
+        "n": len(chosen),
+        "skipped_prompts": len(drawn) - len(chosen),
         "k": params.n,
         "temperature": params.temperature,
     }
@@ -110,6 +123,17 @@ def evaluate(
     metrics |= {"reward_errors": tally.failed, **tally.metrics()}
     metrics["version"] = player.sampler.version
     return EvalResult(metrics, groups)
+
+
+def shortfall(asked: int, metrics: Mapping[str, Any]) -> str:
+    """Why an evaluation looked at fewer problems than were asked for; empty if it did not."""
+    n, skipped = metrics["n"], metrics.get("skipped_prompts", 0)
+    parts = []
+    if n + skipped < asked:
+        parts.append(f"split {metrics['split']!r} has only {n + skipped} distinct problems")
+    if skipped:
+        parts.append(f"{skipped} prompts do not fit into the model's context and were left out")
+    return "; ".join(parts)
 
 
 def is_right(rollout: Rollout) -> bool:

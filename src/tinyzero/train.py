@@ -144,6 +144,7 @@ def record(
         "flat_groups": sum(flat) / len(flat),
         "refill_rounds": collected.refill_rounds,
         "dropped_groups": collected.dropped_groups,
+        "skipped_prompts": collected.skipped_prompts,
         "refused": float(collected.refused),
         "reward_errors": collected.failed,
         **collected.metrics(),
@@ -227,7 +228,7 @@ def score(run: Run, split: Split, problems: int) -> None:
     run.tracking.log(entry, f"{split}/")
     run.console.note(
         f"{split} after {run.step} steps: pass@1 {entry['pass@1']:.3f} "
-        f"[{entry['pass@1/low']:.3f}, {entry['pass@1/high']:.3f}] on {problems} problems"
+        f"[{entry['pass@1/low']:.3f}, {entry['pass@1/high']:.3f}] on {entry['n']} problems"
         + f"; the reward function raised on {entry['reward_errors']} completions"
         * bool(entry["reward_errors"])
     )

@@ -39,7 +39,7 @@ def open_player(
         models.load_model(model, getattr(torch, config.model.dtype), device),
         models.load_tokenizer(model),
     )
-    sampler = TorchSampler(lm, models.decoder(tokenizer), models.end_ids(tokenizer, lm))
+    sampler = TorchSampler(lm, models.decoder(tokenizer), models.end_ids(tokenizer, lm, task.stop))
     params = SamplingParams(
         temperature=given.temperature,
         top_p=given.top_p,
@@ -48,7 +48,7 @@ def open_player(
         seed=given.seed,
     )
     encode = partial(models.encode_prompt, tokenizer)
-    return Player(task, sampler, encode, config.model.prompt), params
+    return Player(task, sampler, encode, config.model.prompt, context=lm.context), params
 
 
 def settings_of(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Config, str]:

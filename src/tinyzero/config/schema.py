@@ -68,6 +68,9 @@ class RolloutSection(Section):
         4, ge=0, description="extra rounds of sampling for groups that the algorithm drops"
     )
     rows: int = Field(512, ge=1, description="completions decoded at once")
+    too_long: Literal["skip", "error"] = Field(
+        "skip", description="what happens to problems that do not fit into the model's context"
+    )
 
 
 class SamplerSection(Section):

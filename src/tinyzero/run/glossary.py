@@ -29,6 +29,7 @@ GLOSSARY: dict[str, str] = {
     "flat_groups": "Share of groups whose completions all earned the same: no lesson under a group baseline.",
     "refill_rounds": "Extra rounds of sampling it took to fill the batch.",
     "dropped_groups": "Groups sampled for this step and not kept by the algorithm.",
+    "skipped_prompts": "Problems left out because prompt and answer do not fit into the model's context.",
     "refused": "One where the algorithm kept no group at all, so that nothing was learned in this step, else zero.",
     # What the update did
     "loss": "The scalar that the policy minimised, averaged over the step's updates.",

@@ -108,10 +108,16 @@ def build(config: Config, folder: Path, resume: bool, started: float) -> Run:
     tokenizer = models.load_tokenizer(config.model.name)
     config = settle(config, policy, console.note)
     algorithm = algorithms.load_algorithm(config.algorithm.name, config.algorithm.options)
-    sampler = make_sampler(
-        config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy)
+    ends = models.end_ids(tokenizer, policy, task.stop)
+    sampler = make_sampler(config, policy, models.decoder(tokenizer), ends)
+    player = Player(
+        task,
+        sampler,
+        partial(models.encode_prompt, tokenizer),
+        config.model.prompt,
+        context=policy.context,
+        too_long=config.rollout.too_long,
     )
-    player = Player(task, sampler, partial(models.encode_prompt, tokenizer), config.model.prompt)
     run = Run(
         config=config,
         folder=folder,
@@ -285,11 +291,15 @@ def check_problems(run: Run, context: int) -> None:
     problems += [run.task.problem("train", i) for i in range(2 * config.rollout.prompts)]
     for option, (split, count) in wanted.items():
         try:
-            problems += distinct_problems(run.task, split, count) if count else []
+            drawn = distinct_problems(run.task, split, count) if count else []
         except UserError as error:
             raise UserError(f"{option} is {count}: {error}") from None
+        if len(drawn) < count:
+            run.console.note(
+                f"{option} is {count}: split {split!r} has {len(drawn)} distinct problems, all are used"
+            )
+        problems += drawn
     check_grading(run, problems[:SOLVED])
-    longest = max(len(run.player.prompt_ids(p)) for p in problems)
     try:
         json.dumps([dict(p.fields) for p in problems])  # rollouts are written with them
     except (TypeError, ValueError) as error:
@@ -297,12 +307,29 @@ def check_problems(run: Run, context: int) -> None:
     limits = {"rollout": config.rollout.max_tokens}
     if any(count for _, count in wanted.values()):
         limits["eval"] = config.eval_tokens
+    lengths = [len(run.player.prompt_ids(p)) for p in problems]
     for option, limit in limits.items():
-        if longest + limit > context:
-            raise UserError(
-                f"{option}.max_tokens {limit} and a prompt of {longest} tokens exceed the model's "
-                f"context of {context}: lower it to {context - longest} or less"
-            )
+        check_room(run, option, limit, lengths, context)
+
+
+def check_room(run: Run, option: str, limit: int, lengths: Sequence[int], context: int) -> None:
+    """Whether prompts of these lengths and an answer of `limit` tokens fit into the context.
+
+    Raises UserError if none fits, or one does not and the user asked for an error; else says how many
+    will be skipped.
+    """
+    long = [length for length in lengths if length + limit > context]
+    if not long:
+        return
+    if len(long) == len(lengths) or run.config.rollout.too_long == "error":
+        raise UserError(
+            f"{option}.max_tokens {limit} and a prompt of {max(long)} tokens exceed the model's "
+            f"context of {context}: lower it to {context - max(long)} or less"
+        )
+    run.console.note(
+        f"{len(long)} of the first {len(lengths)} prompts do not fit into the model's context of "
+        f"{context} tokens with {option}.max_tokens {limit}: such problems are skipped"
+    )
 
 
 def check_grading(run: Run, problems: Sequence[Problem]) -> None:

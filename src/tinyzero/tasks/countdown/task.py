@@ -152,6 +152,10 @@ class Countdown(Task):
             f"({o.min_target}..{o.max_target}), the number range or task.max_intermediate ({o.max_intermediate})"
         )
 
+    def size(self, split: Split) -> int | None:
+        """The rows of `split` if problems are read from `data`; drawn ones have no end."""
+        return None if self.options.data is None else len(self._rows[split])
+
     @cached_property
     def _rows(self) -> dict[Split, list[tuple[int, countdown_data.Row]]]:
         assert self.options.data is not None

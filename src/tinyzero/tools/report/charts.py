@@ -293,6 +293,7 @@ LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("pass@*/*=*", "greedy/*=*"), "the kinds of problem tell it"),
     "reward/truncated": "the share of answers cut off, which has its curve",
     "loss": "its value says nothing of progress",
+    "skipped_prompts": "the console says it once",
     "refused": "every group is flat then, which has its curve",
     "tokens/generated": "it is in the tokens a second, and in the length",
     "tokens/trained": "it is in the length",

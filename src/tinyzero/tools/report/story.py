@@ -240,7 +240,10 @@ def shortcut(options: str, problems: int) -> dict[str, float]:
 def _shortcut(task: Task, problems: int) -> dict[str, float]:
     assert task.shortcut is not None
     found: dict[str, list[bool]] = defaultdict(list)
-    for problem in distinct_problems(task, "test", problems):
+    posed = distinct_problems(task, "test", problems)
+    if len(posed) < problems:  # not those that were evaluated
+        return {}
+    for problem in posed:
         labels = task.describe(problem)
         for label in ("", *(f"{name}={value}" for name, value in labels.items())):
             found[label].append(labels[task.shortcut.label] == task.shortcut.value)
