@@ -22,7 +22,7 @@ from tinyzero import cli, models
 from tinyzero.config import read_recipe, resolve, to_toml
 from tinyzero.run import records
 from tinyzero.samplers.torch import TorchSampler
-from tinyzero.tasks.countdown import corpus
+from tinyzero.tasks import corpora
 from tinyzero.tools import export
 from tinyzero.types import SamplingParams
 
@@ -360,7 +360,7 @@ def test_a_model_that_chats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = models.build_tokenizer(
-        corpus.CHARACTERS, corpus.WORDS, corpus.END, corpus.CHAT_TEMPLATE
+        corpora.CHARACTERS, corpora.WORDS, corpora.END, corpora.CHAT_TEMPLATE
     )
     models.save_model(tiny.model(layers=1), tokenizer, tmp_path / "source")
     recipe = tmp_path / "recipe.toml"
@@ -368,7 +368,7 @@ def test_a_model_that_chats(
         '[model]\nprompt = "chat"\n[eval]\nmax_tokens = 4\n[task]\nname = "countdown"\nmax_number = 9\n'
     )
     export.export(str(tmp_path / "source"), str(recipe), tmp_path / "talker", "talker")
-    assert AutoTokenizer.from_pretrained(tmp_path / "talker").chat_template == corpus.CHAT_TEMPLATE
+    assert AutoTokenizer.from_pretrained(tmp_path / "talker").chat_template == corpora.CHAT_TEMPLATE
     messages, transformers_code, vllm_code = code((tmp_path / "talker" / "README.md").read_text())
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

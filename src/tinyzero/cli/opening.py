@@ -18,8 +18,14 @@ USED = ("task.", "model.device", "model.dtype", "model.prompt", "model.threads",
 """What a command that uses a model as it is takes of a recipe."""
 
 
-BASES = {"tiny": "laptop", "tiny-multiplication": "multiplication"}
-"""The recipe that each bundled base is made for."""
+def recipe_of(base: str) -> str | None:
+    """The bundled recipe that trains the bundled base `base`; None if it is no bundled base."""
+    from tinyzero.models import BUNDLED
+
+    if base not in BUNDLED:
+        return None
+    trained = ((name, configs.read_recipe(name).get("model", {})) for name in configs.recipes())
+    return next((name for name, model in trained if model.get("name") == base), None)
 
 
 def open_player(
@@ -71,8 +77,8 @@ def locate(model: str) -> tuple[str | None, str]:
     """(the recipe that made `model`, the folder to load): a run means its newest whole checkpoint."""
     from tinyzero.run import checkpoint
 
-    if model in BASES:
-        return BASES[model], model
+    if recipe := recipe_of(model):
+        return recipe, model
     folder = Path(model)
     if (folder / "config.toml").is_file():
         found = checkpoint.load_latest(folder, lambda text: print(text, file=sys.stderr))
@@ -92,7 +98,7 @@ def locate(model: str) -> tuple[str | None, str]:
 def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     parser.add_argument(
         "model",
-        help="a run, a folder with a Hugging Face model, a hub id, or a bundled base, tiny or tiny-multiplication",
+        help="a run, a folder with a Hugging Face model, a hub id, or a bundled base, such as tiny",
     )
     parser.add_argument("--task", help="the task (default: the run's own)")
     parser.add_argument(

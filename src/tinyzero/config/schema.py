@@ -29,9 +29,7 @@ class Named(BaseModel):
 
 
 class ModelSection(Section):
-    name: str = Field(
-        "tiny", description="tiny or tiny-multiplication (bundled), a folder, or a hub id"
-    )
+    name: str = Field("tiny", description="a bundled base such as tiny, a folder, or a hub id")
     prompt: str = Field(
         "compact",
         description="template: compact (bundled bases), chat (compact in messages), base (R1-Zero text), or instruct",

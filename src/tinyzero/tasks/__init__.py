@@ -9,7 +9,7 @@ from tinyzero.errors import UserError, building
 from tinyzero.registry import Registry, validate
 from tinyzero.tasks.guarded import GuardedTask
 
-PARTS = ("arithmetic", "base", "check", "guarded", "prompts", "splits")
+PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits")
 REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))
 TASKS = REGISTRY.names()
 

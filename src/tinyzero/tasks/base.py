@@ -99,6 +99,9 @@ class Task:
     shortcut: Shortcut | None = None
     """An easy method that scores are compared with."""
 
+    sources: Sequence[str] = ()
+    """Options that name a file or a dataset. Estimates leave them out, so that nothing is fetched."""
+
     def __init__(self, options: Any = None) -> None:
         self.options: Any = self.Options() if options is None and self.Options else options
 
@@ -167,6 +170,10 @@ class Task:
     def line(self, problem: Problem) -> str:
         """What to type for `problem`: `pose` reads it back. Empty if problems cannot be typed."""
         return ""
+
+    def row(self, problem: Problem) -> Mapping[str, Any]:
+        """What `tinyzero data` writes of a problem, columns by name."""
+        return dict(problem.fields)
 
     def episode(self, problem: Problem) -> Episode | None:
         """A conversation of several turns, or None if the task has only one."""

@@ -15,7 +15,7 @@ from tinyzero.errors import UserError, asking
 from tinyzero.tasks.base import Episode, Event, Task
 from tinyzero.types import Problem, Prompt, Split
 
-PLAIN = ("stop", "rules", "glossary", "charts", "highlights", "kinds", "shortcut")
+PLAIN = ("stop", "rules", "glossary", "charts", "highlights", "kinds", "shortcut", "sources")
 """What a task has besides its options and methods."""
 
 
@@ -102,6 +102,10 @@ class GuardedTask(Task):
     def line(self, problem: Problem) -> str:
         line: str = self._ask("line", self._copy(problem))
         return line
+
+    def row(self, problem: Problem) -> Mapping[str, Any]:
+        row: Mapping[str, Any] = self._ask("row", self._copy(problem))
+        return row
 
     def episode(self, problem: Problem) -> Episode | None:
         episode: Episode | None = self._ask("episode", self._copy(problem))

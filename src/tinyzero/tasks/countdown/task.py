@@ -126,6 +126,7 @@ class Countdown(Task):
     highlights = display.HIGHLIGHTS
     kinds = display.MARKS
     shortcut = display.SHORTCUT
+    sources = ("data",)
 
     def __init__(self, options: CountdownOptions | None = None) -> None:
         self.options: CountdownOptions = options or CountdownOptions()
@@ -211,6 +212,10 @@ class Countdown(Task):
     def line(self, problem: Problem) -> str:
         """What to type for `problem`."""
         return f"{problem.fields['target']} from {' '.join(map(str, problem.fields['numbers']))}"
+
+    def row(self, problem: Problem) -> dict[str, object]:
+        """The problem in the public layout: `target` and `nums`."""
+        return {"target": problem.fields["target"], "nums": list(problem.fields["numbers"])}
 
     def reward(self, problem: Problem, text: str) -> Reward:
         """1 for the target from exactly the given numbers, `format_reward` for another expression, else 0."""

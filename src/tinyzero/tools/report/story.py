@@ -228,7 +228,10 @@ def shortcut(options: str, problems: int) -> dict[str, float]:
     """
     given = json.loads(options)
     name = given.pop("name")
-    if name not in TASKS or not Path(given.get("data") or __file__).is_file():
+    if name not in TASKS:
+        return {}
+    named = (given.get(option) for option in load_task(name).sources)
+    if not all(Path(source).is_file() for source in named if source):
         return {}
     try:
         task = load_task(name, given)
