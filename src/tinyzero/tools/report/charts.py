@@ -245,7 +245,9 @@ def drawn_chart(
         "form": c.form,
         "band": c.band,
         "lines": [line._asdict() | {"label": line.label or c.title} for line in lines],
-        "means": {line.key: DERIVED.get(line.key) or define(line.key, glossary) for line in lines},
+        "means": {
+            line.key: DERIVED.get(line.key) or define(line.key, glossary) or OWN for line in lines
+        },
     }
 
 
