@@ -94,8 +94,8 @@ def evaluate(
     chosen = [problem for problem in drawn if player.fits(problem, params)]
     if not chosen:
         raise UserError(
-            f"no prompt of split {split!r} fits into the model's context of {player.context} tokens "
-            f"with max_tokens {params.max_tokens}: lower it"
+            f"no prompt of split {split!r} and an answer of {params.max_tokens} tokens fit into the "
+            f"model's context of {player.context}: lower max_tokens"
         )
     labels = [player.task.describe(problem) for problem in chosen]
     tally = Tally()
