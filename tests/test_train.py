@@ -517,10 +517,26 @@ class Raising(Early):
         raise ValueError("no such luck")
 
 
+ERROR = "--rollout.too_long=error"
+
+
+def test_a_prompt_that_does_not_fit_is_skipped_and_said_once(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--rollout.max_tokens=126", "--steps=1", "--task", f"{__file__}:Lengthening"]
+    run = tmp_path / "run"
+    assert cli.main(["train", str(recipe), "--run.dir", str(run), *options]) == 0
+    assert capsys.readouterr().out.count("such problems are skipped") == 1
+    (step,) = records.read(run / "metrics.jsonl")
+    assert step["skipped_prompts"] == 1
+    assert all(r["problem"].split(":")[1] != "2" for r in records.read(run / "rollouts.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("task", "options", "says"),
     [
-        ("Lengthening", ["--rollout.max_tokens=126"], "a prompt of 6 tokens exceed"),
+        ("Lengthening", ["--rollout.max_tokens=126", ERROR], "a prompt of 6 tokens exceed"),
+        ("Lengthening", ["--rollout.max_tokens=127"], "a prompt of 6 tokens exceed"),  # none fits
         ("Raising", [], "Raising raised ValueError: no such luck"),
         ("Early", ["--task.data=nosuch"], "takes no options"),
     ],

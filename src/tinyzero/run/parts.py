@@ -305,7 +305,8 @@ def check_problems(run: Run, context: int) -> None:
     except (TypeError, ValueError) as error:
         raise UserError(f"fields of a problem cannot be written as JSON: {error}") from None
     limits = {"rollout": config.rollout.max_tokens}
-    if any(count for _, count in wanted.values()):
+    evaluates = any(count for _, count in wanted.values())
+    if evaluates and config.eval_tokens != config.rollout.max_tokens:
         limits["eval"] = config.eval_tokens
     lengths = [len(run.player.prompt_ids(p)) for p in problems]
     for option, limit in limits.items():
