@@ -40,7 +40,9 @@ def main() -> None:
     recipe = config.resolve(config.read_recipe("laptop"), {})
     task = load_task(recipe.task.name, recipe.task.options)
     model, tokenizer = models.load_model(given.model), models.load_tokenizer(given.model)
-    sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
+    sampler = TorchSampler(
+        model, models.decoder(tokenizer), models.end_ids(tokenizer, model, task.stop)
+    )
     encode = partial(models.encode_prompt, tokenizer)
     params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
     player = Player(task, sampler, encode, "compact")
@@ -75,7 +77,8 @@ def main() -> None:
             assert isinstance(text, str)
             prompts.append(models.encode_prompt(tokenizer, text + supplied))
             problems.append(problem)
-    after = sampler.generate(requests_for(prompts), SamplingParams(max_tokens=200))
+    params = SamplingParams(max_tokens=200, stop=("</answer>",))
+    after = sampler.generate(requests_for(prompts), params)
     counts = [behaviours.measure(p, c[0].text) for p, c in zip(problems, after, strict=True)]
     summary = behaviours.summarise(counts)
     figures["arithmetic after eleven wrong tries"] = summary["behaviour/arithmetic_accuracy"]

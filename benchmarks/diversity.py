@@ -56,7 +56,9 @@ def main() -> None:
     figures, rows = [], []
     for name in given.models:
         model, tokenizer = models.load_model(locate(name)), models.load_tokenizer(locate(name))
-        sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
+        sampler = TorchSampler(
+            model, models.decoder(tokenizer), models.end_ids(tokenizer, model, ("</answer>",))
+        )
         encode = partial(models.encode_prompt, tokenizer)
         params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
         for count in (3, 4):

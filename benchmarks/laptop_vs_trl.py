@@ -82,7 +82,7 @@ class Referee:
         model, tokenizer = models.load_model(given.model), models.load_tokenizer(given.model)
         self.encode = partial(models.encode_prompt, tokenizer)
         decode = partial(tokenizer.decode, skip_special_tokens=False)
-        self.sampler = TorchSampler(model, decode, models.end_ids(tokenizer, model))
+        self.sampler = TorchSampler(model, decode, models.end_ids(tokenizer, model, self.task.stop))
         self.problems = given.problems
 
     def accuracy(self, weights: Any) -> float:

@@ -33,7 +33,7 @@ from tinyzero.cost import simulator as plan
 from tinyzero.cost.devices import Device
 from tinyzero.cost.shapes import find_shape
 from tinyzero.run import records
-from tinyzero.tasks.countdown import corpus
+from tinyzero.tasks import corpora
 from tinyzero.tools.plan.calibrate import calibrate
 from tinyzero.tools.pretrain import base
 from tinyzero.train import train
@@ -132,12 +132,12 @@ def measure(case: Case, device: Device, folder: Path) -> dict[str, Any]:
 def make_model(case: Case, folder: Path) -> None:
     """A random model that ends about once in `max_tokens`: all tokens but the ends share a direction, to which every
     state leans."""
-    tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
+    tokenizer = models.build_tokenizer(corpora.CHARACTERS, corpora.WORDS, corpora.END)
     shape = base.ModelOptions(
         layers=case.layers, width=case.width, heads=case.heads, feed_forward=case.feed_forward
     )
     model = models.build_model(base.model_config(shape, len(tokenizer)), seed=0)
-    ends = [tokenizer.convert_tokens_to_ids(word) for word in (corpus.END, "</answer>")]
+    ends = [tokenizer.convert_tokens_to_ids(word) for word in (corpora.END, "</answer>")]
     others = torch.ones(len(tokenizer), dtype=torch.bool)
     others[ends] = False
     text = torch.randint(len(tokenizer), (4, 64), generator=torch.Generator().manual_seed(0))

@@ -58,7 +58,9 @@ def main() -> None:
     figures, rows = [], []
     for name, folder in {"base": recipe.model.name, "trained": trained}.items():
         model, tokenizer = models.load_model(folder), models.load_tokenizer(folder)
-        sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
+        sampler = TorchSampler(
+            model, models.decoder(tokenizer), models.end_ids(tokenizer, model, task.stop)
+        )
         problems = [problem for problem, _ in posed]
         prompts = {
             k: [
@@ -69,7 +71,7 @@ def main() -> None:
         }
         longest = max(len(prompt) for row in prompts.values() for prompt in row)
         params = SamplingParams(
-            max_tokens=min(recipe.eval_tokens, model.context - longest)
+            max_tokens=min(recipe.eval_tokens, model.context - longest), stop=tuple(task.stop)
         )  # the same for every k
         for k in given.k:
             went_on = [c[0] for c in sampler.generate(requests_for(prompts[k]), params)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyzero.tasks import prompts
+from tinyzero.tasks.countdown import question
 from tinyzero.types import Problem, Prompt, Reward, Split
 
 
@@ -18,7 +18,7 @@ class Vowels:
         )
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        return prompts.countdown(problem.fields["numbers"], problem.fields["target"], template)
+        return question.prompt(problem.fields["numbers"], problem.fields["target"], template)
 
     def reward(self, problem: Problem, text: str) -> Reward:
         letters = [c for c in text.lower() if c.isalpha()]

@@ -47,12 +47,11 @@ class Bench:
 
     def __init__(self, folder: str, recipe: config.Config, problems: Sequence[Problem]) -> None:
         self.model, self.tokenizer = models.load_model(folder), models.load_tokenizer(folder)
-        self.sampler = TorchSampler(
-            self.model, models.decoder(self.tokenizer), models.end_ids(self.tokenizer, self.model)
-        )
         self.task = load_task(recipe.task.name, recipe.task.options)
+        ends = models.end_ids(self.tokenizer, self.model, self.task.stop)
+        self.sampler = TorchSampler(self.model, models.decoder(self.tokenizer), ends)
         self.recipe, self.problems = recipe, problems
-        self.params = SamplingParams(max_tokens=recipe.eval_tokens)
+        self.params = SamplingParams(max_tokens=recipe.eval_tokens, stop=tuple(self.task.stop))
         self.prompts = [self.encode(self.task.prompt(p, recipe.model.prompt)) for p in problems]
 
     def encode(self, prompt: Any) -> tuple[int, ...]:

@@ -7,11 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyzero.run import glossary
-from tinyzero.tasks.arithmetic.expressions import parse, subexpressions, value
+from tinyzero.tasks import load_task
+from tinyzero.tasks.arithmetic.expressions import (
+    Expression,
+    Step,
+    canonical,
+    parse,
+    subexpressions,
+    value,
+)
+from tinyzero.tasks.arithmetic.thinking import MAX_CHARACTERS, ratios
 from tinyzero.tasks.countdown import thinking as behaviours
-from tinyzero.tasks.countdown.thinking import Expression, Step, canonical, measure, summarise, trace
-from tinyzero.types import Problem
+from tinyzero.tasks.countdown.thinking import measure, summarise, trace
+from tinyzero.tasks.multiplication import thinking as products
+from tinyzero.types import Problem, Split
 
 NUMBERS, TARGET = [3, 5, 12], 24
 PROBLEM = Problem("3,5,12=24", {"numbers": NUMBERS, "target": TARGET}, "dev", "3,5,12")
@@ -171,16 +180,28 @@ def test_every_metric_over_both() -> None:
     }
 
 
-def test_the_glossary_defines_every_metric_and_no_other() -> None:
-    assert {key for key in glossary.GLOSSARY if key.startswith("behaviour/")} == set(
-        behaviours.RATIOS
-    )
+@pytest.mark.parametrize(
+    ("name", "module"), [("countdown", behaviours), ("multiplication", products)]
+)
+def test_a_task_defines_and_draws_each_of_its_metrics_and_no_other(name: str, module: Any) -> None:
+    task = load_task(name)
+    assert {key for key in task.glossary if key.startswith("behaviour/")} == set(module.RATIOS)
+    assert {key for c in task.charts for key, _ in c.lines} == set(module.RATIOS)
+    assert set(task.highlights) <= set(module.RATIOS)
 
 
 def test_ratios_name_counts_that_exist() -> None:
-    assert {count for pair in behaviours.RATIOS.values() for count in pair} <= set(
-        measure(PROBLEM, "")
-    ) | set(measure(Problem("7*8", {"a": 7, "b": 8}, "dev", "7*8"), ""))
+    for module, counts in (
+        (behaviours, measure(PROBLEM, "")),
+        (products, products.measure(7, 8, "")),
+    ):
+        assert {count for pair in module.RATIOS.values() for count in pair} <= set(counts)
+
+
+def test_a_ratio_is_one_sum_over_another() -> None:
+    counts = [{"right": 1, "all": 2}, {"right": 0, "all": 6}, {}]
+    wanted = {"share": ("right", "all"), "none": ("all", "nothing")}
+    assert ratios(wanted, counts) == {"share": 1 / 8}
 
 
 def test_nothing_to_measure_is_left_out() -> None:
@@ -214,8 +235,30 @@ def test_what_is_thought_after_success() -> None:
         assert (counts["succeeded"], counts["continued_characters"]) == (1, continued)
 
 
-def test_a_task_of_another_kind_is_not_measured() -> None:
-    assert measure(Problem("p", {"letter": "a"}, "dev", "p"), "7*8=56\n") == {}
+class Addition:
+    """Fields as a product has them, and one field of Countdown's; the task measures nothing."""
+
+    def problem(self, split: Split, index: int) -> Problem:
+        fields = {"a": index, "b": 34, "numbers": [index, 34], "target": index + 34}
+        return Problem(str(index), fields, split, f"{split}{index}")
+
+    def prompt(self, problem: Problem, template: str) -> str:
+        return f"{problem.fields['a']}+{problem.fields['b']}\n"
+
+    def reward(self, problem: Problem, text: str) -> float:
+        return float(f"<answer>{problem.fields['target']}</answer>" in text)
+
+    def solution(self, problem: Problem) -> str:
+        return f"<answer>{problem.fields['target']}</answer>"
+
+
+def test_a_task_that_measures_nothing_is_not_measured_whatever_its_fields() -> None:
+    task = load_task(f"{__file__}:Addition")
+    text = "12*34=408\n</think>\n<answer>46</answer>"
+    measured = task.measure(task.problem("dev", 12), text)
+    assert measured == {}
+    assert task.summarise([measured]) == {}
+    assert task.mark(task.problem("dev", 12), text) == ()
 
 
 @pytest.mark.parametrize(
@@ -413,11 +456,10 @@ LONG = "40*6=240,7*6=42,240+42=282\n40*3=120,7*3=21,120+21=141\n1410+282=1692\n<
 )
 def test_a_product_broken_down(a: int, b: int, text: str, found: tuple[int, int, int]) -> None:
     factors = [(int(x), int(y)) for x, y in re.findall(r"(\d+)\*(\d+)", text)]
-    assert behaviours.decomposition(a, b, factors) == found
+    assert products.decomposition(a, b, factors) == found
 
 
 def test_the_share_of_products_broken_down() -> None:
-    posed = Problem("p", {"a": 47, "b": 36}, "train", "p")
     texts = [
         LONG,
         LONG.replace("120+21=141", "120+21=131"),
@@ -425,21 +467,21 @@ def test_the_share_of_products_broken_down() -> None:
         "</think>\n<answer>9</answer>",
         "47*6=282,47*3=141",  # cut before the thinking ended
     ]
-    found = behaviours.summarise([measure(posed, text) for text in texts])
+    found = products.summarise([products.measure(47, 36, text) for text in texts])
     assert found == {
         "behaviour/arithmetic_accuracy": 16 / 17,
         "behaviour/decomposed": 2 / 5,
         "behaviour/decomposed_partly": 1 / 5,
     }
-    assert behaviours.summarise(
-        [measure(Problem("p", {"a": 7, "b": 8}, "train", "p"), "7*8=56</think>")]
-    ) == {"behaviour/arithmetic_accuracy": 1.0}
+    assert products.summarise([products.measure(7, 8, "7*8=56</think>")]) == {
+        "behaviour/arithmetic_accuracy": 1.0
+    }
 
 
 @given(st.integers(0, 999), st.integers(0, 999))
 def test_long_multiplication_covers_every_pair(a: int, b: int) -> None:
     rows = [(10**i * int(x), int(y)) for i, x in enumerate(reversed(str(a))) for y in str(b)]
-    covered, pairs, _ = behaviours.decomposition(a, b, rows)
+    covered, pairs, _ = products.decomposition(a, b, rows)
     assert covered == pairs == sum(x != "0" for x in str(a)) * sum(y != "0" for y in str(b))
 
 
@@ -517,4 +559,4 @@ def test_any_text_is_measured(text: str, numbers: list[int], target: int) -> Non
 )
 def test_a_megabyte_is_bounded(text: str) -> None:
     counts = measure(PROBLEM, text)
-    assert counts["steps"] <= behaviours.MAX_CHARACTERS / len("1-1=0")
+    assert counts["steps"] <= MAX_CHARACTERS / len("1-1=0")

@@ -126,7 +126,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("play nosuch", "nosuch"),
         ("sample nosuch", "--out"),
         ("data", "--out"),
-        ("data multiplication --out x.jsonl", "multiplication"),
+        ("data multiplicatoin --out x.jsonl", "did you mean multiplication"),
         ("data --out x.csv", "x.csv"),
         ("data --stats nosuch.parquet", "nosuch.parquet"),
         ("data --out x.jsonl --task.max_nmber 3", "max_nmber"),
@@ -475,6 +475,21 @@ def test_data_writes_what_it_describes(
     assert figures["rows"] == 50
     assert figures["numbers"][1] <= 30
     assert figures["permutation_duplicates"] == 0
+
+
+def test_data_writes_the_fields_of_any_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.jsonl"
+    options = ["--n", "5", "--split", "test", "--out", str(path)]
+    assert cli.main(["data", "multiplication", *options, "--task.max_digits", "2"]) == 0
+    assert f"wrote 5 problems of split test to {path}" in capsys.readouterr().out
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 5
+    assert all(row.keys() == {"a", "b"} and max(row.values()) < 100 for row in rows)
+    own = tmp_path / "own.jsonl"
+    assert cli.main(["data", f"{EXAMPLE}:BeatTheSum", "--n", "3", "--out", str(own)]) == 0
+    assert len(own.read_text().splitlines()) == 3
 
 
 def test_check_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

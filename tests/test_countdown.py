@@ -16,11 +16,12 @@ import pyarrow.parquet
 import pytest
 
 from tinyzero.errors import UserError
-from tinyzero.grading.arithmetic import evaluate_expression, expression_reward
+from tinyzero.grading.arithmetic import evaluate_expression
 from tinyzero.tasks import load_task
 from tinyzero.tasks.countdown import data as countdown_data
 from tinyzero.tasks.countdown import solver as countdown_solver
 from tinyzero.tasks.countdown.data import Row, read_rows, stats, tinyzero_split, write_rows
+from tinyzero.tasks.countdown.grading import expression_reward
 from tinyzero.tasks.countdown.solver import (
     analyse,
     integers_suffice,

@@ -7,29 +7,44 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tinyzero.run.glossary import GLOSSARY
+from tinyzero.tasks import TASKS, load_task
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = ROOT / "docs" / "metrics.md"
 
 
+def rows(entries: Mapping[str, str]) -> str:
+    """Entries of a glossary as lines of a table."""
+    return "\n".join(f"| `{key}` | {meaning} |" for key, meaning in entries.items())
+
+
 def glossary() -> str:
     """docs/metrics.md as it should be."""
-    rows = "\n".join(f"| `{key}` | {meaning} |" for key, meaning in GLOSSARY.items())
+    own = "\n\n".join(
+        f"## {name.capitalize()}\n\n| key | meaning |\n|---|---|\n{rows(load_task(name).glossary)}"
+        for name in TASKS
+    )
     return f"""# Metrics
 
 What every key of `metrics.jsonl` (one object a step), `eval.jsonl` (one object an evaluation) and `rollouts.jsonl` (one
-object a rollout) means. `*` stands for any text; where several entries fit a key, the one that spells out most of it
-defines it. Written from `tinyzero.metrics.GLOSSARY` by `python tests/test_docs.py`; change it there.
+object a rollout) means. `*` stands for any text; if several entries fit a key, the one that spells out most of it
+defines it. Written by `python tests/test_docs.py` from `tinyzero.run.glossary.GLOSSARY` and from the `glossary` of each
+bundled task; change it there.
 
 | key | meaning |
 |---|---|
-{rows}
+{rows(GLOSSARY)}
+
+What only one task measures is below; [behaviours.md](behaviours.md) defines the words of Countdown.
+
+{own}
 """
 
 

@@ -22,7 +22,7 @@ from tinyzero import cli, models
 from tinyzero.config import read_recipe, resolve, to_toml
 from tinyzero.run import records
 from tinyzero.samplers.torch import TorchSampler
-from tinyzero.tasks.countdown import corpus
+from tinyzero.tasks import corpora
 from tinyzero.tools import export
 from tinyzero.types import SamplingParams
 
@@ -101,12 +101,15 @@ def test_the_precision_is_kept(bundled: Path) -> None:
     assert json.loads((bundled / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+STOP = ("</answer>",)
+
+
 def greedily(name: str, prompts: list[str], max_tokens: int) -> list[str]:
     """What this house's sampler answers, with the folder's own ends and the stop string that training has."""
     model, tokenizer = models.load_model(name), models.load_tokenizer(name)
-    sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model))
+    sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model, STOP))
     ids = [models.encode_prompt(tokenizer, prompt) for prompt in prompts]
-    params = SamplingParams(temperature=0, max_tokens=max_tokens)
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, stop=STOP)
     return [group[0].text for group in tiny.sample(sampler, ids, params)]
 
 
@@ -357,7 +360,7 @@ def test_a_model_that_chats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = models.build_tokenizer(
-        corpus.CHARACTERS, corpus.WORDS, corpus.END, corpus.CHAT_TEMPLATE
+        corpora.CHARACTERS, corpora.WORDS, corpora.END, corpora.CHAT_TEMPLATE
     )
     models.save_model(tiny.model(layers=1), tokenizer, tmp_path / "source")
     recipe = tmp_path / "recipe.toml"
@@ -365,7 +368,7 @@ def test_a_model_that_chats(
         '[model]\nprompt = "chat"\n[eval]\nmax_tokens = 4\n[task]\nname = "countdown"\nmax_number = 9\n'
     )
     export.export(str(tmp_path / "source"), str(recipe), tmp_path / "talker", "talker")
-    assert AutoTokenizer.from_pretrained(tmp_path / "talker").chat_template == corpus.CHAT_TEMPLATE
+    assert AutoTokenizer.from_pretrained(tmp_path / "talker").chat_template == corpora.CHAT_TEMPLATE
     messages, transformers_code, vllm_code = code((tmp_path / "talker" / "README.md").read_text())
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

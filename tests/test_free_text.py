@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzero.tasks.arithmetic.chains import chains, fold, is_true
+from tinyzero.tasks.arithmetic.thinking import MAX_CHARACTERS
 from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.tasks.countdown.thinking import KINDS, Event, events, measure
 from tinyzero.tasks.countdown.thinking.compact import is_compact
+from tinyzero.tasks.multiplication import thinking as products
 from tinyzero.types import Problem
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -346,9 +348,7 @@ def test_folding_keeps_every_place() -> None:
     ],
 )
 def test_a_product_in_free_text(text: str, found: tuple[int, int, int, int]) -> None:
-    counts = measure(
-        Problem("p", {"a": 37, "b": 48}, "dev", "p"), f"{text}\n</think>\n<answer>1776</answer>"
-    )
+    counts = products.measure(37, 48, f"{text}\n</think>\n<answer>1776</answer>")
     assert (
         tuple(counts[name] for name in ("decomposed", "decomposed_partly", "steps", "steps_right"))
         == found
@@ -431,13 +431,6 @@ def test_any_text_is_read(text: str, numbers: list[int], target: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"numbers": [[3]], "target": 24}, {"numbers": [3], "target": "24"}, {"a": 3}]
-)
-def test_another_kind_of_problem_has_no_events(fields: dict[str, object]) -> None:
-    assert events(FOUND, fields) == []
-
-
-@pytest.mark.parametrize(
     "piece",
     [
         "(",
@@ -451,8 +444,8 @@ def test_another_kind_of_problem_has_no_events(fields: dict[str, object]) -> Non
     ],
 )
 def test_garbage_is_bounded(piece: str) -> None:
-    text = piece * (2 * behaviours.MAX_CHARACTERS // len(piece))
-    assert all(event.end <= behaviours.MAX_CHARACTERS for event in events(text, FIELDS))
+    text = piece * (2 * MAX_CHARACTERS // len(piece))
+    assert all(event.end <= MAX_CHARACTERS for event in events(text, FIELDS))
 
 
 def test_an_event_is_what_the_report_takes() -> None:

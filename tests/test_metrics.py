@@ -189,7 +189,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_plain_lines_elsewhere_than_on_a_terminal(clock: list[float]) -> None:
     out = io.StringIO()
-    with Console(steps=200, file=out) as console:
+    highlights = {"behaviour/attempts": "attempts"}
+    with Console(steps=200, file=out, highlights=highlights) as console:
         clock[0] += 5
         console.show(RECORD)
         console.note("saved checkpoints/step_000002 " + "and more " * 20)

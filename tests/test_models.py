@@ -155,6 +155,9 @@ def test_end_ids_are_the_tokenizers_and_the_generation_configs() -> None:
     assert models.end_ids(tiny.tokenizer(), model) == {0}
     model.lm.generation_config.eos_token_id = [0, 7]
     assert models.end_ids(tiny.tokenizer(), model) == {0, 7}
+    stop = tiny.tokenizer().decode([7])
+    assert models.end_ids(tiny.tokenizer(), model, (stop,)) == {0}, "it belongs to the text"
+    assert models.end_ids(tiny.tokenizer(), model, (stop * 2,)) == {0, 7}, "two tokens end nothing"
 
 
 @pytest.mark.parametrize("name", ["nothing", "/no/such/folder", "./nothing", "", "a/b/c"])

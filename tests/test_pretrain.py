@@ -23,18 +23,19 @@ from tinyzero.grading.answers import extract_answer
 from tinyzero.grading.arithmetic import evaluate_expression
 from tinyzero.registry import validate
 from tinyzero.run import checkpoint
-from tinyzero.tasks import prompts
+from tinyzero.tasks import corpora
+from tinyzero.tasks.arithmetic.expressions import Step
 from tinyzero.tasks.countdown import corpus
-from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.tasks.countdown.corpus import CorpusOptions, tries
+from tinyzero.tasks.countdown.question import prompt as countdown_prompt
 from tinyzero.tasks.countdown.task import split_of
 from tinyzero.tasks.multiplication import corpus as products
 from tinyzero.tasks.multiplication import task as multiplication
+from tinyzero.tasks.multiplication import thinking
 from tinyzero.tasks.multiplication.corpus import ProductsOptions
 from tinyzero.tools.pretrain import base
 from tinyzero.tools.pretrain.base import PretrainOptions, pretrain
 from tinyzero.tools.pretrain.muon import Muon, orthogonalise
-from tinyzero.types import Problem
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 OPTIONS = [
@@ -48,8 +49,8 @@ def documents(o: CorpusOptions, count: int = 400) -> Iterator[tuple[str, str]]:
     rng = random.Random("documents")
     for _ in range(count):
         prompt, text = corpus.document(rng, o)
-        assert text.endswith(corpus.END)
-        yield prompt, text.removesuffix(corpus.END)
+        assert text.endswith(corpora.END)
+        yield prompt, text.removesuffix(corpora.END)
 
 
 def question(prompt: str) -> tuple[int, list[int]]:
@@ -187,8 +188,8 @@ def test_tokens_are_the_tokenizers() -> None:
     tokenizer = tiny.tokenizer()
     vocabulary = {tokenizer.decode([i]): i for i in range(len(tokenizer))}
     for prompt, text in documents(CorpusOptions(), 100):
-        ids, asked = base.encode(prompt, text + corpus.END, vocabulary)
-        assert ids == tokenizer(prompt + text + corpus.END)["input_ids"]
+        ids, asked = base.encode(prompt, text + corpora.END, vocabulary)
+        assert ids == tokenizer(prompt + text + corpora.END)["input_ids"]
         assert tokenizer.decode(ids[:asked]) == prompt
         assert ids[-1] == tokenizer.eos_token_id
 
@@ -212,7 +213,7 @@ def test_batches_hold_every_document_and_no_loss_on_prompts_or_padding() -> None
         for row, lossy in zip(ids, mask, strict=True):
             text = tokenizer.decode(row)
             prompt, think, _ = text.partition("<think>\n")
-            whole = len(tokenizer(text.partition(corpus.END)[0])["input_ids"]) + 1
+            whole = len(tokenizer(text.partition(corpora.END)[0])["input_ids"]) + 1
             start = len(tokenizer(prompt + think)["input_ids"]) if think else 0
             assert lossy.nonzero().flatten().tolist() == list(range(start, whole))
             rows += 1
@@ -285,7 +286,7 @@ def test_an_interrupted_pretraining_ends_where_the_whole_one_does(tmp_path: Path
         assert torch.equal(a, b)
     loaded = models.load_model(str(torn))
     assert loaded.dtype == torch.float32
-    assert models.load_tokenizer(str(torn)).decode([5, 0]).endswith(corpus.END)
+    assert models.load_tokenizer(str(torn)).decode([5, 0]).endswith(corpora.END)
 
 
 def test_ctrl_c_stops_after_the_pool_and_loses_none(tmp_path: Path) -> None:
@@ -324,16 +325,16 @@ def test_a_pretraining_that_breaks_down_stops(tmp_path: Path) -> None:
 
 def test_a_chat_is_written_as_the_tokenizer_writes_it() -> None:
     tokenizer = models.build_tokenizer(
-        corpus.CHARACTERS, corpus.WORDS, corpus.END, corpus.CHAT_TEMPLATE
+        corpora.CHARACTERS, corpora.WORDS, corpora.END, corpora.CHAT_TEMPLATE
     )
     for asked in ("chat", "compact"):
-        ids = models.encode_prompt(tokenizer, prompts.countdown([3, 5, 12], 24, asked))
+        ids = models.encode_prompt(tokenizer, countdown_prompt([3, 5, 12], 24, asked))
         prompt, text = "24 from 3 5 12\n<think>\n", "12*(5-3)"
         if asked == "chat":
-            prompt, text = corpus.as_chat(prompt, text)
+            prompt, text = corpora.as_chat(prompt, text)
         assert tokenizer.decode(ids) == prompt
         assert (prompt + text).endswith("<think>\n12*(5-3)")
-    assert corpus.as_chat("", "3+4=7\n") == ("", "3+4=7\n")
+    assert corpora.as_chat("", "3+4=7\n") == ("", "3+4=7\n")
     said = tokenizer.apply_chat_template(
         [{"role": "user", "content": "24 from 3 5 12"}], tokenize=False, add_generation_prompt=True
     )
@@ -358,7 +359,7 @@ def test_pretraining_goes_on_from_a_model_with_chats(tmp_path: Path) -> None:
         torch.testing.assert_close(old, new, atol=1e-3, rtol=1e-2)
     assert (
         models.load_tokenizer(str(tmp_path / "more" / "model")).chat_template
-        == corpus.CHAT_TEMPLATE
+        == corpora.CHAT_TEMPLATE
     )
     assert (
         f"tinyzero pretrain --start {start} --chat true --pools 1 "
@@ -395,8 +396,8 @@ def products_of(count: int, o: ProductsOptions | None = None) -> Iterator[tuple[
     rng = random.Random("products")
     for _ in range(count):
         prompt, text = products.document(rng, o or ProductsOptions())
-        assert text.endswith(corpus.END)
-        yield prompt, text.removesuffix(corpus.END)
+        assert text.endswith(corpora.END)
+        yield prompt, text.removesuffix(corpora.END)
 
 
 def test_a_corpus_of_products_is_true_and_tells_no_posed_one() -> None:
@@ -410,7 +411,7 @@ def test_a_corpus_of_products_is_true_and_tells_no_posed_one() -> None:
             continue
         a, b = map(int, prompt.removesuffix("\n<think>\n").split("*"))
         assert multiplication.split_of(a, b) == "train"
-        counts = behaviours.measure(Problem("p", {"a": a, "b": b}, "train", "p"), text)
+        counts = thinking.measure(a, b, text)
         right = extract_answer(text) == str(a * b)
         style = (
             "guess"
@@ -433,8 +434,8 @@ def test_a_corpus_of_products_is_true_and_tells_no_posed_one() -> None:
 def test_whole_work_is_right_and_breaks_the_product_down(a: int, b: int) -> None:
     text = products.work(a, b)
     assert extract_answer(text) == str(a * b)
-    steps = [behaviours.Step(int(x), op, int(y), int(z)) for x, op, y, z in STEP.findall(text)]
+    steps = [Step(int(x), op, int(y), int(z)) for x, op, y, z in STEP.findall(text)]
     assert all(step.is_true for step in steps)
     factors = [(step.left, step.right) for step in steps if step.operator == "*"]
-    covered, pairs, _ = behaviours.decomposition(a, b, factors)
+    covered, pairs, _ = thinking.decomposition(a, b, factors)
     assert covered == pairs

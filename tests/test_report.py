@@ -28,6 +28,7 @@ from tinyzero import cli, config
 from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems
 from tinyzero.run import glossary, records
+from tinyzero.tasks import TASKS, load_task
 from tinyzero.tasks.countdown import data as countdown_data
 from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
@@ -322,7 +323,7 @@ def test_the_files_of_a_run_reach_the_alarms(tmp_path: Path) -> None:
 
 events = st.builds(
     lambda kind, start, length: Event(kind, start, start + length, "yes"),
-    st.sampled_from([*samples.MARKS, "something else"]),
+    st.sampled_from([*load_task("countdown").kinds, "something else"]),
     st.integers(0, 30),
     st.integers(0, 12),
 )
@@ -342,7 +343,7 @@ def test_marking_changes_no_letter_and_covers_each_event(
     for piece in pieces:
         content, called = (piece, "") if isinstance(piece, str) else piece
         for place in range(at, at + len(content)):
-            wanted = {e.kind for e in found if e.start <= place < e.end and e.kind in samples.MARKS}
+            wanted = {e.kind for e in found if e.start <= place < e.end}
             assert wanted <= set(called.split())
         at += len(content)
 
@@ -352,7 +353,9 @@ def test_an_event_without_length_marks_what_follows() -> None:
 
 
 def test_the_search_is_marked_where_it_happens() -> None:
-    pieces = samples.shown(fake_run.rollout(10, "dev", 0, fake_run.SEARCH))["text"]
+    pieces = samples.shown(fake_run.rollout(10, "dev", 0, fake_run.SEARCH), load_task("countdown"))[
+        "text"
+    ]
     named = [
         (text, set(called.split()))
         for text, called in (p for p in pieces if not isinstance(p, str))
@@ -369,7 +372,7 @@ def test_the_search_is_marked_where_it_happens() -> None:
 
 
 def test_every_kind_of_event_has_its_words() -> None:
-    assert samples.MARKS.keys() == behaviours.KINDS.keys() - {"claim"}
+    assert load_task("countdown").kinds.keys() == behaviours.KINDS.keys() - {"claim"}
 
 
 @pytest.mark.parametrize(
@@ -387,7 +390,7 @@ def test_every_kind_of_event_has_its_words() -> None:
 )
 def test_to_revise_is_to_find_it_wrong_then_right(text: str, does: bool) -> None:
     record = fake_run.rollout(0, "dev", 0, text)
-    assert samples.revises(samples.find_events(record)) is does
+    assert samples.revises(samples.find_events(record, load_task("countdown"))) is does
 
 
 @pytest.mark.parametrize(
@@ -527,17 +530,63 @@ def test_every_curve_is_in_the_glossary_and_has_its_words(run: Path) -> None:
 
 
 def test_every_key_of_the_glossary_is_drawn_or_left_out_for_a_reason() -> None:
+    tasks = [load_task(name) for name in TASKS]
+    own = charts.charts_of(tasks, {"behaviour/unheard_of"})
     drawn = [
         line.key
-        for _, _, drawn in charts.SECTIONS.values()
-        for chart in drawn
+        for chart in [*own, *(c for _, _, cs in charts.SECTIONS.values() for c in cs)]
         for line in chart.lines
     ]
-    for key in glossary.GLOSSARY:
+    keys = {*glossary.GLOSSARY, *(key for task in tasks for key in task.glossary)}
+    for key in keys:
         found = any(fnmatchcase(key, line) or fnmatchcase(line, key) for line in drawn)
         assert found or key in charts.LEFT_OUT, key
         assert not (key in drawn and key in charts.LEFT_OUT), key
     assert [key for key in charts.LEFT_OUT if glossary.define(key) is None] == []
+
+
+def test_any_task_has_its_report(tmp_path: Path) -> None:
+    own = Path(__file__).with_name("toy_task.py")
+    columns = {"behaviour/carries": lambda step: 0.25}
+    folder = fake_run.write(tmp_path / "run", steps=2, every=1, columns=columns)
+    settings = (folder / "config.toml").read_text()
+    named = settings.replace('name = "countdown"', f'name = "{own}:Early"')
+    assert named != settings
+    (folder / "config.toml").write_text(named)
+    fields = {"a": 12, "b": 34}
+    (folder / "rollouts.jsonl").write_text("")
+    for step in (0, 2):
+        record = fake_run.rollout(step, "dev", 0, "12+34=46", fields=fields)
+        records.append(folder / "rollouts.jsonl", record)
+
+    story = told(folder)
+    (run,) = story["runs"]
+    assert [s["problem"] for s in run["samples"]] == ["a 12, b 34"] * 2, "no product is guessed"
+    assert [s["kinds"] for s in run["samples"]] == [[], []]
+    assert story["marks"] == {}
+    assert (run["shortcut"], run["headline"]["highlights"]) == (None, {})
+    (section,) = (s for s in story["sections"] if s["name"] == "behaviours")
+    (chart,) = section["charts"]
+    assert {line["key"]: line["label"] for line in chart["lines"]}["behaviour/carries"] == "carries"
+    assert chart["means"]["behaviour/carries"] == charts.OWN
+
+
+def test_a_bundled_task_is_told_in_its_own_words(run: Path) -> None:
+    story = told(run)
+    assert story["marks"] == dict(load_task("countdown").kinds)
+    (one,) = story["runs"]
+    assert one["shortcut"] == "+ and − alone"
+    assert one["headline"]["highlights"] == {"behaviour/attempts": "attempts"}
+    means = {k: m for s in story["sections"] for c in s["charts"] for k, m in c["means"].items()}
+    assert means["behaviour/attempts"] == load_task("countdown").glossary["behaviour/attempts"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"numbers": "3", "target": []}, {"numbers": [{}]}])
+def test_a_record_that_is_none_of_its_tasks_is_shown_as_it_is(fields: dict[str, Any]) -> None:
+    record = fake_run.rollout(0, "dev", 0, "12-3=9", fields=fields)
+    shown = samples.shown(record, load_task("countdown"))
+    assert shown["text"] == ["12-3=9"] or shown["kinds"]
+    assert shown["problem"]
 
 
 def test_a_part_of_the_reward_that_a_task_names_has_its_curve(tmp_path: Path) -> None:
@@ -660,7 +709,7 @@ def test_a_command_that_would_be_refused_is_the_settings_file(tmp_path: Path) ->
 
 def test_the_ceiling_of_plus_and_minus_is_counted() -> None:
     table = config.read_recipe("laptop")["task"]
-    ceilings = story.plus_minus(json.dumps(table | {"max_count": 4}), 60)
+    ceilings = story.shortcut(json.dumps(table | {"max_count": 4}), 60)
     options = {key: value for key, value in table.items() if key != "name"} | {"max_count": 4}
     problems = [
         p.fields for p in distinct_problems(Countdown(CountdownOptions(**options)), "test", 60)
@@ -676,8 +725,8 @@ def test_the_ceiling_of_plus_and_minus_is_counted() -> None:
     for n in (3, 4):
         of_n = [c for c, p in zip(can, problems, strict=True) if len(p["numbers"]) == n]
         assert ceilings[f"numbers={n}"] == sum(of_n) / len(of_n)
-    assert story.plus_minus(json.dumps({"name": "multiplication"}), 60) == {}
-    assert story.plus_minus(json.dumps(table | {"data": "some.parquet"}), 60) == {}
+    assert story.shortcut(json.dumps({"name": "multiplication"}), 60) == {}
+    assert story.shortcut(json.dumps(table | {"data": "some.parquet"}), 60) == {}
 
 
 def test_the_ceiling_of_problems_from_a_file_is_counted_in_its_rows(tmp_path: Path) -> None:
@@ -692,9 +741,9 @@ def test_the_ceiling_of_problems_from_a_file_is_counted_in_its_rows(tmp_path: Pa
     )
     can = [task.describe(p)["operators"] == "+-" for p in problems]
     assert 0 < sum(can) < 20
-    found = story.plus_minus(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 20)
+    found = story.shortcut(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 20)
     assert found[""] == sum(can) / 20
-    assert story.plus_minus(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 21) == {}, (
+    assert story.shortcut(json.dumps(table | {"data": str(tmp_path / "rows.jsonl")}), 21) == {}, (
         "too few of them"
     )
 

@@ -173,8 +173,8 @@ def test_several_runs_fit_and_lie_over_each_other(browser: Any, several: str, wi
         assert page.locator("#kinds thead th").all_inner_texts() == [
             "run",
             "all problems",
-            "× or ÷ needed",
-            "+ and − suffice",
+            "operators: */",
+            "operators: +-",
         ]
         assert page.locator("#kinds tbody tr").count() == 4
         cells = page.locator("#kinds tbody tr").first.locator("td").all_inner_texts()

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyzero.grading.answers import extract_answer
-from tinyzero.grading.arithmetic import evaluate_expression, expression_reward, number_reward
+from tinyzero.grading.arithmetic import evaluate_expression, number_reward
+from tinyzero.tasks.countdown.grading import expression_reward
 
 calm = settings(deadline=None, max_examples=150, derandomize=True)  # a busy machine is no failure
 

@@ -23,6 +23,7 @@ from tinyzero.errors import NonFiniteError
 from tinyzero.registry import load_object
 from tinyzero.run import checkpoint, glossary, progress, records
 from tinyzero.run.parts import locked
+from tinyzero.tasks import load_task
 from tinyzero.types import Problem, Prompt
 
 STEPS = 5
@@ -235,10 +236,11 @@ def test_a_batch_that_is_refused_teaches_nothing(base: Path, tmp_path: Path) -> 
 
 
 def test_every_key_written_is_in_the_glossary(whole: dict[str, Path]) -> None:
+    own = load_task("countdown").glossary
     for folder in whole.values():
         for name in ("metrics", "eval", "rollouts"):
             keys = {key for record in records.read(folder / f"{name}.jsonl") for key in record}
-            assert {key for key in keys if glossary.define(key) is None} == set()
+            assert {key for key in keys if glossary.define(key, own) is None} == set()
         assert keys >= {"prompt", "text", "finish_reason", "parts", "version"}
     first = next(records.read(whole["ppo"] / "metrics.jsonl"))
     assert {
@@ -550,10 +552,26 @@ def test_a_resumed_run_may_go_further_and_nothing_else(
     assert len(recorded(run)["metrics"]) == STEPS + 1
 
 
+ERROR = "--rollout.too_long=error"
+
+
+def test_a_prompt_that_does_not_fit_is_skipped_and_said_once(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--rollout.max_tokens=126", "--steps=1", "--task", f"{TOYS}:Lengthening"]
+    run = tmp_path / "run"
+    assert cli.main(["train", str(recipe), "--run.dir", str(run), *options]) == 0
+    assert capsys.readouterr().out.count("such problems are skipped") == 1
+    (step,) = records.read(run / "metrics.jsonl")
+    assert step["skipped_prompts"] == 1
+    assert all(r["problem"].split(":")[1] != "2" for r in records.read(run / "rollouts.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("task", "options", "says"),
     [
-        ("Lengthening", ["--rollout.max_tokens=126"], "a prompt of 6 tokens exceed"),
+        ("Lengthening", ["--rollout.max_tokens=126", ERROR], "a prompt of 6 tokens exceed"),
+        ("Lengthening", ["--rollout.max_tokens=127"], "a prompt of 6 tokens exceed"),  # none fits
         ("Raising", [], "Raising raised ValueError: no such luck"),
         ("Early", ["--task.data=nosuch"], "takes no options"),
     ],

@@ -33,8 +33,8 @@ pytestmark = [
     ),
     pytest.mark.filterwarnings("default"),  # vLLM's own warnings are not ours
 ]
-GREEDY = SamplingParams(temperature=0, max_tokens=96)
-PARAMS = SamplingParams(max_tokens=96, n=4)
+GREEDY = SamplingParams(temperature=0, max_tokens=96, stop=("</answer>",))
+PARAMS = SamplingParams(max_tokens=96, n=4, stop=("</answer>",))
 
 
 @pytest.fixture(scope="module")

@@ -278,7 +278,9 @@ def test_the_bundled_base_streams_what_it_generates() -> None:
     with serving(candidate("tiny", 769_024, sampler, encode, params)) as server:
         found = events(send(server, "/think", ASKED | {"seed": 3})[2])
     expected = tiny.sample(
-        sampler, [encode(found[0]["prompt"])], SamplingParams(max_tokens=60, seed=3)
+        sampler,
+        [encode(found[0]["prompt"])],
+        SamplingParams(max_tokens=60, seed=3, stop=("</answer>",)),
     )[0][0]
     assert "".join(event.get("text", "") for event in found) == expected.text
     assert found[-1]["tokens"] == len(expected.token_ids)

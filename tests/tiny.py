@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from tinyzero import models
 from tinyzero.models import Backbone
 from tinyzero.samplers.torch import TorchSampler
-from tinyzero.tasks.countdown import corpus
+from tinyzero.tasks import corpora
 from tinyzero.tools.pretrain import base
 from tinyzero.types import Completion, Sampler, SamplingParams, requests_for
 
@@ -30,7 +30,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @cache
 def tokenizer() -> PreTrainedTokenizerBase:
-    return models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END)
+    return models.build_tokenizer(corpora.CHARACTERS, corpora.WORDS, corpora.END)
 
 
 def model(

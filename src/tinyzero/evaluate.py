@@ -17,10 +17,11 @@ EVAL_SEED = 20_250_124  # evaluations of one model agree, whatever run made it
 
 
 def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
-    """The first `count` problems of `split` with different ids. Raises UserError where there are fewer.
+    """The first `count` problems of `split` with different ids; all there are if a finite split has fewer.
 
-    It stops looking when nothing new was drawn for so long that there is nothing new to be drawn: a
-    last problem among n is overlooked with a chance of exp(-10).
+    Raises UserError if a split without end seems to have fewer, or a finite one has none. It stops
+    looking when nothing new was drawn for so long that there is nothing new to be drawn: a last problem
+    among n is overlooked with a chance of exp(-10).
     """
     found: dict[str, Problem] = {}
     size, last_new = task.size(split), 0
@@ -32,6 +33,8 @@ def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
             break
         if len(found) == count:
             return list(found.values())
+    if size is not None and found:
+        return list(found.values())
     raise UserError(
         f"split {split!r} has only {len(found)} distinct problems: ask for no more than that"
     )
@@ -85,13 +88,20 @@ def evaluate(
 
     `seed` takes the place of `params.seed`. Metrics: n, k, temperature, pass@1 ... pass@k and greedy,
     each with /low and /high and, for each label of the task's `describe`, by label; response_length,
-    truncated, malformed, reward parts, behaviours, and grading/* counts.
+    truncated, malformed, skipped_prompts (problems that do not fit the context), reward parts,
+    behaviours, and grading/* counts.
 
     An answer that could not be graded counts as wrong, so pass@k always has `params.n` answers.
     Raises UserError if the rewards are graded: then no answer is right or wrong, and pass@k has no
     meaning; `reward` is the figure to look at.
     """
-    chosen = distinct_problems(player.task, split, problems)
+    drawn = distinct_problems(player.task, split, problems)
+    chosen = [problem for problem in drawn if player.fits(problem, params)]
+    if not chosen:
+        raise UserError(
+            f"no prompt of split {split!r} and an answer of {params.max_tokens} tokens fit into the "
+            f"model's context of {player.context}: lower max_tokens"
+        )
     labels = [player.task.describe(problem) for problem in chosen]
     tally = Tally()
     groups = player.play(chosen, replace(params, seed=seed), 0, tally)
@@ -101,7 +111,8 @@ def evaluate(
         )
     metrics: dict[str, Any] = {
         "split": split,
-        "n": problems,
+        "n": len(chosen),
+        "skipped_prompts": len(drawn) - len(chosen),
         "k": params.n,
         "temperature": params.temperature,
     }
@@ -117,6 +128,17 @@ def evaluate(
     metrics |= {"reward_errors": tally.failed, **tally.metrics()}
     metrics["version"] = player.sampler.version
     return EvalResult(metrics, groups)
+
+
+def shortfall(asked: int, metrics: Mapping[str, Any]) -> str:
+    """Why an evaluation looked at fewer problems than were asked for; empty if it did not."""
+    n, skipped = metrics["n"], metrics.get("skipped_prompts", 0)
+    parts = []
+    if n + skipped < asked:
+        parts.append(f"split {metrics['split']!r} has only {n + skipped} distinct problems")
+    if skipped:
+        parts.append(f"{skipped} prompts do not fit into the model's context and were left out")
+    return "; ".join(parts)
 
 
 def is_right(rollout: Rollout) -> bool:

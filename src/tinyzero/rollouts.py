@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tinyzero.errors import UserError, asking
 from tinyzero.grading import Grader, LocalGrader, Verdict
@@ -30,6 +30,10 @@ from tinyzero.types import (
 
 if TYPE_CHECKING:
     pass
+
+TooLong = Literal["skip", "error"]
+
+MOST_SKIPPED = 1000  # prompts in a row that do not fit
 
 ATTEMPTS = 3  # at grading an answer that could not be graded
 
@@ -105,6 +109,8 @@ class Player:
 
     Training, evaluation, `sample`, `play` and the web page all use it. `encode` turns a prompt into
     token ids, `template` names the prompt's form, and `grader` is where rewards are computed.
+    A prompt and its answer must fit into `context` tokens (None: there is no limit); `too_long` says
+    whether problems that do not fit are skipped, or an error.
     """
 
     def __init__(
@@ -114,13 +120,33 @@ class Player:
         encode: Callable[[Prompt], Sequence[int]],
         template: str,
         grader: Grader | None = None,
+        context: int | None = None,
+        too_long: TooLong = "skip",
     ) -> None:
         self.task, self.sampler, self.encode, self.template = task, sampler, encode, template
+        self.context, self.too_long = context, too_long
         self.grader = grader or LocalGrader(task)
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
         """The token ids that pose `problem`."""
         return tuple(self.encode(self.task.prompt(problem, self.template)))
+
+    def fits(self, problem: Problem, params: SamplingParams) -> bool:
+        """Whether the prompt of `problem` and an answer of full length fit into the model's context.
+
+        Raises UserError instead of returning False if `too_long` is "error".
+        """
+        if self.context is None:
+            return True
+        length = len(self.prompt_ids(problem))
+        if length + params.max_tokens <= self.context:
+            return True
+        if self.too_long == "error":
+            raise UserError(
+                f"problem {problem.id!r} has a prompt of {length} tokens: with max_tokens "
+                f"{params.max_tokens} it exceeds the model's context of {self.context}"
+            )
+        return False
 
     def play(
         self, problems: Sequence[Problem], params: SamplingParams, first_group: int, tally: Tally
@@ -224,6 +250,8 @@ class Collected(Tally):
 
     refill_rounds: int = 0
     dropped_groups: int = 0
+    skipped_prompts: int = 0
+    """Problems left out because they do not fit into the model's context."""
     refused: bool = False
     """The algorithm kept no group at all: those it was given are returned, to be looked at and not trained on."""
 
@@ -265,11 +293,9 @@ class Source:
         kept, position, report = list(self.cursor.surplus), self.cursor.next, Collected()
         rounds, groups = 0, list[Group]()
         while len(kept) < self.prompts and rounds <= self.refills:
-            problems = [
-                self.player.task.problem("train", position + i) for i in range(self.prompts)
-            ]
+            problems, after = self._draw(position, report)
             groups = self.player.play(problems, self.params, position, report)
-            position += self.prompts
+            position = after
             chosen = [g for g in self.keep(groups) if g]
             report.dropped_groups += len(groups) - len(chosen)
             kept += chosen
@@ -285,6 +311,25 @@ class Source:
             )
         self.cursor, self.collected = Cursor(position, kept[self.prompts :]), report
         return kept[: self.prompts]
+
+    def _draw(self, position: int, report: Collected) -> tuple[list[Problem], int]:
+        """The next problems from index `position` on that fit the context, and the index after them."""
+        problems = list[Problem]()
+        skipped = 0  # in a row
+        while len(problems) < self.prompts:
+            problem = self.player.task.problem("train", position)
+            position += 1
+            if self.player.fits(problem, self.params):
+                problems.append(problem)
+                skipped = 0
+                continue
+            skipped += 1
+            report.skipped_prompts += 1
+            if skipped == MOST_SKIPPED:
+                raise UserError(
+                    f"{skipped} prompts in a row do not fit into the model's context: lower max_tokens"
+                )
+        return problems, position
 
     def publish(self, policy: Learner, version: int) -> None:
         """Give the sampler the policy's weights, or only their version if it shares them."""

@@ -59,7 +59,8 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 512
-    stop: tuple[str, ...] = ("</answer>",)
+    stop: tuple[str, ...] = ()
+    """A completion ends with the first of these; a `Player` gives those of its task."""
     banned: tuple[int, ...] = ()
     """Token ids that are never drawn, for experiments that force a model to go on; not for training."""
     n: int = 1

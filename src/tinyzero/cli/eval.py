@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tinyzero.cli.arguments import MOST_PROBLEMS, MOST_SAMPLES, up_to
 from tinyzero.cli.opening import model_arguments, open_player, settings_of
-from tinyzero.evaluate import EVAL_SEED, evaluate
+from tinyzero.evaluate import EVAL_SEED, evaluate, shortfall
 from tinyzero.run import outputs
 from tinyzero.types import SPLITS
 
@@ -46,9 +46,11 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         )
     figures = {"model": given.model, **result.metrics}
     print(
-        f"{given.model}: {given.n} {given.split} problems, {given.k} completions each "
+        f"{given.model}: {result.metrics['n']} {given.split} problems, {given.k} completions each "
         f"at temperature {params.temperature:g}"
     )
+    if told := shortfall(given.n, result.metrics):
+        print(f"  {told}")
     for key, value in figures.items():
         if f"{key}/low" in figures:
             print(

@@ -30,8 +30,14 @@ USED = (
 """What a command that uses a model as it is takes of a recipe."""
 
 
-BASES = {"tiny": "laptop", "tiny-multiplication": "multiplication"}
-"""The recipe that each bundled base is made for."""
+def recipe_of(base: str) -> str | None:
+    """The bundled recipe that trains the bundled base `base`; None if it is no bundled base."""
+    from tinyzero.models import BUNDLED
+
+    if base not in BUNDLED:
+        return None
+    trained = ((name, configs.read_recipe(name).get("model", {})) for name in configs.recipes())
+    return next((name for name, model in trained if model.get("name") == base), None)
 
 
 @contextmanager
@@ -50,11 +56,10 @@ def open_player(
         torch.set_num_threads(config.model.threads)
     with closing(make_grader(task, config.grading)) as grader:
         device = models.pick_device(config.model.device)
-        lm, tokenizer = (
-            models.load_model(model, getattr(torch, config.model.dtype), device),
-            models.load_tokenizer(model),
-        )
-        sampler = TorchSampler(lm, models.decoder(tokenizer), models.end_ids(tokenizer, lm))
+        lm = models.load_model(model, getattr(torch, config.model.dtype), device)
+        tokenizer = models.load_tokenizer(model)
+        ends = models.end_ids(tokenizer, lm, task.stop)
+        sampler = TorchSampler(lm, models.decoder(tokenizer), ends)
         params = SamplingParams(
             temperature=given.temperature,
             top_p=given.top_p,
@@ -63,7 +68,8 @@ def open_player(
             seed=given.seed,
         )
         encode = partial(models.encode_prompt, tokenizer)
-        yield Player(task, sampler, encode, config.model.prompt, grader), params
+        template = config.model.prompt
+        yield Player(task, sampler, encode, template, grader, context=lm.context), params
 
 
 def settings_of(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Config, str]:
@@ -88,8 +94,8 @@ def locate(model: str) -> tuple[str | None, str]:
     """(the recipe that made `model`, the folder to load): a run means its newest whole checkpoint."""
     from tinyzero.run import checkpoint
 
-    if model in BASES:
-        return BASES[model], model
+    if recipe := recipe_of(model):
+        return recipe, model
     folder = Path(model)
     if (folder / "config.toml").is_file():
         found = checkpoint.load_latest(folder, lambda text: print(text, file=sys.stderr))
@@ -123,7 +129,7 @@ def check_whole(folder: Path) -> None:
 def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     parser.add_argument(
         "model",
-        help="a run, a folder with a Hugging Face model, a hub id, or a bundled base, tiny or tiny-multiplication",
+        help="a run, a folder with a Hugging Face model, a hub id, or a bundled base, such as tiny",
     )
     parser.add_argument("--task", help="the task (default: the run's own)")
     parser.add_argument(

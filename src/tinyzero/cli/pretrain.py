@@ -10,6 +10,7 @@ from typing import Any
 from tinyzero import config as configs
 from tinyzero.cli.arguments import MOST_PROCESSES, up_to
 from tinyzero.registry import validate
+from tinyzero.tasks import corpora
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -27,9 +28,9 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--task",
-        default="countdown",
-        choices=["countdown", "multiplication"],
-        help="the task the base is made for",
+        default=corpora.names()[0],
+        choices=corpora.names(),
+        help=f"the task the base is made for (default: {corpora.names()[0]})",
     )
     parser.add_argument(
         "--threads", type=up_to(MOST_PROCESSES), default=2, help="CPU threads (default: 2)"

@@ -32,9 +32,7 @@ class Named(BaseModel):
 
 
 class ModelSection(Section):
-    name: str = Field(
-        "tiny", description="tiny or tiny-multiplication (bundled), a folder, or a hub id"
-    )
+    name: str = Field("tiny", description="a bundled base such as tiny, a folder, or a hub id")
     prompt: str = Field(
         "compact",
         description="template: compact (bundled bases), chat (compact in messages), base (R1-Zero text), or instruct",
@@ -76,6 +74,9 @@ class RolloutSection(Section):
         description="extra rounds of sampling for groups that the algorithm drops",
     )
     rows: int = Field(512, ge=1, le=65_536, description="completions decoded at once")
+    too_long: Literal["skip", "error"] = Field(
+        "skip", description="what happens to problems that do not fit into the model's context"
+    )
 
 
 class SamplerSection(Section):

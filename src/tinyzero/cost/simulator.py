@@ -29,7 +29,7 @@ from tinyzero.config import Config, OptimizerOptions
 from tinyzero.cost.devices import Device
 from tinyzero.cost.shapes import Shape
 from tinyzero.errors import asking
-from tinyzero.tasks import load_task
+from tinyzero.tasks import REGISTRY, load_task
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -204,7 +204,8 @@ def prompt_tokens(config: Config) -> float:
 
     A task that reads its problems from a file or the hub is asked for drawn ones: nothing is fetched.
     """
-    drawn = {k: v for k, v in config.task.options.items() if k not in ("data", "data_split")}
+    sources = getattr(REGISTRY.find(config.task.name), "sources", ())
+    drawn = {k: v for k, v in config.task.options.items() if k not in sources}
     task, template = load_task(config.task.name, drawn), config.model.prompt
     with asking(task):
         prompts = [task.prompt(task.problem("train", i), template) for i in range(8)]

@@ -1,7 +1,7 @@
 """Judging what a model wrote: find the answer, then compute it exactly."""
 
-from tinyzero.grading.answers import extract_answer
-from tinyzero.grading.arithmetic import evaluate_expression, expression_reward, number_reward
+from tinyzero.grading.answers import extract_answer, find_answer
+from tinyzero.grading.arithmetic import answer_reward, evaluate_expression, number_reward
 from tinyzero.grading.verdicts import (
     Grader,
     Judge,
@@ -20,10 +20,11 @@ __all__ = [
     "TaskReference",
     "Verdict",
     "WorkerPool",
+    "answer_reward",
     "evaluate_expression",
-    "expression_reward",
     "extract_answer",
     "failed",
+    "find_answer",
     "judge_group",
     "number_reward",
     "sound",

@@ -6,7 +6,6 @@ is bounded (length, digits, depth), so no text can make a reward raise or take l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 
 from tinyzero.grading.answers import SPACES, extract_answer
@@ -44,29 +43,23 @@ def evaluate_expression(text: str, operators: str = "+-*/") -> tuple[Fraction, l
     return None if parser.tokens else (value, parser.literals)
 
 
-def expression_reward(
-    text: str, numbers: Sequence[int], target: int, operators: str, format_reward: float
-) -> Reward:
-    """1 for an expression worth `target` that uses each of `numbers` exactly once, `format_reward` for another
-    expression (whatever its numbers), else 0. Parts: `answer` (is it right) and `format` (is it an expression)."""
-    answer = extract_answer(text)
-    result = None if answer is None else evaluate_expression(answer, operators)
-    right = result is not None and result[0] == target and sorted(result[1]) == sorted(numbers)
-    return _reward(right, result is not None, format_reward)
-
-
 def number_reward(text: str, expected: int, format_reward: float) -> Reward:
-    """1 for the integer `expected`, `format_reward` for another integer, else 0. Parts as in `expression_reward`.
+    """1 for the integer `expected`, `format_reward` for another integer, else 0.
 
     An integer is ASCII digits without leading zeros or separators, with a minus before it if negative.
+    Parts: `answer` (is it right) and `format` (is it an integer).
     """
     number = _integer(extract_answer(text) or "")
-    return _reward(number == expected, number is not None, format_reward)
+    return answer_reward(number == expected, number is not None, format_reward)
 
 
-def _reward(right: bool, well_formed: bool, format_reward: float) -> Reward:
+def answer_reward(right: bool, well_formed: bool, format_reward: float) -> Reward:
+    """1 for a right answer, `format_reward` for another `well_formed` one, else 0.
+
+    Parts: `answer` (is it right) and `format` (is it well-formed).
+    """
     value = 1.0 if right else format_reward if well_formed else 0.0
-    return Reward(value, {"answer": float(right), "format": float(well_formed)})
+    return Reward(value, {"answer": float(right), "format": float(well_formed)}, right)
 
 
 def _integer(text: str) -> int | None:

@@ -27,10 +27,10 @@ from tinyzero.errors import UserError
 from tinyzero.models.attention import grouped_attention
 from tinyzero.models.backbone import Backbone, recompute_layers
 
-BUNDLED = ("tiny", "tiny-multiplication")
-
-
 ASSETS = Path(__file__).parent.parent / "assets"
+
+BUNDLED = tuple(sorted(path.parent.name for path in ASSETS.glob("*/config.json")))
+"""The bases that come with the package."""
 
 
 transformers.logging.set_verbosity_error()

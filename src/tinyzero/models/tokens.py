@@ -83,14 +83,19 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
     return tuple(ids)
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase, model: Backbone) -> frozenset[int]:
-    """Every token that ends a sequence: the tokenizer's and the generation config's. A stop string that is one token,
-    which an exported model lists among them, is none here: it belongs to the text."""
+def end_ids(
+    tokenizer: PreTrainedTokenizerBase, model: Backbone, stop: Sequence[str] = ()
+) -> frozenset[int]:
+    """Every token that ends a sequence: the tokenizer's and the generation config's.
+
+    An exported model lists there the token of its task's stop string, if it is a single one. That belongs
+    to the text and is left out here: `stop` are the task's strings.
+    """
     found = {tokenizer.eos_token_id}
     generation = getattr(model.lm, "generation_config", None)
     listed = getattr(generation, "eos_token_id", None)
     found.update(listed if isinstance(listed, list) else [listed])
-    stops = {ids[0] for ids in stop_ids(tokenizer, SamplingParams().stop) if len(ids) == 1}
+    stops = {ids[0] for ids in stop_ids(tokenizer, stop) if len(ids) == 1}
     return frozenset(i for i in found if i is not None and i not in stops)
 
 
@@ -111,7 +116,7 @@ def set_generation(
     longer = [s for s, ids in zip(params.stop, stops, strict=True) if len(ids) > 1]
     config = model.lm.generation_config
     config.eos_token_id = sorted(
-        end_ids(tokenizer, model) | {ids[0] for ids in stops if len(ids) == 1}
+        end_ids(tokenizer, model, params.stop) | {ids[0] for ids in stops if len(ids) == 1}
     )
     config.pad_token_id = (
         config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id

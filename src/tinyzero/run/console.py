@@ -17,7 +17,6 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "reward": ("reward", ".3f"),
     "accuracy": ("accuracy", ".3f"),
     "response_length": ("length", ".1f"),
-    "behaviour/attempts": ("attempts", ".2f"),
 }
 """Keys of a step's record that the console shows: its heading and how to write the number."""
 
@@ -38,9 +37,13 @@ class Console:
 
     ROWS = 10
 
-    def __init__(self, steps: int, file: TextIO | None = None) -> None:
-        """`steps` is the run's length."""
+    def __init__(
+        self, steps: int, file: TextIO | None = None, highlights: Mapping[str, str] | None = None
+    ) -> None:
+        """`steps` is the run's length; `highlights` are more keys to show, each with its heading."""
         self.steps, self.lost = steps, False
+        more = {key: (heading, ".2f") for key, heading in (highlights or {}).items()}
+        self.columns = COLUMNS | more
         self.begin(0)
         self.rows: deque[dict[str, str]] = deque(maxlen=self.ROWS)
         self.console = rich.console.Console(file=file or sys.stdout, highlight=False, markup=False)
@@ -89,7 +92,7 @@ class Console:
     def _row(self, record: Mapping[str, Any]) -> dict[str, str]:
         finished = record["step"] + 1
         row = {"step": f"{finished}/{self.steps}"}
-        for key, (heading, form) in COLUMNS.items():
+        for key, (heading, form) in self.columns.items():
             if record.get(key) is not None:
                 row[heading] = format(record[key], form)
         if record.get("time/step"):

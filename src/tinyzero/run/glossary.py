@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 GLOSSARY: dict[str, str] = {
@@ -28,6 +29,7 @@ GLOSSARY: dict[str, str] = {
     "flat_groups": "Share of groups whose completions all earned the same: no lesson under a group baseline.",
     "refill_rounds": "Extra rounds of sampling it took to fill the batch.",
     "dropped_groups": "Groups sampled for this step and not kept by the algorithm.",
+    "skipped_prompts": "Problems left out because prompt and answer do not fit into the model's context.",
     "refused": "One where the algorithm kept no group at all, so that nothing was learned in this step, else zero.",
     # What the update did
     "loss": "The scalar that the policy minimised, averaged over the step's updates.",
@@ -61,44 +63,6 @@ GLOSSARY: dict[str, str] = {
     "memory/*": "Memory held by the named part at its peak, in bytes.",
     "memory/gpu_peak": "The most memory, in bytes, that PyTorch had allocated on the GPU since the process began; "
     "vLLM's is not in it.",
-    # How it thought (docs/behaviours.md defines every word; a line is one of the compact grammar)
-    "behaviour/attempts": "Mean full attempts a completion: results that use exactly the given numbers.",
-    "behaviour/distinct_attempts": "Mean attempts a completion that differ by more than the order of terms or factors.",
-    "behaviour/repeat_rate": "Share of attempts that were already made in the same completion.",
-    "behaviour/legal_rate": "Share of lines of steps that are full attempts. Compact grammar only.",
-    "behaviour/arithmetic_accuracy": "Share of the steps stated that are exactly true.",
-    "behaviour/verifications": "Mean verdicts a completion: a result is said to be the target, or not.",
-    "behaviour/verification_precision": "Share of yes verdicts on a full attempt that truly hits the target.",
-    "behaviour/verification_recall": "Share of the attempts that truly hit the target that get a yes.",
-    "behaviour/misjudged": "Share of verdicts that are false: yes to what misses the target, no to what hits it.",
-    "behaviour/verdict_rate": "Share of lines of steps that end in a verdict, yes or no. Compact grammar only.",
-    "behaviour/target_restated": "Share of verdicts that restate the target rightly. Compact grammar only.",
-    "behaviour/recognition_recall": "Share of the stated results equal to the target that get yes, among those judged. "
-    "Compact grammar only.",
-    "behaviour/false_claim_rate": "Share of the stated results unlike the target that get yes, among those judged. "
-    "Compact grammar only.",
-    "behaviour/backtracks": "Mean times a completion gives up a line of work for another.",
-    "behaviour/backtracks_said": "Mean such turns that words announce, a completion (lexical backtracking).",
-    "behaviour/backtracks_silent": "Mean such turns a completion that no word announces: the arithmetic does not go on "
-    "from what missed (structural backtracking). All are in the compact grammar.",
-    "behaviour/subgoals": "Mean intermediate goals a completion. Free text only.",
-    "behaviour/subgoals_made": "Share of the intermediate goals that are made from the given numbers later on.",
-    "behaviour/backward": "Mean sentences a completion that reason from the target. Free text only.",
-    "behaviour/self_checked": "Share of completions that work out their solution once more.",
-    "behaviour/found_rate": "Share of completions in which some attempt truly hits the target.",
-    "behaviour/first_hit": "Mean number of the first attempt that truly hits, counted from 1, where one does.",
-    "behaviour/first_hit_characters": "Mean characters up to the first attempt that truly hits, where one does.",
-    "behaviour/characters_per_attempt": "Characters of thinking for each full attempt, over all completions; "
-    "`response_length` over `behaviour/attempts` is the same in tokens, the answer's included.",
-    "behaviour/continued_characters": "Mean characters of thinking after the first yes to an attempt that truly hits, "
-    "where there is one.",
-    "behaviour/early_hit_rate": "Share of the first three attempts of each completion that truly hit the target.",
-    "behaviour/gave_up": "Share of completions that search, take nothing for a solution, and say so or answer.",
-    "behaviour/direct": "Share of completions that answer without any arithmetic.",
-    "behaviour/faithful": "Share of the answers that are an attempt taken for a solution, where one was.",
-    "behaviour/decomposed": "Share of products of more than one pair of digits that are broken down by the "
-    "distributive rule: products of parts are stated for every pair.",
-    "behaviour/decomposed_partly": "Share of those products of which some pairs of digits are multiplied, not all.",
     # Rollouts
     "problem": "The problem's name.",
     "prompt": "The text, or the chat messages, that posed it.",
@@ -114,22 +78,27 @@ GLOSSARY: dict[str, str] = {
     "k": "Completions sampled for each problem.",
     "temperature": "Temperature the completions were sampled at.",
     "pass@*": "Chance that at least one of so many completions is right, estimated without bias.",
-    "pass@*/*=*": "The same over the problems described so: how many numbers, or which operators are needed.",
+    "pass@*/*=*": "The same over the problems that the task describes so.",
     "greedy": "Share of problems answered rightly by the single most likely completion.",
-    "greedy/*=*": "The same over the problems described so: how many numbers, or which operators are needed.",
-    "pass@*/low": "Lower end of the 95 % confidence interval; the problems of one number set are one cluster.",
-    "pass@*/high": "Upper end of the 95 % confidence interval; the problems of one number set are one cluster.",
-    "greedy*/low": "Lower end of the 95 % confidence interval; the problems of one number set are one cluster.",
-    "greedy*/high": "Upper end of the 95 % confidence interval; the problems of one number set are one cluster.",
+    "greedy/*=*": "The same over the problems that the task describes so.",
+    "pass@*/low": "Lower end of the 95 % confidence interval; problems that share a key are one cluster.",
+    "pass@*/high": "Upper end of the 95 % confidence interval; problems that share a key are one cluster.",
+    "greedy*/low": "Lower end of the 95 % confidence interval; problems that share a key are one cluster.",
+    "greedy*/high": "Upper end of the 95 % confidence interval; problems that share a key are one cluster.",
 }
-"""What each key means and its unit; `*` stands for any text. The entry that spells out most of a key defines it."""
+"""What each key means and its unit, save `behaviour/*`, which the glossary of a task defines.
+
+`*` stands for any text. The entry that spells out most of a key defines it.
+"""
 
 
-def define(key: str) -> str | None:
-    """What `key` means, or None for a key that the glossary lacks."""
-    patterns = [pattern for pattern in GLOSSARY if fnmatchcase(key, pattern)]
-    return (
-        GLOSSARY[max(patterns, key=lambda pattern: len(pattern.replace("*", "")))]
-        if patterns
-        else None
-    )
+def define(key: str, more: Mapping[str, str] | None = None) -> str | None:
+    """What `key` means, or None for a key that the glossary lacks.
+
+    `more` are the entries of a task, which go before those of the glossary that fit equally well.
+    """
+    entries = {**GLOSSARY, **(more or {})}
+    patterns = [pattern for pattern in entries if fnmatchcase(key, pattern)]
+    if not patterns:
+        return None
+    return entries[max(patterns, key=lambda pattern: len(pattern.replace("*", "")))]

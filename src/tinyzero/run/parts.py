@@ -165,20 +165,26 @@ def build(config: Config, folder: Path, resume: bool, started: float, stack: Exi
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     torch.manual_seed(config.seed)
-    console = Console(config.steps)
     task, algorithm = check_config(config)
+    console = Console(config.steps, highlights=task.highlights)
     grader = stack.enter_context(closing(make_grader(task, config.grading)))
     found = checkpoint.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
     tokenizer = models.load_tokenizer(config.model.name)
     config = settle(config, policy, console.note)
     algorithm = algorithms.load_algorithm(config.algorithm.name, config.algorithm.options)
-    sampler = make_sampler(
-        config, policy, models.decoder(tokenizer), models.end_ids(tokenizer, policy)
+    ends = models.end_ids(tokenizer, policy, task.stop)
+    sampler = make_sampler(config, policy, models.decoder(tokenizer), ends)
+    player = Player(
+        task,
+        sampler,
+        partial(models.encode_prompt, tokenizer),
+        config.model.prompt,
+        grader,
+        context=policy.context,
+        too_long=config.rollout.too_long,
     )
     clock = Clock()
-    encode = partial(models.encode_prompt, tokenizer)
-    player = Player(task, sampler, encode, config.model.prompt, grader)
     run = Run(
         config=config,
         folder=folder,
@@ -321,24 +327,46 @@ def check_problems(run: Run, context: int) -> None:
     problems += [run.task.problem("train", i) for i in range(2 * config.rollout.prompts)]
     for option, (split, count) in wanted.items():
         try:
-            problems += distinct_problems(run.task, split, count) if count else []
+            drawn = distinct_problems(run.task, split, count) if count else []
         except UserError as error:
             raise UserError(f"{option} is {count}: {error}") from None
+        if len(drawn) < count:
+            run.console.note(
+                f"{option} is {count}: split {split!r} has {len(drawn)} distinct problems, all are used"
+            )
+        problems += drawn
     check_grading(run, problems[:SOLVED])
-    longest = max(len(run.player.prompt_ids(p)) for p in problems)
     try:
         json.dumps([dict(p.fields) for p in problems])  # rollouts are written with them
     except (TypeError, ValueError) as error:
         raise UserError(f"fields of a problem cannot be written as JSON: {error}") from None
     limits = {"rollout": config.rollout.max_tokens}
-    if any(count for _, count in wanted.values()):
+    evaluates = any(count for _, count in wanted.values())
+    if evaluates and config.eval_tokens != config.rollout.max_tokens:
         limits["eval"] = config.eval_tokens
+    lengths = [len(run.player.prompt_ids(p)) for p in problems]
     for option, limit in limits.items():
-        if longest + limit > context:
-            raise UserError(
-                f"{option}.max_tokens {limit} and a prompt of {longest} tokens exceed the model's "
-                f"context of {context}: lower it to {context - longest} or less"
-            )
+        check_room(run, option, limit, lengths, context)
+
+
+def check_room(run: Run, option: str, limit: int, lengths: Sequence[int], context: int) -> None:
+    """Whether prompts of these lengths and an answer of `limit` tokens fit into the context.
+
+    Raises UserError if none fits, or one does not and the user asked for an error; else says how many
+    will be skipped.
+    """
+    long = [length for length in lengths if length + limit > context]
+    if not long:
+        return
+    if len(long) == len(lengths) or run.config.rollout.too_long == "error":
+        raise UserError(
+            f"{option}.max_tokens {limit} and a prompt of {max(long)} tokens exceed the model's "
+            f"context of {context}: lower it to {context - max(long)} or less"
+        )
+    run.console.note(
+        f"{len(long)} of the first {len(lengths)} prompts do not fit into the model's context of "
+        f"{context} tokens with {option}.max_tokens {limit}: such problems are skipped"
+    )
 
 
 def check_grading(run: Run, problems: Sequence[Problem]) -> None:

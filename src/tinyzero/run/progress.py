@@ -82,6 +82,7 @@ def record(
         "flat_groups": sum(flat) / len(flat),
         "refill_rounds": collected.refill_rounds,
         "dropped_groups": collected.dropped_groups,
+        "skipped_prompts": collected.skipped_prompts,
         "refused": float(collected.refused),
         "reward_errors": collected.failed,
         **collected.metrics(),

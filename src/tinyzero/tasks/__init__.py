@@ -9,7 +9,7 @@ from tinyzero.errors import UserError, building
 from tinyzero.registry import Registry, validate
 from tinyzero.tasks.guarded import GuardedTask
 
-PARTS = ("arithmetic", "base", "check", "guarded", "prompts", "splits")
+PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits")
 REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))
 TASKS = REGISTRY.names()
 
@@ -22,6 +22,11 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
     """
     kind = REGISTRY.find(name)
     return GuardedTask(_build(kind, name, options or {}), name, options or {})
+
+
+def bundled(name: str) -> GuardedTask | None:
+    """The bundled task called `name` with its default options, or None for a user's own, whose code is not run."""
+    return load_task(name) if name in TASKS else None
 
 
 def _build(kind: type, name: str, options: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ with these four methods and no base class is a task too: `load_task` fills in th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel
 
@@ -20,12 +20,37 @@ class NoSolution(UserError):
 
 
 class Event(NamedTuple):
-    """Something that a completion does: `text[start:end]` is where. `kind` is one of the task's `kinds`."""
+    """Something that a completion does: `text[start:end]` is where. `kind` is any name of the task's own.
+
+    The report knows three kinds: "right" (a result that solves the problem), "verification" (the model
+    judges a result; the detail is "yes" or "no"), and "backtrack" (it starts anew).
+    """
 
     kind: str
     start: int
     end: int
     detail: str = ""
+
+
+class Chart(NamedTuple):
+    """Metrics of a task that its report draws over one axis: each of `lines` is a key and its label."""
+
+    title: str
+    says: str
+    """What is seen there, in a sentence."""
+    lines: tuple[tuple[str, str], ...]
+    form: Literal["number", "share"] = "number"
+
+
+class Shortcut(NamedTuple):
+    """An easy method that solves the problems which `describe` gives the label `label` the value `value`.
+
+    A report shows how far it goes, by kind of problem; `says` names it there.
+    """
+
+    label: str
+    value: str
+    says: str
 
 
 class Episode(Protocol):
@@ -62,8 +87,20 @@ class Task:
     glossary: Mapping[str, str] = {}
     """What each metric of `summarise`, and each part of a reward, means."""
 
+    charts: Sequence[Chart] = ()
+    """The metrics of `summarise` that the report draws, in this order. Others are drawn after them."""
+
+    highlights: Mapping[str, str] = {}
+    """The few metrics that the console and summaries show too, each with a heading of a word or two."""
+
     kinds: Mapping[str, str] = {}
-    """What each kind of event that `mark` finds means."""
+    """The kinds of event found by `mark` that the report shows, each in a few words."""
+
+    shortcut: Shortcut | None = None
+    """An easy method that scores are compared with."""
+
+    sources: Sequence[str] = ()
+    """Options that name a file or a dataset. Estimates leave them out, so that nothing is fetched."""
 
     allowed_attacks: Sequence[str] = ()
     """What `tinyzero check-task` finds and is meant, such as "junk around the answer"."""
@@ -136,6 +173,10 @@ class Task:
     def line(self, problem: Problem) -> str:
         """What to type for `problem`: `pose` reads it back. Empty if problems cannot be typed."""
         return ""
+
+    def row(self, problem: Problem) -> Mapping[str, Any]:
+        """What `tinyzero data` writes of a problem, columns by name."""
+        return dict(problem.fields)
 
     def episode(self, problem: Problem) -> Episode | None:
         """A conversation of several turns, or None if the task has only one."""

@@ -15,6 +15,9 @@ from tinyzero.errors import UserError, asking
 from tinyzero.tasks.base import Episode, Event, Task
 from tinyzero.types import Problem, Prompt, Split
 
+PLAIN = ("stop", "rules", "glossary", "charts", "highlights", "kinds", "shortcut", "sources")
+"""What a task has besides its options and methods."""
+
 
 class GuardedTask(Task):
     """The task `owner` called `name`. Whatever it raises becomes a UserError that names its line."""
@@ -23,7 +26,7 @@ class GuardedTask(Task):
         self.owner, self.name, self.given = owner, name, dict(options)
         self.trusted = type(owner).__module__.startswith("tinyzero.")
         self.options: Any = getattr(owner, "options", None)
-        for attribute in ("stop", "rules", "glossary", "kinds"):
+        for attribute in PLAIN:
             setattr(self, attribute, getattr(owner, attribute, getattr(Task, attribute)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -99,6 +102,10 @@ class GuardedTask(Task):
     def line(self, problem: Problem) -> str:
         line: str = self._ask("line", self._copy(problem))
         return line
+
+    def row(self, problem: Problem) -> Mapping[str, Any]:
+        row: Mapping[str, Any] = self._ask("row", self._copy(problem))
+        return row
 
     def episode(self, problem: Problem) -> Episode | None:
         episode: Episode | None = self._ask("episode", self._copy(problem))

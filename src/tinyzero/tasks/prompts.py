@@ -1,4 +1,4 @@
-"""The words a problem is posed in. Text lives here and at the edges only; between rooms travel token ids.
+"""The forms a problem is posed in; each task has its own words for the question.
 
 `compact`  the tiny bundled bases: as few tokens as can be
 `chat`     the same in chat messages, for a tiny base that was taught to answer (`tinyzero pretrain --chat true`)
@@ -7,8 +7,6 @@
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from tinyzero.errors import UserError
 from tinyzero.types import Prompt
@@ -26,38 +24,16 @@ _INSTRUCT_SYSTEM = (
 _OPENING = "Let me solve this step by step.\n<think>"
 
 
-def countdown(numbers: Sequence[int], target: int, template: str) -> Prompt:
-    """Countdown's question; under "base" and "instruct" it is TinyZero's text, without the space that it has before the
-    question in the latter."""
-    if template in ("compact", "chat"):
-        return _short(f"{target} from {' '.join(map(str, numbers))}", template)
-    question = (
-        f"Using the numbers {list(numbers)}, create an equation that equals {target}. You can use basic arithmetic "
-        "operations (+, -, *, /) and each number can only be used once. Show your work in <think> </think> tags. "
-        "And return the final answer in <answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>."
-    )
-    return _wrap(question, template)
+def posed(short: str, question: str, template: str) -> Prompt:
+    """A prompt under one of TEMPLATES: `short` for the tiny bases, and `question` for all others.
+
+    Raises UserError on an unknown template.
+    """
+    return _short(short, template) if template in ("compact", "chat") else wrap(question, template)
 
 
-def multiplication(a: int, b: int, template: str) -> Prompt:
-    """Multiplication's question; under "base" and "instruct" it is put as Countdown's is, which is not TinyZero's text:
-    that one ends with "= Assistant: Ok let me think about it."."""
-    if template in ("compact", "chat"):
-        return _short(f"{a}*{b}", template)
-    question = (
-        f"Give me the answer of the following equation: {a} * {b}. Show your work in <think> </think> tags. "
-        "And return the final answer in <answer> </answer> tags, for example <answer> 42 </answer>."
-    )
-    return _wrap(question, template)
-
-
-def _short(question: str, template: str) -> Prompt:
-    if template == "compact":
-        return f"{question}\n<think>\n"
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": "<think>"}]
-
-
-def _wrap(question: str, template: str) -> Prompt:
+def wrap(question: str, template: str) -> Prompt:
+    """`question` as TinyZero puts it to a base or an instruct model, opened at `<think>`."""
     if template == "base":
         return f"{_BASE_INTRO}User: {question}\nAssistant: {_OPENING}"
     if template == "instruct":
@@ -67,3 +43,9 @@ def _wrap(question: str, template: str) -> Prompt:
             {"role": "assistant", "content": _OPENING},
         ]
     raise UserError(f"unknown prompt template {template!r}: use one of {', '.join(TEMPLATES)}")
+
+
+def _short(question: str, template: str) -> Prompt:
+    if template == "compact":
+        return f"{question}\n<think>\n"
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": "<think>"}]

@@ -38,6 +38,7 @@ from tinyzero import config
 from tinyzero.errors import UserError
 from tinyzero.registry import validate
 from tinyzero.run import outputs, records
+from tinyzero.tasks import TASKS, load_task
 
 MOST_RUNS = 10_000
 FIX = "name another folder with --out"
@@ -57,8 +58,7 @@ CURVES = {
     "pass@1": "pass@1 on dev",
     "response_length/right": "tokens of right answers",
     "response_length/wrong": "tokens of wrong answers",
-    "behaviour/attempts": "attempts a problem",
-    "behaviour/decomposed": "share of products broken down",
+    **{key: heading for name in TASKS for key, heading in load_task(name).highlights.items()},
 }
 
 

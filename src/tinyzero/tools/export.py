@@ -28,6 +28,7 @@ from tinyzero.config import Config
 from tinyzero.errors import UserError, brief
 from tinyzero.run import outputs, records
 from tinyzero.tasks import load_task
+from tinyzero.tasks.base import Task
 from tinyzero.types import Prompt, SamplingParams
 
 CARD, CURVE, RECIPE = "README.md", "curve.png", "recipe.toml"
@@ -66,7 +67,8 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
     dtype = models.stored_dtype(model)
     lm, tokenizer = models.load_model(model, dtype), models.load_tokenizer(model)
     if config:
-        models.set_generation(lm, tokenizer, SamplingParams(max_tokens=config.eval_tokens))
+        task = load_task(config.task.name, config.task.options)
+        models.set_generation(lm, tokenizer, _params(config, task))
     size = sum(p.numel() for p in lm.parameters())
     kind = f"{size:,} parameters, {lm.config.model_type}"
     with _records_of(recipe):
@@ -261,14 +263,25 @@ def _use(name: str, dtype: str, config: Config) -> str:
     """The prompt, to the letter, and how to sample from it."""
     task = load_task(config.task.name, config.task.options)
     prompt = task.prompt(task.problem("test", 0), config.model.prompt)
-    params = SamplingParams(max_tokens=config.eval_tokens)
+    params = _params(config, task)
     return (
-        f"It was trained on this form of prompt and on no other ({config.model.prompt}), and ends its answer with "
-        f"`{params.stop[0]}`:\n\n```python\n{_assignment(prompt)}\n```\n\n"
+        f"It was trained on this form of prompt and on no other ({config.model.prompt}), and ends its answer"
+        f"{_ending(params.stop)}:\n\n```python\n{_assignment(prompt)}\n```\n\n"
         f"With transformers:\n\n```python\n{_transformers_code(name, prompt)}\n```\n\n"
         f"With vLLM:\n\n```python\n{_vllm_code(name, dtype, prompt, params)}\n```\n\n"
         f"With TinyZero, on a page in the browser:\n\n```\ntinyzero play --web {name}\n```"
     )
+
+
+def _params(config: Config, task: Task) -> SamplingParams:
+    """How the model was sampled when it was scored."""
+    return SamplingParams(max_tokens=config.eval_tokens, stop=tuple(task.stop))
+
+
+def _ending(stop: Sequence[str]) -> str:
+    """How a card tells what an answer ends with."""
+    shown = [f"`{json.dumps(s)[1:-1]}`" if "`" not in s else f"`` {s} ``" for s in stop]
+    return f" with {' or '.join(shown)}" if shown else " with its end token"
 
 
 def _assignment(prompt: Prompt) -> str:
@@ -305,7 +318,7 @@ llm = LLM({json.dumps(name)}, dtype="{dtype}")
 params = SamplingParams(
     temperature={params.temperature},
     max_tokens={params.max_tokens},
-    stop={json.dumps(params.stop)},
+    stop={json.dumps(list(params.stop))},
     include_stop_str_in_output=True,
 )
 print({call}[0].outputs[0].text)"""

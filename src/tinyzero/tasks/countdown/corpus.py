@@ -26,16 +26,8 @@ from itertools import combinations, islice
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tinyzero.tasks.corpora import END, Corpus
 from tinyzero.tasks.countdown.task import combine, split_of
-
-CHARACTERS = "\n " + "".join(map(chr, range(33, 127)))
-WORDS = ("<think>", "</think>", "<answer>", "</answer>", " from ", " vs ", " no\n", " yes\n")
-END = "<|endoftext|>"
-CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}"
-    "{% if not loop.last or add_generation_prompt %}{{ '\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-)
 
 
 class CorpusOptions(BaseModel):
@@ -156,12 +148,6 @@ def document(rng: random.Random, o: CorpusOptions) -> tuple[str, str]:
     return prompt, text + END
 
 
-def as_chat(prompt: str, text: str) -> tuple[str, str]:
-    """A document with its prompt as the messages of a chat, as CHAT_TEMPLATE writes them; drills are as they were."""
-    question, thinking, _ = prompt.partition("\n<think>\n")
-    return (f"user: {question}\nassistant: <think>", f"\n{text}") if thinking else (prompt, text)
-
-
 def _drill(rng: random.Random, o: CorpusOptions) -> tuple[str, str]:
     """A page of facts: steps with their results, and comparisons with their verdicts."""
     lines: list[str] = []
@@ -262,3 +248,11 @@ def _geometric(rng: random.Random, go_on: float) -> int:
     while rng.random() < go_on:
         count += 1
     return count
+
+
+CORPUS = Corpus(
+    CorpusOptions,
+    document,
+    knows="two-digit arithmetic and the look of a search for Countdown",
+    measured_by="`python benchmarks/base.py`",
+)

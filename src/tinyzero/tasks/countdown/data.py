@@ -6,10 +6,7 @@ Rows are numbered from 0 everywhere, in messages too.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
@@ -19,12 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from tinyzero.errors import UserError
+from tinyzero.tasks.files import EXTRA, SUFFIXES, write_table
 
 TINYZERO_TRAIN, TINYZERO_TEST = 327_680, 1_024
 MIN_COUNT, MAX_COUNT = 2, 6
-SUFFIXES = (".parquet", ".jsonl")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # org/name
-EXTRA = "is not installed: pip install 'tinyzero[data]'"
 
 T = TypeVar("T")
 
@@ -61,23 +57,8 @@ def read_rows(source: str | Path) -> list[Row]:
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
-    """Write `rows` to a .parquet or .jsonl file, whole or not at all. Raises UserError where that cannot be."""
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"cannot write {path}: a data file ends in .parquet or .jsonl")
-    beside: str | None = None
-    try:
-        beside = tempfile.mkdtemp(prefix=".tmp-", dir=path.parent)
-        partial = Path(beside, path.name)
-        (_write_parquet if path.suffix == ".parquet" else _write_jsonl)(partial, rows)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if beside:
-            shutil.rmtree(beside, ignore_errors=True)
+    """Write `rows` to a .parquet or .jsonl file, whole or not at all. Raises UserError if it cannot be written."""
+    write_table(path, ({"target": row.target, "nums": list(row.nums)} for row in rows))
 
 
 def tinyzero_split(rows: Sequence[T]) -> tuple[list[T], list[T]]:
@@ -215,22 +196,3 @@ def _require_columns(source: str | Path, names: Sequence[str]) -> None:
             raise UserError(
                 f"{source} has no column {column!r} (it has {', '.join(names)}): rename the right one"
             )
-
-
-def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(f"cannot write {path}: pyarrow {EXTRA}") from error
-    schema = pyarrow.schema([("target", pyarrow.int64()), ("nums", pyarrow.list_(pyarrow.int64()))])
-    table = pyarrow.Table.from_pylist(
-        [{"target": row.target, "nums": list(row.nums)} for row in rows], schema
-    )
-    pyarrow.parquet.write_table(table, path)
-
-
-def _write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    lines = (json.dumps({"target": row.target, "nums": list(row.nums)}) + "\n" for row in rows)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(lines)

@@ -17,12 +17,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyzero.errors import UserError
-from tinyzero.grading import arithmetic
-from tinyzero.tasks import prompts
 from tinyzero.tasks.base import Event, Task
 from tinyzero.tasks.countdown import data as countdown_data
+from tinyzero.tasks.countdown import display, question, thinking
 from tinyzero.tasks.countdown import solver as countdown_solver
-from tinyzero.tasks.countdown import thinking
+from tinyzero.tasks.countdown.grading import expression_reward
 from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import Problem, Prompt, Reward, Split
 
@@ -126,6 +125,12 @@ class Countdown(Task):
     """The task; `Countdown()` draws 3 or 4 numbers from 1 to 99 and targets from 10 to 100."""
 
     Options = CountdownOptions
+    glossary = display.GLOSSARY
+    charts = display.CHARTS
+    highlights = display.HIGHLIGHTS
+    kinds = display.MARKS
+    shortcut = display.SHORTCUT
+    sources = ("data",)
 
     def __init__(self, options: CountdownOptions | None = None) -> None:
         self.options: CountdownOptions = options or CountdownOptions()
@@ -151,6 +156,10 @@ class Countdown(Task):
             f"no Countdown problem of split {split!r} in {MAX_DRAWS:,} draws: widen task.min_target..max_target "
             f"({o.min_target}..{o.max_target}), the number range or task.max_intermediate ({o.max_intermediate})"
         )
+
+    def size(self, split: Split) -> int | None:
+        """The rows of `split` if problems are read from `data`; drawn ones have no end."""
+        return None if self.options.data is None else len(self._rows[split])
 
     @cached_property
     def _rows(self) -> dict[Split, list[tuple[int, countdown_data.Row]]]:
@@ -184,7 +193,7 @@ class Countdown(Task):
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
         """The question under the template "compact", "chat", "base" (TinyZero's text) or "instruct"."""
-        return prompts.countdown(problem.fields["numbers"], problem.fields["target"], template)
+        return question.prompt(problem.fields["numbers"], problem.fields["target"], template)
 
     def pose(self, line: str) -> Problem:
         """A typed problem such as `24 from 3 5 12`. Raises UserError where it is none, or has no solution."""
@@ -208,10 +217,14 @@ class Countdown(Task):
         """What to type for `problem`."""
         return f"{problem.fields['target']} from {' '.join(map(str, problem.fields['numbers']))}"
 
+    def row(self, problem: Problem) -> dict[str, object]:
+        """The problem in the public layout: `target` and `nums`."""
+        return {"target": problem.fields["target"], "nums": list(problem.fields["numbers"])}
+
     def reward(self, problem: Problem, text: str) -> Reward:
         """1 for the target from exactly the given numbers, `format_reward` for another expression, else 0."""
         numbers, target = problem.fields["numbers"], problem.fields["target"]
-        return arithmetic.expression_reward(
+        return expression_reward(
             text, numbers, target, self.options.operators, self.options.format_reward
         )
 

@@ -23,7 +23,7 @@ import random
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tinyzero.tasks.countdown.corpus import END
+from tinyzero.tasks.corpora import END, Corpus
 from tinyzero.tasks.multiplication.task import split_of
 
 
@@ -147,3 +147,11 @@ def _given_up(a: int, b: int) -> str:
 
 def _answer(value: int) -> str:
     return f"</think>\n<answer>{value}</answer>"
+
+
+CORPUS = Corpus(
+    ProductsOptions,
+    document,
+    knows="its tables, how to add, and the look of a product broken down",
+    note="; products with an operand below 10 are told whatever their split: score larger ones",
+)

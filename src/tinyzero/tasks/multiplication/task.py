@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyzero.errors import UserError
-from tinyzero.grading import arithmetic
-from tinyzero.tasks import prompts
+from tinyzero.grading import number_reward
 from tinyzero.tasks.base import Task
+from tinyzero.tasks.multiplication import display, question, thinking
 from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import Problem, Prompt, Reward, Split
 
@@ -71,6 +71,9 @@ class Multiplication(Task):
     """The task; `Multiplication()` draws TinyZero's mix of up to three digits."""
 
     Options = MultiplicationOptions
+    glossary = display.GLOSSARY
+    charts = display.CHARTS
+    highlights = display.HIGHLIGHTS
     rules = "Multiply two whole numbers."
 
     def __init__(self, options: MultiplicationOptions | None = None) -> None:
@@ -96,7 +99,7 @@ class Multiplication(Task):
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
         """The question under the template "compact", "chat", "base" or "instruct"."""
-        return prompts.multiplication(problem.fields["a"], problem.fields["b"], template)
+        return question.prompt(problem.fields["a"], problem.fields["b"], template)
 
     def pose(self, line: str) -> Problem:
         """A typed problem such as `47*36`. Raises UserError where it is none."""
@@ -114,7 +117,7 @@ class Multiplication(Task):
 
     def reward(self, problem: Problem, text: str) -> Reward:
         """1 for the product, `format_reward` for another integer, else 0."""
-        return arithmetic.number_reward(
+        return number_reward(
             text, problem.fields["a"] * problem.fields["b"], self.options.format_reward
         )
 
@@ -124,14 +127,10 @@ class Multiplication(Task):
 
     def measure(self, problem: Problem, text: str) -> Mapping[str, int]:
         """Counts of how one completion multiplies."""
-        from tinyzero.tasks.countdown import thinking
-
-        return thinking.measure(problem, text)
+        return thinking.measure(problem.fields["a"], problem.fields["b"], text)
 
     def summarise(self, measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Metrics `behaviour/*`, each a ratio of sums over many completions."""
-        from tinyzero.tasks.countdown import thinking
-
         return thinking.summarise(measured)
 
     def describe(self, problem: Problem) -> dict[str, object]:

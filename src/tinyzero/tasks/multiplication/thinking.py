@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 from tinyzero.tasks.arithmetic.chains import chains, fold, is_true
-from tinyzero.tasks.arithmetic.events import thinking_of
 from tinyzero.tasks.arithmetic.expressions import Expression, Step
-from tinyzero.tasks.countdown.thinking.compact import STEP, is_compact
+from tinyzero.tasks.arithmetic.steps import STEP, is_compact
+from tinyzero.tasks.arithmetic.thinking import ratios, thinking_of
 
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3}){1,2}(?![\d,])")
 
 
-def measure_product(a: int, b: int, text: str) -> dict[str, int]:
+RATIOS: dict[str, tuple[str, str]] = {
+    "behaviour/arithmetic_accuracy": ("steps_right", "steps"),
+    "behaviour/decomposed": ("decomposed", "posed"),
+    "behaviour/decomposed_partly": ("decomposed_partly", "posed"),
+}
+"""Each metric as one count of `measure` over another, both summed over completions."""
+
+
+def measure(a: int, b: int, text: str) -> dict[str, int]:
     """Counts of one completion that was asked for a*b. What is cut short is not looked at."""
     thinking, closed = thinking_of(text)
     compact = is_compact(text)
@@ -28,6 +36,11 @@ def measure_product(a: int, b: int, text: str) -> dict[str, int]:
         "decomposed": pairs > 1 and covered == pairs and parts > 1,
         "decomposed_partly": pairs > 1 and parts > 0 and covered < pairs,
     }
+
+
+def summarise(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Metrics over many completions from the counts of each. A metric with nothing to measure is left out."""
+    return ratios(RATIOS, counts)
 
 
 def _compact(thinking: str) -> tuple[list[bool], list[tuple[int, int]]]:

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,10 +34,7 @@ from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.registry import validate
 from tinyzero.run import checkpoint, outputs
 from tinyzero.run.stopping import stop_requested
-from tinyzero.tasks.countdown import corpus
-from tinyzero.tasks.countdown.corpus import CorpusOptions
-from tinyzero.tasks.multiplication import corpus as products
-from tinyzero.tasks.multiplication.corpus import ProductsOptions
+from tinyzero.tasks import corpora
 from tinyzero.tools.pretrain.muon import Muon
 
 FIX = "name another folder with --out"
@@ -68,8 +73,8 @@ class PretrainOptions(BaseModel):
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
     )
 
-    task: Literal["countdown", "multiplication"] = Field(
-        "countdown", description="the task the base is made for"
+    task: str = Field(
+        corpora.names()[0], description="the task the base is made for, one that has a corpus"
     )
     start: str = Field(
         "",
@@ -97,19 +102,25 @@ class PretrainOptions(BaseModel):
     )
     save_every: int = Field(10, ge=1, le=10**7, description="pools between checkpoints")
     model: ModelOptions = Field(default_factory=ModelOptions)
-    corpus: CorpusOptions | ProductsOptions = Field(
-        default_factory=lambda data: CORPORA[data["task"]][0](), description="the text of the task"
+    corpus: SerializeAsAny[BaseModel] = Field(
+        default_factory=lambda data: corpora.find(data["task"]).options(),
+        description="the text of the task",
     )
+
+    @field_validator("task")
+    @classmethod
+    def _has_a_corpus(cls, given: str) -> str:
+        if given not in corpora.names():
+            raise ValueError(f"it has no corpus: use one of {', '.join(corpora.names())}")
+        return given
 
     @field_validator("corpus", mode="before")
     @classmethod
     def _of_the_task(cls, given: Any, info: ValidationInfo) -> Any:
         """Values for the corpus are checked as those of the task's."""
-        return (
-            validate(CORPORA[info.data["task"]][0], given, "pretrain.corpus")
-            if isinstance(given, dict)
-            else given
-        )
+        if not isinstance(given, dict) or "task" not in info.data:
+            return given
+        return validate(corpora.find(info.data["task"]).options, given, "pretrain.corpus")
 
     @model_validator(mode="after")
     def _one_shape(self) -> PretrainOptions:
@@ -120,13 +131,7 @@ class PretrainOptions(BaseModel):
         return self
 
 
-CORPORA: dict[str, tuple[type[Any], Callable[..., tuple[str, str]]]] = {
-    "countdown": (CorpusOptions, corpus.document),
-    "multiplication": (ProductsOptions, products.document),
-}
-
-
-_TOKEN = re.compile("|".join(map(re.escape, (*corpus.WORDS, corpus.END))) + "|.", re.DOTALL)
+_TOKEN = re.compile("|".join(map(re.escape, (*corpora.WORDS, corpora.END))) + "|.", re.DOTALL)
 
 
 def encode(prompt: str, text: str, vocabulary: dict[str, int]) -> tuple[list[int], int]:
@@ -140,9 +145,9 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one pool: tokens (B, T) and where there is loss (B, T), documents of like length together."""
     rng = random.Random(f"corpus:{o.seed}:{pool}")
-    document = CORPORA[o.task][1]
+    document = corpora.find(o.task).document
     drawn = (document(rng, o.corpus) for _ in range(o.pool_documents))
-    documents = [encode(*(corpus.as_chat(*d) if o.chat else d), vocabulary) for d in drawn]
+    documents = [encode(*(corpora.as_chat(*d) if o.chat else d), vocabulary) for d in drawn]
     documents = sorted((d for d in documents if len(d[0]) <= o.longest), key=lambda d: len(d[0]))
     cuts: list[list[tuple[list[int], int]]] = [[]]
     for d in documents:
@@ -172,8 +177,8 @@ def pretrain(o: PretrainOptions, folder: Path, report: Callable[[str], None] = p
     """
     outputs.refuse_others(folder / "model", outputs.is_base, FIX)
     device = models.pick_device(o.device)
-    template = corpus.CHAT_TEMPLATE if o.chat else None
-    tokenizer = models.build_tokenizer(corpus.CHARACTERS, corpus.WORDS, corpus.END, template)
+    template = corpora.CHAT_TEMPLATE if o.chat else None
+    tokenizer = models.build_tokenizer(corpora.CHARACTERS, corpora.WORDS, corpora.END, template)
     words = {str(tokenizer.decode([i])): i for i in range(len(tokenizer))}
     model = _begun(o, len(tokenizer)).to(device)
     if device == "cuda":
@@ -309,34 +314,27 @@ def model_card(
     o: PretrainOptions, parameters: int, tokens: int, seconds: float, threads: int
 ) -> str:
     """What the model is, what made it, and what it is not."""
-    source = CORPORA[o.task][1].__module__.replace(".", "/")
-    knows = {
-        "countdown": "two-digit arithmetic and the look of a search for Countdown",
-        "multiplication": "its tables, how to add, and the look of a product broken down",
-    }[o.task]
-    note = {
-        "countdown": "",
-        "multiplication": "; products with an operand below 10 are told whatever their split: score larger ones",
-    }[o.task]
-    benchmark = "`python benchmarks/base.py`" if o.task == "countdown" else "`tinyzero eval`"
+    source = corpora.find(o.task).document.__module__.replace(".", "/")
+    corpus = corpora.find(o.task)
     return f"""# TinyZero's tiny base for {o.task}
 
 A language model of {parameters:,} parameters (Qwen2 architecture, one token a character), trained on synthetic text to
 stand in for a pretrained base model, so that what reinforcement learning adds can be watched in minutes on a laptop. It
-is nothing more than that: it knows {knows}, and no language.
+is nothing more than that: it knows {corpus.knows}, and no language.
 
 Made by `{command(o)}`: {tokens:,} tokens in {seconds / 3600:.2f} hours on {threads} CPU
 thread{"s" * (threads > 1)}, stored in bf16. What the corpus holds is said in `{source}.py`. All the problems
-it poses are of the train split{note}.
+it poses are of the train split{corpus.note}.
 
-What it can do before any reinforcement learning is measured by {benchmark}.
+What it can do before any reinforcement learning is measured by {corpus.measured_by}.
 """
 
 
 def command(o: PretrainOptions) -> str:
     """The command that makes the model: what differs from the defaults."""
     default = PretrainOptions(task=o.task).model_dump()
-    options = [] if o.task == "countdown" else [f"--task {o.task}"]
+    default_task = PretrainOptions.model_fields["task"].default
+    options = [] if o.task == default_task else [f"--task {o.task}"]
     for key, value in o.model_dump().items():
         if isinstance(value, dict):
             options += [f"--{key}.{k} {v}" for k, v in value.items() if v != default[key][k]]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tinyzero.run.glossary import define
+from tinyzero.tasks.base import Task
 
 
 class Line(NamedTuple):
@@ -88,81 +89,7 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
     "behaviours": (
         "What it does while it thinks",
         "Counted by rule in the text of every training answer; no model judges another.",
-        [
-            chart(
-                "Attempts",
-                "Full attempts at the problem in one answer: more of them, and different ones, is search.",
-                ("behaviour/attempts", "attempts"),
-                ("behaviour/distinct_attempts", "different ones"),
-                ("behaviour/first_hit", "the first that hits"),
-            ),
-            chart(
-                "Checks and new starts",
-                "How often in one answer it compares a result with the target, and gives up one way for another.",
-                ("behaviour/verifications", "checks"),
-                ("behaviour/backtracks", "new starts"),
-                ("behaviour/subgoals", "subgoals"),
-                ("behaviour/backward", "steps back from the target"),
-                ("behaviour/backtracks_said", "new starts said"),
-                ("behaviour/backtracks_silent", "new starts made"),
-            ),
-            chart(
-                "Does the search find it?",
-                "Whether some attempt hits, and how soon; whether the answer is what the search came to.",
-                ("behaviour/found_rate", "some attempt hits"),
-                ("behaviour/early_hit_rate", "of the first three attempts"),
-                ("behaviour/faithful", "answers that were found so"),
-                ("behaviour/self_checked", "worked out once more"),
-                ("behaviour/subgoals_made", "subgoals that are made"),
-                form="share",
-            ),
-            chart(
-                "Characters of thinking",
-                "How much it writes before the first attempt that hits, for each attempt, and after a true yes.",
-                ("behaviour/first_hit_characters", "to the first hit"),
-                ("behaviour/characters_per_attempt", "an attempt"),
-                ("behaviour/continued_characters", "after a true yes"),
-            ),
-            chart(
-                "Can its checks be trusted?",
-                "Whether its yes is true, whether it sees a hit when it has one, and how often its verdict is false.",
-                ("behaviour/verification_precision", "yes that is true"),
-                ("behaviour/verification_recall", "hits seen"),
-                ("behaviour/misjudged", "verdicts that are false"),
-                form="share",
-            ),
-            chart(
-                "Does it know the target?",
-                "What it says of results that equal the target, and of those that do not. Compact grammar only.",
-                ("behaviour/recognition_recall", "the target, and yes"),
-                ("behaviour/false_claim_rate", "another, and yes"),
-                ("behaviour/target_restated", "restated rightly"),
-                form="share",
-            ),
-            chart(
-                "Is its writing sound?",
-                "Whether it can calculate, and whether its lines are full attempts that end in a verdict.",
-                ("behaviour/arithmetic_accuracy", "arithmetic that is true"),
-                ("behaviour/legal_rate", "lines that are attempts"),
-                ("behaviour/verdict_rate", "lines with a verdict"),
-                form="share",
-            ),
-            chart(
-                "Search gone wrong",
-                "Attempts made twice, answers without any search, and searches given up without a yes.",
-                ("behaviour/repeat_rate", "repeated attempts"),
-                ("behaviour/direct", "answers without search"),
-                ("behaviour/gave_up", "given up"),
-                form="share",
-            ),
-            chart(
-                "Products broken down",
-                "Products taken apart by the distributive rule, wholly or in part.",
-                ("behaviour/decomposed", "broken down"),
-                ("behaviour/decomposed_partly", "in part"),
-                form="share",
-            ),
-        ],
+        [],  # `charts_of` the tasks
     ),
     "health": (
         "Is training healthy?",
@@ -283,35 +210,61 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
 """By name: heading, what it is about, charts."""
 
 
-def described(present: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
-    """The sections as the page takes them: lines whose key is in its source's `present`, with the glossary's words."""
+def described(
+    present: Mapping[str, Collection[str]], tasks: Sequence[Task] = ()
+) -> list[dict[str, Any]]:
+    """The sections as the page takes them: lines whose key is in its source's `present`, with the glossary's words.
+
+    `tasks` are the bundled ones among those of the runs. They say how their own metrics are drawn.
+    """
+    glossary = {key: means for task in tasks for key, means in task.glossary.items()}
     found = []
     for name, (title, says, charts) in SECTIONS.items():
-        drawn = []
-        for c in charts:
-            by_key: dict[tuple[str, str], Line] = {}
-            for line in c.lines:
-                for spelt in spell_out(line, present[line.source]):
-                    by_key.setdefault(
-                        (spelt.source, spelt.key), spelt
-                    )  # what is named goes before what a * finds
-            lines = list(by_key.values())
-            if len(lines) >= c.least:
-                means = {line.key: DERIVED.get(line.key) or define(line.key) for line in lines}
-                named = [line._asdict() | {"label": line.label or c.title} for line in lines]
-                drawn.append(
-                    {
-                        "title": c.title,
-                        "says": c.says,
-                        "form": c.form,
-                        "band": c.band,
-                        "lines": named,
-                        "means": means,
-                    }
-                )
+        chosen = charts_of(tasks, present["steps"]) if name == "behaviours" else charts
+        drawn = [d for c in chosen if (d := drawn_chart(c, present, glossary))]
         if drawn:
             found.append({"name": name, "title": title, "says": says, "charts": drawn})
     return found
+
+
+def drawn_chart(
+    c: Chart, present: Mapping[str, Collection[str]], glossary: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """A chart as the page takes it, or None if it has too few lines."""
+    by_key: dict[tuple[str, str], Line] = {}
+    for line in c.lines:
+        for spelt in spell_out(line, present[line.source]):
+            # what is named goes before what a * finds
+            by_key.setdefault((spelt.source, spelt.key), spelt)
+    lines = list(by_key.values())
+    if len(lines) < c.least:
+        return None
+    return {
+        "title": c.title,
+        "says": c.says,
+        "form": c.form,
+        "band": c.band,
+        "lines": [line._asdict() | {"label": line.label or c.title} for line in lines],
+        "means": {
+            line.key: DERIVED.get(line.key) or define(line.key, glossary) or OWN for line in lines
+        },
+    }
+
+
+def charts_of(tasks: Sequence[Task], present: Collection[str]) -> list[Chart]:
+    """How the metrics of several tasks are drawn: as each says it, and then what none of them draws."""
+    by_title: dict[str, Chart] = {}
+    for task in tasks:
+        for own in task.charts:
+            lines = tuple(Line(*line) for line in own.lines)
+            before = by_title.get(own.title)
+            more = before.lines if before else ()
+            lines = (*more, *(line for line in lines if line not in more))
+            by_title[own.title] = Chart(own.title, own.says, lines, form=own.form)
+    named = {line.key for c in by_title.values() for line in c.lines}
+    others = sorted(key for key in present if key.startswith("behaviour/") and key not in named)
+    rest = [Line(key, key.removeprefix("behaviour/")) for key in others]
+    return [*by_title.values(), Chart("As the task measures it", OWN, tuple(rest))]
 
 
 def spell_out(line: Line, present: Collection[str]) -> list[Line]:
@@ -323,6 +276,8 @@ def spell_out(line: Line, present: Collection[str]) -> list[Line]:
         return [line._replace(key=m[0], label=line.label.replace("*", m[1])) for m in found]
     return [line] if found else []
 
+
+OWN = "What the task measures in the completions of a step, as a mean."
 
 LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("step", "samples/generated", "time/elapsed"), "an axis"),
@@ -350,6 +305,7 @@ LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("pass@*/*=*", "greedy/*=*"), "the kinds of problem tell it"),
     "reward/truncated": "the share of answers cut off, which has its curve",
     "loss": "its value says nothing of progress",
+    "skipped_prompts": "the console says it once",
     "refused": "every group is flat then, which has its curve",
     "tokens/generated": "it is in the tokens a second, and in the length",
     "tokens/trained": "it is in the length",

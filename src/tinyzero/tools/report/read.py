@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tinyzero import config
 from tinyzero.errors import UserError
 from tinyzero.run import records
+from tinyzero.tasks import bundled
 from tinyzero.tools.report.columns import Columns, number
 from tinyzero.tools.report.samples import Samples
 from tinyzero.types import Split
@@ -95,6 +96,7 @@ class Recorded:
         """Raises UserError where there is no run."""
         self.folder = folder
         self.config = self._config()
+        self.task = bundled(self.config.task.name)
         self._clear()
 
     def _config(self) -> config.Config:
@@ -104,7 +106,7 @@ class Recorded:
         return config.read_recorded(self.folder)
 
     def _clear(self) -> None:
-        self.steps, self.samples = Columns(), Samples()
+        self.steps, self.samples = Columns(), Samples(self.task)
         self.evals: list[dict[str, Any]] = []
         sinks: dict[str, Callable[[dict[str, Any]], None]] = {
             "metrics.jsonl": self.steps.add,

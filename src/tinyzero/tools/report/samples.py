@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
-from tinyzero.tasks.countdown import thinking as behaviours
-from tinyzero.tasks.countdown.thinking import Event
+from tinyzero.tasks.base import Event, Task
 from tinyzero.tools.report.columns import Columns
-from tinyzero.types import SPLITS
+from tinyzero.types import SPLITS, Problem
 
 Record = dict[str, Any]
 Item = TypeVar("Item")
@@ -22,6 +21,7 @@ TRAINED = 2  # right ones, and as many wrong ones, of a step's training rollouts
 CHARACTERS = (
     6_000  # of a completion that are shown, from its beginning; and a third of that from its end
 )
+MOST_FIELDS = 120  # characters of what a problem is made of that are shown
 SEARCHED = 3_000_000  # characters of right answers that are searched for the first one that checks and revises
 PERIOD, COPIES, LOOPED = (
     400,
@@ -55,7 +55,9 @@ class Ladder(Generic[Item]):
 class Samples:
     """What is kept of a stream of rollouts, of whatever length."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task | None = None) -> None:
+        """`task` tells what the completions do and how problems are written; None for one that is not bundled."""
+        self.task = task
         self.ladders: dict[str, Ladder[list[Record]]] = {split: Ladder() for split in SPLITS}
         self.followed: dict[str, list[str]] = {split: [] for split in SPLITS}
         self.columns = Columns()
@@ -80,7 +82,7 @@ class Samples:
         if self.revision is None and right(record) and self.unread > 0:
             self.searched += 1
             self.unread -= len(record["text"])
-            if revises(find_events(record)):
+            if revises(find_events(record, self.task)):
                 self.revision = record
 
     def _wanted(self, record: Record) -> bool:
@@ -109,7 +111,9 @@ class Samples:
     def shown(self) -> list[tuple[Record, dict[str, Any]]]:
         """The rollouts to show, and each as the page has it: marked up once, however often it is asked for."""
         known = {id(record): sample for record, sample in self._shown}
-        self._shown = [(record, known.get(id(record)) or shown(record)) for record in self.chosen()]
+        self._shown = [
+            (record, known.get(id(record)) or shown(record, self.task)) for record in self.chosen()
+        ]
         return self._shown
 
 
@@ -140,11 +144,28 @@ def loops(text: str) -> bool:
     return False
 
 
-def find_events(record: Record) -> list[Event]:
+def ask(question: Callable[[], Item], otherwise: Item) -> Item:
+    """What a bundled task says of a record; `otherwise` if the record is not one of that task."""
+    try:
+        return question()
+    except Exception:  # a record may come from anywhere, and hold anything
+        return otherwise
+
+
+def problem_of(record: Record) -> Problem:
+    """The problem that a record tells of."""
+    return Problem(record["problem"], record["fields"], record["split"], record["problem"])
+
+
+def find_events(record: Record, task: Task | None) -> list[Event]:
     """What the completion does, where; a new start is marked at its beginning only."""
-    found = behaviours.events(record["text"], record["fields"])
+    if task is None:
+        return []
+    found: Sequence[Event] = ask(lambda: task.mark(problem_of(record), record["text"]), ())
     return [
-        e._replace(end=e.start) if e.kind == "backtrack" else e for e in found if e.kind in MARKS
+        e._replace(end=e.start) if e.kind == "backtrack" else e
+        for e in found
+        if e.kind in task.kinds
     ]
 
 
@@ -161,24 +182,6 @@ def revises(events: Sequence[Event]) -> bool:
     return any(e.end > hit for e in said["yes"])
 
 
-MARKS = {
-    "attempt": "an attempt",
-    "right": "an attempt that hits",
-    "repeat": "an attempt made before",
-    "verification": "a check against the target",
-    "misjudged": "a check that is mistaken",
-    "backtrack": "a new start",
-    "step": "a calculation",
-    "slip": "a calculation that is false",
-    "subgoal": "a number to reach on the way",
-    "backward": "reasoning from the target",
-    "selfcheck": "a solution worked out again",
-    "giveup": "giving up",
-}
-"""The kinds of event that a reader may ask for, in fewer words than behaviours.KINDS."""
-
-SHOWN = {*MARKS, "answer"}
-
 Segment = str | tuple[str, str]
 """A piece of text; or with it the names of what it belongs to, space between."""
 
@@ -193,9 +196,7 @@ def marked(
 ) -> list[Segment]:
     """`text[start:end]` in pieces that the events begin and end; joined, they are the text."""
     end = len(text) if end is None else end
-    waiting = [
-        e for e in events if e.kind in SHOWN and e.start < end and max(e.end, e.start + 1) > start
-    ]
+    waiting = [e for e in events if e.start < end and max(e.end, e.start + 1) > start]
     waiting.sort(key=lambda e: e.start, reverse=True)
     edges = sorted(
         {start, end, *(min(max(edge, start), end) for e in waiting for edge in (e.start, e.end))}
@@ -211,9 +212,10 @@ def marked(
     return found
 
 
-def shown(record: Record) -> dict[str, Any]:
+def shown(record: Record, task: Task | None = None) -> dict[str, Any]:
     """A rollout as the page has it: in marked pieces, the middle of a very long one left out."""
-    text, events = record["text"], find_events(record)
+    text, events = record["text"], find_events(record, task)
+    kinds = sorted({e.kind for e in events})
     tail = len(text) - CHARACTERS // 3
     if (answer := text.rfind("<answer>")) >= 0:
         events = [
@@ -229,22 +231,25 @@ def shown(record: Record) -> dict[str, Any]:
     return {
         "step": record["step"],
         "split": record["split"],
-        "problem": posed(record),
+        "problem": posed(record, task),
         "right": right(record),
         "reward": record["reward"],
         "tokens": record["response_length"],
         "cut": record["finish_reason"] == "length",
-        "kinds": sorted({e.kind for e in events} & MARKS.keys()),
+        "kinds": kinds,
         "revises": right(record) and revises(events),
         "text": pieces,
     }
 
 
-def posed(record: Record) -> str:
-    """The problem in a line."""
-    fields = record["fields"]
-    if isinstance(fields.get("numbers"), list) and "target" in fields:
-        return f"{fields['target']} from {' '.join(map(str, fields['numbers']))}"
-    return (
-        f"{fields['a']} × {fields['b']}" if {"a", "b"} <= fields.keys() else str(record["problem"])
-    )
+def posed(record: Record, task: Task | None) -> str:
+    """The problem in a line: as it is typed, or else what it is made of."""
+    line = ask(lambda: task.line(problem_of(record)), "") if task else ""
+    if line:
+        return line
+    fields = ", ".join(f"{name} {value}" for name, value in record["fields"].items())
+    if not 0 < len(fields) <= MOST_FIELDS:
+        fields = (
+            f"{fields[:MOST_FIELDS]} ... ({record['problem']})" if fields else record["problem"]
+        )
+    return " ".join(fields.split())

@@ -15,7 +15,8 @@ from tinyzero import config as configs
 from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems
 from tinyzero.registry import module_name
-from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
+from tinyzero.tasks import TASKS, load_task
+from tinyzero.tasks.base import Task
 from tinyzero.tools.report import alarms, samples
 from tinyzero.tools.report.charts import described
 from tinyzero.tools.report.columns import Columns, number, thin
@@ -42,10 +43,11 @@ def tell(runs: Sequence[Recorded], folder: Path | None = None) -> dict[str, Any]
     for run in told:
         for source, table in run["curves"].items():
             present[source] |= table.keys()
+    tasks = [run.task for run in runs if run.task is not None]
     return {
         "axes": AXES,
-        "sections": described(present),
-        "marks": samples.MARKS,
+        "sections": described(present, tasks),
+        "marks": {kind: says for task in tasks for kind, says in task.kinds.items()},
         "runs": told,
         "grid": grid(folder, names),
     }
@@ -75,6 +77,7 @@ def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
         "done": done,
         "finished": scored and done >= config.steps,
         "task": {"name": config.task.name, "says": first_line("tasks", config.task.name)},
+        "shortcut": run.task.shortcut.says if run.task and run.task.shortcut else None,
         "algorithm": {
             "name": config.algorithm.name,
             "says": first_line("algorithms", config.algorithm.name),
@@ -108,6 +111,7 @@ def headline(run: Recorded) -> dict[str, Any]:
     last = {key: finite(run.steps[key][-1]) for key in run.steps}
     by_split = {split: [e for e in run.evals if e["split"] == split] for split in ("test", "dev")}
     split = "test" if len(by_split["test"]) > 1 or not by_split["dev"] else "dev"
+    highlights = dict(run.task.highlights) if run.task else {}
     scores = [
         {
             "step": e["step"],
@@ -116,7 +120,7 @@ def headline(run: Recorded) -> dict[str, Any]:
             "low": e["pass@1/low"],
             "high": e["pass@1/high"],
         }
-        | {key: e[key] for key in ("response_length", "behaviour/attempts") if key in e}
+        | {key: e[key] for key in ("response_length", *highlights) if key in e}
         for e in by_split[split]
     ]
     elapsed = last.get("time/elapsed")
@@ -127,6 +131,7 @@ def headline(run: Recorded) -> dict[str, Any]:
     )
     return {
         "split": split,
+        "highlights": highlights,
         "before": scores[0] if scores else None,
         "after": scores[-1] if len(scores) > 1 else None,
         "samples": last.get("samples/generated"),
@@ -199,11 +204,11 @@ def finite(value: float) -> float | None:
 
 
 def kinds(run: Recorded, tests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """First and last pass@1 on test by each kind of problem, with the share that + and - alone can solve."""
+    """First and last pass@1 on test by each kind of problem, with the share that the task's shortcut solves."""
     if not tests:
         return []
     posed = min(int(tests[-1]["n"]), CEILING)
-    ceilings = plus_minus(json.dumps(run.config.task.model_dump()), posed)
+    ceilings = shortcut(json.dumps(run.config.task.model_dump()), posed)
     rows = []
     bounds = ("/low", "/high")
     keys = [
@@ -226,28 +231,39 @@ def kinds(run: Recorded, tests: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 
 
 @lru_cache(maxsize=64)
-def plus_minus(task: str, problems: int) -> dict[str, float]:
-    """By label of Countdown's test problems, and "" for all: the share that + and - alone can solve.
+def shortcut(options: str, problems: int) -> dict[str, float]:
+    """By label of a bundled task's test problems, and "" for all: the share that its shortcut solves.
 
-    Of another task, nothing; nor where the problems were read from what is no file here: nothing is fetched.
+    Nothing for another task, nor if the problems were read from a file that is not here: nothing is fetched.
     """
-    table = json.loads(task)
-    if table.pop("name") != "countdown" or not Path(table.get("data") or __file__).is_file():
+    given = json.loads(options)
+    name = given.pop("name")
+    if name not in TASKS:
+        return {}
+    named = (given.get(option) for option in load_task(name).sources)
+    if not all(Path(source).is_file() for source in named if source):
         return {}
     try:
-        countdown = Countdown(CountdownOptions(**table))
-        posed = distinct_problems(countdown, "test", problems)
+        task = load_task(name, given)
+        return _shortcut(task, problems) if task.shortcut else {}
     except UserError:
         return {}
+
+
+def _shortcut(task: Task, problems: int) -> dict[str, float]:
+    assert task.shortcut is not None
     found: dict[str, list[bool]] = defaultdict(list)
+    posed = distinct_problems(task, "test", problems)
+    if len(posed) < problems:  # not those that were evaluated
+        return {}
     for problem in posed:
-        labels = countdown.describe(problem)
+        labels = task.describe(problem)
         for label in ("", *(f"{name}={value}" for name, value in labels.items())):
-            found[label].append(labels["operators"] == "+-")
+            found[label].append(labels[task.shortcut.label] == task.shortcut.value)
     return {
         label: sum(can) / len(can)
         for label, can in found.items()
-        if not label.startswith("operators")
+        if label.partition("=")[0] != task.shortcut.label
     }
 
 

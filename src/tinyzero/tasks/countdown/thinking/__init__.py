@@ -2,18 +2,18 @@
 
 `events` finds them, `measure` counts them, `summarise` makes metrics of the counts of many completions. The compact
 grammar of the bundled base is read exactly (compact.py), any other text by rules for words and arithmetic
-(free_text.py, chains.py), and products by what is multiplied (products.py). docs/behaviours.md defines every kind.
+(free_text.py). docs/behaviours.md defines every kind.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinyzero.grading.answers import extract_answer
-from tinyzero.tasks.arithmetic.events import KINDS, MAX_CHARACTERS, thinking_of
-from tinyzero.tasks.arithmetic.expressions import Expression, Step, canonical, parse
+from tinyzero.tasks.arithmetic.expressions import canonical, parse
+from tinyzero.tasks.arithmetic.thinking import ratios, thinking_of
 from tinyzero.tasks.base import Event
 from tinyzero.tasks.countdown.thinking.compact import (
     Line,
@@ -24,61 +24,47 @@ from tinyzero.tasks.countdown.thinking.compact import (
     trace,
 )
 from tinyzero.tasks.countdown.thinking.free_text import free_events
-from tinyzero.tasks.multiplication.thinking import decomposition, measure_product
 from tinyzero.types import Problem
 
 EARLY = 3  # attempts of a completion that come before it has searched much
 
-__all__ = [
-    "KINDS",
-    "MAX_CHARACTERS",
-    "RATIOS",
-    "Event",
-    "Expression",
-    "Step",
-    "canonical",
-    "count",
-    "decomposition",
-    "events",
-    "measure",
-    "summarise",
-    "trace",
-]
+KINDS: dict[str, str] = {
+    "step": "the value of an expression is stated",
+    "slip": "a step that is false",
+    "attempt": "all given numbers are used, each exactly once; the detail is the exact value",
+    "right": "an attempt that truly hits the target",
+    "repeat": "an attempt made before, up to the order of terms and factors",
+    "verification": "the result is said to be the target (detail yes) or not (no)",
+    "misjudged": "a verification that is false",
+    "backtrack": "a line of work is given up for another",
+    "subgoal": "a number to reach on the way is named (the detail, with `made` if it is made later)",
+    "backward": "the reasoning starts from the target",
+    "selfcheck": "an attempt taken for a solution is worked out again",
+    "giveup": "no solution is found, or something else is settled for",
+    "claim": "an attempt is taken for a solution; the detail is its canonical form",
+}
+"""Every kind of event in a few words; docs/behaviours.md has the definitions."""
+
+__all__ = ["KINDS", "RATIOS", "count", "events", "measure", "summarise", "trace"]
 
 
 def events(text: str, fields: Mapping[str, Any]) -> list[Event]:
-    """What a completion does in its thinking, by place. Empty unless `fields` has `numbers` and a `target`.
+    """What a completion does in its thinking, by place; `fields` are those of its problem.
 
     Never raises, reads at most MAX_CHARACTERS, and takes time in proportion to them.
     """
-    posed = _search(fields)
-    return (
-        _search_events(*posed, text, lines_of(*posed, text) if is_compact(text) else None)
-        if posed
-        else []
-    )
+    numbers, target = fields["numbers"], fields["target"]
+    lines = lines_of(numbers, target, text) if is_compact(text) else None
+    return _search_events(numbers, target, text, lines)
 
 
 def measure(problem: Problem, text: str) -> dict[str, int]:
-    """Counts of one completion, which `summarise` turns into metrics. Empty where the problem is of another kind."""
-    a, b = problem.fields.get("a"), problem.fields.get("b")
-    if posed := _search(problem.fields):
-        lines = lines_of(*posed, text) if is_compact(text) else None
-        counts = count(_search_events(*posed, text, lines), text)
-        return (
-            counts
-            | {"free": lines is None}
-            | count_lines(posed[1], [line for _, line in lines or []])
-        )
-    return measure_product(a, b, text) if isinstance(a, int) and isinstance(b, int) else {}
-
-
-def _search(fields: Mapping[str, Any]) -> tuple[Sequence[int], int] | None:
-    """The numbers and the target of a problem that is a search."""
-    numbers, target = fields.get("numbers"), fields.get("target")
-    if not isinstance(target, int) or not isinstance(numbers, Sequence):
-        return None
-    return (numbers, target) if all(isinstance(number, int) for number in numbers) else None
+    """Counts of one completion, which `summarise` turns into metrics."""
+    numbers, target = problem.fields["numbers"], problem.fields["target"]
+    lines = lines_of(numbers, target, text) if is_compact(text) else None
+    counts = count(_search_events(numbers, target, text, lines), text)
+    counts |= {"free": lines is None}
+    return counts | count_lines(target, [line for _, line in lines or []])
 
 
 def _search_events(
@@ -197,20 +183,10 @@ RATIOS: dict[str, tuple[str, str]] = {
     "behaviour/gave_up": ("gave_up", "completions"),
     "behaviour/direct": ("direct", "completions"),
     "behaviour/faithful": ("faithful", "claimed_answers"),
-    "behaviour/decomposed": ("decomposed", "posed"),
-    "behaviour/decomposed_partly": ("decomposed_partly", "posed"),
 }
 """Each metric as one count of `measure` over another, both summed over completions."""
 
 
 def summarise(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Metrics over many completions from the counts of each. A metric with nothing to measure is left out."""
-    totals: dict[str, float] = defaultdict(float)
-    for one in counts:
-        for name, number in one.items():
-            totals[name] += number
-    return {
-        name: totals[above] / totals[below]
-        for name, (above, below) in RATIOS.items()
-        if totals[below]
-    }
+    return ratios(RATIOS, counts)

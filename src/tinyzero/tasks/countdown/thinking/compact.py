@@ -16,14 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tinyzero.tasks.arithmetic.events import thinking_of
+from tinyzero.tasks.arithmetic import steps as grammar
 from tinyzero.tasks.arithmetic.expressions import Expression, Step, canonical, value
+from tinyzero.tasks.arithmetic.steps import STEP
+from tinyzero.tasks.arithmetic.thinking import thinking_of
 from tinyzero.tasks.base import Event
 
-STEP = re.compile(r"(-?[0-9]{1,9})([-+*/])(-?[0-9]{1,9})=(-?[0-9]{1,9})(?![0-9])")
 _VERDICT = re.compile(r" vs (-?[0-9]{1,9}) (no|yes)")
-_LINE = re.compile(rf"{STEP.pattern}(?:,{STEP.pattern})*(?:{_VERDICT.pattern})?")
-_CUT = re.compile(rf"{STEP.pattern}[-+*/=,0-9]*(?: v?s? ?-?[0-9]* ?[yesno]*)?")
+_LINE = re.compile(rf"{grammar.LINE.pattern}(?:{_VERDICT.pattern})?")
+_CUT = re.compile(rf"{grammar.CUT.pattern}(?: v?s? ?-?[0-9]* ?[yesno]*)?")
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,8 @@ class Line:
 
 
 def is_compact(text: str) -> bool:
-    """Whether a completion is written in the grammar: at least half of the lines of its thinking are, from end to end,
-    blank ones left out. The last line, where it may be cut short, need only be so as far as it goes."""
-    thinking, closed = thinking_of(text)
-    lines = [line for line in thinking.split("\n") if line.strip()]
-    fits = [_LINE.fullmatch(line) for line in lines]
-    if lines and not closed:
-        fits[-1] = _CUT.fullmatch(lines[-1])
-    return 2 * sum(fit is not None for fit in fits) >= len(lines)
+    """Whether a completion is written in the grammar, as `arithmetic.steps.is_compact` says it."""
+    return grammar.is_compact(text, _LINE, _CUT)
 
 
 def trace(numbers: Sequence[int], target: int, text: str) -> list[Line]:

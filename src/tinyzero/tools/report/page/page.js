@@ -60,7 +60,7 @@ function headline(run) {
     ["cost", dollars ? written(dollars, "dollars") : null],
     ["FLOPs", flops ? written(flops) : null],
     ["tokens an answer", change(before, after, "response_length")],
-    ["attempts an answer", change(before, after, "behaviour/attempts")],
+    ...Object.entries(run.headline.highlights).map(([key, name]) => [name, change(before, after, key)]),
   ].filter(([, value]) => value);
   return [
     el("p", { class: "eyebrow" }, "TinyZero", el("span", {}, run.name), title(run) ? el("span", { class: "state" }, title(run)) : null),
@@ -198,8 +198,7 @@ function draw() {
 }
 
 function kindName(label) {
-  const words = { "operators=+-": "+ and − suffice", "operators=*/": "× or ÷ needed", "": "all problems" };
-  return words[label] ?? label.replace("numbers=", "numbers: ").replace("=", ": ");
+  return label === "" ? "all problems" : label.replace("=", ": ");
 }
 
 function kindsOfProblems() {
@@ -207,11 +206,11 @@ function kindsOfProblems() {
   if (told.runs.length > 1) return kindsByRun();
   if (!run.kinds.length) return null;
   const rows = run.kinds.map((kind) => ({
-    label: kindName(kind.label), ceiling: kind.ceiling,
+    label: kindName(kind.label), ceiling: kind.ceiling, shortcut: run.shortcut,
     marks: [{ ...kind.before, hue: "--soft", hollow: true, name: "before" }, ...(kind.after.value === kind.before.value && !run.headline.after ? [] : [{ ...kind.after, hue: hue(0), name: "after" }])],
   }));
   const base = run.baselines.map((b) => ({ label: b.label, note: `untrained, ${written(b.tokens)} tokens a problem`, marks: [{ value: b.value, low: b.low, high: b.high, hue: hue(1) }] }));
-  const ceiling = run.kinds.some((kind) => kind.ceiling !== null) ? " The dashed mark is the share that + and − alone can solve: who passes it has learned to multiply or divide when it is needed." : "";
+  const ceiling = run.kinds.some((kind) => kind.ceiling !== null) ? ` The dashed mark is the share that ${run.shortcut} can solve.` : "";
   const node = el("section", { id: "kinds" }, el("h2", {}, "By kind of problem"),
     el("p", { class: "lead" }, `Right answers on test problems before and after.${ceiling}`), dots(rows, "Right answers by kind of problem"));
   if (base.length) node.append(el("h3", {}, "Without training, for as many tokens"), el("p", {}, "What could be had for the tokens that the trained model spends: from its base, and from no model at all."), dots(base, "Baselines at equal tokens"));

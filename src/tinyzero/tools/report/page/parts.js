@@ -64,7 +64,7 @@ function table(head, rows, caption) {
 }
 
 // Scores beside each other on a scale from 0 to 1: a table whose picture is its own last column.
-// rows: {label, note, marks: [{value, low, high, hue, hollow, name}], ceiling}
+// rows: {label, note, marks: [{value, low, high, hue, hollow, name}], ceiling, shortcut}
 function dots(rows, caption) {
   const place = (node, value) => (node.style.left = `${100 * value}%`, node);
   const line = (row) => {
@@ -84,7 +84,7 @@ function dots(rows, caption) {
     }
     const words = row.marks.map((m) =>
       `${m.name ? `${m.name} ` : ""}${written(m.value, "share")}${m.low === undefined ? "" : ` ${interval(m)}`}`);
-    if (row.ceiling !== null && row.ceiling !== undefined) words.push(`+ and − alone ${written(row.ceiling, "share")}`);
+    if (row.ceiling !== null && row.ceiling !== undefined) words.push(`${row.shortcut} ${written(row.ceiling, "share")}`);
     return el("tr", {},
       el("th", { scope: "row" }, row.label, row.note ? el("small", {}, row.note) : null),
       el("td", { class: "picture" }, track, el("small", {}, words.join(" · "))));

@@ -77,7 +77,7 @@ function sampleSection() {
     offer("outcome", [["right", "right"], ["wrong", "wrong"]]);
     const kinds = Object.entries(story.marks).filter(([kind]) => all.some((s) => s.kinds.includes(kind)));
     offer("kind", [...kinds, ...(all.some((s) => s.revises) ? [["revises", "a check that fails, then one that holds"]] : [])]);
-    marks.replaceChildren(...meanings(new Set(all.flatMap((s) => s.kinds))));
+    marks.replaceChildren(...meanings(story.marks, new Set(all.flatMap((s) => s.kinds))));
     showFirst();
     const open = story.runs[0].opening.dev ?? story.runs[0].opening.test;
     if (firstTime && open) set({ problem: story.runs[0].samples[open[0]].problem });
@@ -106,15 +106,10 @@ function sampleSection() {
 }
 
 // What the marks mean, of those that occur.
-function meanings(kinds) {
-  const marks = [
-    ["attempt", "attempt", "12*5=60,60+3=63", "an attempt that misses"], ["right", "attempt right", "5-3=2,12*2=24", "one that hits"],
-    ["verification", "verification", "vs 24 no", "a check"], ["misjudged", "verification misjudged", "vs 24 yes", "a check that is mistaken"],
-    ["slip", "slip", "7+5=13", "false arithmetic"], ["backtrack", "backtrack", "", "a new start"],
-    ["subgoal", "subgoal", "I need 8", "a number to reach on the way"], ["backward", "backward", "24 is 3*8", "reasoning from the target"],
-  ];
-  return marks.filter(([kind]) => kinds.has(kind)).map(([, name, text, means]) =>
-    el("span", {}, el("code", { class: name }, text), ` ${means}`));
+function meanings(marks, kinds) {
+  const looks = { right: "attempt right", misjudged: "verification misjudged" };
+  return Object.entries(marks).filter(([kind]) => kinds.has(kind)).map(([kind, says]) =>
+    kind === "backtrack" ? el("span", {}, el("code", { class: kind }), ` ${says}`) : el("span", {}, el("code", { class: looks[kind] ?? kind }, says)));
 }
 
 function sampleCard(s, several) {
