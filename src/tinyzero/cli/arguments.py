@@ -7,10 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.algorithms import load_algorithm
 from tinyzero.errors import UserError
-from tinyzero.tasks import load_task
-from tinyzero.types import Algorithm
 
 
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,12 +44,6 @@ def task_overrides(rest: list[str]) -> dict[str, Any]:
             f"{other[0]} has no effect: only the task's options have, as --task.max_number 25"
         )
     return overrides
-
-
-def check_plugins(config: configs.Config) -> Algorithm:
-    """Names and options of the task and the algorithm, before anything slow happens; the algorithm."""
-    load_task(config.task.name, config.task.options)
-    return load_algorithm(config.algorithm.name, config.algorithm.options)
 
 
 def checked(

@@ -9,7 +9,6 @@ from tinyzero import config as configs
 from tinyzero.algorithms import load_algorithm
 from tinyzero.cli.arguments import (
     amount,
-    check_plugins,
     number,
     overrides_of,
     positive,
@@ -62,6 +61,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 def run(given: argparse.Namespace, rest: list[str]) -> int:
     from tinyzero.cost import devices, shapes
     from tinyzero.cost import simulator as plan
+    from tinyzero.run.check import check
     from tinyzero.tools.plan import page
 
     if given.gpu not in (None, "cpu", *devices.DEVICES):
@@ -99,7 +99,7 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         overrides_of(given, rest),
     )
     config = configs.resolve(recipe, overrides, given.profile)
-    check_plugins(config)
+    check(config, overrides, here=False)
 
     shape, prompt = shapes.find_shape(config.model.name), plan.prompt_tokens(config)
 
