@@ -658,7 +658,6 @@ def test_everything_is_loaded_and_checked_once(
         (["--critic.beta1", "0.5"], "critic.beta1 has no effect"),
         (["--algorithm.kll", "0.5"], "did you mean kl"),
         (["--task.data", "nosuch"], "takes no options"),
-        (["--model.name", "no/such/model", "--model.park", "true"], "model.park moves"),
     ],
 )
 def test_a_dry_run_finds_what_a_run_would(

@@ -49,7 +49,7 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
     if given.dry_run:
         from tinyzero.run.check import check
 
-        print(configs.to_toml(check(config, overrides).config), end="")
+        print(configs.to_toml(check(config, overrides, here=False).config), end="")
         return 0
     from tinyzero.train import train
 

@@ -32,7 +32,8 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
     """The task and the algorithm of `config`. Raises UserError if they and the rest do not go together.
 
     `given` are the keys that a command line or a grid's choice set: none of them may be without effect.
-    `here` is False for a plan of a run elsewhere: then this machine and the model's files do not matter.
+    `here` is False if the run may be meant for another machine: then the devices of this one do not
+    matter, nor what is installed here.
     """
     task = load_task(config.task.name, config.task.options)
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
@@ -55,7 +56,7 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
     if here:
         trackers.require(config.run.track)
         check_memory(config)
-        check_context(config)
+    check_context(config)
     return Parts(complete(config, task, algorithm), task, algorithm)
 
 

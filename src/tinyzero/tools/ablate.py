@@ -166,10 +166,6 @@ def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = p
                 report(
                     f"{cell.name}: {'finished' if whole else 'failed'}; about {left:.0f} min left"
                 )
-                if not process.returncode and not whole:
-                    report(
-                        f"{cell.name} came to its end, but its records have gaps: move its folder away"
-                    )
             time.sleep(0.2)
     except KeyboardInterrupt:
         report("stopping the runs after their step ...")
