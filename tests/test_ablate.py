@@ -20,14 +20,11 @@ import tiny
 
 from tinyzero import cli, models
 from tinyzero import config as configs
-from tinyzero.algorithms import NAMES
 from tinyzero.errors import UserError
-from tinyzero.run import parts as run
 from tinyzero.run import records
-from tinyzero.run.check import check_config
+from tinyzero.run.check import check
 from tinyzero.tools import ablate
 from tinyzero.tools.pretrain import base
-from tinyzero.tools.report.command import command
 
 pytest.importorskip("matplotlib")
 
@@ -268,7 +265,8 @@ def assert_gaps_in_the_records_are_said(grid: Path, out: Path) -> None:
     said: list[str] = []
     with pytest.raises(UserError, match="1 run failed"):
         ablate.run_grid(grid, out, 1, said.append)
-    assert "ppo-4 came to its end, but its records have gaps: move its folder away" in said
+    assert any(line.startswith("ppo-4: failed") for line in said)
+    assert f"{path} is not what it was when the newest" in (out / "ppo-4.log").read_text()
     path.write_text(whole)
 
 
@@ -282,23 +280,12 @@ def assert_a_base_is_needed_by_unfinished_runs_only(grid: Path, out: Path, base:
         ablate.run_grid(grid, out, 1)
 
 
-@pytest.mark.parametrize(
-    "asked", [{"sampler.name": "vllm"}, {}, {"algorithm.correction": "truncate"}]
-)
-def test_what_a_run_settled_is_not_another_setting(asked: dict[str, Any], tmp_path: Path) -> None:
-    """Under vLLM a run adds a correction, and says what auto came to mean; one that was given is the grid's."""
-    settings = configs.resolve(configs.read_recipe("laptop"), asked)
-    settled = {"sampler.name": "vllm", "algorithm.correction": "truncate"}
-    there = configs.resolve(settings.model_dump(), settled)
-    assert configs.unsettled(there, settings) == settings
-    (tmp_path / "config.toml").write_text(configs.to_toml(there))
-    assert not ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path), "it is gone on with"
-    other = configs.resolve(settings.model_dump(), settled | {"algorithm.correction": "mask"})
-    (tmp_path / "config.toml").write_text(configs.to_toml(other))
-    with pytest.raises(
-        UserError, match=r"was run with algorithm\.correction mask, and the grid has"
-    ):
-        ablate.finished(ablate.Cell(("only",), 0, settings), tmp_path)
+def write_run(folder: Path, asked: configs.Config, meant: configs.Config) -> Path:
+    """A run's folder as far as a grid compares it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "asked.toml").write_text(configs.asked_toml(configs.asked(asked), ["tinyzero train"]))
+    (folder / "config.toml").write_text(configs.to_toml(meant))
+    return folder
 
 
 def laptop(**overrides: Any) -> configs.Config:
@@ -307,47 +294,39 @@ def laptop(**overrides: Any) -> configs.Config:
     )
 
 
-def settled(asked: configs.Config) -> configs.Config:
-    return run.settle(asked, tiny.model(layers=1), lambda text: None)
+@pytest.mark.parametrize(
+    "overrides", [{"sampler__name": "vllm"}, {}, {"algorithm__correction": "truncate"}]
+)
+def test_what_was_asked_is_compared_and_not_what_it_meant(
+    overrides: dict[str, Any], tmp_path: Path
+) -> None:
+    asked = laptop(**overrides)
+    meant = check(asked).config.model_copy(update={"seed": 9})
+    cell = ablate.Cell(("only",), 0, asked)
+    assert not ablate.finished(cell, write_run(tmp_path, asked, meant)), "it is gone on with"
+    said = laptop(**overrides, eval__greedy=asked.eval.greedy, optimizer__beta1=0.9)
+    assert not ablate.finished(cell, write_run(tmp_path, said, meant)), "defaults may be said"
+    for key, value in (("seed", 1), ("algorithm__correction", "mask"), ("task__max_count", 4)):
+        other = laptop(**overrides | {key: value})
+        write_run(tmp_path, other, asked)
+        name = key.replace("__", ".").replace(".", r"\.")
+        with pytest.raises(UserError, match=rf"was run with {name} {value}, and the grid has"):
+            ablate.finished(cell, tmp_path)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_that_says_its_defaults_is_the_grids_and_so_is_one_that_does_not(name: str) -> None:
-    asked = laptop(
-        algorithm__name=name, algorithm__kl=0.1, algorithm__entropy=0, task__format_reward=0
-    )
-    for there in (asked, settled(asked), settled(settled(asked))):
-        assert configs.unsettled(there, asked) == asked
-    silent = laptop(algorithm__name=name, algorithm__kl=0.1, task__format_reward=0)
-    assert configs.unsettled(settled(silent), asked) == configs.unsettled(silent, asked) == asked, (
-        "entropy is 0 anyway"
-    )
-    for changes in (
-        {"algorithm__kl": 0.2},
-        {"algorithm__clip_high": 0.5},
-        {"task__max_count": 4},
-        {"seed": 1},
-    ):
-        if name == "rloo" and "algorithm__clip_high" in changes:
-            continue
-        other = laptop(
-            **{"algorithm__name": name, "algorithm__kl": 0.1, "task__format_reward": 0} | changes
-        )
-        assert configs.unsettled(settled(other), asked) != asked, changes
+def test_a_run_that_does_not_say_what_was_asked_is_named(tmp_path: Path) -> None:
+    """0.1 wrote only what was meant."""
+    (tmp_path / "config.toml").write_text(configs.to_toml(laptop()))
+    with pytest.raises(UserError, match=r"has no asked\.toml.*: move it away"):
+        ablate.finished(ablate.Cell(("only",), 0, laptop()), tmp_path)
 
 
-def test_the_command_of_a_run_that_says_its_defaults_is_the_short_one(tmp_path: Path) -> None:
-    asked = laptop(algorithm__name="prime", algorithm__kl=0.1)
-    assert (
-        command(settled(asked), tmp_path)
-        == "tinyzero train laptop --algorithm prime --algorithm.kl 0.1"
-    )
-
-
-def test_a_run_of_another_algorithm_is_another() -> None:
-    assert configs.unsettled(
-        settled(laptop(algorithm__name="ppo")), laptop()
-    ).algorithm == configs.Named(name="ppo")
+def test_a_choice_without_effect_is_named_before_anything_runs(grid: Path, tmp_path: Path) -> None:
+    text = grid.read_text()
+    grid.write_text(text.replace('"optimizer.learning_rate" = 1e-2', '"critic.beta1" = 0.5'))
+    with pytest.raises(UserError, match=r"critic\.beta1 has no effect: grpo has no critic"):
+        ablate.run_grid(grid, tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_extra_is_named_first(
@@ -407,5 +386,5 @@ def test_the_grids_here_can_run(
     copied.write_text(text.replace("Jiayi-Pan/Countdown-Tasks-3to4", str(data)))
     grid, cells = ablate.read_grid(copied)
     for cell in cells:
-        check_config(cell.config)
+        check(cell.config, cell.given)
     assert len(cells) == len(grid.seeds) * math.prod(map(len, grid.axes.values()))

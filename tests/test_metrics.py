@@ -1,8 +1,10 @@
 """Records survive crashes and odd numbers; the glossary speaks for every key; the console says what is asked."""
 
+import hashlib
 import io
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from tinyzero.errors import UserError
 from tinyzero.run import glossary
 from tinyzero.run.console import Console
 from tinyzero.run.glossary import define
-from tinyzero.run.records import append, read, retain
+from tinyzero.run.records import NOTHING, append, cut, read, seal
 
 
 @pytest.fixture
@@ -75,7 +77,8 @@ def test_what_is_appended_is_read(
 
 def test_no_file_has_no_records(tmp_path: Path) -> None:
     assert list(read(tmp_path / "none.jsonl")) == []
-    retain(tmp_path / "none.jsonl", lambda record: True)
+    assert seal(tmp_path / "none.jsonl", 0) == NOTHING
+    cut(tmp_path / "none.jsonl", *NOTHING)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -87,19 +90,44 @@ def test_a_last_line_torn_anywhere_is_left_out(path: Path) -> None:
         assert steps(path) == [0, 1, 2]
 
 
-def test_a_record_after_a_torn_line_needs_only_retain(path: Path) -> None:
+def test_what_comes_after_what_was_sealed_is_cut(path: Path) -> None:
+    whole = path.read_bytes()
+    sealed = seal(path, len(whole))
+    assert sealed == (len(whole), hashlib.sha256(whole).hexdigest())
+    append(path, {"step": 4})
     path.write_bytes(path.read_bytes()[:-5])
-    retain(path, lambda record: record["step"] < 3)
-    append(path, {"step": 3})
-    assert steps(path) == [0, 1, 2, 3]
+    cut(path, *sealed)
+    assert path.read_bytes() == whole
+    append(path, {"step": 4})
+    assert steps(path) == [0, 1, 2, 3, 4]
+    assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
+
+
+SPOILT: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "lost": lambda lines: lines[:1] + lines[2:],
+    "all lost": lambda lines: [],
+    "doubled": lambda lines: [*lines[:2], *lines[1:]],
+    "reordered": lambda lines: lines[::-1],
+    "edited": lambda lines: [lines[0].replace(b"0.0", b"0.9"), *lines[1:]],
+    "blank": lambda lines: [lines[0], b"\n", *lines[1:]],
+    "begun later": lambda lines: [b"\x00", *lines],
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_what_is_not_as_it_was_sealed_is_refused_and_left_alone(path: Path, how: str) -> None:
+    sealed = seal(path, path.stat().st_size)
+    append(path, {"step": 4})
+    spoilt = b"".join(SPOILT[how](path.read_bytes().splitlines(keepends=True)))
+    path.write_bytes(spoilt)
+    with pytest.raises(UserError, match=r"metrics.jsonl is not what it was when the newest"):
+        cut(path, *sealed)
+    assert path.read_bytes() == spoilt
 
 
 def test_a_last_line_without_its_newline_is_whole(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     assert steps(path) == [0, 1, 2, 3]
-    retain(path, lambda record: True)
-    append(path, {"step": 4})
-    assert steps(path) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -112,27 +140,15 @@ def test_damage_elsewhere_is_named(path: Path, damage: str) -> None:
         UserError, match=r"line 2 of .*metrics.jsonl (is not a JSON object|has no step)"
     ):
         list(read(path))
-    before = path.read_bytes()
-    with pytest.raises(UserError):
-        retain(path, lambda record: True)
-    assert path.read_bytes() == before
-    assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
-
-
-def test_retain_keeps_lines_byte_for_byte(path: Path) -> None:
-    lines = path.read_bytes().splitlines(keepends=True)
-    retain(path, lambda record: record["step"] < 2)
-    assert path.read_bytes() == b"".join(lines[:2])
-    assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_disk_that_refuses_is_one_clear_line(path: Path) -> None:
-    before = path.read_bytes()
+    before, sealed = path.read_bytes(), seal(path, path.stat().st_size - 12)
     with largest_file(len(before) // 2):
         with pytest.raises(UserError, match=r"cannot write .*metrics.jsonl: File too large"):
             append(path, {"step": 4})
         with pytest.raises(UserError, match=r"cannot write .*metrics.jsonl: File too large"):
-            retain(path, lambda record: True)
+            cut(path, *sealed)
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
 

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import socket
 import threading
 import urllib.error
@@ -35,7 +36,6 @@ from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
 from tinyzero.tasks.countdown.thinking import Event
 from tinyzero.tools.report import alarms, charts, samples, story
 from tinyzero.tools.report.columns import Columns, thin
-from tinyzero.tools.report.command import command
 from tinyzero.tools.report.page import write_report
 from tinyzero.tools.report.read import Recorded, Tail, find_runs
 from tinyzero.tools.report.samples import Ladder, marked, spread
@@ -115,7 +115,7 @@ def test_a_tail_reads_each_line_once_and_waits_for_torn_ones(tmp_path: Path) -> 
         file.write("}\n")
     assert [r["step"] for r in tail.records()] == [1]
     assert not tail.replaced()
-    records.retain(path, lambda record: record["step"] < 1)
+    records.cut(path, *records.seal(path, len(b'{"step": 0}\n')))
     assert tail.replaced()
 
 
@@ -180,7 +180,10 @@ def test_a_growing_run_is_read_on_and_a_resumed_one_anew(tmp_path: Path) -> None
     assert recorded.update()
     assert recorded.steps.length == 11
     for name in ("metrics.jsonl", "rollouts.jsonl"):
-        records.retain(folder / name, lambda record: record["step"] < 5)
+        lines = (folder / name).read_bytes().splitlines(keepends=True)
+        kept = b"".join(line for line in lines if json.loads(line)["step"] < 5)
+        (folder / f".{name}").write_bytes(kept)
+        (folder / f".{name}").replace(folder / name)  # as a resumed run does
     assert recorded.update()
     assert recorded.steps.length == 5
 
@@ -622,89 +625,26 @@ def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "repeats"),
-    [
-        ({}, "tinyzero train laptop"),
-        ({"seed": 3, "steps": 7}, "tinyzero train laptop --seed 3 --steps 7"),
-        ({"algorithm.name": "ppo"}, "tinyzero train laptop --algorithm ppo"),
-        (
-            {"task.name": "my tasks.py:T", "task.hard": True},
-            "tinyzero train laptop --task 'my tasks.py:T' --task.hard true",
-        ),
-    ],
-)
-def test_the_command_repeats_the_run(changes: dict[str, Any], repeats: str) -> None:
-    resolved = config.resolve(config.read_recipe("laptop"), changes)
-    assert command(resolved, Path("run")) == repeats
-    typed = shlex.split(repeats)[3:]
-    assert config.resolve(config.read_recipe("laptop"), config.parse_overrides(typed)) == resolved
+def test_the_command_is_the_one_that_was_typed(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "it's a run"))
 
+    def told() -> str:
+        recorded = Recorded(folder)
+        recorded.update()
+        return str(story.tell_run(recorded, "run")["command"])
 
-@pytest.mark.parametrize(
-    ("asked", "sampler", "followed", "repeats"),
-    [
-        ({}, "torch", {}, "tinyzero train laptop"),
-        ({}, "vllm", {"correction": "truncate"}, "tinyzero train laptop"),
-        (
-            {"algorithm.correction": "mask"},
-            "torch",
-            {},
-            "tinyzero train laptop --algorithm.correction mask",
-        ),
-        (
-            {"algorithm.correction": "mask"},
-            "vllm",
-            {},
-            "tinyzero train laptop --algorithm.correction mask",
-        ),
-        (
-            {"seed": 3, "sampler.name": "vllm"},
-            "vllm",
-            {"correction": "truncate"},
-            "tinyzero train laptop --seed 3",
-        ),
-    ],
-)
-def test_what_the_run_settled_itself_is_not_in_its_command(
-    asked: dict[str, Any], sampler: str, followed: dict[str, str], repeats: str
-) -> None:
-    settled = {"sampler.name": sampler} | {
-        f"algorithm.{key}": value for key, value in followed.items()
-    }
-    assert (
-        command(config.resolve(config.read_recipe("laptop"), asked | settled), Path("run"))
-        == repeats
-    )
-
-
-def test_a_command_too_long_to_read_is_the_settings_file(tmp_path: Path) -> None:
-    many = {
-        "rollout.prompts": 3,
-        "rollout.samples": 5,
-        "rollout.max_tokens": 77,
-        "rollout.rows": 9,
-        "eval.every": 7,
-    }
-    many |= {
-        "optimizer.beta1": 0.8,
-        "optimizer.beta2": 0.9,
-        "update.epochs": 2,
-        "model.name": "somewhere/else/quite/far",
-    }
-    resolved = config.resolve(config.read_recipe("laptop"), many)
-    assert (
-        command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
-    )
-
-
-def test_a_command_that_would_be_refused_is_the_settings_file(tmp_path: Path) -> None:
-    resolved = config.resolve(
-        config.read_recipe("laptop"), {"critic.learning_rate": 0.5}
-    )  # GRPO has no critic
-    assert (
-        command(resolved, tmp_path / "run") == f"tinyzero train {tmp_path / 'run' / 'config.toml'}"
-    )
+    assert told() == f"tinyzero train {shlex.quote(str(folder / 'config.toml'))}", "0.1 wrote none"
+    line = "tinyzero train laptop --task 'my tasks.py:T' --task.hard true"
+    asked = config.asked_toml({"task": {"name": "my tasks.py:T", "hard": True}}, [line])
+    (folder / "asked.toml").write_text(asked)
+    assert told() == line, "whatever it names is neither loaded nor looked at"
+    again = config.asked_again(folder, config.Command("tinyzero train --resume run", {"steps": 9}))
+    (folder / "asked.toml").write_text(again or "")
+    assert told() == f"tinyzero train {shlex.quote(str(folder / 'asked.toml'))}"
+    assert config.read_asked(folder).steps == 9
+    for odd in ("command = 3", "[command]\nlines = [1]", "[command]\nlines = 'x'"):
+        (folder / "asked.toml").write_text(odd)
+        assert told() == f"tinyzero train {shlex.quote(str(folder / 'asked.toml'))}"
 
 
 def test_the_ceiling_of_plus_and_minus_is_counted() -> None:

@@ -14,12 +14,13 @@ import torch
 
 from tinyzero import config as configs
 from tinyzero import samplers
-from tinyzero.algorithms import load_algorithm
+from tinyzero.algorithms import load_algorithm, option
 from tinyzero.algorithms.options import PolicyOptions
 from tinyzero.algorithms.stages import policy_loss
 from tinyzero.batching import Batch
 from tinyzero.errors import UserError
-from tinyzero.run.parts import make_sampler, settle
+from tinyzero.run.check import check
+from tinyzero.run.parts import choose_sampler, make_sampler
 from tinyzero.samplers import SamplerSpec
 from tinyzero.samplers import vllm as vllm_sampler
 from tinyzero.samplers.draw import row_keys
@@ -61,11 +62,18 @@ def test_auto_says_why(
     assert why in said
 
 
+def meant(
+    config: configs.Config, note: Callable[[str], None] = lambda text: None
+) -> configs.Config:
+    """What a configuration comes to mean for a model on a CPU."""
+    return choose_sampler(config, check(config), tiny.model(layers=1), note)[0]
+
+
 @pytest.mark.parametrize(
     ("given", "correction", "said"),
     [
-        ({}, None, "sampler torch: the model is on the CPU"),
-        ({"sampler.name": "torch"}, None, ""),
+        ({}, "none", "sampler torch: the model is on the CPU"),
+        ({"sampler.name": "torch"}, "none", ""),
         ({"sampler.name": "vllm"}, "truncate", "--algorithm.correction truncate"),
         (
             {"sampler.name": "vllm", "algorithm.name": "ppo"},
@@ -77,19 +85,17 @@ def test_auto_says_why(
     ],
 )
 def test_a_sampler_that_differs_is_corrected_for(
-    given: dict[str, Any], correction: str | None, said: str
+    given: dict[str, Any], correction: str, said: str
 ) -> None:
     notes: list[str] = []
     config = configs.resolve({}, given)
-    found = settle(config, tiny.model(layers=1), notes.append)
+    found, algorithm = choose_sampler(config, check(config), tiny.model(layers=1), notes.append)
     assert found.sampler.name == given.get("sampler.name", "torch"), (
         "the saved configuration must say which it was"
     )
-    assert found.algorithm.options.get("correction") == correction
-    assert load_algorithm(found.algorithm.name, found.algorithm.options)
-    assert settle(found, tiny.model(layers=1), lambda text: pytest.fail(text)) == found, (
-        "a resumed run stays as it is"
-    )
+    assert found.algorithm.options["correction"] == correction
+    assert option(algorithm, "correction") == correction, "what is said is what is trained with"
+    assert meant(found, lambda text: pytest.fail(text)) == found, "a resumed run stays as it is"
     assert len(notes) == bool(said)
     assert said in "".join(notes)
 
@@ -97,22 +103,24 @@ def test_a_sampler_that_differs_is_corrected_for(
 def test_a_run_says_every_option_that_acts() -> None:
     """So that a default may change without changing what is gone on with."""
     given = {"algorithm.name": "prime", "algorithm.kl": 0.1, "task.max_count": 3}
-    found = settle(configs.resolve({}, given), tiny.model(layers=1), lambda text: None)
+    found = meant(configs.resolve({}, given))
     made: Any = load_algorithm("prime", {"kl": 0.1})
     expected = {
         k: v for k, v in made.options.model_dump().items() if k not in made.options.without_effect
     }
-    assert found.algorithm.options == {k: v for k, v in expected.items() if k != "correction"}
+    assert found.algorithm.options == expected
     assert {
         "kl_estimator",
         "band_low",
         "beta",
         "clip_low",
+        "correction",
         "dual_clip",
     } <= found.algorithm.options.keys()
     assert found.task.options == CountdownOptions(max_count=3).model_dump(exclude_none=True)
     again = configs.resolve(tomllib.loads(configs.to_toml(found)), {})
-    assert load_algorithm("prime", again.algorithm.options).options == made.options  # type: ignore[attr-defined]
+    assert option(load_algorithm("prime", again.algorithm.options), "kl") == 0.1
+    assert meant(again) == found, "and says the same of itself"
 
 
 def test_the_torch_sampler_shares_the_weights() -> None:

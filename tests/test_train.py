@@ -1,6 +1,7 @@
 """The whole loop on a random model: a run that is killed, stopped or refused ends as if nothing had been."""
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -8,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,14 @@ import torch
 from helpers import refused
 from toy_task import Early
 
-from tinyzero import cli, learner, models, train
+import tinyzero
+from tinyzero import algorithms, cli, learner, models, tasks, train
 from tinyzero.algorithms import losses
 from tinyzero.config import Config, resolve, to_toml
+from tinyzero.config import recipe as recipes
 from tinyzero.errors import NonFiniteError
 from tinyzero.registry import load_object
-from tinyzero.run import checkpoint, glossary, progress, records
+from tinyzero.run import check, checkpoint, glossary, progress, records
 from tinyzero.run.parts import locked
 from tinyzero.tasks import load_task
 from tinyzero.types import Problem, Prompt
@@ -88,7 +93,9 @@ def recorded(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def state(folder: Path) -> dict[str, Any]:
     found = checkpoint.load_latest(folder, lambda text: pytest.fail(text))
     assert found is not None
-    return {key: value for key, value in found[1].items() if key not in ("seconds", "cpu")}
+    return {
+        key: value for key, value in found[1].items() if key not in ("seconds", "cpu", "records")
+    }
 
 
 def same(a: Any, b: Any) -> bool:
@@ -284,8 +291,8 @@ def test_a_run_can_be_repeated_from_its_config(
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from toy_task import Early
-from tinyzero import cli
+from tinyzero import cli, registry
+Early = registry.load_object(sys.argv[5])
 pose, calls = Early.prompt, 0
 def prompt(self, problem, template):
     global calls
@@ -294,7 +301,7 @@ def prompt(self, problem, template):
         os.kill(os.getpid(), signal.SIGKILL)
     return pose(self, problem, template)
 Early.prompt = prompt
-cli.main(["train", sys.argv[3], "--run.dir", sys.argv[4], "--task", "toy_task:Early"])
+cli.main(["train", sys.argv[3], "--run.dir", sys.argv[4]])
 """
 # at least: 17 before there is a folder, two tests, four evaluations on dev, the steps
 PROMPTS = 17 + 2 * 10 + 4 * 8 + STEPS * 4
@@ -303,10 +310,9 @@ PROMPTS = 17 + 2 * 10 + 4 * 8 + STEPS * 4
 def test_kill_9_anywhere_and_resume(recipe: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     at, run = random.randrange(18, PROMPTS), tmp_path / "run"
     command = [sys.executable, "-c", KILLED, str(TOYS.parent), str(at), str(recipe), str(run)]
+    command += [f"{TOYS}:Early"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    text = (run / "config.toml").read_text()
-    (run / "config.toml").write_text(text.replace("toy_task:Early", f"{TOYS}:Early"))
     assert cli.main(["train", "--resume", str(run)]) == 0, f"killed at prompt {at}"
     assert_same(run, whole["picky"])
 
@@ -356,7 +362,8 @@ def test_a_crash_between_any_two_records(
 
 def signalling(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
     """The `at`-th prompt sends this process a signal."""
-    pose, left = Early.prompt, [at]
+    kind = load_object(f"{TOYS}:Early")
+    pose, left = kind.prompt, [at]
 
     def prompt(self: Early, problem: Problem, template: str) -> Prompt:
         left[0] -= 1
@@ -364,7 +371,7 @@ def signalling(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
             signal.raise_signal(number)  # to this thread, at once
         return pose(self, problem, template)
 
-    monkeypatch.setattr(Early, "prompt", prompt)
+    monkeypatch.setattr(kind, "prompt", prompt)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -378,7 +385,7 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(
 ) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     run, recipe = tmp_path / "run", tmp_path / "recipe.toml"
-    recipe.write_text(to_toml(config(base, task="toy_task:Early")))
+    recipe.write_text(to_toml(config(base)))
     with monkeypatch.context() as patch:
         signalling(patch, number, at=17 + 13 + 11 + random.randrange(1, 17))  # not in the last step
         assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
@@ -388,7 +395,6 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(
     assert "Traceback" not in said.err
     assert 1 <= len(recorded(run)["metrics"]) < STEPS
     assert state(run)["step"] == len(recorded(run)["metrics"])
-    (run / "config.toml").write_text(to_toml(config(base)))
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert_same(run, whole["picky"])
 
@@ -617,6 +623,287 @@ def test_a_task_that_raises_between_steps_costs_nothing(
     )
     assert "fields of a problem cannot be written as JSON" in error_line(capsys)
     assert not (tmp_path / "set").exists()
+
+
+def test_a_run_says_what_was_asked_and_what_it_meant(
+    recipe: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write_text(
+        f'steps = 1\nmodel = {{ name = "{base}" }}\ntask = {{ name = "{TOYS}:Early" }}\n'
+        "rollout = { prompts = 2, samples = 2, max_tokens = 3 }\neval.test_problems = 0\n"
+    )
+    run = tmp_path / "run"
+    typed = ["train", str(recipe), "--seed=3", "--algorithm.kl", "0.1", "--run.dir", str(run)]
+    assert cli.main(typed) == 0
+    asked = tomllib.loads((run / "asked.toml").read_text())
+    assert asked.pop("command") == {
+        "version": tinyzero.__version__,
+        "lines": [f"tinyzero train {recipe} --seed=3 --algorithm.kl 0.1 --run.dir {run}"],
+    }
+    assert asked == {
+        "steps": 1,
+        "seed": 3,
+        "model": {"name": str(base)},
+        "task": {"name": f"{TOYS}:Early"},
+        "algorithm": {"name": "grpo", "kl": 0.1},
+        "rollout": {"prompts": 2, "samples": 2, "max_tokens": 3},
+        "eval": {"test_problems": 0},
+        "run": {},
+    }
+    meant = tomllib.loads((run / "config.toml").read_text())
+    assert meant["sampler"]["name"] == "torch"
+    assert meant["algorithm"]["correction"] == "none"
+    assert (meant["algorithm"]["kl_estimator"], meant["rollout"]["rows"]) == ("k3", 512)
+    for name in ("asked", "config"):
+        again = tmp_path / name
+        assert cli.main(["train", str(run / f"{name}.toml"), "--run.dir", str(again)]) == 0
+        assert recorded(again) == recorded(run), f"{name}.toml repeats the run"
+        assert (again / "config.toml").read_text() == (run / "config.toml").read_text()
+    assert cli.main(["train", "--resume", str(run), "--steps", "2"]) == 0
+    asked = tomllib.loads((run / "asked.toml").read_text())
+    assert (asked["steps"], asked["algorithm"]) == (2, {"name": "grpo", "kl": 0.1})
+    assert asked["command"]["lines"][1] == f"tinyzero train --resume {run} --steps 2"
+
+
+def test_everything_is_loaded_and_checked_once(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: Counter[str] = Counter()
+
+    def count(module: Any, name: str) -> None:
+        plain = getattr(module, name)
+
+        def counting(*arguments: Any, **more: Any) -> Any:
+            counted[name] += 1
+            return plain(*arguments, **more)
+
+        monkeypatch.setattr(module, name, counting)
+
+    count(check, "load_task")
+    count(check, "load_algorithm")
+    count(algorithms, "load_algorithm")
+    count(tasks, "load_task")
+    count(recipes, "validate")
+    count(algorithms, "validate")
+    count(check, "check_context")
+    assert cli.main(["train", str(recipe), "--steps", "1", "--run.dir", str(tmp_path / "run")]) == 0
+    assert counted == {"load_task": 1, "load_algorithm": 1, "validate": 2, "check_context": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--rollout.samples", "1"], "needs at least 2"),
+        (["--rollout.max_tokens", "128"], "exceeds the model's context of 128"),
+        (["--critic.beta1", "0.5"], "critic.beta1 has no effect"),
+        (["--algorithm.kll", "0.5"], "did you mean kl"),
+        (["--task.data", "nosuch"], "takes no options"),
+    ],
+)
+def test_a_dry_run_finds_what_a_run_would(
+    arguments: list[str],
+    says: str,
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["train", str(recipe), "--run.dir", str(tmp_path / "run"), *arguments]
+    for dry in (["--dry-run"], []):
+        assert cli.main([*command, *dry]) == 2
+        assert says in error_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+EDITS = {
+    "seed = 0": ("seed = 1", "seed is 1, and the run in"),
+    "learning_rate = 0.005": ("learning_rate = 0.05", "critic.learning_rate is 0.05"),
+    'prompt = "compact"': ('prompt = "base"', "model.prompt is 'base'"),
+    "samples = 4": ("samples = 8", "rollout.samples is 8"),
+    "kl = 0.01": ("kl = 0.02", "algorithm.kl is 0.02"),
+    "rank = 0": ("rank = 2", "lora.rank is 2"),
+    ":Picky": (":Never", "algorithm.name is"),
+    ":Early": (":Repeat", "task.name is"),
+}
+
+
+@pytest.mark.parametrize("before", EDITS)
+def test_a_configuration_that_was_edited_is_not_gone_on_with(
+    before: str, whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
+    after, says = EDITS[before]
+    text = (run / "config.toml").read_text()
+    assert before in text
+    (run / "config.toml").write_text(text.replace(before, after))
+    files = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert cli.main(["train", "--resume", str(run)]) == 2
+    assert says in error_line(capsys)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == files
+
+
+@pytest.mark.parametrize("name", ["metrics", "eval", "rollouts"])
+@pytest.mark.parametrize("how", ["a line", "all", "doubled", "reordered", "edited", "blank"])
+def test_records_that_are_not_as_they_were_are_not_gone_on_with(
+    name: str,
+    how: str,
+    whole: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
+    path = run / f"{name}.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    spoilt = {
+        "a line": lines[1:],
+        "all": [],
+        "doubled": [lines[0], *lines],
+        "reordered": lines[::-1],
+        "edited": [lines[0].replace("0", "1", 1), *lines[1:]],
+        "blank": [lines[0], "\n", *lines[1:]],
+    }[how]
+    path.write_text("".join(spoilt))
+    assert cli.main(["train", "--resume", str(run)]) == 2
+    assert f"{path} is not what it was when the newest checkpoint was saved" in error_line(capsys)
+    assert path.read_text() == "".join(spoilt)
+
+
+def replace_state(run: Path, state: Any) -> None:
+    """Another trainer.pt in the newest checkpoint, which is whole by its manifest all the same."""
+    path = run / "checkpoints" / f"step_{STEPS:06d}"
+    torch.save(state, path / "trainer.pt")
+    content, manifest = (
+        (path / "trainer.pt").read_bytes(),
+        json.loads((path / "manifest.json").read_text()),
+    )
+    manifest["files"]["trainer.pt"] = {
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert checkpoint.verify(path) is None
+
+
+class Mark:
+    """A pickle that leaves a mark when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_state_that_is_none_of_ours_is_one_line(
+    whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
+    ours = torch.load(run / "checkpoints" / f"step_{STEPS:06d}" / "trainer.pt", weights_only=True)
+    of_0_1 = {key: value for key, value in ours.items() if key not in ("config", "records")}
+    policy = ours["learners"]["policy"]
+    for state, says in [
+        ({}, "state.step: field required"),
+        ([], "state: input should be a valid dictionary"),
+        (ours | {"step": -5}, "state.step: input should be greater than or equal to 1"),
+        (of_0_1, "state.config: field required): begin another run, or resume with the version"),
+        (ours | {"cursor": {}}, "is not one of this run (KeyError: 'next')"),
+        (ours | {"learners": {"nobody": policy}}, "is not one of this run (KeyError: 'nobody')"),
+        (ours | {"learners": {"policy": {}}}, "is not one of this run"),
+        (Mark(tmp_path / "mark"), "is no state of a run (UnpicklingError"),
+    ]:
+        replace_state(run, state)
+        assert cli.main(["train", "--resume", str(run)]) == 2
+        assert says in error_line(capsys)
+    assert not (tmp_path / "mark").exists()
+    task = ["--task", f"{TOYS}:Early"]
+    assert cli.main(["eval", str(run), "--n", "2", *task]) == 0, "which needs the model alone"
+    replace_state(run, ours)
+    assert cli.main(["train", "--resume", str(run)]) == 0
+
+
+def test_how_often_it_was_saved_is_what_the_run_says(
+    whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is killed before its first checkpoint may be saved more often from then on."""
+    run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(
+        text.replace("[checkpoint]\nevery = 2", "[checkpoint]\nevery = 20")
+    )
+    for name in ("metrics", "eval"):
+        lines = (run / f"{name}.jsonl").read_text().splitlines(keepends=True)
+        (run / f"{name}.jsonl").write_text("".join(lines[:3]))
+    assert cli.main(["train", "--resume", str(run), "--checkpoint.every", "2"]) == 0
+    assert "begins anew" in capsys.readouterr().out
+    assert_same(run, whole["picky"])
+
+
+@pytest.mark.parametrize("refused", ["folder", "model"])
+def test_what_cannot_be_saved_is_known_before_the_first_step(
+    refused: str,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    refusal = OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def refuse(*arguments: Any) -> None:
+        raise refusal
+
+    def refuse_folder(path: Path, *arguments: Any, **more: Any) -> None:
+        if path.is_relative_to(run / "checkpoints"):
+            raise refusal
+        os.makedirs(path, exist_ok=True)
+
+    with monkeypatch.context() as patch:
+        if refused == "model":
+            patch.setattr(models, "save_model", refuse)
+        else:
+            patch.setattr(Path, "mkdir", refuse_folder)
+        assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 2
+    assert f"cannot save checkpoint {run / 'checkpoints'}: Permission denied" in error_line(capsys)
+    assert not list(run.glob("*.jsonl")), "nothing was sampled"
+    assert not list(run.glob("checkpoints/*"))
+    assert cli.main(["train", "--resume", str(run), "--steps", "1"]) == 0
+
+
+def test_a_run_stays_in_its_folder(
+    recipe: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = config(base, task=f"{TOYS}:Wandering").model_copy(update={"steps": 2})
+    train.train(settings, Path("run"))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {"asked.toml", "config.toml", "metrics.jsonl", "rollouts.jsonl", "checkpoints"}
+
+
+FORKED = """
+import os, sys
+from pathlib import Path
+from tinyzero.config import read_recipe, resolve
+from tinyzero.run.parts import opened
+config = resolve(read_recipe(sys.argv[1]), {"steps": 2})
+with opened(config, Path(sys.argv[2])) as run:
+    for step in run.steps():
+        groups = run.source.take(step)
+        batch, lesson = run.annotate(groups)
+        learned = run.models.update(batch, lesson)
+        run.source.publish(run.models["policy"], version=step + 1)
+        child = os.fork() if step == 0 else 0
+        if child:
+            assert os.waitpid(child, 0)[1] == 256
+        run.record(step, groups, batch, learned)
+"""
+
+
+def test_a_forked_process_writes_nothing(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKED, str(recipe), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("forked from the run") == 1
+    assert [r["step"] for r in recorded(tmp_path / "run")["metrics"]] == [0, 1]
 
 
 def test_a_run_that_lost_something_is_not_gone_on_with(

@@ -109,16 +109,14 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         raise UserError(_one_line(problems[0], model, where) + more) from None
 
 
-def effective(model: type[BaseModel], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Every option that acts, given or by default, as TOML can say it. Raises UserError as `validate` does.
+def acting(options: BaseModel) -> dict[str, Any]:
+    """Every option that acts, given or by default, as TOML can say it.
 
-    What a model knows to be `without_effect` is left out.
+    What the options know to be `without_effect` beside the others is left out.
     """
-    made = validate(model, values, where)
-    idle: set[str] = getattr(made, "without_effect", set())
-    return {
-        k: v for k, v in made.model_dump(mode="json", exclude_none=True).items() if k not in idle
-    }
+    idle: set[str] = getattr(options, "without_effect", set())
+    said = options.model_dump(mode="json", exclude_none=True)
+    return {name: value for name, value in said.items() if name not in idle}
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

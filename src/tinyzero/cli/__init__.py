@@ -7,6 +7,7 @@ mistake is one line and exit code 2, never a traceback.
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import threading
@@ -65,9 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # so that a KeyboardInterrupt which a user's own code raises is not taken for a Ctrl-C
         signal.signal(signal.SIGINT, _interrupt)
     try:
-        plain, dotted = _set_apart(list(sys.argv[1:] if arguments is None else arguments))
+        typed = list(sys.argv[1:] if arguments is None else arguments)
+        plain, dotted = _set_apart(list(typed))
         given, bare = _parser().parse_known_args(plain)
-        given.started = started
+        given.started, given.command = started, shlex.join(["tinyzero", *typed])
         rest = {"none": [], "sections": dotted, "any": [*bare, *dotted]}[given.options]
         unknown = {"none": [*bare, *dotted], "sections": bare, "any": []}[given.options]
         if unknown:

@@ -7,10 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero import samplers
-from tinyzero.algorithms import Algorithm, load_algorithm
 from tinyzero.errors import UserError
-from tinyzero.tasks import load_task
 
 
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,13 +52,6 @@ def task_overrides(rest: list[str]) -> dict[str, Any]:
             f"{other[0]} has no effect: only the task's options have, as --task.max_number 25"
         )
     return overrides
-
-
-def check_plugins(config: configs.Config) -> Algorithm:
-    """Names and options of task, sampler and algorithm, before anything slow happens; the algorithm."""
-    samplers.check_name(config.sampler.name)
-    load_task(config.task.name, config.task.options)
-    return load_algorithm(config.algorithm.name, config.algorithm.options)
 
 
 def checked(

@@ -98,10 +98,10 @@ def locate(model: str) -> tuple[str | None, str]:
         return recipe, model
     folder = Path(model)
     if (folder / "config.toml").is_file():
-        found = checkpoint.load_latest(folder, lambda text: print(text, file=sys.stderr))
+        found = checkpoint.latest(folder, lambda text: print(text, file=sys.stderr))
         if found is None:
             raise UserError(f"{folder} has no checkpoint yet: train on, or name a model folder")
-        return str(folder / "config.toml"), str(found[0] / "model")
+        return str(folder / "config.toml"), str(found / "model")
     if (folder / "recipe.toml").is_file() and (
         folder / "config.json"
     ).is_file():  # an exported model

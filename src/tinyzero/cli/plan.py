@@ -10,7 +10,6 @@ from tinyzero.algorithms import load_algorithm
 from tinyzero.cli.arguments import (
     MOST_TOKENS,
     amount,
-    check_plugins,
     overrides_of,
     price,
     recipe_arguments,
@@ -63,6 +62,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 def run(given: argparse.Namespace, rest: list[str]) -> int:
     from tinyzero.cost import devices, shapes
     from tinyzero.cost import simulator as plan
+    from tinyzero.run.check import check
     from tinyzero.tools.plan import page
 
     if given.gpu not in (None, "cpu", *devices.DEVICES):
@@ -100,7 +100,7 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         overrides_of(given, rest),
     )
     config = configs.resolve(recipe, overrides, given.profile)
-    check_plugins(config)
+    check(config, overrides, here=False)
 
     shape, prompt = shapes.find_shape(config.model.name), plan.prompt_tokens(config)
 

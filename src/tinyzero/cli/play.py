@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from tinyzero import config as configs
 from tinyzero.cli.arguments import port
 from tinyzero.cli.opening import model_arguments, open_player, settings_of
 from tinyzero.errors import UserError, printable
 from tinyzero.grading import Verdict
 from tinyzero.rollouts import Player
+from tinyzero.tasks import load_task
 from tinyzero.types import SamplingParams
 
 
@@ -104,10 +104,8 @@ def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
     names = [given.model, *([given.other] if given.other else [])]
     asked = [argparse.Namespace(**vars(given) | {"model": name}) for name in names]
     settings = [settings_of(one, rest) for one in asked]
-    first, last = settings[0][0], settings[-1][0]
-    plain = {"algorithm": configs.Config().algorithm}  # nothing plays with it, so none is loaded
-    one_task, other_task = (x.model_copy(update=plain) for x in (first, last))
-    if configs.unsettled(other_task, one_task).task != first.task:
+    posed = [(c.task.name, load_task(c.task.name, c.task.options).given) for c, _ in settings]
+    if posed[0] != posed[-1]:
         raise UserError(
             f"{given.model} and {given.other} were made for different tasks or with different options of one: "
             "name one with --task, or a recipe with --recipe"

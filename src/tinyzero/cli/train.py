@@ -10,22 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import check_plugins, overrides_of, recipe_arguments, trust_argument
+from tinyzero.cli.arguments import overrides_of, recipe_arguments, trust_argument
 from tinyzero.config import trust
 from tinyzero.errors import UserError, printable
 from tinyzero.run import records
-
-RESUMABLE = (
-    "steps",
-    "eval.",
-    "checkpoint.",
-    "grading.",
-    "run.rollouts",
-    "run.price",
-    "run.track",
-    "model.threads",
-)
-"""What may change when a run is resumed."""
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -52,7 +40,7 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         if not (folder / "config.toml").is_file():
             raise UserError(f"no run at {folder}: it has no config.toml")
         for key in overrides:
-            if not key.startswith(RESUMABLE):
+            if not key.startswith(configs.RESUMABLE):
                 raise UserError(
                     f"{key} cannot change when a run is resumed: start another run with it"
                 )
@@ -64,13 +52,15 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         name = given.recipe or configs.DEFAULT_RECIPE
         config = configs.resolve(configs.read_recipe(name), overrides, given.profile)
         folder = Path(config.run.dir or f"runs/{run_name(name, config, given.task, given.profile)}")
-    configs.refuse_idle(overrides, config, check_plugins(config))
     if given.dry_run:
-        print(configs.to_toml(config), end="")
+        from tinyzero.run.check import check
+
+        print(configs.to_toml(check(config, overrides, here=False).config), end="")
         return 0
     from tinyzero.train import train
 
-    train(config, folder, resume=bool(given.resume), started=given.started)
+    command = configs.Command(given.command, overrides)
+    train(config, folder, bool(given.resume), given.started, command)
     _summary(folder, given.started)
     return 0
 

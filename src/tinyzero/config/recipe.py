@@ -19,19 +19,16 @@ import copy
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from tinyzero.algorithms import NAMES as ALGORITHMS
-from tinyzero.algorithms import REGISTRY as ALGORITHM_REGISTRY
-from tinyzero.algorithms import Algorithm
-from tinyzero.config.schema import Config, Named
+from tinyzero.config.schema import Config
 from tinyzero.errors import UserError
 from tinyzero.registry import near, suggest, validate
-from tinyzero.tasks import REGISTRY as TASK_REGISTRY
 from tinyzero.tasks import TASKS
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -102,18 +99,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}") from None
 
 
-def read_recorded(folder: Path) -> Config:
-    """The configuration in a run's folder, which says every option. Raises UserError where one is missing."""
-    path = folder / "config.toml"
-    values = read_recipe(str(path))
-    config, said = resolve(values, {}), flat(values)
-    if missing := [key for key in flat(tomllib.loads(to_toml(config))) if key not in said]:
-        raise UserError(
-            f"{path} lacks {', '.join(missing[:3])}: it is damaged, or of another version"
-        )
-    return config
-
-
 def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """A table of overrides by dotted key, whether TOML read `a.b = 1` or `"a.b" = 1`."""
     found: dict[str, Any] = {}
@@ -127,6 +112,7 @@ def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 def _inherited(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe's tables over those of the recipe it inherits; `heirs` inherit it."""
     values = read_toml(path)
+    values.pop("command", None)  # a run's asked.toml says who asked
     parent = values.pop("inherit", None)
     if parent is None:
         return values
@@ -263,23 +249,6 @@ def _table(found: Any, key: str) -> dict[str, dict[str, Any]]:
     return dict(found)
 
 
-def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> None:
-    """Raise UserError where an option that was `given` would do nothing beside the others."""
-    idle = {
-        "critic.": "critic" not in algorithm.roles and f"{config.algorithm.name} has no critic",
-        "prm.": "prm" not in algorithm.roles and f"{config.algorithm.name} has no reward model",
-        "lora.": not config.lora.rank and "lora.rank is 0",
-        "eval.problems": not config.eval.every and "eval.every is 0",
-        "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
-        "grading.": config.task.name in TASKS and f"{config.task.name} grades in this process",
-        "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
-    }
-    for key in given:
-        section = key.partition(".")[0] + "."
-        if why := idle.get(key) or (key != "lora.rank" and idle.get(section)):
-            raise UserError(f"{key} has no effect: {why}")
-
-
 def option_keys() -> list[str]:
     """Every key of a configuration with its section, options of tasks and algorithms aside."""
     found: list[str] = []
@@ -292,58 +261,19 @@ def option_keys() -> list[str]:
     return found
 
 
-def unsettled(there: Config, asked: Config) -> Config:
-    """A run's settings in the words they were asked for: a run writes down every option of its task and algorithm, what
-    `sampler.name = "auto"` came to mean, and the correction that follows from vLLM."""
-    algorithm = _as_asked(ALGORITHM_REGISTRY.find, there.algorithm, asked.algorithm)
-    followed = there.sampler.name == "vllm" and algorithm.options.get("correction") == "truncate"
-    if followed and "correction" not in asked.algorithm.options:
-        options = {key: value for key, value in algorithm.options.items() if key != "correction"}
-        algorithm = Named(name=algorithm.name, **options)
-    task = _as_asked(TASK_REGISTRY.find, there.task, asked.task)
-    sampler = there.sampler.model_copy(
-        update={"name": "auto"} if asked.sampler.name == "auto" else {}
-    )
-    return there.model_copy(update={"sampler": sampler, "task": task, "algorithm": algorithm})
-
-
-def _as_asked(find: Callable[[str], Any], there: Named, asked: Named) -> Named:
-    """`there` with only those options that differ from the defaults or that `asked` gives; where both say the same, in
-    the words of `asked`."""
-    if ":" in there.name and there.name != asked.name:
-        return there  # the folder's own word for code, which is not run to compare settings
-    given = asked.options if asked.name == there.name else {}
-    try:
-        kind = getattr(find(there.name), "Options", None)
-        if kind is None:
-            return there
-        values, wanted = (
-            validate(kind, options, there.name).model_dump() for options in (there.options, given)
-        )
-    except UserError:  # a class that is gone since, or takes other options by now: nothing is known of its defaults
-        return there
-    defaults = kind.model_construct().model_dump()
-    options = {
-        key: given[key] if key in given and wanted[key] == value else value
-        for key, value in values.items()
-        if key in given or value != defaults.get(key)
-    }
-    return Named(name=there.name, **options)
-
-
 def to_toml(config: Config) -> str:
     """The configuration as TOML that `read_recipe` and `resolve` turn back into it, without the run's folder."""
-    values = config.model_dump()
-    values["run"].pop("dir")
+    return tables_to_toml(config.model_dump())
+
+
+def tables_to_toml(values: Mapping[str, Any]) -> str:
+    """The tables of a recipe as TOML, without the run's folder; what is None is left out."""
     lines = [f"{k} = {_toml(v)}" for k, v in values.items() if not isinstance(v, dict)]
     for name, table in values.items():
         if isinstance(table, dict):
-            lines += [
-                "",
-                f"[{name}]",
-                *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None),
-            ]
-    return "\n".join(lines) + "\n"
+            said = {k: v for k, v in table.items() if v is not None and (name, k) != ("run", "dir")}
+            lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in said.items())]
+    return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def _toml(value: Any) -> str:

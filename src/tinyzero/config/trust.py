@@ -22,7 +22,7 @@ from tinyzero.config.recipe import to_toml
 from tinyzero.config.schema import Config
 from tinyzero.errors import UserError
 
-KINDS = ("task", "algorithm")
+KINDS = ("task", "algorithm", "sampler")
 LARGEST = 16 * 2**20  # bytes of the state file that are read
 
 

@@ -1,45 +1,98 @@
-"""What can be known to be wrong with a configuration before a model is loaded, by a run and by grids of them."""
+"""The one check of a configuration: all that can be known to be wrong before a model is loaded.
+
+A run, `--dry-run`, every cell of a grid and a plan ask it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
 from tinyzero import models, samplers
 from tinyzero.algorithms import Algorithm, load_algorithm
-from tinyzero.config import Config
+from tinyzero.config import Config, Named
 from tinyzero.errors import UserError
+from tinyzero.registry import acting, validate
 from tinyzero.run import trackers
-from tinyzero.tasks import load_task
+from tinyzero.tasks import TASKS, load_task
 from tinyzero.tasks.guarded import GuardedTask
 
 
-def check_config(config: Config) -> tuple[GuardedTask, Algorithm]:
-    """The task and the algorithm, where they and the rest go together. Raises UserError where they do not."""
-    trackers.require(config.run.track)
+class Parts(NamedTuple):
+    """A configuration that was checked, and what it names."""
+
+    config: Config
+    """With every option of the task and the algorithm that acts, since a default may change later."""
+    task: GuardedTask
+    algorithm: Algorithm
+
+
+def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts:
+    """The task and the algorithm of `config`. Raises UserError if they and the rest do not go together.
+
+    `given` are the keys that a command line or a grid's choice set: none of them may be without effect.
+    `here` is False if the run may be meant for another machine: then the devices of this one do not
+    matter, nor what is installed here.
+    """
     task = load_task(config.task.name, config.task.options)
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
     samplers.check_name(config.sampler.name)
+    refuse_idle(given, config, algorithm)
     if config.rollout.samples < algorithm.min_samples:
         raise UserError(
             f"rollout.samples is {config.rollout.samples}: "
             f"{config.algorithm.name} needs at least {algorithm.min_samples}"
         )
     algorithm.check(config.rollout.max_tokens)
-    check_memory(config)
+    if config.model.park and config.lora.rank:
+        raise UserError(
+            "model.park moves weights that lora.rank lets all models share: leave one of them out"
+        )
+    if here:
+        trackers.require(config.run.track)
+        check_memory(config)
     check_context(config)
-    return task, algorithm
+    return Parts(complete(config, task, algorithm), task, algorithm)
+
+
+def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
+    """`config` with every option of the task and the algorithm that acts, given or by default."""
+    options = getattr(algorithm, "options", None)
+    if options is None:  # a user's own class may keep them under another name
+        kind: Any = type(algorithm)
+        options = validate(kind.Options, config.algorithm.options, "algorithm")
+    changes = {
+        "task": Named(name=config.task.name, **task.given),
+        "algorithm": Named(name=config.algorithm.name, **acting(options)),
+    }
+    return config.model_copy(update=changes)
+
+
+def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> None:
+    """Raise UserError if an option that was `given` would do nothing beside the others."""
+    idle = {
+        "critic.": "critic" not in algorithm.roles and f"{config.algorithm.name} has no critic",
+        "prm.": "prm" not in algorithm.roles and f"{config.algorithm.name} has no reward model",
+        "lora.": not config.lora.rank and "lora.rank is 0",
+        "eval.problems": not config.eval.every and "eval.every is 0",
+        "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
+        "grading.": config.task.name in TASKS and f"{config.task.name} grades in this process",
+        "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
+    }
+    for key in given:
+        section = key.partition(".")[0] + "."
+        if why := idle.get(key) or (key != "lora.rank" and idle.get(section)):
+            raise UserError(f"{key} has no effect: {why}")
 
 
 def check_memory(config: Config) -> None:
-    """Raise UserError where an option that saves memory would do nothing, or undo another."""
+    """Raise UserError if an option that saves a GPU's memory would do nothing."""
     trained = {"optimizer": config.optimizer, "critic": config.critic, "prm": config.prm}
     moved = [f"{name}.offload" for name, section in trained.items() if section.offload]
     moved += ["model.park"] if config.model.park else []
     if moved and models.pick_device(config.model.device) == "cpu":
         raise UserError(
             f"{moved[0]} moves things to CPU memory, where a run on a CPU has them: leave it out"
-        )
-    if config.model.park and config.lora.rank:
-        raise UserError(
-            "model.park moves weights that lora.rank lets all models share: leave one of them out"
         )
 
 

@@ -18,14 +18,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, brief
 
 FOLDER = "checkpoints"
 MODEL = "model"
@@ -49,29 +49,55 @@ def save(
     if final.is_dir() and verify(final) is None:
         return final
     temporary = folder / (TEMPORARY + final.name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        (temporary / MODEL).mkdir(parents=True)
-        write_model(temporary / MODEL)
-        _write_state(temporary / TRAINER, state)
-        _write_manifest(temporary, step)
-        _publish(temporary, final)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        refusal = _os_error(error)
-        if refusal is None:
-            raise
-        raise UserError(_not_saved(final, refusal)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _refusals(final):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(folder)
+            (temporary / MODEL).mkdir(parents=True)
+            write_model(temporary / MODEL)
+            _write_state(temporary / TRAINER, state)
+            _write_manifest(temporary, step)
+            _publish(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     _prune(folder, step, keep)
     return final
 
 
-def load_latest(run_dir: Path, report: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint and its state (tensors on the CPU), or None where nothing was ever saved.
+def rehearse(run_dir: Path, write_model: Callable[[Path], None], state: dict[str, Any]) -> None:
+    """Write a checkpoint and remove it. Raises UserError if the disk refuses, as `save` would later."""
+    folder = run_dir / FOLDER
+    temporary = folder / f"{TEMPORARY}rehearsal"
+    with _refusals(folder):
+        try:
+            (temporary / MODEL).mkdir(parents=True)
+            write_model(temporary / MODEL)
+            _write_state(temporary / TRAINER, state)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
-    `report` is told of each damaged checkpoint that is passed over. Raises UserError where all are damaged.
+
+def load_latest(run_dir: Path, report: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint and its state (tensors on the CPU), or None if nothing was ever saved.
+
+    Raises UserError as `latest` does, and if the state cannot be read without running code.
+    """
+    path = latest(run_dir, report)
+    if path is None:
+        return None
+    try:
+        state = torch.load(path / TRAINER, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that it did not write
+        raise UserError(
+            f"{path / TRAINER} is no state of a run ({brief(error)}): put it back, or remove {path}"
+        ) from None
+    return path, state
+
+
+def latest(run_dir: Path, report: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint, or None if nothing was ever saved.
+
+    `report` is told of each damaged checkpoint that is passed over. Raises UserError if all are damaged.
     """
     damaged: list[tuple[Path, str]] = []
     for path in reversed(_checkpoints(run_dir / FOLDER)):
@@ -81,7 +107,7 @@ def load_latest(run_dir: Path, report: Callable[[str], None]) -> tuple[Path, dic
             continue
         for other, why in damaged:
             report(f"checkpoint {other.name} is damaged ({why}): using {path.name} instead")
-        return path, torch.load(path / TRAINER, map_location="cpu", weights_only=True)
+        return path
     if damaged:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
         raise UserError(
@@ -209,6 +235,18 @@ def _os_error(error: BaseException) -> OSError | None:
             return OSError(number, os.strerror(number))
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+@contextlib.contextmanager
+def _refusals(final: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to save `final` into a UserError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        refusal = _os_error(error)
+        if refusal is None:
+            raise
+        raise UserError(_not_saved(final, refusal)) from error
 
 
 def _not_saved(final: Path, refusal: OSError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -15,23 +16,24 @@ from typing import Any
 import torch
 
 from tinyzero import algorithms, models, samplers, tasks
+from tinyzero import config as configs
 from tinyzero.algorithms import Algorithm
 from tinyzero.batching import Batch, collate
-from tinyzero.config import Config, GradingSection, Named, to_toml, trust
+from tinyzero.config import Command, Config, GradingSection, trust
 from tinyzero.cost.shapes import read_shape
-from tinyzero.errors import NonFiniteError, UserError
+from tinyzero.errors import NonFiniteError, UserError, brief
 from tinyzero.evaluate import distinct_problems
 from tinyzero.grading import Grader, LocalGrader, TaskReference, WorkerPool
 from tinyzero.models import lora
-from tinyzero.registry import effective
 from tinyzero.rollouts import Cursor, Player, Source
-from tinyzero.run import checkpoint, progress, records, trackers
-from tinyzero.run.check import check_config
+from tinyzero.run import progress, records, trackers
+from tinyzero.run.check import Parts, check, complete
 from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
 from tinyzero.run.learners import ROLES, load, make_learners
 from tinyzero.run.meter import Meter
 from tinyzero.run.models import Models
+from tinyzero.run.progress import Saved
 from tinyzero.run.stopping import stop_requested
 from tinyzero.tasks.base import NoSolution, Task
 from tinyzero.tasks.guarded import GuardedTask
@@ -70,6 +72,10 @@ class Run:
     """The newest checkpoint."""
     alarmed: bool = False
     """It was said that the grader fails; once is enough."""
+    recorded: dict[str, int] = field(default_factory=dict)
+    """Bytes in each file of records after the last step or evaluation that was recorded whole."""
+    process: int = field(default_factory=os.getpid)
+    """The one process that may write into the folder."""
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps still to take; evaluates, saves and stops between them."""
@@ -110,7 +116,11 @@ class Run:
 
 @contextmanager
 def opened(
-    config: Config, folder: Path, resume: bool = False, started: float | None = None
+    config: Config,
+    folder: Path,
+    resume: bool = False,
+    started: float | None = None,
+    command: Command | None = None,
 ) -> Iterator[Run]:
     """A run that is ready to train, in a folder where nothing else trains meanwhile.
 
@@ -118,11 +128,12 @@ def opened(
     state of the last step was saved: a user's error, an error of ours, a second signal.
     """
     started = started or time.perf_counter()
+    folder = folder.resolve()  # a user's code may change the working directory
     with ExitStack() as stack:
         if resume:
             stack.enter_context(locked(folder))
         # a run that cannot start leaves no folder
-        run = build(config, folder, resume, started, stack)
+        run = build(config, folder, resume, started, command or Command(), stack)
         if not resume:
             stack.enter_context(locked(folder))
         stack.enter_context(run.tracking)
@@ -157,7 +168,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def build(config: Config, folder: Path, resume: bool, started: float, stack: ExitStack) -> Run:
+def build(
+    config: Config, folder: Path, resume: bool, started: float, command: Command, stack: ExitStack
+) -> Run:
     """Load or make everything a run needs; with `resume`, as it was after the newest whole checkpoint.
 
     `stack` closes what has to be closed at the end.
@@ -165,14 +178,16 @@ def build(config: Config, folder: Path, resume: bool, started: float, stack: Exi
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     torch.manual_seed(config.seed)
-    task, algorithm = check_config(config)
+    asked, parts = config, check(config, command.options)
+    task = parts.task
     console = Console(config.steps, highlights=task.highlights)
     grader = stack.enter_context(closing(make_grader(task, config.grading)))
-    found = checkpoint.load_latest(folder, console.note) if resume else None
+    found = progress.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
     tokenizer = models.load_tokenizer(config.model.name)
-    config = settle(config, policy, console.note)
-    algorithm = algorithms.load_algorithm(config.algorithm.name, config.algorithm.options)
+    config, algorithm = choose_sampler(config, parts, policy, console.note)
+    if found:
+        progress.refuse_changes(found, config, folder)
     ends = models.end_ids(tokenizer, policy, task.stop)
     sampler = make_sampler(config, policy, models.decoder(tokenizer), ends)
     player = Player(
@@ -202,16 +217,26 @@ def build(config: Config, folder: Path, resume: bool, started: float, stack: Exi
         started=started,
     )
     check_problems(run, policy.context)
-    if found is not None:
-        restore(run, found[1])
-    elif resume:
-        check_nothing_is_lost(run)
     if resume:
-        forget_after(run)
-        write_config(run)
+        resume_run(run, found, command)
     else:
-        start_folder(run)
+        start_folder(run, asked, command)
     return run
+
+
+def resume_run(run: Run, found: Saved | None, command: Command) -> None:
+    """The run as it stood at the checkpoint that was `found`, its records and its configuration too."""
+    if found is None:
+        check_nothing_is_lost(run)
+    else:
+        restore(run, found)
+    for name in records.FILES:
+        prefix = found.records[name] if found else records.NOTHING
+        records.cut(run.folder / name, *prefix)
+    run.recorded = records.lengths(run.folder)
+    write_config(run)
+    if (asked := configs.asked_again(run.folder, command)) is not None:
+        write(run.folder / configs.ASKED, asked)
 
 
 def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
@@ -240,35 +265,30 @@ def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: P
         lora.save_adapter(policy, config.lora, path / lora.FOLDER, config.model.name)
 
 
-def settle(config: Config, policy: models.Backbone, note: Callable[[str], None]) -> Config:
-    """`config` with the sampler that was chosen and, where it is not the learner itself, a correction for that; and
-    with every option of the task and the algorithm that acts, since a default may change before the run goes on."""
+def choose_sampler(
+    config: Config, parts: Parts, policy: models.Backbone, note: Callable[[str], None]
+) -> tuple[Config, Algorithm]:
+    """What `config` means, now that the sampler can be chosen for the policy, and the algorithm.
+
+    A sampler that is not the learner itself is corrected for, unless `config` says how or that it is not.
+    """
     name, why = samplers.choose(config.sampler.name, policy)
     if config.sampler.name == "auto":
         note(f"sampler {name}: {why}")
-    given = config.algorithm.options
-    kind: Any = getattr(algorithms.REGISTRY.find(config.algorithm.name), "Options", None)
-    options = effective(kind, given, "algorithm") if kind else {}
-    if "correction" not in given and options.get("correction") == "none":
-        del options[
-            "correction"
-        ]  # whoever repeats the run with another sampler has not chosen to have none
-        if not samplers.REGISTRY.find(name).shares_weights:
-            note(
-                f"probabilities of the sampler {name} are not quite the learner's: "
-                "--algorithm.correction truncate (none: as they are)"
-            )
-            options = effective(kind, given | {"correction": "truncate"}, "algorithm")
-    task, kind = config.task, getattr(tasks.REGISTRY.find(config.task.name), "Options", None)
-    return config.model_copy(
-        update={
-            "sampler": config.sampler.model_copy(update={"name": name}),
-            "algorithm": Named(name=config.algorithm.name, **options),
-            "task": Named(name=task.name, **effective(kind, task.options, "task"))
-            if kind
-            else task,
-        }
-    )
+    algorithm, options = parts.algorithm, config.algorithm.options
+    uncorrected = getattr(algorithm.options, "correction", None) == "none"
+    shares = samplers.REGISTRY.find(name).shares_weights
+    if not shares and uncorrected and "correction" not in options:
+        note(
+            f"probabilities of the sampler {name} are not quite the learner's: "
+            "--algorithm.correction truncate (none: as they are)"
+        )
+        algorithm = algorithms.load_algorithm(
+            config.algorithm.name, options | {"correction": "truncate"}
+        )
+    sampler = config.sampler.model_copy(update={"name": name})
+    meant = complete(config, parts.task, algorithm)
+    return meant.model_copy(update={"sampler": sampler}), algorithm
 
 
 def make_sampler(
@@ -389,29 +409,37 @@ def check_grading(run: Run, problems: Sequence[Problem]) -> None:
             return
 
 
-def restore(run: Run, state: Mapping[str, Any]) -> None:
-    """The inverse of `save`; metrics written after it are removed."""
-    run.step, run.samples, run.tokens = state["step"], state["samples"], state["tokens"]
-    run.source.cursor = Cursor.from_state(state["cursor"])
-    run.started -= state["seconds"]
-    run.cpu, run.meter.flops = state["cpu"], state["flops"]
-    if run.step > run.config.steps:
+def restore(run: Run, saved: Saved) -> None:
+    """The inverse of `save`. Raises UserError if what was saved is not what this run's models need."""
+    if saved.step > run.config.steps:
         raise UserError(
-            f"steps is {run.config.steps}, and {run.step} are done: give {run.step} or more"
+            f"steps is {run.config.steps}, and {saved.step} are done: give {saved.step} or more"
         )
-    for role, saved in state["learners"].items():
-        run.models[role].load_state_dict(saved)
+    run.step, run.samples, run.tokens = saved.step, saved.samples, saved.tokens
+    run.started -= saved.seconds
+    run.cpu, run.meter.flops = saved.cpu, saved.flops
+    try:
+        run.source.cursor = Cursor.from_state(saved.cursor)
+        for role, state in saved.learners.items():
+            run.models[role].load_state_dict(state)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the newest checkpoint in {run.folder} is not one of this run ({brief(error)}): put it back"
+        ) from error
     if run.step:
         run.source.publish(run.models["policy"], run.step)
 
 
 def check_nothing_is_lost(run: Run) -> None:
-    """Raise UserError where a run without a checkpoint recorded more than a crash leaves: it had one, and to begin it
-    anew would remove the records."""
-    recorded, c = sum(1 for _ in records.read(run.folder / "metrics.jsonl")), run.config
-    scored = {(e["split"], e["step"]) for e in records.read(run.folder / "eval.jsonl")}
+    """Raise UserError if a run without a checkpoint recorded more than a crash leaves.
+
+    It had a checkpoint then, and to begin it anew would remove the records.
+    """
+    before = configs.read_recorded(run.folder)  # how it was trained, not how it is to go on
+    recorded = sum(1 for _ in records.read(run.folder / "metrics.jsonl"))
+    scored = {(e.get("split"), e["step"]) for e in records.read(run.folder / "eval.jsonl")}
     # a step is recorded, then perhaps an evaluation, then it is saved
-    if recorded > (c.checkpoint.every or c.steps) or ("test", c.steps) in scored:
+    if recorded > (before.checkpoint.every or before.steps) or ("test", before.steps) in scored:
         raise UserError(
             f"{run.folder} recorded {recorded} steps and has no checkpoint left: put it back, begin another run with "
             "--run.dir, or remove its records if they may go"
@@ -419,21 +447,11 @@ def check_nothing_is_lost(run: Run) -> None:
     run.console.note("there is no checkpoint yet: it begins anew")
 
 
-def forget_after(run: Run) -> None:
-    """Remove what was written after the checkpoint that is resumed from."""
-    records.retain(run.folder / "metrics.jsonl", lambda e: e["step"] < run.step)
-    records.retain(run.folder / "eval.jsonl", lambda e: run.step > 0 and e["step"] <= run.step)
-    evaluated = {(e["step"], e["split"]) for e in records.read(run.folder / "eval.jsonl")}
-    records.retain(
-        run.folder / "rollouts.jsonl",
-        lambda e: (
-            e["step"] < run.step if e["split"] == "train" else (e["step"], e["split"]) in evaluated
-        ),
-    )
+def start_folder(run: Run, asked: Config, command: Command) -> None:
+    """Make the run's folder with what was asked and what it means, and try whether a checkpoint can be saved there.
 
-
-def start_folder(run: Run) -> None:
-    """Make the run's folder with its config. Raises UserError where there is already a run, or no right to write."""
+    Raises UserError if there is already a run, or no right to write.
+    """
     try:
         if run.folder.is_dir() and any(run.folder.iterdir()):
             is_run = (run.folder / "config.toml").is_file()
@@ -448,16 +466,24 @@ def start_folder(run: Run) -> None:
         raise UserError(
             f"cannot write {run.folder}: {error.strerror}; name another folder with --run.dir"
         ) from None
+    lines = [command.line] if command.line else []
+    write(run.folder / configs.ASKED, configs.asked_toml(configs.asked(asked), lines))
     write_config(run)
+    progress.rehearse(run)
 
 
 def write_config(run: Run) -> None:
-    """The resolved configuration, whole or not at all: a resumed run may have been given more steps."""
-    path, unfinished = run.folder / "config.toml", run.folder / ".config.toml.partial"
+    """Every option that acts; a resumed run may have been given more steps."""
+    write(run.folder / configs.MEANT, configs.to_toml(run.config))
+    trust.remember(run.config)
+
+
+def write(path: Path, text: str) -> None:
+    """Write one of the run's own files, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.partial")
     try:
-        unfinished.write_text(to_toml(run.config), encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
-        trust.remember(run.config)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; name another folder with --run.dir"

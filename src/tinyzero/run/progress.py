@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinyzero.batching import Batch
-from tinyzero.errors import Interrupted
+from tinyzero.config import MEANT, Config, lasting
+from tinyzero.errors import Interrupted, UserError
 from tinyzero.evaluate import completion_metrics, evaluate
 from tinyzero.run import checkpoint, records
 from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
@@ -41,7 +45,8 @@ def steps(run: Run, stopping: list[int]) -> Iterator[int]:
         yield run.step
         if run.step < config.steps:
             score_if_due(run)
-        if stopping or due(config.checkpoint.every, run.step):
+        # the last checkpoint waits for the last evaluations, so that it vouches for them too
+        if stopping or (due(config.checkpoint.every, run.step) and run.step < config.steps):
             run.save()
         if stopping:
             said = (
@@ -69,6 +74,7 @@ def record(
     run: Run, step: int, groups: list[Group], batch: Batch, learned: Mapping[str, float]
 ) -> None:
     """Write the step's metrics and, now and then, some rollouts; show them."""
+    end_if_forked(run)
     collected = run.source.collected
     rollouts = [r for g in groups for r in g]
     trained = 0 if collected.refused else int(batch.mask.sum())
@@ -104,7 +110,9 @@ def record(
     every = run.config.run.rollouts_every
     if every and step % every == 0:
         for rollout in rollouts[:: max(1, len(rollouts) // run.config.run.rollouts)]:
-            keep_rollout(run, step, "train", rollout)
+            line = rollout_of(run, step, "train", rollout)
+            records.append(run.folder / "rollouts.jsonl", line)
+    run.recorded = records.lengths(run.folder)
     run.console.show(entry)
 
 
@@ -160,11 +168,13 @@ def score(run: Run, split: Split, problems: int) -> None:
     result = evaluate(
         run.player, split=split, problems=problems, params=params, greedy=options.greedy
     )
+    end_if_forked(run)
     entry = {"step": run.step, **result.metrics, "time/evaluate": time.perf_counter() - started}
-    for group in result.groups[: run.config.run.rollouts]:
-        for rollout in group[:1]:
-            keep_rollout(run, run.step, split, rollout)
+    shown = [group[0] for group in result.groups[: run.config.run.rollouts] if group]
+    for line in [rollout_of(run, run.step, split, rollout) for rollout in shown]:
+        records.append(run.folder / "rollouts.jsonl", line)
     records.append(run.folder / "eval.jsonl", entry)  # last: with it the evaluation is done
+    run.recorded = records.lengths(run.folder)
     run.tracking.log(entry, f"{split}/")
     failures = entry["reward_errors"]
     run.console.note(
@@ -175,10 +185,10 @@ def score(run: Run, split: Split, problems: int) -> None:
     )
 
 
-def keep_rollout(run: Run, step: int, split: Split, rollout: Rollout) -> None:
-    """Write one to rollouts.jsonl."""
+def rollout_of(run: Run, step: int, split: Split, rollout: Rollout) -> dict[str, Any]:
+    """A rollout of this run as rollouts.jsonl holds it."""
     prompt = run.task.prompt(rollout.problem, run.config.model.prompt)
-    records.append(run.folder / "rollouts.jsonl", rollout_record(step, split, rollout, prompt))
+    return rollout_record(step, split, rollout, prompt)
 
 
 def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) -> dict[str, Any]:
@@ -203,17 +213,30 @@ def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) ->
     }
 
 
+class Saved(BaseModel):
+    """What a checkpoint holds beside the policy's folder, and vouches for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+    step: int = Field(ge=1)
+    cursor: dict[str, Any]
+    samples: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    seconds: float
+    cpu: float
+    flops: float
+    learners: dict[str, dict[str, Any]]
+    config: dict[str, Any]
+    """By dotted key, what may not change while the run lasts."""
+    records: dict[str, tuple[int, str]]
+    """By file, the length and the SHA-256 of what had been recorded."""
+
+
 def save(run: Run) -> None:
-    """Checkpoint the run as it stands after `run.step` steps."""
+    """Checkpoint the run as it stands after `run.step` steps, with all that it recorded until then."""
+    end_if_forked(run)
     refresh = run.refresh
-    state = {
-        "step": run.step,
-        "cursor": run.source.cursor.state_dict(),
-        "samples": run.samples,
-        "tokens": run.tokens,
-        "seconds": time.perf_counter() - run.started,
-        "cpu": time.process_time() + run.cpu,
-        "flops": run.meter.flops,
+    state = standing(run) | {
         "learners": {
             role: learner.state_dict()
             for role, learner in run.models.items()
@@ -222,3 +245,65 @@ def save(run: Run) -> None:
     }
     keep = run.config.checkpoint.keep
     run.saved = checkpoint.save(run.folder, run.step, run.save_model, state, keep)
+
+
+def standing(run: Run) -> dict[str, Any]:
+    """Where the run stands: all of its state but the learners'. Its records are then safe on the disk."""
+    return {
+        "step": run.step,
+        "cursor": run.source.cursor.state_dict(),
+        "samples": run.samples,
+        "tokens": run.tokens,
+        "seconds": time.perf_counter() - run.started,
+        "cpu": time.process_time() + run.cpu,
+        "flops": run.meter.flops,
+        "config": lasting(run.config),
+        "records": {n: records.seal(run.folder / n, run.recorded.get(n, 0)) for n in records.FILES},
+    }
+
+
+def rehearse(run: Run) -> None:
+    """Save and remove a checkpoint, so that a disk or a model that refuses is known before the first step.
+
+    The learners' state is left out: it is the largest part, and tensors alone.
+    """
+    checkpoint.rehearse(run.folder, run.save_model, standing(run))
+
+
+def load_latest(folder: Path, note: Callable[[str], None]) -> Saved | None:
+    """The newest whole checkpoint of the run in `folder`, or None if nothing was saved.
+
+    Raises UserError if it is none of this version's.
+    """
+    found = checkpoint.load_latest(folder, note)
+    if found is None:
+        return None
+    path, state = found
+    try:
+        return Saved.model_validate(state)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        what = ".".join(["state", *map(str, wrong["loc"])])
+        raise UserError(
+            f"{path} cannot be resumed by this version of TinyZero ({what}: {wrong['msg'].lower()}): "
+            "begin another run, or resume with the version that saved it"
+        ) from None
+
+
+def refuse_changes(saved: Saved, config: Config, folder: Path) -> None:
+    """Raise UserError naming the first option in which `config` is not what the run was trained with."""
+    now = lasting(config)
+    for key in sorted(saved.config.keys() | now.keys()):
+        if saved.config.get(key) != now.get(key):
+            raise UserError(
+                f"{key} is {now.get(key)!r}, and the run in {folder} was trained with "
+                f"{saved.config.get(key)!r}: put it back in {MEANT}, or begin another run"
+            )
+
+
+def end_if_forked(run: Run) -> None:
+    """A process that a user's code forked ends here, before it writes into the run as a second one."""
+    if os.getpid() != run.process:
+        sys.stderr.write("a process that was forked from the run came back into it: it ends here\n")
+        sys.stderr.flush()
+        os._exit(1)

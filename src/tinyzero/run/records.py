@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tinyzero.errors import UserError
+
+FILES = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl")
+NOTHING = (0, hashlib.sha256().hexdigest())  # an empty file, sealed
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
@@ -55,17 +59,42 @@ def follow(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
             yield offset, record
 
 
-def retain(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Leave only the records that `keep` accepts, all at once or not at all; a torn last line goes too."""
-    if not path.exists():
+def lengths(folder: Path) -> dict[str, int]:
+    """By name, how many bytes a run has recorded in each of its files."""
+    paths = {name: folder / name for name in FILES}
+    return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
+
+
+def seal(path: Path, length: int) -> tuple[int, str]:
+    """Flush a file of records to the disk; returns the length and the SHA-256 of its first `length` bytes."""
+    if not length:
+        return NOTHING
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        content = file.read(length)
+    return len(content), hashlib.sha256(content).hexdigest()
+
+
+def cut(path: Path, length: int, sha256: str) -> None:
+    """Shorten a file of records to what was sealed, all at once or not at all.
+
+    Raises UserError if it does not begin with that: a line was lost, added, moved or changed.
+    """
+    found = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(found[:length]).hexdigest() != sha256:
+        raise UserError(
+            f"{path} is not what it was when the newest checkpoint was saved: "
+            "put it back as it was, or begin another run"
+        )
+    if len(found) == length:
         return
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         with temporary.open("wb") as file:
-            file.writelines(line + b"\n" for line, record in _lines(path) if keep(record))
+            file.write(found[:length])
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(path)  # a file of its own, so that who follows the old one notices
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; make room or make it writable, then resume"

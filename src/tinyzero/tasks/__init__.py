@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyzero.errors import UserError, building
-from tinyzero.registry import Registry, validate
+from tinyzero.registry import Registry, acting, validate
 from tinyzero.tasks.guarded import GuardedTask
 
 PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits")
@@ -20,16 +20,7 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
     Options are checked by the class's `Options`, a pydantic model, if it has one.
     Raises UserError on an unknown name, a class that is no task, or a wrong option.
     """
-    kind = REGISTRY.find(name)
-    return GuardedTask(_build(kind, name, options or {}), name, options or {})
-
-
-def bundled(name: str) -> GuardedTask | None:
-    """The bundled task called `name` with its default options, or None for a user's own, whose code is not run."""
-    return load_task(name) if name in TASKS else None
-
-
-def _build(kind: type, name: str, options: Mapping[str, Any]) -> Any:
+    kind, options = REGISTRY.find(name), options or {}
     model = getattr(kind, "Options", None)
     if model is None and options:
         raise UserError(
@@ -37,4 +28,10 @@ def _build(kind: type, name: str, options: Mapping[str, Any]) -> Any:
         )
     given = [] if model is None else [validate(model, options, "task")]
     with building(f"task {name}", given):
-        return kind(*given)
+        task = kind(*given)
+    return GuardedTask(task, name, acting(given[0]) if given else {})
+
+
+def bundled(name: str) -> GuardedTask | None:
+    """The bundled task called `name` with its default options, or None for a user's own, whose code is not run."""
+    return load_task(name) if name in TASKS else None

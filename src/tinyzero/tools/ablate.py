@@ -82,6 +82,8 @@ class Cell:
     choices: tuple[str, ...]
     seed: int
     config: config.Config
+    given: tuple[str, ...] = ()
+    """The keys that its choices set."""
 
     @property
     def name(self) -> str:
@@ -110,9 +112,10 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
         )
     cells = []
     for choices in product(*(axis.items() for axis in grid.axes.values())):
-        overrides = config.flat(grid.common)
+        given: dict[str, Any] = {}
         for _, chosen in choices:
-            overrides |= config.flat(chosen)
+            given |= config.flat(chosen)
+        overrides = config.flat(grid.common) | given
         if fixed := {"seed", "run.dir"} & overrides.keys():
             raise UserError(f"{path} sets {fixed.pop()}, which the grid itself sets: use seeds")
         for seed in grid.seeds:
@@ -120,6 +123,7 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
                 tuple(name for name, _ in choices),
                 seed,
                 config.resolve(recipe, overrides | {"seed": seed}),
+                tuple(given),
             )
             cells.append(cell)
         if not (cell.config.eval.dev_problems and cell.config.eval.test_problems):
@@ -139,14 +143,14 @@ def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = p
     may be gone. Raises UserError where a run failed (the others are finished first), KeyboardInterrupt after a clean
     stop, which Ctrl-C and SIGTERM ask for.
     """
-    from tinyzero.run.check import check_config
+    from tinyzero.run.check import check
 
     if find_spec("matplotlib") is None:  # said now, and not after hours
         raise UserError("the comparison's picture needs matplotlib: pip install 'tinyzero[report]'")
     grid, cells = read_grid(path)
     waiting = [cell for cell in cells if not finished(cell, out / cell.name)]
-    for asked in {cell.choices: cell.config for cell in waiting}.values():
-        check_config(asked)
+    for cell in {cell.choices: cell for cell in waiting}.values():
+        check(cell.config, cell.given)
     for end in ("json", "md", "png"):  # said now, and not after hours
         outputs.refuse_others(out / f"ablation.{end}", outputs.is_comparison, FIX)
     report(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished")
@@ -171,10 +175,6 @@ def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = p
                 report(
                     f"{cell.name}: {'finished' if whole else 'failed'}; about {left:.0f} min left"
                 )
-                if not process.returncode and not whole:
-                    report(
-                        f"{cell.name} came to its end, but its records have gaps: move its folder away"
-                    )
             time.sleep(0.2)
     except KeyboardInterrupt:
         report("stopping the runs after their step ...")
@@ -205,7 +205,8 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with outputs.whole(recipe, outputs.is_settings, FIX) as temporary:
-            temporary.write_text(config.to_toml(cell.config), encoding="utf-8")
+            text = config.tables_to_toml(config.asked(cell.config))
+            temporary.write_text(text, encoding="utf-8")
         log = (out / f"{cell.name}.log").open("ab")
     except OSError as error:
         raise UserError(
@@ -219,11 +220,11 @@ def start(cell: Cell, out: Path) -> subprocess.Popen[bytes]:
 def finished(cell: Cell, folder: Path) -> bool:
     """Whether the run came to its end: every step and every score is recorded. Its checkpoints may be gone since.
 
-    Raises UserError where the folder holds a run of other settings.
+    Raises UserError if another run was asked for in the folder than the grid asks for now.
     """
     if not (folder / "config.toml").is_file():
         return False
-    there = config.flat(config.unsettled(config.read_recorded(folder), cell.config).model_dump())
+    there = config.flat(config.read_asked(folder).model_dump())
     asked = config.flat(cell.config.model_dump())
     if other := [key for key in asked.keys() | there.keys() if there.get(key) != asked.get(key)]:
         key = min(other)

@@ -20,7 +20,6 @@ from tinyzero.tasks.base import Task
 from tinyzero.tools.report import alarms, samples
 from tinyzero.tools.report.charts import described
 from tinyzero.tools.report.columns import Columns, number, thin
-from tinyzero.tools.report.command import command
 from tinyzero.tools.report.read import Recorded
 
 PACKAGE = Path(configs.__file__).parents[1]
@@ -84,7 +83,7 @@ def tell_run(run: Recorded, name: str, of: int = 1) -> dict[str, Any]:
         },
         "model": config.model.name,
         "seed": config.seed,
-        "command": command(config, run.folder),
+        "command": configs.repeating(run.folder),
         "config": configs.to_toml(config),
         "headline": headline(run),
         "alarms": [alarm._asdict() for alarm in alarms.look({**run.steps, **run.samples.columns})],

@@ -1,0 +1,121 @@
+"""The two files in which a run says its configuration.
+
+`asked.toml` is what the user asked for: the recipe's own tables with what the command line changed, and
+the command line itself. `config.toml` is what it meant: every option that acts, defaults too. Neither is
+ever worked out from the other, and each repeats the run elsewhere: `tinyzero train RUN/asked.toml`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinyzero import __version__
+from tinyzero.config.recipe import (
+    flat,
+    place,
+    read_recipe,
+    read_toml,
+    resolve,
+    tables_to_toml,
+    to_toml,
+)
+from tinyzero.config.schema import Config
+from tinyzero.errors import UserError
+
+ASKED, MEANT = "asked.toml", "config.toml"
+RESUMABLE = (
+    "steps",
+    "eval.",
+    "checkpoint.",
+    "grading.",
+    "run.rollouts",
+    "run.price",
+    "run.track",
+    "model.threads",
+)
+"""What may change when a run is resumed: keys that begin so."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command line that asked for a run, and the options it gave by dotted key."""
+
+    line: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def asked(config: Config) -> dict[str, Any]:
+    """The tables that were asked for: what a recipe and a command line say of `config`, no defaults."""
+    return config.model_dump(exclude_unset=True)
+
+
+def asked_toml(tables: Mapping[str, Any], lines: list[str]) -> str:
+    """The text of a run's asked.toml; `lines` are the commands that asked, the first of which began it."""
+    said = {"version": __version__, "lines": lines}
+    return tables_to_toml({**tables, "command": said})
+
+
+def asked_again(folder: Path, command: Command) -> str | None:
+    """The text of asked.toml after a `command` that resumed the run with options of its own.
+
+    None if there is nothing to change: no options were given, or the run has no asked.toml.
+    """
+    path = folder / ASKED
+    if not command.options or not path.is_file():
+        return None
+    tables = read_toml(path)
+    lines = _lines(tables.pop("command", None))
+    for key, value in command.options.items():
+        place(tables, key, value)
+    return asked_toml(tables, [*lines, *([command.line] if command.line else [])])
+
+
+def read_asked(folder: Path) -> Config:
+    """What was asked of the run in `folder`, with the defaults of this version for the rest.
+
+    Raises UserError if it has no asked.toml.
+    """
+    path = folder / ASKED
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no {ASKED}, which says what was asked for (0.1 wrote none): move it away"
+        )
+    return resolve(read_recipe(str(path)), {})
+
+
+def read_recorded(folder: Path) -> Config:
+    """The configuration in a run's folder, which says every option. Raises UserError if one is missing."""
+    path = folder / MEANT
+    values = read_recipe(str(path))
+    config, said = resolve(values, {}), flat(values)
+    if missing := [key for key in flat(tomllib.loads(to_toml(config))) if key not in said]:
+        raise UserError(
+            f"{path} lacks {', '.join(missing[:3])}: it is damaged, or of another version"
+        )
+    return config
+
+
+def repeating(folder: Path) -> str:
+    """The command that repeats the run in `folder`: the one that began it, unless others changed it since."""
+    path = folder / ASKED
+    lines = _lines(read_toml(path).get("command")) if path.is_file() else []
+    if len(lines) == 1:
+        return lines[0]
+    return f"tinyzero train {shlex.quote(str(path if path.is_file() else folder / MEANT))}"
+
+
+def lasting(config: Config) -> dict[str, Any]:
+    """By dotted key what may not change while a run lasts: all but `RESUMABLE` and the run's folder."""
+    said = flat(config.model_dump(mode="json", exclude_none=True))
+    return {k: v for k, v in said.items() if k != "run.dir" and not k.startswith(RESUMABLE)}
+
+
+def _lines(command: Any) -> list[str]:
+    """The command lines that an asked.toml holds."""
+    lines = command.get("lines") if isinstance(command, dict) else None
+    return [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
