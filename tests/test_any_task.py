@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 import tinyzero
-from tinyzero import cli, models, train
+from tinyzero import cli, models
 from tinyzero.config import resolve
 from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems, evaluate, shortfall
@@ -22,6 +22,7 @@ from tinyzero.grading import extract_answer, find_answer
 from tinyzero.rollouts import Collected, Player, Source
 from tinyzero.run import records
 from tinyzero.tasks import load_task
+from tinyzero.train import train
 from tinyzero.types import Problem, SamplingParams, Split
 
 START = {"Line": "", "Boxed": "\\boxed{", "Fence": "```\n", "Hashes": "#### "}
@@ -80,7 +81,7 @@ def test_a_task_says_where_its_answers_end(
     name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop, run, out = STOPS[name], tmp_path / "run", tmp_path / "out"
-    train.train(resolve(options(base, name), {}), run)
+    train(resolve(options(base, name), {}), run)
     (step,) = records.read(run / "metrics.jsonl")
     assert not [key for key in step if key.startswith("behaviour/")], "it measures nothing"
     texts = [(r["text"], r["finish_reason"]) for r in records.read(run / "rollouts.jsonl")]
@@ -162,7 +163,7 @@ def test_a_finite_split_is_used_up_and_that_is_said(
 ) -> None:
     assert len(distinct_problems(load_task(f"{__file__}:Few"), "dev", 256)) == 20
     found = options(base, "Few", eval={"every": 1, "problems": 256}, steps=3)
-    train.train(resolve(found, {"rollout.prompts": 8, "rollout.max_tokens": 8}), tmp_path / "run")
+    train(resolve(found, {"rollout.prompts": 8, "rollout.max_tokens": 8}), tmp_path / "run")
     said = capsys.readouterr().out
     assert said.count("eval.problems is 256: split 'dev' has 20 distinct problems") == 1
     assert {e["n"] for e in records.read(tmp_path / "run" / "eval.jsonl")} == {20}

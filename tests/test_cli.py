@@ -15,7 +15,7 @@ import torch
 from helpers import refused
 
 from tinyzero import cli, models
-from tinyzero.config import read_recipe, resolve
+from tinyzero.config import read_recipe, resolve, run_name
 from tinyzero.rollouts import Player
 from tinyzero.run import records
 
@@ -573,7 +573,7 @@ def test_the_installed_command_and_its_exit_code() -> None:
 def test_a_run_is_named_by_what_was_chosen(
     recipe: str, task: str | None, profile: str | None, folder: str
 ) -> None:
-    assert cli.train.run_name(recipe, resolve({}, {}), task, profile) == folder
+    assert run_name(recipe, resolve({}, {}), task, profile) == folder
 
 
 def test_a_profile_of_a_run_that_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

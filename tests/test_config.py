@@ -29,8 +29,8 @@ from tinyzero.config import (
 )
 from tinyzero.errors import UserError
 from tinyzero.tasks import REGISTRY as TASK_REGISTRY
-from tinyzero.tasks import load_task
-from tinyzero.tools.pretrain.base import CORPORA, PretrainOptions
+from tinyzero.tasks import corpora, load_task
+from tinyzero.tools.pretrain.base import PretrainOptions
 
 
 def resolved(*arguments: str, recipe: dict[str, Any] | None = None) -> Config:
@@ -449,8 +449,8 @@ def option_models() -> list[type[BaseModel]]:
     """Everything that takes numbers from outside: recipes, and the bundled ones' own options."""
     kinds = [ALGORITHM_REGISTRY.find(name) for name in ALGORITHM_REGISTRY.names()]
     kinds += [TASK_REGISTRY.find(name) for name in TASK_REGISTRY.names()]
-    corpora = [options for options, _ in CORPORA.values()]
-    return [config.Config, PretrainOptions, *corpora, *(kind.Options for kind in kinds)]
+    read = [corpora.find(name).options for name in corpora.names()]
+    return [config.Config, PretrainOptions, *read, *(kind.Options for kind in kinds)]
 
 
 @pytest.mark.parametrize("model", option_models(), ids=lambda model: model.__name__)

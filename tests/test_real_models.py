@@ -12,7 +12,7 @@ from folders import FAMILIES
 from test_learner import NO_CLIP, rollouts
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from tinyzero import config, models, train
+from tinyzero import config, models
 from tinyzero.algorithms.options import PolicyOptions
 from tinyzero.algorithms.stages import policy_loss
 from tinyzero.batching import Batch, collate
@@ -22,6 +22,7 @@ from tinyzero.learner import TorchLearner, policy_outputs
 from tinyzero.models import Backbone, attention, lora
 from tinyzero.run import parts as run
 from tinyzero.samplers.torch import TorchSampler
+from tinyzero.train import train
 from tinyzero.types import Request, SamplingParams
 
 
@@ -495,7 +496,7 @@ def trained(
         | {k.replace("__", "."): v for k, v in more.items()}
     )
     overrides |= {"steps": steps} if steps else {}
-    train.train(config.resolve({}, overrides), out, resume)
+    train(config.resolve({}, overrides), out, resume)
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -554,5 +555,5 @@ def test_an_option_that_cannot_be_is_a_line(
         pytest.skip("there is a GPU")
     everything = RUN | {"model.name": written["qwen2"], "model.device": "cpu"} | overrides
     with pytest.raises(UserError, match=message):
-        train.train(config.resolve({}, everything), tmp_path / "run")
+        train(config.resolve({}, everything), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1070,7 +1070,7 @@ def test_a_billion_problems_are_counted_up_to_a_bound(
     text = (folder / "eval.jsonl").read_text().replace('"n": 64', '"n": 1000000000')
     (folder / "eval.jsonl").write_text(text)
     asked: list[int] = []
-    monkeypatch.setattr(story, "plus_minus", lambda task, problems: asked.append(problems) or {})
+    monkeypatch.setattr(story, "shortcut", lambda task, problems: asked.append(problems) or {})
     write_report([folder], tmp_path / "page.html")
     assert asked == [story.CEILING]
 

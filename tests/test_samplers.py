@@ -14,7 +14,7 @@ import torch
 
 from tinyzero import config as configs
 from tinyzero import samplers
-from tinyzero.algorithms import load_algorithm, option
+from tinyzero.algorithms import load_algorithm
 from tinyzero.algorithms.options import PolicyOptions
 from tinyzero.algorithms.stages import policy_loss
 from tinyzero.batching import Batch
@@ -94,7 +94,7 @@ def test_a_sampler_that_differs_is_corrected_for(
         "the saved configuration must say which it was"
     )
     assert found.algorithm.options["correction"] == correction
-    assert option(algorithm, "correction") == correction, "what is said is what is trained with"
+    assert algorithm.options.correction == correction, "what is said is what is trained with"
     assert meant(found, lambda text: pytest.fail(text)) == found, "a resumed run stays as it is"
     assert len(notes) == bool(said)
     assert said in "".join(notes)
@@ -119,7 +119,7 @@ def test_a_run_says_every_option_that_acts() -> None:
     } <= found.algorithm.options.keys()
     assert found.task.options == CountdownOptions(max_count=3).model_dump(exclude_none=True)
     again = configs.resolve(tomllib.loads(configs.to_toml(found)), {})
-    assert option(load_algorithm("prime", again.algorithm.options), "kl") == 0.1
+    assert load_algorithm("prime", again.algorithm.options).options.kl == 0.1
     assert meant(again) == found, "and says the same of itself"
 
 

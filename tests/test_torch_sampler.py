@@ -425,7 +425,9 @@ def test_a_real_tokenizer_stops_at_the_closing_tag() -> None:
     tokenizer, model = tiny.tokenizer(), tiny.model()
     sampler = tiny.sampler(model)
     (group,) = tiny.sample(
-        sampler, [tokenizer("1 from 2\n")["input_ids"]], SamplingParams(max_tokens=64, n=32)
+        sampler,
+        [tokenizer("1 from 2\n")["input_ids"]],
+        SamplingParams(max_tokens=64, n=32, stop=("</answer>",)),
     )
     close = tokenizer("</answer>")["input_ids"][0]
     for c in group:

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from tinyzero.types import Problem, Reward, Split
+from tinyzero.types import Problem, Prompt, Reward, Split
 
 LETTERS = {"train": "abc", "dev": "abc", "test": "abc"}
 

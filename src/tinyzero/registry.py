@@ -74,6 +74,25 @@ def module_name(name: str) -> str:
     return name.replace("++", "_pp").replace("-", "_")
 
 
+SESSION = "session"
+_defined_here: dict[str, Any] = {}  # classes of this process that no other process can import
+
+
+def reference_of(kind: type) -> str:
+    """A name that `load_object` turns into the class `kind` again, in this process or in another one.
+
+    A class of a notebook or of the script that is running is `session:Name`: it exists only here.
+    """
+    module, name = sys.modules.get(kind.__module__), kind.__qualname__
+    if module is not None and kind.__module__ != "__main__" and getattr(module, name, None) is kind:
+        if kind.__module__ == _file_module_name(Path(getattr(module, "__file__", None) or "-")):
+            return f"{module.__file__}:{name}"
+        return f"{kind.__module__}:{name}"
+    name = kind.__name__
+    _defined_here[name] = kind
+    return f"{SESSION}:{name}"
+
+
 def load_object(reference: str) -> Any:
     """What `package.module:Name` or `path/file.py:Name` names.
 
@@ -84,6 +103,13 @@ def load_object(reference: str) -> Any:
         raise UserError(
             f"{reference!r} names nothing: write package.module:Name or path/file.py:Name"
         )
+    if place == SESSION:
+        if name not in _defined_here:
+            raise UserError(
+                f"{name} was defined in a notebook or script that is gone: give the class itself again, "
+                "or put it into a file and name it as path/file.py:Name"
+            )
+        return _defined_here[name]
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     if not hasattr(module, name):
         public = [known for known in vars(module) if not known.startswith("_")]
@@ -156,11 +182,15 @@ def _load_module(name: str) -> ModuleType:
         ) from error
 
 
+def _file_module_name(path: Path) -> str:
+    """Two files of one name must not answer for each other, nor for an installed module."""
+    return f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+
+
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"no file {path}: name an existing one as path/file.py:Name")
-    # Two files of one name must not answer for each other, nor for an installed module.
-    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    name = _file_module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

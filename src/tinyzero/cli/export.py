@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tinyzero import config as configs
 from tinyzero.cli.arguments import trust_argument
-from tinyzero.cli.opening import locate
 from tinyzero.config import trust
 from tinyzero.errors import UserError
+from tinyzero.run.opening import locate
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.cli.arguments import overrides_of, recipe_arguments, trust_argument
-from tinyzero.config import trust
 from tinyzero.errors import UserError, printable
 from tinyzero.run import records
 
@@ -37,21 +35,13 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         folder = Path(given.resume)
         if extra := given.recipe or given.profile:
             raise UserError(f"--resume {folder} has its own recipe: leave out {extra!r}")
-        if not (folder / "config.toml").is_file():
-            raise UserError(f"no run at {folder}: it has no config.toml")
-        for key in overrides:
-            if not key.startswith(configs.RESUMABLE):
-                raise UserError(
-                    f"{key} cannot change when a run is resumed: start another run with it"
-                )
-        config = configs.read_recorded(folder)
-        if not given.trust:
-            trust.require(config, folder / "config.toml")
-        config = configs.resolve(config.model_dump(), overrides)
+        config = configs.resumed(folder, overrides, None, given.trust, "--trust")
     else:
         name = given.recipe or configs.DEFAULT_RECIPE
         config = configs.resolve(configs.read_recipe(name), overrides, given.profile)
-        folder = Path(config.run.dir or f"runs/{run_name(name, config, given.task, given.profile)}")
+        folder = Path(
+            config.run.dir or f"runs/{configs.run_name(name, config, given.task, given.profile)}"
+        )
     if given.dry_run:
         from tinyzero.run.check import check
 
@@ -83,20 +73,6 @@ def _options_help() -> str:
             "and the task's and the algorithm's own, as --task.max_number 25 or --algorithm.kl 0.001",
         ]
     )
-
-
-def run_name(name: str, config: configs.Config, task: str | None, profile: str | None) -> str:
-    """RECIPE-ALGORITHM-SEED; after the recipe the task and after the algorithm the profile, where one was chosen."""
-    recipe, named_task, _ = configs.split_name(name)
-    recipe = Path(recipe).stem if recipe.endswith(".toml") else recipe
-    task = task or named_task
-    names = [
-        recipe,
-        *([task] if task else []),
-        config.algorithm.name,
-        *([profile] if profile else []),
-    ]
-    return "-".join([*(re.split("[/:]", part)[-1] for part in names), str(config.seed)])
 
 
 def _summary(folder: Path, started: float) -> None:

@@ -14,6 +14,7 @@ from tinyzero.config.recipe import (
     read_toml,
     recipes,
     resolve,
+    run_name,
     split_name,
     tables_to_toml,
     to_toml,
@@ -30,6 +31,7 @@ from tinyzero.config.recorded import (
     read_asked,
     read_recorded,
     repeating,
+    resumed,
 )
 from tinyzero.config.schema import (
     Config,
@@ -81,6 +83,8 @@ __all__ = [
     "recipes",
     "repeating",
     "resolve",
+    "resumed",
+    "run_name",
     "split_name",
     "tables_to_toml",
     "to_toml",

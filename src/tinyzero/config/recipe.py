@@ -249,6 +249,20 @@ def _table(found: Any, key: str) -> dict[str, dict[str, Any]]:
     return dict(found)
 
 
+def run_name(name: str, config: Config, task: str | None = None, profile: str | None = None) -> str:
+    """RECIPE-ALGORITHM-SEED; after the recipe the task and after the algorithm the profile, where one was chosen."""
+    recipe, named_task, _ = split_name(name)
+    recipe = Path(recipe).stem if recipe.endswith(".toml") else recipe
+    task = task or named_task
+    names = [
+        recipe,
+        *([task] if task else []),
+        config.algorithm.name,
+        *([profile] if profile else []),
+    ]
+    return "-".join([*(re.split("[/:]", part)[-1] for part in names), str(config.seed)])
+
+
 def option_keys() -> list[str]:
     """Every key of a configuration with its section, options of tasks and algorithms aside."""
     found: list[str] = []

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import __version__
+from tinyzero.config import trust
 from tinyzero.config.recipe import (
     flat,
     place,
@@ -98,6 +99,29 @@ def read_recorded(folder: Path) -> Config:
             f"{path} lacks {', '.join(missing[:3])}: it is damaged, or of another version"
         )
     return config
+
+
+def resumed(
+    folder: Path, overrides: Mapping[str, Any], task: str | None, trusted: bool, flags: str
+) -> Config:
+    """The configuration to continue the run in `folder` with.
+
+    `task` is its task's name if that was given again, which allows its code. Raises UserError if there
+    is no run, an override would make it another run, or the folder names code that nobody allowed;
+    `flags` say how to.
+    """
+    if not (folder / MEANT).is_file():
+        raise UserError(f"no run at {folder}: it has no {MEANT}")
+    for key in overrides:
+        if not key.startswith(RESUMABLE):
+            raise UserError(f"{key} cannot change when a run is resumed: start another run with it")
+    config = read_recorded(folder)
+    if task is not None and task != config.task.name:
+        raise UserError(f"the run in {folder} has the task {config.task.name!r}, not {task!r}")
+    if not trusted:
+        kinds = [kind for kind in trust.KINDS if not (kind == "task" and task)]
+        trust.require(config, folder / MEANT, kinds, flags)
+    return resolve(config.model_dump(), overrides)
 
 
 def repeating(folder: Path) -> str:

@@ -96,9 +96,10 @@ def is_comparison(path: Path) -> bool:
 
 
 def is_settings(path: Path) -> bool:
-    """Whether a file is a whole configuration, as a grid writes one for each of its runs."""
+    """Whether a file is a recipe such as a grid writes for each of its runs."""
     try:
-        return read_toml(path).keys() >= Config.model_fields.keys()
+        tables = read_toml(path)
+        return "seed" in tables and tables.keys() <= Config.model_fields.keys()
     except UserError:
         return False
 

@@ -25,6 +25,7 @@ from tinyzero.errors import NonFiniteError, UserError, brief
 from tinyzero.evaluate import distinct_problems
 from tinyzero.grading import Grader, LocalGrader, TaskReference, WorkerPool
 from tinyzero.models import lora
+from tinyzero.registry import SESSION
 from tinyzero.rollouts import Cursor, Player, Source
 from tinyzero.run import progress, records, trackers
 from tinyzero.run.check import Parts, check, complete
@@ -247,7 +248,7 @@ def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
     if task.trusted:
         return LocalGrader(task)
     place, colon, _ = task.name.rpartition(":")
-    named = task.name in tasks.TASKS or (colon and place not in ("__main__", "session"))
+    named = task.name in tasks.TASKS or (colon and place not in ("__main__", SESSION))
     reference = TaskReference("tinyzero.tasks:load_task", task.name, task.given) if named else None
     return WorkerPool(
         task,
