@@ -44,16 +44,10 @@ class PRIMEOptions(PolicyOptions):
         0.05, gt=0, le=1_000, description="token rewards are this times log(PRM/reference)"
     )
     outcome: float = Field(
-        1.0,
-        ge=0,
-        le=1e6,
-        description="weight of the outcome's advantage; whitened, their ratio counts",
+        1.0, ge=0, le=1e6, description="weight of the outcome's advantage; whitened, a ratio"
     )
     process: float = Field(
-        1.0,
-        ge=0,
-        le=1e6,
-        description="weight of the process rewards' advantage; 0 needs no reward model",
+        1.0, ge=0, le=1e6, description="weight of the process rewards'; 0 needs no reward model"
     )
     baseline: Literal["paper", "code"] = Field(
         "paper", description="process rewards against the others' mean, or as released"
@@ -72,11 +66,8 @@ class PRIMEOptions(PolicyOptions):
         """Beside the shared ones: without process rewards, the options of how they are made; their scale, where
         nothing else is added to them and whitening undoes it."""
         unmade = set() if self.process else {"beta", "baseline", "norm", "update", "gamma"}
-        return (
-            super().without_effect
-            | unmade
-            | ({"norm"} if self.whiten and not self.outcome else set())
-        )
+        undone = {"norm"} if self.whiten and not self.outcome else set()
+        return super().without_effect | unmade | undone
 
     @model_validator(mode="after")
     def _rewards_remain(self) -> PRIMEOptions:
