@@ -11,6 +11,7 @@ from toy_task import Repeat
 
 from tinyzero.errors import Ungraded, UserError
 from tinyzero.evaluate import (
+    caution,
     completion_metrics,
     distinct_problems,
     evaluate,
@@ -258,6 +259,20 @@ def test_pass_at_1_of_one_right_answer_in_four_is_a_quarter() -> None:
 
     found = scored(One(), problems=1)
     assert (found["pass@1"], found["pass@4"]) == (0.25, 1.0)
+
+
+def test_rewards_that_are_graded_are_neither_right_nor_wrong_and_that_is_said() -> None:
+    class Graded(Steps):
+        def reward(self, problem: Problem, text: str) -> Reward:
+            return Reward(2.3 if text == "right" else 0.4)
+
+    found = scored(Graded(), problems=5)
+    assert (found["graded"], found["pass@1"], found["pass@4"]) == (1.0, 0.0, 0.0)
+    assert found["reward"] == pytest.approx((2.3 * 10 + 0.4 * 10) / 20)
+    assert "100% of the rewards are graded" in caution(found)
+    assert "look at the reward, 1.350" in caution(found)
+    assert "graded" not in scored(Steps())
+    assert caution(scored(Steps())) == ""
 
 
 def test_an_answer_that_could_not_be_graded_counts_as_wrong() -> None:

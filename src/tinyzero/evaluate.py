@@ -92,8 +92,8 @@ def evaluate(
     behaviours, and grading/* counts.
 
     An answer that could not be graded counts as wrong, so pass@k always has `params.n` answers.
-    Raises UserError if the rewards are graded: then no answer is right or wrong, and pass@k has no
-    meaning; `reward` is the figure to look at.
+    If rewards are graded, neither right nor wrong, pass@k does not count them, and `graded` is their
+    share; `reward` is the figure to look at then, which `caution` says in a line.
     """
     drawn = distinct_problems(player.task, split, problems)
     chosen = [problem for problem in drawn if player.fits(problem, params)]
@@ -141,6 +141,21 @@ def shortfall(asked: int, metrics: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def caution(metrics: Mapping[str, Any]) -> str:
+    """What a reader of pass@k must know of its rewards; empty if there is nothing."""
+    parts = []
+    if metrics["reward_errors"]:
+        parts.append(
+            f"the grader failed on {metrics['reward_errors']} completions, which count as wrong"
+        )
+    if metrics.get("graded"):
+        parts.append(
+            f"{metrics['graded']:.0%} of the rewards are graded, neither right nor wrong, so pass@k does not "
+            f"count them: look at the reward, {metrics['reward']:.3f}"
+        )
+    return "; ".join(parts)
+
+
 def is_right(rollout: Rollout) -> bool:
     """Whether the answer is right; a graded one is not."""
     return rollout.reward.right is True
@@ -163,6 +178,8 @@ def completion_metrics(task: Task, groups: Sequence[Group]) -> dict[str, float]:
             ]
         ),
     }
+    if any(r.reward.right is None for r in rollouts):
+        found["graded"] = _mean([r.reward.right is None for r in rollouts])
     for name, wanted in (("right", True), ("wrong", False)):
         chosen = [n for n, c in zip(lengths, correct, strict=True) if c == wanted]
         if chosen:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tinyzero.cli.arguments import MOST_PROBLEMS, MOST_SAMPLES, up_to
 from tinyzero.cli.opening import model_arguments, open_player, settings_of
-from tinyzero.evaluate import EVAL_SEED, evaluate, shortfall
+from tinyzero.evaluate import EVAL_SEED, caution, evaluate, shortfall
 from tinyzero.run import outputs
 from tinyzero.types import SPLITS
 
@@ -62,10 +62,8 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
             and key != "temperature"
         ):
             print(f"  {key:<28} {value:.3f}")
-    if result.metrics["reward_errors"]:
-        print(
-            f"  the reward function raised on {result.metrics['reward_errors']} completions, which count as wrong"
-        )
+    if said := caution(result.metrics):
+        print(f"  {said}")
     if given.json:
         with outputs.whole(Path(given.json), outputs.is_figures, FIX) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")

@@ -16,6 +16,7 @@ GLOSSARY: dict[str, str] = {
     # What the policy earned
     "reward": "Mean reward of the step's completions.",
     "reward/*": "Mean of the named part of the reward over the step's completions.",
+    "graded": "Share of the completions whose reward is neither right nor wrong, such as a reward model's.",
     "accuracy": "Share of the step's completions whose answer is right.",
     "reward_errors": "Answers of this step whose grader raised or took too long; they count as wrong.",
     "grading/raised": "Answers of this step whose grader raised. They earned 0 and count as wrong.",

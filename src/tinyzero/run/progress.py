@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tinyzero.batching import Batch
 from tinyzero.config import MEANT, Config, lasting
 from tinyzero.errors import Interrupted, UserError
-from tinyzero.evaluate import completion_metrics, evaluate
+from tinyzero.evaluate import caution, completion_metrics, evaluate
 from tinyzero.run import checkpoint, records
 from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
 
@@ -176,12 +176,10 @@ def score(run: Run, split: Split, problems: int) -> None:
     records.append(run.folder / "eval.jsonl", entry)  # last: with it the evaluation is done
     run.recorded = records.lengths(run.folder)
     run.tracking.log(entry, f"{split}/")
-    failures = entry["reward_errors"]
     run.console.note(
         f"{split} after {run.step} steps: pass@1 {entry['pass@1']:.3f} "
         f"[{entry['pass@1/low']:.3f}, {entry['pass@1/high']:.3f}] on {entry['n']} problems"
-        + f"; the reward function failed on {failures} completions"
-        * bool(failures)
+        + (f"; {said}" if (said := caution(entry)) else "")
     )
 
 

@@ -307,6 +307,7 @@ LEFT_OUT: dict[str, str] = {
     "loss": "its value says nothing of progress",
     "skipped_prompts": "the console says it once",
     "refused": "every group is flat then, which has its curve",
+    "graded": "it stays the same in a run",
     "tokens/generated": "it is in the tokens a second, and in the length",
     "tokens/trained": "it is in the length",
 }
