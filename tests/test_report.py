@@ -326,7 +326,7 @@ def test_the_files_of_a_run_reach_the_alarms(tmp_path: Path) -> None:
 
 events = st.builds(
     lambda kind, start, length: Event(kind, start, start + length, "yes"),
-    st.sampled_from([*load_task("countdown").kinds, "something else"]),
+    st.sampled_from([*load_task("countdown").kinds, "other"]),
     st.integers(0, 30),
     st.integers(0, 12),
 )
