@@ -1082,3 +1082,14 @@ def test_a_grid_or_a_baseline_of_anything_is_named(odd: Any, tmp_path: Path) -> 
     (folder / "baselines.json").write_text(json.dumps({"baselines": {"base": baseline}}))
     with pytest.raises(UserError, match=r"baselines\.json is not what"):
         write_report([folder], tmp_path / "page.html")
+
+
+def test_every_alarm_does_without_any_column() -> None:
+    """A user's algorithm, or a run whose every step was refused, may leave out what ours record."""
+    keys = ["step", "reward", "accuracy", "entropy", "flat_groups", "skipped", "mismatch"]
+    keys += ["truncated", "response_length", "reward_errors", "samples/generated", "loss"]
+    whole = {key: [0.5] * 20 for key in keys}
+    for key in keys:
+        alarms.look({k: v for k, v in whole.items() if k != key})
+        alarms.look({key: whole[key]})
+    alarms.look({})

@@ -57,9 +57,8 @@ def length_without_success(streams: Streams) -> Alarm | None:
 def entropy_collapse(streams: Streams) -> Alarm | None:
     """The policy has stopped trying anything else while much is still wrong. Steps without a lesson do not count."""
     entropy, flat = streams.get("entropy", ()), streams.get("flat_groups", ())
-    counted = [
-        value for value, f in zip(entropy, flat or [0.0] * len(entropy), strict=True) if f < 1
-    ]
+    taught = flat or [0.0] * len(entropy)
+    counted = [value for value, f in zip(entropy, taught, strict=False) if f < 1]
     (start, end), right = (mean(counted[:5]), mean(last(counted))), trend(streams, "accuracy")
     if (
         len(counted) < 10
