@@ -52,13 +52,15 @@ def group_advantages(
     lowest = per_group.scatter_reduce(0, index, rewards, "amin", include_self=False)
     above = rewards - lowest[index]
     deviation = above - per_group.index_add(0, index, above)[index] / size
-    advantages = deviation * size / (size - 1) if center == "leave_one_out" else deviation
+    advantages: Tensor = deviation
+    if center == "leave_one_out":
+        advantages = deviation * size / (size - 1)
     if scale == "group":
         variance = per_group.index_add(0, index, deviation.square())[index] / (size - 1)
-        return advantages / (variance.sqrt() + eps)
-    if scale == "batch":
+        advantages = advantages / (variance.sqrt() + eps)
+    elif scale == "batch":
         variance = (rewards - rewards.mean()).square().sum() / max(len(rewards) - 1, 1)
-        return advantages / (variance.sqrt() + eps)
+        advantages = advantages / (variance.sqrt() + eps)
     return advantages
 
 

@@ -221,7 +221,9 @@ def chosen_logprobs(
     they would otherwise be most of the memory. They are made in fp32 whatever the precision of the inputs, and
     computed once more backward; the weight's gradient is summed in fp32.
     """
-    logprobs, entropy = _ChosenLogprobs.apply(hidden, weight, bias, targets, temperature, rows)
+    logprobs, entropy = _ChosenLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, temperature, rows
+    )
     return logprobs, entropy
 
 

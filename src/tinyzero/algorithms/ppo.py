@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses, stages
+from tinyzero.algorithms.base import Metrics
 from tinyzero.algorithms.options import PolicyOptions
 from tinyzero.types import Lesson, Scorer
 
@@ -95,7 +96,7 @@ class PPO(stages.StagedAlgorithm):
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
-    ) -> tuple[Tensor, stages.Metrics]:
+    ) -> tuple[Tensor, Metrics]:
         """The policy's surrogate, or the critic's clipped squared error."""
         if role == "policy":
             return stages.policy_loss(outputs, batch, totals, self.options)

@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses, stages
+from tinyzero.algorithms.base import Metrics
 from tinyzero.algorithms.options import Filter, PolicyOptions
 from tinyzero.errors import UserError
 from tinyzero.types import Learner, Lesson, Scorer
@@ -132,7 +133,7 @@ class PRIME(stages.StagedAlgorithm):
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
-    ) -> tuple[Tensor, stages.Metrics]:
+    ) -> tuple[Tensor, Metrics]:
         """The policy's surrogate, or the reward model's cross-entropy."""
         if role == "policy":
             return stages.policy_loss(outputs, batch, totals, self.options)

@@ -71,7 +71,8 @@ class Shape(NamedTuple):
         if not self.experts:
             return self.active
         met = self.experts * (1 - (1 - self.used / self.experts) ** rows)
-        return self.active + self.layers * 3 * self.width * self.expert_width * (met - self.used)
+        met_weights = self.layers * 3 * self.width * self.expert_width * (met - self.used)
+        return float(self.active + met_weights)
 
     def forward(self, tokens: float, length: float) -> float:
         """FLOPs of reading `tokens` in sequences of `length`."""

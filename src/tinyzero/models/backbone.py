@@ -64,7 +64,10 @@ class Backbone(nn.Module):
         if self.pack and lengths is not None:
             return self._packed(tokens, lengths.tolist())
         mask = None if tokens.is_cuda else causal_mask(tokens.shape[1], self.dtype)
-        return self.core(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        result: Tensor = self.core(
+            input_ids=tokens, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        return result
 
     def _packed(self, tokens: Tensor, lengths: list[int]) -> Tensor:
         """`hidden` of the real tokens only, in one row; zeros in the padding."""
@@ -81,9 +84,10 @@ class Backbone(nn.Module):
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         """fp32 logits (..., V) of hidden states (..., D), without gradient to low-precision weights."""
-        return fp32_logits(hidden.flatten(0, -2), self.head.weight, self.head.bias).unflatten(
-            0, hidden.shape[:-1]
-        )
+        result: Tensor = fp32_logits(
+            hidden.flatten(0, -2), self.head.weight, self.head.bias
+        ).unflatten(0, hidden.shape[:-1])
+        return result
 
     def logits(self, tokens: Tensor) -> Tensor:
         """fp32 logits (B, T, V) of right-padded tokens (B, T); column t predicts token t+1."""
@@ -103,7 +107,8 @@ class Backbone(nn.Module):
             use_cache=True,
         ).last_hidden_state
         cache.column = end
-        return hidden
+        result: Tensor = hidden
+        return result
 
 
 class ValueModel(nn.Module):
@@ -120,7 +125,8 @@ class ValueModel(nn.Module):
 
     def values(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, T): column t is the value of the state after reading token t."""
-        return self.head(self.backbone.hidden(tokens, lengths).float()).squeeze(-1)
+        result: Tensor = self.head(self.backbone.hidden(tokens, lengths).float()).squeeze(-1)
+        return result
 
 
 def recompute_layers(model: Backbone) -> None:

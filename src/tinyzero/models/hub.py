@@ -214,11 +214,13 @@ def named_weights(model: Backbone) -> Iterator[tuple[str, Tensor]]:
 def merged_weight(layer: Any) -> Tensor:
     """A linear layer's weight, with its adapter's product where it has one."""
     if not hasattr(layer, "base_layer"):
-        return layer.weight
+        own: Tensor = layer.weight
+        return own
     delta = layer.get_delta_weight("default")
-    return (layer.base_layer.weight.detach().float() + delta.detach().float()).to(
+    result: Tensor = (layer.base_layer.weight.detach().float() + delta.detach().float()).to(
         layer.base_layer.weight.dtype
     )
+    return result
 
 
 def build_model(config: dict[str, Any], seed: int) -> Backbone:

@@ -64,7 +64,8 @@ class Drawn:
         self.running[rows] = False
         requests, counts = self.request[rows].unique(return_counts=True)
         self.unfinished[requests] -= counts
-        return requests[self.unfinished[requests] == 0].tolist()
+        result: list[int] = requests[self.unfinished[requests] == 0].tolist()
+        return result
 
 
 class Flight(NamedTuple):

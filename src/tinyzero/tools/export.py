@@ -345,7 +345,7 @@ def _limits(config: Config | None, run: History | None) -> str:
 def check_hub(name: str) -> None:
     """Raises UserError where `name` cannot be pushed to: before anything is made that would have to wait for it."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     with _hub(f"{name} was not pushed"):
         validate_repo_id(name)
