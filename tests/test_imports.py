@@ -242,3 +242,54 @@ def test_nothing_heavy_is_loaded_by_what_must_answer_at_once() -> None:
     code += "; import sys; print([m for m in ('torch', 'transformers', 'ray', 'vllm') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- doors
+
+
+def packages(sources: dict[str, str]) -> set[str]:
+    """The packages within tinyzero."""
+    return {name for name in sources if any(other.startswith(f"{name}.") for other in sources)} - {
+        "tinyzero"
+    }
+
+
+def doors(package: str, sources: dict[str, str]) -> set[str]:
+    """What `__all__` of a package names: names that it offers, and modules that may be imported from."""
+    for node in ast.parse(sources[package]).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def forced(sources: dict[str, str]) -> list[str]:
+    """Imports of what a package does not offer, by modules outside of it."""
+    found = set()
+    for name, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.ImportFrom) or node.level or not node.module:
+                continue
+            for package in packages(sources):
+                if like(name, [package]) or not like(node.module, [package]):
+                    continue
+                inner = node.module.removeprefix(package).lstrip(".").split(".")[0]
+                wanted = [inner] if inner else [alias.name for alias in node.names]
+                missing = [one for one in wanted if one not in doors(package, sources)]
+                found |= {f"{name}: {package} does not offer {one}" for one in missing}
+    return sorted(found)
+
+
+def test_a_package_is_entered_by_its_doors_only() -> None:
+    assert forced(modules()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tinyzero.config.recipe import _literal",
+        "from tinyzero.grading.arithmetic import MAX_DEPTH",
+        "from tinyzero.models import _checked",
+    ],
+)
+def test_a_door_that_is_not_there_would_be_noticed(line: str) -> None:
+    assert forced({**modules(), "tinyzero.cli.mine": line})

@@ -15,7 +15,7 @@ from tinyzero.algorithms.guarded import GuardedAlgorithm
 from tinyzero.errors import UserError, building
 from tinyzero.registry import Registry, validate
 
-__all__ = ["NAMES", "REGISTRY", "Algorithm", "composition", "load_algorithm", "preset"]
+__all__ = ["NAMES", "REGISTRY", "Algorithm", "composition", "load_algorithm", "losses", "preset"]
 
 PARTS = ("advantages", "base", "guarded", "losses", "options", "stages")
 REGISTRY = Registry("algorithm", __name__, "ALGORITHM", PARTS, ("annotate", "loss"))

@@ -88,4 +88,5 @@ __all__ = [
     "split_name",
     "tables_to_toml",
     "to_toml",
+    "trust",
 ]

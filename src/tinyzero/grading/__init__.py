@@ -21,6 +21,7 @@ __all__ = [
     "Verdict",
     "WorkerPool",
     "answer_reward",
+    "answers",
     "evaluate_expression",
     "extract_answer",
     "failed",

@@ -1,1 +1,13 @@
 """A run: its parts, its folder, its checkpoints and what it records."""
+
+__all__ = [
+    "check",
+    "checkpoint",
+    "glossary",
+    "opening",
+    "outputs",
+    "parts",
+    "progress",
+    "records",
+    "stopping",
+]

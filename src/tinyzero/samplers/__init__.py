@@ -23,6 +23,16 @@ from tinyzero.errors import UserError, brief
 from tinyzero.registry import Registry
 from tinyzero.types import Sampler
 
+__all__ = [
+    "NAMES",
+    "REGISTRY",
+    "SamplerSpec",
+    "check_name",
+    "choose",
+    "load_sampler",
+    "torch",
+]
+
 if TYPE_CHECKING:
     from tinyzero.models import Backbone
 

@@ -9,6 +9,19 @@ from tinyzero.errors import UserError, building
 from tinyzero.registry import Registry, acting, validate
 from tinyzero.tasks.guarded import GuardedTask
 
+__all__ = [
+    "REGISTRY",
+    "TASKS",
+    "base",
+    "bundled",
+    "check",
+    "corpora",
+    "countdown",
+    "files",
+    "guarded",
+    "load_task",
+]
+
 PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits")
 REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))
 TASKS = REGISTRY.names()

@@ -2,6 +2,6 @@
 
 from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
 
-__all__ = ["Countdown", "CountdownOptions"]
+__all__ = ["Countdown", "CountdownOptions", "data"]
 
 TASK = Countdown

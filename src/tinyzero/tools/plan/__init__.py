@@ -1,1 +1,3 @@
 """`tinyzero plan`: its pages, and the calibration of a CPU."""
+
+__all__ = ["calibrate", "page"]

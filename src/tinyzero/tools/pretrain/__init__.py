@@ -1,1 +1,3 @@
 """Making base models such as the bundled ones."""
+
+__all__ = ["base"]

@@ -3,3 +3,5 @@
 read.py takes the run's files as streams; alarms.py, samples.py and charts.py say what is worth seeing in them;
 story.py makes a small dictionary of it; page.py and watch.py hand that to the browser, where page/ draws it.
 """
+
+__all__ = ["page", "watch"]
