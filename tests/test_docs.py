@@ -6,6 +6,7 @@
 import re
 import shutil
 import subprocess
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -141,3 +142,16 @@ def test_the_grid_in_the_readme_is_the_file_it_names() -> None:
 
 if __name__ == "__main__":
     METRICS.write_text(glossary())
+
+
+def loop() -> str:
+    """The loop as train.py has it."""
+    source = (ROOT / "src/tinyzero/train.py").read_text()
+    body = source[source.index("    with opened(") : source.index("    return run.saved")]
+    return textwrap.dedent(body).strip()
+
+
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md"])
+def test_the_loop_that_is_quoted_is_the_loop(page: str) -> None:
+    assert f"```python\n{loop()}\n```" in (ROOT / page).read_text()
+    assert len(loop().splitlines()) < 10
