@@ -1084,6 +1084,18 @@ def test_a_grid_or_a_baseline_of_anything_is_named(odd: Any, tmp_path: Path) -> 
         write_report([folder], tmp_path / "page.html")
 
 
+def test_a_run_of_a_version_with_fewer_options_is_shown(tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2)
+    text = (folder / "config.toml").read_text()
+    older = re.sub(r"\n\[grading\][^\[]*", "\n", text)
+    older = "".join(line for line in older.splitlines(True) if not line.startswith("too_long"))
+    assert "grading" not in older
+    assert older != text
+    (folder / "config.toml").write_text(older)
+    (folder / "asked.toml").unlink(missing_ok=True)
+    assert write_report([folder], tmp_path / "page.html")
+
+
 def test_every_alarm_does_without_any_column() -> None:
     """A user's algorithm, or a run whose every step was refused, may leave out what ours record."""
     keys = ["step", "reward", "accuracy", "entropy", "flat_groups", "skipped", "mismatch"]

@@ -43,6 +43,9 @@ class Algorithm:
     drops_groups: bool = False
     """Whether `keep` is expected to drop groups, so that more are drawn: for estimates of cost."""
 
+    for_other_samplers: Mapping[str, Any] = {}
+    """Options that a run takes if its sampler is not the learner itself and the user chose none of them."""
+
     def __init__(self, options: Any = None) -> None:
         self.options: Any = self.Options() if options is None and self.Options else options
 

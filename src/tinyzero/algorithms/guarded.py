@@ -29,6 +29,7 @@ class GuardedAlgorithm(Algorithm):
             self.roles = tuple(self._attribute("roles"))
             self.min_samples = int(self._attribute("min_samples"))
             self.refresh = int(self._attribute("refresh"))
+            self.for_other_samplers = dict(self._attribute("for_other_samplers"))
             self.drops_groups = bool(self._attribute("drops_groups"))
 
     def __reduce__(self) -> tuple[Any, ...]:

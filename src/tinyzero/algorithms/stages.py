@@ -41,6 +41,8 @@ class StagedAlgorithm(Algorithm):
         self.min_samples = 1 if o.filter == "none" else 2  # a filter compares them
         self.roles = ("reference",) if o.needs_reference else ()
         self.refresh, self.drops_groups = o.refresh, o.filter != "none"
+        if o.correction == "none":
+            self.for_other_samplers = {"correction": "truncate"}
 
     def check(self, max_tokens: int) -> None:
         """A penalty on length must begin within the answer."""

@@ -277,16 +277,11 @@ def choose_sampler(
     if config.sampler.name == "auto":
         note(f"sampler {name}: {why}")
     algorithm, options = parts.algorithm, config.algorithm.options
-    uncorrected = getattr(algorithm.options, "correction", None) == "none"
-    shares = samplers.REGISTRY.find(name).shares_weights
-    if not shares and uncorrected and "correction" not in options:
-        note(
-            f"probabilities of the sampler {name} are not quite the learner's: "
-            "--algorithm.correction truncate (none: as they are)"
-        )
-        algorithm = algorithms.load_algorithm(
-            config.algorithm.name, options | {"correction": "truncate"}
-        )
+    more = algorithm.for_other_samplers
+    if more and not more.keys() & options and not samplers.REGISTRY.find(name).shares_weights:
+        chosen = " ".join(f"--algorithm.{key} {value}" for key, value in more.items())
+        note(f"probabilities of the sampler {name} are not quite the learner's: {chosen}")
+        algorithm = algorithms.load_algorithm(config.algorithm.name, {**options, **more})
     sampler = config.sampler.model_copy(update={"name": name})
     meant = complete(config, parts.task, algorithm)
     return meant.model_copy(update={"sampler": sampler}), algorithm

@@ -103,7 +103,8 @@ class Recorded:
         path = self.folder / "config.toml"
         if not path.is_file():
             raise UserError(f"no run at {self.folder}: it has no config.toml")
-        return config.read_recorded(self.folder)
+        # options that came later have their defaults: a run of an older version is shown all the same
+        return config.resolve(config.read_recipe(str(path)), {})
 
     def _clear(self) -> None:
         self.steps, self.samples = Columns(), Samples(self.task)
