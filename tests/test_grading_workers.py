@@ -539,7 +539,7 @@ def test_a_grader_that_fails_does_not_stop_a_run(
     given = [f"--{key}={value}" for key, value in options.items()]
     assert cli.main(["train", *given]) == 0
     said = capsys.readouterr().out
-    assert said.count("the grader failed on") == 1
+    assert said.count("alarm: the grader failed on") == 1
     written = list(records.read(tmp_path / "run" / "metrics.jsonl"))
     hung = sum(record["grading/timeout"] for record in written)
     assert (sum(record["grading/raised"] for record in written), hung > 0) == (0, True)

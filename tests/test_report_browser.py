@@ -14,6 +14,7 @@ from typing import Any
 import fake_run
 import pytest
 
+from tinyzero import config
 from tinyzero.run import records
 from tinyzero.tools import ablate
 from tinyzero.tools.report.page import write_report
@@ -242,6 +243,8 @@ def test_a_grid_is_a_matrix_of_its_choices(browser: Any, tmp_path: Path) -> None
         algorithm, size = cell.choices
         settings = {"seed": cell.seed, "algorithm.name": algorithm, "rollout.samples": int(size)}
         fake_run.write(out / cell.name, 20, 10, **settings)
+        asked = config.tables_to_toml(config.asked(cell.config))
+        (out / cell.name / "asked.toml").write_text(asked)
         manifest = out / cell.name / "checkpoints" / "step_000020" / "manifest.json"
         manifest.parent.mkdir(parents=True)
         manifest.write_text("{}")
