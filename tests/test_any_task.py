@@ -22,6 +22,7 @@ from tinyzero.grading import extract_answer, find_answer
 from tinyzero.rollouts import Collected, Player, Source
 from tinyzero.run import records
 from tinyzero.tasks import load_task
+from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.train import train
 from tinyzero.types import Problem, SamplingParams, Split
 
@@ -244,3 +245,56 @@ def test_the_package_works_without_countdown(tmp_path: Path, base: Path) -> None
     (step,) = records.read(tmp_path / "run" / "metrics.jsonl")
     assert step["samples"] == 4
     command("-m", "tinyzero.cli", "report", str(tmp_path / "run"))
+
+
+class Odd:
+    """A task whose methods return what they should not."""
+
+    def problem(self, split: Split, index: int) -> Problem:
+        return Problem(str(index), {}, split, str(index))
+
+    def prompt(self, problem: Problem, template: str) -> Any:
+        return "hello"
+
+    def reward(self, problem: Problem, text: str) -> bool:
+        return False
+
+    def solution(self, problem: Problem) -> str:
+        return "x"
+
+
+@pytest.mark.parametrize(
+    ("method", "returns", "call", "says"),
+    [
+        (
+            "prompt",
+            "",
+            lambda t, p: t.prompt(p, "base"),
+            "prompt of problem '0' of the task odd gives ''",
+        ),
+        ("prompt", None, lambda t, p: t.prompt(p, "base"), "return text or chat messages"),
+        ("size", "7", lambda t, p: t.size("dev"), "size of the task odd gives '7'"),
+        ("size", -1, lambda t, p: t.size("dev"), "a whole number from 0 up"),
+        ("describe", None, lambda t, p: t.describe(p), "return labels by name"),
+        ("measure", None, lambda t, p: t.measure(p, ""), "return numbers by name"),
+        ("measure", {"b": "x"}, lambda t, p: t.measure(p, ""), "measure of problem '0'"),
+    ],
+)
+def test_what_a_method_must_not_return_is_one_line(
+    method: str, returns: Any, call: Any, says: str
+) -> None:
+    kind = type("Odd", (Odd,), {method: lambda self, *arguments: returns})
+    task = GuardedTask(kind(), "odd", {})
+    with pytest.raises(UserError) as caught:
+        call(task, task.problem("dev", 0))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_single_stop_string_is_one_and_nonsense_is_refused() -> None:
+    assert GuardedTask(type("Odd", (Odd,), {"stop": "</answer>"})(), "odd", {}).stop == (
+        "</answer>",
+    )
+    for stop in (None, ("",), (3,), 7):
+        with pytest.raises(UserError, match="stop of the task odd is"):
+            GuardedTask(type("Odd", (Odd,), {"stop": stop})(), "odd", {})

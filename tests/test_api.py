@@ -139,6 +139,12 @@ def test_a_class_of_a_script_is_a_task(tmp_path: Path) -> None:
             "unknown task 'countdwn': did you mean countdown?",
         ),
         (lambda: tinyzero.load_task("countdown", max_number=0), "task"),
+        (lambda: tinyzero.evaluate("tiny", max_tokens=-3), "max_tokens is -3: give a whole number"),
+        (lambda: tinyzero.evaluate("tiny", temperature=float("nan")), "temperature is nan"),
+        (lambda: tinyzero.evaluate("tiny", samples=0), "samples is 0"),
+        (lambda: tinyzero.evaluate("tiny", problems=2.5), "problems is 2.5"),  # type: ignore[arg-type]
+        (lambda: tinyzero.evaluate("tiny", split="nosuch"), "use one of train, dev, test"),  # type: ignore[arg-type]
+        (lambda: tinyzero.sample("tiny", seed=-1), "seed is -1"),
         (lambda: tinyzero.load_task("session:Gone"), "was defined in a notebook"),
     ],
 )

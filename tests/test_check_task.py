@@ -581,6 +581,46 @@ def test_a_grader_that_can_be_gamed_is_caught(
     assert list(tmp_path.iterdir()) == [], "what an attack names is never written"
 
 
+class Puzzle:
+    """Reach a target with each number once: the shape of Countdown, written by somebody else."""
+
+    counts: Callable[[list[int], list[int]], bool] = staticmethod(lambda used, given: used == given)
+
+    def problem(self, split: Split, index: int) -> Problem:
+        numbers = sorted([2 + index % 7, 3 + index % 5, 11 + index])
+        offset = {"train": 0, "dev": 1000, "test": 2000}[split]
+        fields = {"numbers": numbers, "target": sum(numbers), "offset": offset + index}
+        return Problem(f"{split}:{index}", fields, split, f"{split}:{index}")
+
+    def prompt(self, problem: Problem, template: str) -> str:
+        return f"{problem.fields['target']} from {problem.fields['numbers']}"
+
+    def reward(self, problem: Problem, text: str) -> bool:
+        found = evaluate_expression(extract_answer(text) or "")
+        given = list(problem.fields["numbers"])
+        return bool(
+            found and found[0] == problem.fields["target"] and self.counts(sorted(found[1]), given)
+        )
+
+    def solution(self, problem: Problem) -> str:
+        return f"</think>\n<answer>{'+'.join(map(str, problem.fields['numbers']))}</answer>"
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        lambda used, given: set(used) == set(given),
+        lambda used, given: set(used) <= set(given),
+        lambda used, given: set(given) <= set(used),
+    ],
+)
+def test_a_grader_that_forgets_to_count_is_caught(counts: Any) -> None:
+    forgetful = type("Forgetful", (Puzzle,), {"counts": staticmethod(counts)})
+    failures = check_task(forgetful(), problems=5)
+    assert any("pays given numbers used again" in line for line in failures), failures
+    assert not check_task(Puzzle(), problems=5)
+
+
 def test_memory_is_limited() -> None:
     def reward(self: Made, problem: Problem, text: str) -> Reward:
         return (

@@ -367,17 +367,14 @@ def test_eval_greedily(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "at temperature 0" in capsys.readouterr().out
 
 
-def test_figures_that_cannot_be_written_are_shown_all_the_same(
+def test_figures_that_cannot_be_written_are_refused_before_they_are_computed(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        cli.main(
-            ["eval", str(base), *COMPACT, "--n", "2", "--json", str(tmp_path / "no" / "x.json")]
-        )
-        == 2
-    )
+    command = ["eval", str(base), *COMPACT, "--n", "2", "--json"]
+    assert cli.main([*command, str(tmp_path / "no" / "x.json")]) == 2
     said = capsys.readouterr()
-    assert "pass@1" in said.out
+    assert "pass@1" not in said.out
+    assert f"there is no folder {tmp_path / 'no'}" in said.err
     assert said.err.count("\n") == 1
 
 

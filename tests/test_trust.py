@@ -80,6 +80,11 @@ def watch(folder: Path) -> int:
     return 0
 
 
+def own_recipe(folder: Path) -> Path:
+    """The file in which a run or an exported model says how it was made."""
+    return folder / ("recipe.toml" if (folder / "recipe.toml").exists() else "config.toml")
+
+
 def commands(folder: Path, grid: Path) -> dict[str, Callable[[], int]]:
     """Everything that can be done with a folder."""
     lines = {
@@ -96,6 +101,9 @@ def commands(folder: Path, grid: Path) -> dict[str, Callable[[], int]]:
         "train": ["train", f"--model.name={folder}", "--dry-run"],
         "ablate": ["ablate", grid, "--out", folder.parent],
         "data": ["data", "--stats", folder / "config.toml"],
+        "its recipe": ["train", own_recipe(folder), "--dry-run"],
+        "its recipe, planned": ["plan", own_recipe(folder)],
+        "its recipe, in a grid": ["ablate", grid.with_name("theirs.toml")],
     }
 
     def caller(line: list[object]) -> Callable[[], int]:
@@ -124,6 +132,8 @@ def test_no_command_runs_what_a_folder_names(
     folder = made(mark.parent / "grid" / "a-0", base, **{kind: f"{place}:{kind[0].upper()}"})
     grid = mark.parent / "grid.toml"
     grid.write_text("seeds = [0]\n[axes.x]\na = {}\n")
+    theirs = grid.with_name("theirs.toml")
+    theirs.write_text(f'recipe = "{own_recipe(folder)}"\nseeds = [0]\n[axes.x]\na = {{}}\n')
     for served in ("tinyzero.tools.web.play.Server.serve_forever",):
         monkeypatch.setattr(served, lambda self: None)
     monkeypatch.setattr("tinyzero.tools.ablate.start", lambda *given: pytest.fail("it began"))
@@ -142,6 +152,9 @@ def test_no_command_runs_what_a_folder_names(
             assert answer == 2, name
             assert str(path) in said, name
             assert "--trust" in said, name
+        if name.startswith("its recipe"):
+            assert answer == 2, name
+            assert str(path) in said, name
 
 
 def test_a_checkpoint_by_its_own_path_is_no_way_round(
@@ -196,6 +209,24 @@ def test_ones_own_run_asks_nothing_and_anothers_does(
     monkeypatch.setenv("XDG_STATE_HOME", str(mark.parent / "somebody-else"))
     for words in (["train", "--resume", moved], ["eval", moved], ["eval", mark.parent / "model"]):
         assert str(evil) in refused(capsys, *words)
+
+
+def test_ones_own_runs_files_repeat_it_without_asking(
+    mark: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = code(mark, "repeated.py")
+    run = mark.parent / "run"
+    assert trained(run, base, "laptop", f"--task={evil}:T", f"--algorithm={evil}:A") == 0
+    for name in ("config.toml", "asked.toml"):
+        assert cli.main(["train", str(run / name), "--dry-run"]) == 0, name
+    text = (run / "asked.toml").read_text()
+    (run / "asked.toml").write_text(text.replace("repeated.py", "other.py"))
+    assert "other.py" in refused(capsys, "train", run / "asked.toml", "--dry-run")
+    (run / "asked.toml").write_text(text)
+    monkeypatch.setenv("XDG_STATE_HOME", str(mark.parent / "somebody-else"))
+    for name in ("config.toml", "asked.toml"):
+        assert str(evil) in refused(capsys, "train", run / name, "--dry-run")
+        assert cli.main(["train", str(run / name), "--dry-run", "--trust"]) == 0
 
 
 def test_a_recipe_that_the_user_names_is_his_word(mark: Path, base: Path) -> None:

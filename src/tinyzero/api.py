@@ -22,10 +22,19 @@ from tinyzero.rollouts import Player, Tally
 from tinyzero.run import records
 from tinyzero.tasks import load_task as _load_task
 from tinyzero.tasks.guarded import GuardedTask
-from tinyzero.types import SamplingParams, Split
+from tinyzero.types import SPLITS, SamplingParams, Split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+BOUNDS = {
+    "problems": (1, 10**6),
+    "samples": (1, 2**14),
+    "seed": (0, 2**32 - 1),
+    "max_tokens": (1, 2**20),
+}
+"""The least and the most of each whole number that the functions take."""
 
 
 class Run:
@@ -135,6 +144,7 @@ def train(
     else:
         if task is not None:
             overrides["task.name"] = _named(task)
+        configs.require_recipe(recipe, overrides, trust, "trust=True")
         config = configs.resolve(configs.read_recipe(recipe), overrides)
         place = Path(folder or config.run.dir or f"runs/{configs.run_name(recipe, config)}")
     run_loop(config, place, resume, started, configs.Command(options=overrides))
@@ -159,6 +169,7 @@ def evaluate(
 
     Example: `tinyzero.evaluate("runs/laptop-grpo-0", problems=128, samples=4)["pass@4"]`
     """
+    _check(problems=problems, split=split)
     with _opened(model, seed=seed, samples=samples, **settings) as (player, params):
         found = evaluation(
             player, split=split, problems=problems, params=params, greedy=greedy, seed=seed
@@ -184,6 +195,7 @@ def sample(
     """
     from tinyzero.run.progress import rollout_record
 
+    _check(problems=problems, split=split)
     with _opened(model, seed=seed, samples=samples, **settings) as (player, params):
         asked = [player.task.problem(split, i) for i in range(problems)]
         groups = player.play(asked, params, 0, Tally())
@@ -244,6 +256,7 @@ def _opened(
     """
     from tinyzero.run.opening import open_player, settings_for
 
+    _check(samples=samples, seed=seed, temperature=temperature, max_tokens=max_tokens)
     name = str(model.folder if isinstance(model, Run) else model)
     config, place = settings_for(
         name, recipe, _named(task), _overrides(options), trust, flags="task=NAME or trust=True"
@@ -256,6 +269,21 @@ def _opened(
     )
     with open_player(config, place) as player:
         yield player, params
+
+
+def _check(**given: Any) -> None:
+    """Raise UserError if an argument is not what the command line would take."""
+    for name, value in given.items():
+        low, high = BOUNDS.get(name, (0, 0))
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if name == "split":
+            if value not in SPLITS:
+                raise UserError(f"split is {value!r}: use one of {', '.join(SPLITS)}")
+        elif name == "temperature":
+            if not isinstance(value, int | float) or not (value == 0 or 0.01 <= value <= 100):
+                raise UserError(f"temperature is {value!r}: give 0, or a number from 0.01 to 100")
+        elif not (value is None and name == "max_tokens") and not (whole and low <= value <= high):
+            raise UserError(f"{name} is {value!r}: give a whole number from {low} to {high}")
 
 
 def _named(task: str | type | None) -> str | None:

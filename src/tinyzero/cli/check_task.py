@@ -68,6 +68,9 @@ def _task(given: argparse.Namespace, rest: list[str]) -> Any:
                 f"task {given.task} is a function, not a class: give its rows by --data"
             )
     if given.data:
-        raise UserError(f"--data is for a reward function: {given.task} draws its own problems")
+        raise UserError(
+            f"--data is for a reward function, and {given.task} is a task: leave --data out, "
+            "or name a function"
+        )
     config = configs.resolve({"task": {"name": given.task}}, overrides)
     return load_task(given.task, config.task.options)

@@ -33,6 +33,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace, rest: list[str]) -> int:
     if given.json:
+        outputs.require_folder(Path(given.json), FIX)
         outputs.refuse_others(Path(given.json), outputs.is_figures, FIX)
     with open_player(given, *settings_of(given, rest)) as (player, params):
         params = replace(params, n=given.k)

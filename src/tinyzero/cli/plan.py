@@ -13,6 +13,7 @@ from tinyzero.cli.arguments import (
     overrides_of,
     price,
     recipe_arguments,
+    trust_argument,
     up_to,
 )
 from tinyzero.errors import UserError
@@ -27,6 +28,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "what a recipe needs and costs: memory, time, FLOPs and dollars, before it runs",
     )
     recipe_arguments(parser)
+    trust_argument(parser)
     parser.add_argument(
         "--gpu",
         metavar="NAME",
@@ -95,10 +97,9 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(
             f"--calibrate measures this CPU, not --gpu {given.gpu}: leave one of the two out"
         )
-    recipe, overrides = (
-        configs.read_recipe(given.recipe or configs.DEFAULT_RECIPE),
-        overrides_of(given, rest),
-    )
+    overrides = overrides_of(given, rest)
+    configs.require_recipe(given.recipe or configs.DEFAULT_RECIPE, overrides, given.trust)
+    recipe = configs.read_recipe(given.recipe or configs.DEFAULT_RECIPE)
     config = configs.resolve(recipe, overrides, given.profile)
     check(config, overrides, here=False)
 

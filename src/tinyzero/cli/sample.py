@@ -31,6 +31,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace, rest: list[str]) -> int:
     out = Path(given.out)
+    outputs.require_folder(out, FIX)
     outputs.refuse_others(out, fix=FIX)
     with open_player(given, *settings_of(given, rest)) as (player, params):
         problems = [player.task.problem(given.split, i) for i in range(given.n)]

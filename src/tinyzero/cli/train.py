@@ -29,8 +29,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace, rest: list[str]) -> int:
     overrides = overrides_of(given, rest)
-    if given.trust and not given.resume:
-        raise UserError("--trust goes with --resume: what you name yourself runs without it")
+    if given.trust and not (given.resume or (given.recipe or "").endswith(".toml")):
+        raise UserError("--trust goes with --resume, or with a recipe that lies in a folder")
     if given.resume:
         folder = Path(given.resume)
         if extra := given.recipe or given.profile:
@@ -38,6 +38,7 @@ def run(given: argparse.Namespace, rest: list[str]) -> int:
         config = configs.resumed(folder, overrides, None, given.trust, "--trust")
     else:
         name = given.recipe or configs.DEFAULT_RECIPE
+        configs.require_recipe(name, overrides, given.trust)
         config = configs.resolve(configs.read_recipe(name), overrides, given.profile)
         folder = Path(
             config.run.dir or f"runs/{configs.run_name(name, config, given.task, given.profile)}"

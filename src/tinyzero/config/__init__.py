@@ -31,6 +31,7 @@ from tinyzero.config.recorded import (
     read_asked,
     read_recorded,
     repeating,
+    require_recipe,
     resumed,
 )
 from tinyzero.config.schema import (
@@ -82,6 +83,7 @@ __all__ = [
     "read_toml",
     "recipes",
     "repeating",
+    "require_recipe",
     "resolve",
     "resumed",
     "run_name",

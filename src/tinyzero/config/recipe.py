@@ -228,7 +228,8 @@ def _chosen(
         table = values.get(section, {})
         name = table.get("name", getattr(Config(), section).name) if isinstance(table, dict) else ""
         if not isinstance(name, str):
-            raise UserError(f"{section}.name is {name!r}: give the name of a {section}")
+            a = "an" if section == "algorithm" else "a"
+            raise UserError(f"{section}.name is {name!r}: give the name of {a} {section}")
         values = merge(values, _table(values.pop(variants, {}), variants).get(name, {}))
     known = _table(values.pop("profiles", {}), "profiles")
     if profile is None:

@@ -124,6 +124,33 @@ def resumed(
     return resolve(config.model_dump(), overrides)
 
 
+def require_recipe(
+    recipe: str, overrides: Mapping[str, Any], trusted: bool, flags: str = "--trust"
+) -> None:
+    """Raise UserError if `recipe` is a run's or a model's own file and names code that nobody allowed.
+
+    A recipe file of the user's own is named by naming it. A file that lies inside a run or a model folder
+    may be a stranger's, so what it names runs only if `overrides` name it too, or if this user started
+    that very run.
+    """
+    path = Path(recipe)
+    if trusted or path.name not in (ASKED, MEANT, "recipe.toml"):
+        return
+    beside = ("config.json", "checkpoints", "metrics.jsonl", "eval.jsonl", "rollouts.jsonl")
+    others = [name for name in (*beside, ASKED, MEANT) if name != path.name]
+    if not any((path.parent / name).exists() for name in others):
+        return
+    config = resolve(read_recipe(recipe), {})
+    kinds = [kind for kind in trust.KINDS if f"{kind}.name" not in overrides]
+    meant = path.with_name(MEANT)
+    if path.name == ASKED and meant.is_file():
+        recorded = resolve(read_recipe(str(meant)), {})
+        named = [(getattr(config, kind).name, getattr(recorded, kind).name) for kind in kinds]
+        if all(":" not in here or here == there for here, there in named):
+            config = recorded  # what was remembered when the run began
+    trust.require(config, path, kinds, flags)
+
+
 def repeating(folder: Path) -> str:
     """The command that repeats the run in `folder`: the one that began it, unless others changed it since."""
     path = folder / ASKED

@@ -72,6 +72,12 @@ def refuse_others(
         raise UserError(f"{path} exists and is not what this writes: {fix}, or remove it first")
 
 
+def require_folder(path: Path, fix: str) -> None:
+    """Raise UserError if `path` lies in a folder that does not exist: said now, and not after hours."""
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}; {fix}")
+
+
 def is_report(path: Path) -> bool:
     """Whether a file is a page of `tinyzero report`."""
     with path.open("rb") as file:

@@ -23,14 +23,17 @@ SIGNALS = [
 def stop_requested(unit: str) -> Iterator[list[int]]:
     """A list of the signals received: once it is not empty, this `unit` of the work is to be the last.
 
-    The second signal raises `Interrupted` at once.
+    The second signal raises `Interrupted` at once; later ones change nothing, so that what was learned
+    can be saved.
     """
     received: list[int] = []
 
     def handle(number: int, _: Any) -> None:
         received.append(number)
-        if len(received) > 1:
+        if len(received) == 2:
             raise Interrupted
+        if len(received) > 2:
+            return  # what was learned is being saved
         with suppress(OSError, ValueError):  # a terminal that went away
             said = f"\nstopping after this {unit} (once more to stop at once) ..."
             print(said, file=sys.stderr, flush=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
-from tinyzero.errors import UserError, asking
+from tinyzero.errors import TaskError, UserError, asking
 from tinyzero.tasks.base import Episode, Event, Task
 from tinyzero.types import Problem, Prompt, Split
 
@@ -28,6 +28,7 @@ class GuardedTask(Task):
         self.options: Any = getattr(owner, "options", None)
         for attribute in PLAIN:
             setattr(self, attribute, getattr(owner, attribute, getattr(Task, attribute)))
+        self.stop = _stop_strings(self.stop, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A task travels to another process as its name and options, and is loaded there."""
@@ -57,6 +58,8 @@ class GuardedTask(Task):
     def prompt(self, problem: Problem, template: str) -> Prompt:
         with asking(self.owner):
             prompt: Prompt = self.owner.prompt(self._copy(problem), template)
+        if not isinstance(prompt, str | list | tuple) or not prompt:
+            self._refuse("prompt", prompt, "text or chat messages", problem)
         return prompt
 
     def reward(self, problem: Problem, text: str) -> Any:
@@ -72,16 +75,22 @@ class GuardedTask(Task):
             return str(self.owner.solution(self._copy(problem)))
 
     def size(self, split: Split) -> int | None:
-        size: int | None = self._ask("size", split)
-        return size
+        size = self._ask("size", split)
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
+            self._refuse("size", size, "a whole number from 0 up, or None for no end")
+        found: int | None = size
+        return found
 
     def nonsense(self, problem: Problem) -> Iterable[str]:
         with asking(self.owner):
             return list(self._method("nonsense")(self._copy(problem)))
 
     def measure(self, problem: Problem, text: str) -> Mapping[str, float]:
-        measured: Mapping[str, float] = self._ask("measure", self._copy(problem), text)
-        return measured
+        measured = self._ask("measure", self._copy(problem), text)
+        if not self.trusted and not _is_figures(measured):
+            self._refuse("measure", measured, "numbers by name", problem)
+        figures: Mapping[str, float] = measured
+        return figures
 
     def summarise(self, measured: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
         metrics: Mapping[str, float] = self._ask("summarise", measured)
@@ -92,7 +101,10 @@ class GuardedTask(Task):
         return events
 
     def describe(self, problem: Problem) -> Mapping[str, object]:
-        labels: Mapping[str, object] = self._ask("describe", self._copy(problem))
+        described = self._ask("describe", self._copy(problem))
+        if not isinstance(described, Mapping):
+            self._refuse("describe", described, "labels by name", problem)
+        labels: Mapping[str, object] = described
         return labels
 
     def pose(self, line: str) -> Problem:
@@ -119,9 +131,36 @@ class GuardedTask(Task):
         """The owner's own method, or the default of `Task`."""
         return getattr(self.owner, name, None) or getattr(Task, name).__get__(self.owner)
 
+    def _refuse(
+        self, method: str, given: Any, wanted: str, problem: Problem | None = None
+    ) -> NoReturn:
+        """What a method returned is not what it is for."""
+        of = f" of problem {problem.id!r}" if problem else ""
+        raise TaskError(
+            f"{method}{of} of the task {self.name} gives {given!r:.80}: return {wanted}"
+        )
+
     def _copy(self, problem: Problem) -> Problem:
         """What a user's code is given, so that changing it changes nothing else."""
         return problem if self.trusted else deepcopy(problem)
+
+
+def _is_figures(measured: Any) -> bool:
+    """Whether it is numbers by name."""
+    if not isinstance(measured, Mapping):
+        return False
+    return all(isinstance(name, str) and hasattr(x, "__float__") for name, x in measured.items())
+
+
+def _stop_strings(stop: Any, name: str) -> tuple[str, ...]:
+    """A task's stop strings; a single one may be given as it is. Raises UserError if one is not text, or empty."""
+    strings = (stop,) if isinstance(stop, str) else stop
+    sound = isinstance(strings, tuple | list) and all(isinstance(s, str) and s for s in strings)
+    if not sound:
+        raise UserError(
+            f"stop of the task {name} is {stop!r:.80}: give strings, none of them empty"
+        )
+    return tuple(strings)
 
 
 def _overrides(owner: Any, name: str) -> bool:

@@ -102,9 +102,9 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
             raise UserError(
                 f"{path} names a choice {choice!r}: give it a name, without a slash or a bar"
             )
-    recipe = config.read_recipe(
-        str(path.parent / grid.recipe) if grid.recipe.endswith(".toml") else grid.recipe
-    )
+    name = str(path.parent / grid.recipe) if grid.recipe.endswith(".toml") else grid.recipe
+    config.require_recipe(name, {}, False, "a copy of it beside your grid")
+    recipe = config.read_recipe(name)
     runs = prod(map(len, grid.axes.values())) * len(grid.seeds)
     if runs > MOST_RUNS:
         raise UserError(

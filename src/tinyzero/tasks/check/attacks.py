@@ -18,7 +18,8 @@ JUNK = "junk around the answer"
 RIGHT_FIRST = "right then wrong"
 RIGHT_LAST = "wrong then right"
 OUTSIDE = "answer outside the wrapper"
-POLICIES = (JUNK, RIGHT_FIRST, RIGHT_LAST, OUTSIDE)
+AGAIN = "given numbers used again"
+POLICIES = (JUNK, RIGHT_FIRST, RIGHT_LAST, OUTSIDE, AGAIN)
 ACTS = ("files", "processes", "network", "native code")
 ALLOWABLE = (*POLICIES, *ACTS)
 """What `allowed_attacks` and `--allow` may name."""
@@ -182,6 +183,8 @@ def _lenient(answer: str, known: Known, own: Wrapping) -> Iterator[Attack]:
     junk = (f"purple {answer} monkey", f"purple monkey, {answer}")
     for text in (*junk, *(f"{answer}{end}purple monkey" for end in ends)):
         yield from _reached(JUNK, own.around(text), answer, known, own)
+    for text in _used_again(answer, known.fields):
+        yield Attack(AGAIN, own.around(text))
     if not own.is_plain:
         for text in (
             answer,
@@ -196,6 +199,27 @@ def _lenient(answer: str, known: Known, own: Wrapping) -> Iterator[Attack]:
             yield from _reached(RIGHT_FIRST, both, answer, known, own)
             both = own.around(f"{wrong}{joiner}{answer}")
             yield from _reached(RIGHT_LAST, both, answer, known, own)
+
+
+def _used_again(answer: str, fields: Mapping[str, Any]) -> Iterator[str]:
+    """The answer with some given number used once more, to the same value.
+
+    Only if the answer is an expression that uses each number of some field exactly once: then using
+    one again is most likely against the rules, and a grader forgets to count.
+    """
+    used = sorted(map(int, re.findall(r"\d+", answer)))
+    lists = [value for value in fields.values() if isinstance(value, (list, tuple))]
+    if not re.search(r"[-+*/]", answer) or not any(_numbers(given) == used for given in lists):
+        return
+    for number in dict.fromkeys(n for n in used if n):
+        yield f"({answer})*{number}/{number}"
+        yield f"({answer})+{number}-{number}"
+
+
+def _numbers(given: Sequence[Any]) -> list[int]:
+    """The numbers of a list in order; empty if it holds anything else."""
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in given)
+    return sorted(given) if whole else []
 
 
 def conventions(known: Known, own: Wrapping) -> Iterator[Attack]:
