@@ -1,4 +1,4 @@
-"""Tasks whose answers look like nothing in this package: each is a class in this file, and changes no other."""
+"""Tasks whose answers look like nothing in this package: each is a class in toy_ends.py, and changes no other file."""
 
 import io
 import json
@@ -26,48 +26,14 @@ from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.train import train
 from tinyzero.types import Problem, SamplingParams, Split
 
-START = {"Line": "", "Boxed": "\\boxed{", "Fence": "```\n", "Hashes": "#### "}
+TASKS = Path(__file__).with_name("toy_ends.py")
 STOPS = {"Line": "\n", "Boxed": "}", "Fence": "```", "Hashes": "\n"}
-
-
-class Line:
-    """Fields as a product has them; an answer is a line."""
-
-    stop = ("\n",)
-    start = START["Line"]
-
-    def problem(self, split: Split, index: int) -> Problem:
-        return Problem(f"{split}:{index}", {"a": index, "b": 3}, split, f"{split}:{index}")
-
-    def prompt(self, problem: Problem, template: str) -> str:
-        return f"{problem.fields['a']}+{problem.fields['b']}"
-
-    def reward(self, problem: Problem, text: str) -> float:
-        found = find_answer(self.start + text if not self.start else text, self.start, self.stop[0])
-        return float(found == str(problem.fields["a"] + problem.fields["b"]))
-
-    def solution(self, problem: Problem) -> str:
-        return f"{self.start}{problem.fields['a'] + problem.fields['b']}{self.stop[0]}"
-
-
-class Boxed(Line):
-    stop = ("}",)
-    start = START["Boxed"]
-
-
-class Fence(Line):
-    stop = ("```",)
-    start = START["Fence"]
-
-
-class Hashes(Line):
-    start = START["Hashes"]
 
 
 def options(base: Path, task: str, **more: Any) -> Mapping[str, Any]:
     table: dict[str, Any] = {
         "steps": 1,
-        "task": {"name": f"{__file__}:{task}"},
+        "task": {"name": f"{TASKS}:{task}"},
         "algorithm": {"name": "grpo"},
         "model": {"name": str(base)},
         "rollout": {"prompts": 4, "samples": 4, "max_tokens": 40},
@@ -133,22 +99,9 @@ def test_the_last_complete_answer_is_found(text: str, found: str | None) -> None
     assert find_answer(text, "####", "\n") == found
 
 
-class Few(Line):
-    """Twenty problems in each split, of which every other has a long prompt."""
-
-    def size(self, split: Split) -> int:
-        return 20
-
-    def problem(self, split: Split, index: int) -> Problem:
-        return super().problem(split, index % 20)
-
-    def prompt(self, problem: Problem, template: str) -> str:
-        return super().prompt(problem, template) + " " * (60 * (problem.fields["a"] % 2))
-
-
 def player(context: int | None = None, **more: Any) -> Player:
     sampler = tiny.sampler(tiny.model(layers=1))
-    task = load_task(f"{__file__}:Few")
+    task = load_task(f"{TASKS}:Few")
     return Player(
         task,
         sampler,
@@ -162,7 +115,7 @@ def player(context: int | None = None, **more: Any) -> Player:
 def test_a_finite_split_is_used_up_and_that_is_said(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(distinct_problems(load_task(f"{__file__}:Few"), "dev", 256)) == 20
+    assert len(distinct_problems(load_task(f"{TASKS}:Few"), "dev", 256)) == 20
     found = options(base, "Few", eval={"every": 1, "problems": 256}, steps=3)
     train(resolve(found, {"rollout.prompts": 8, "rollout.max_tokens": 8}), tmp_path / "run")
     said = capsys.readouterr().out
