@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tinyzero.api import Run, check_task, evaluate, load_task, recipes, sample, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["Run", "check_task", "evaluate", "load_task", "recipes", "sample", "train"]
 
 
