@@ -384,11 +384,15 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     run, recipe = tmp_path / "run", tmp_path / "recipe.toml"
     recipe.write_text(to_toml(config(base)))
+    assert (
+        cli.main(["train", str(recipe), "--dry-run"]) == 0
+    )  # the command has a handler of its own
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        signalling(patch, number, at=17 + 13 + 11 + random.randrange(1, 17))  # not in the last step
+        # after the 17 prompts of the checks and the 33 of the first evaluations, before the last step
+        signalling(patch, number, at=17 + 33 + random.randrange(1, 17))
         assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     said = capsys.readouterr()
@@ -400,8 +404,60 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(
     assert_same(run, whole["picky"])
 
 
+@pytest.mark.parametrize("at", [18, 17 + 33])  # in the first evaluation, and in the second
+def test_a_signal_before_the_first_step_says_how_to_start_again(
+    at: int,
+    recipe: Path,
+    whole: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signalling(patch, signal.SIGINT, at)
+        assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == (
+        "stopped before the first step was finished: nothing was trained; "
+        f"start again with `tinyzero train --resume {run}`"
+    )
+    assert "press Ctrl-C again to stop at once" in said.err
+    assert recorded(run)["metrics"] == []
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert_same(run, whole["picky"])
+
+
+def test_a_signal_before_the_folder_is_made_leaves_none(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    signalling(monkeypatch, signal.SIGINT, at=5)
+    assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
+    assert capsys.readouterr().out == "stopped before the run began: nothing was written\n"
+    assert not run.exists()
+
+
+def test_an_interrupted_run_of_the_api_says_how_to_resume(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signalling(patch, signal.SIGINT, at=17 + 33 + 1)
+        with pytest.raises(KeyboardInterrupt, match=r"stopped after step 1: resume with .*/run"):
+            tinyzero.train(str(recipe), folder=run)
+    resumed = tinyzero.train(folder=run, resume=True, trust=True)
+    assert resumed.metrics["step"] == list(range(STEPS))
+
+
 def test_a_second_signal_stops_at_once(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pose, count = Early.prompt, [0]
 
@@ -415,6 +471,7 @@ def test_a_second_signal_stops_at_once(
     with pytest.raises(KeyboardInterrupt):
         train(config(base, task="toy_task:Early"), tmp_path / "run")
     assert count[0] == 21
+    assert "nothing was trained; start again with" in capsys.readouterr().out
 
 
 def test_a_damaged_checkpoint_is_passed_over(
@@ -835,7 +892,7 @@ def test_how_often_it_was_saved_is_what_the_run_says(
         lines = (run / f"{name}.jsonl").read_text().splitlines(keepends=True)
         (run / f"{name}.jsonl").write_text("".join(lines[:3]))
     assert cli.main(["train", "--resume", str(run), "--trust", "--checkpoint.every=2"]) == 0
-    assert "begins anew" in capsys.readouterr().out
+    assert "the run starts from the beginning" in capsys.readouterr().out
     assert_same(run, whole["picky"])
 
 
@@ -931,7 +988,7 @@ def test_a_folder_that_is_no_run_is_not_one_to_go_on_with(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path)]) == 2
-    assert "exists: it is no run, so name another with --run.dir" in error_line(capsys)
+    assert "exists: it is not a run, so name another with --run.dir" in error_line(capsys)
 
 
 def test_rewards_that_raise_are_said(

@@ -149,7 +149,12 @@ class Player:
         return False
 
     def play(
-        self, problems: Sequence[Problem], params: SamplingParams, first_group: int, tally: Tally
+        self,
+        problems: Sequence[Problem],
+        params: SamplingParams,
+        first_group: int,
+        tally: Tally,
+        sampled: Callable[[], None] | None = None,
     ) -> list[Group]:
         """One group of `params.n` rollouts for each problem. Answers that stay ungraded are left out.
 
@@ -163,6 +168,8 @@ class Player:
         def grade(i: int, completions: list[Completion]) -> None:
             handed.add(i)
             self._submit(i, problems[i], completions)
+            if sampled:
+                sampled()
 
         requests = requests_for(prompts, params.n, first_group)
         with asking(self.sampler):
@@ -184,9 +191,7 @@ class Player:
 
     def judge(self, problem: Problem, text: str) -> Verdict:
         """The verdict on one answer."""
-        key = object()  # other threads may ask at the same time
-        self.grader.submit(key, [problem], [text])
-        return self.grader.collect(key)[0]
+        return judge(self.grader, problem, text)
 
     def _submit(self, key: int, problem: Problem, completions: Sequence[Completion]) -> None:
         self.grader.submit(key, [problem] * len(completions), [c.text for c in completions])
@@ -207,6 +212,13 @@ class Player:
         tally.count(verdicts)
         tally.generated_tokens += sum(c.length for c in completions)
         return verdicts
+
+
+def judge(grader: Grader, problem: Problem, text: str) -> Verdict:
+    """The verdict of `grader` on one answer."""
+    key = object()  # other threads may ask at the same time
+    grader.submit(key, [problem], [text])
+    return grader.collect(key)[0]
 
 
 def extend(

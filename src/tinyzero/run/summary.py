@@ -14,6 +14,7 @@ Record = Mapping[str, Any]
 
 def closing_lines(folder: Path, seconds: float) -> list[str]:
     """What to print when the run in `folder` has finished, `seconds` after its command began."""
+    steps = list(records.read(folder / "metrics.jsonl"))
     evaluations = list(records.read(folder / "eval.jsonl"))
     tests = [evaluation for evaluation in evaluations if evaluation["split"] == "test"]
 
@@ -22,14 +23,31 @@ def closing_lines(folder: Path, seconds: float) -> list[str]:
         lines += _example(folder, tests[0]["step"], tests[-1]["step"])
         lines += ["", _score("before", tests[0]), _score("after", tests[-1])]
 
-    if cost := _cost(list(records.read(folder / "metrics.jsonl"))):
+    if cost := _cost(steps):
         lines.append(cost)
 
+    total = max(seconds, _recorded_seconds(steps, evaluations))
     return [
         *lines,
-        f"{seconds:.0f} s in total; the run is in {folder}",
-        f"next: tinyzero play {folder}   |   tinyzero eval {folder}",
+        f"{total:.0f} s in total; the run is in {folder}",
+        "",
+        "next:",
+        f"  tinyzero report {folder}",
+        f"  tinyzero play --web {folder}",
+        f"  tinyzero eval {folder}",
     ]
+
+
+def _recorded_seconds(steps: Sequence[Record], evaluations: Sequence[Record]) -> float:
+    """Seconds of the whole run, of which the last process may have done only a part.
+
+    They are those until the last step, and those of the evaluations after it.
+    """
+    if not steps:
+        return 0.0
+    last = steps[-1]
+    after = [entry["time/evaluate"] for entry in evaluations if entry["step"] == last["step"] + 1]
+    return float(last["time/elapsed"] + sum(after))
 
 
 def _example(folder: Path, first_step: int, last_step: int) -> list[str]:
