@@ -207,10 +207,16 @@ def build(
 
     # what needs no model
     asked, parts = config, check(config, command.options)
-    if not resume:
-        preflight.require_new_folder(folder)
+    preflight.require_sampler(config.sampler.name)
     task = parts.task
     console = Console(config.steps, highlights=task.highlights)
+    saved = None
+    if resume:
+        saved = progress.load_latest(folder, console.note)
+    else:
+        preflight.require_new_folder(folder)
+    if saved:
+        progress.refuse_changes(saved, parts.config, folder)
     grader = stack.enter_context(closing(make_grader(task, config.grading)))
     problems = preflight.draw_problems(config, task, console.note)
     preflight.check_grading(task, grader, problems, console.note)
@@ -225,13 +231,10 @@ def build(
         preflight.check_lengths(config, lengths, known_context, console.note)
 
     # what needs the policy
-    saved = progress.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
     if known_context is None:
         preflight.check_lengths(config, lengths, policy.context, console.note)
     config, algorithm = choose_sampler(config, parts, policy, console.note)
-    if saved:
-        progress.refuse_changes(saved, config, folder)
     ends = models.end_ids(tokenizer, policy, task.stop)
     sampler = make_sampler(config, policy, models.decoder(tokenizer), ends)
     player = Player(

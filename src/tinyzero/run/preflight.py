@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from tinyzero.config import MEANT, Config
@@ -32,6 +33,15 @@ def require_new_folder(folder: Path) -> None:
         raise UserError(
             f"cannot write {folder}: {error.strerror}; name another folder with --run.dir"
         ) from None
+
+
+def require_sampler(name: str) -> None:
+    """Raise UserError if the sampler called `name` needs vLLM and it is not installed."""
+    if name == "vllm" and find_spec("vllm") is None:
+        raise UserError(
+            "sampler.name is vllm, which is not installed: pip install 'tinyzero[vllm]', "
+            "or use --sampler.name torch"
+        )
 
 
 def draw_problems(config: Config, task: Task, note: Note) -> list[Problem]:
