@@ -109,8 +109,9 @@ class Batch:
     ) -> Iterator[tuple[Tensor, Batch]]:
         """Pairs (row numbers, rows) with at most `max_tokens` padded tokens each.
 
-        Rows of similar length go together, so that there is little padding. Idle rows are left out with `skip_idle`. If all are idle, the shortest one is kept: its
-        gradient is zero, and the optimizer still takes its step.
+        Rows of similar length go together, so that there is little padding. Idle rows are left out
+        with `skip_idle`. If all are idle, the shortest one is kept: its gradient is zero, and the
+        optimizer still takes its step.
         """
         rows = torch.arange(self.size)
         if skip_idle and self.idle is not None:

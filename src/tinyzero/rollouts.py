@@ -86,8 +86,8 @@ class Cursor:
     def from_state(state: dict[str, Any]) -> Cursor:
         """The inverse of `state_dict`."""
 
-        surplus = [[_rollout_from(saved) for saved in group] for group in state["surplus"]]
-        return Cursor(state["next"], surplus)
+        position, groups = state["next"], state["surplus"]
+        return Cursor(position, [[_rollout_from(saved) for saved in group] for group in groups])
 
 
 def _rollout_from(saved: Mapping[str, Any]) -> Rollout:

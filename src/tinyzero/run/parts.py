@@ -215,7 +215,8 @@ def build(
         saved = progress.load_latest(folder, console.note)
     else:
         preflight.require_new_folder(folder)
-    if saved:
+    is_sampler_known = config.sampler.name != "auto"
+    if saved and is_sampler_known:
         progress.refuse_changes(saved, parts.config, folder)
     grader = stack.enter_context(closing(make_grader(task, config.grading)))
     problems = preflight.draw_problems(config, task, console.note)
@@ -235,6 +236,8 @@ def build(
     if known_context is None:
         preflight.check_lengths(config, lengths, policy.context, console.note)
     config, algorithm = choose_sampler(config, parts, policy, console.note)
+    if saved and not is_sampler_known:
+        progress.refuse_changes(saved, config, folder)
     ends = models.end_ids(tokenizer, policy, task.stop)
     sampler = make_sampler(config, policy, models.decoder(tokenizer), ends)
     player = Player(
