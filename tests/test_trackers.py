@@ -180,7 +180,7 @@ def test_a_tracker_s_failure_is_said_once(
     monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda folder, settings: Broken(where))
     (said,) = send("wandb", tmp_path)
     assert said == (
-        "wandb failed and is sent nothing more (OSError: the service is gone); the run goes on, with its own records"
+        "wandb failed and is sent nothing more (OSError: the service is gone); the run continues, with its own records"
     )
 
 

@@ -867,7 +867,7 @@ def test_a_state_that_is_none_of_ours_is_one_line(
         (ours | {"cursor": {}}, "is not one of this run (KeyError: 'next')"),
         (ours | {"learners": {"nobody": policy}}, "is not one of this run (KeyError: 'nobody')"),
         (ours | {"learners": {"policy": {}}}, "is not one of this run"),
-        (Mark(tmp_path / "mark"), "is no state of a run (UnpicklingError"),
+        (Mark(tmp_path / "mark"), "is not a run's state (UnpicklingError"),
     ]:
         replace_state(run, state)
         assert cli.main(["train", "--resume", str(run)]) == 2

@@ -32,7 +32,7 @@ Each of these keys has a partner time/NAME_total, the estimate for the end of th
 """
 
 LEAST_IMPORTANT = ("tokens/s", "FLOP", "of peak", "length", "reward")
-"""Headings left out, in this order, if a step does not fit the line; the tasks' own go after FLOP."""
+"""Headings to leave out, in this order, if a line is too long; a task's own go after FLOP."""
 
 LINE_WIDTH = 80
 COLUMN_GAP = 2
@@ -52,7 +52,7 @@ class Console:
     def __init__(
         self, steps: int, file: TextIO | None = None, highlights: Mapping[str, str] | None = None
     ) -> None:
-        """`steps` is the length of the run; `highlights` maps more keys to show to their headings."""
+        """`steps` is the run's length; `highlights` maps more keys to show to their headings."""
         self.steps = steps
         self.lost_output = False
         more = {key: (heading, ".1f") for key, heading in (highlights or {}).items()}

@@ -162,7 +162,8 @@ GLOSSARY: dict[str, str] = {
 }
 """What each key means and its unit, except `behaviour/*`, which a task's own glossary defines.
 
-`*` stands for any text. If several entries match a key, the one that spells out most of it defines it.
+`*` stands for any text. If several entries match a key, the one that spells out most of it
+defines it.
 """
 
 

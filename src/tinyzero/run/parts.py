@@ -297,7 +297,7 @@ def resume_run(run: Run, saved: Saved | None, command: Command) -> None:
 
 
 def learn_from_records(run: Run) -> None:
-    """Take the times and the peak memory of the processes before this one from what they recorded."""
+    """Take times and peak memory of the processes before this one from what they recorded."""
     steps = list(records.read(run.folder / "metrics.jsonl"))
     run.forecast.add_records(steps, records.read(run.folder / "eval.jsonl"))
 
@@ -332,7 +332,7 @@ def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
 
 
 def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: Path) -> None:
-    """Write the model as a Hugging Face folder; adapters are merged, and also written separately."""
+    """Write the model as a Hugging Face folder; adapters are merged, and also kept apart."""
     models.save_model(policy, tokenizer, path)
     if config.lora.rank:
         lora.save_adapter(policy, config.lora, path / lora.FOLDER, config.model.name)
@@ -458,14 +458,15 @@ def check_nothing_is_lost(run: Run) -> None:
     most_without_checkpoint = before.checkpoint.every or before.steps
     if recorded_steps > most_without_checkpoint or ("test", before.steps) in scored:
         raise UserError(
-            f"{run.folder} recorded {recorded_steps} steps and has no checkpoint left: put it back, "
-            "begin another run with --run.dir, or delete its records if you do not need them"
+            f"{run.folder} recorded {recorded_steps} steps and has no checkpoint left: "
+            "put it back, begin another run with --run.dir, "
+            "or delete its records if you do not need them"
         )
     run.console.note("there is no checkpoint yet: the run starts from the beginning")
 
 
 def start_folder(run: Run, asked: Config, command: Command) -> None:
-    """Make the run's folder with its configuration, and try whether a checkpoint can be saved there.
+    """Make the run's folder with its configuration, and try to save a checkpoint there.
 
     Raises UserError if there is already something, or no right to write.
     """

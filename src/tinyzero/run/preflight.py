@@ -1,4 +1,4 @@
-"""What is tried before a run's model is loaded: its folder, its problems, its grader, its lengths."""
+"""What is checked before a run's model is loaded: folder, problems, grader, prompt lengths."""
 
 from __future__ import annotations
 

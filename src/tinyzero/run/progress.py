@@ -88,7 +88,7 @@ def score_if_due(run: Run) -> None:
 
 
 def due(every: int, step: int) -> bool:
-    """Whether something that happens every `every` steps (0: never) happens after `step` of them."""
+    """Whether something that happens every `every` steps (0: never) happens after step `step`."""
     return bool(every) and step % every == 0
 
 
@@ -349,13 +349,14 @@ def load_latest(folder: Path, note: Callable[[str], None]) -> Saved | None:
         wrong = error.errors()[0]
         what = ".".join(["state", *map(str, wrong["loc"])])
         raise UserError(
-            f"{path} cannot be resumed by this version of TinyZero ({what}: {wrong['msg'].lower()}): "
+            f"{path} cannot be resumed by this version of TinyZero "
+            f"({what}: {wrong['msg'].lower()}): "
             "begin another run, or resume with the version that saved it"
         ) from None
 
 
 def refuse_changes(saved: Saved, config: Config, folder: Path) -> None:
-    """Raise UserError if `config` differs from what the run was trained with; it names the option."""
+    """Raise UserError, naming the option, if `config` is not what the run was trained with."""
     now = lasting(config)
     for key in sorted(saved.config.keys() | now.keys()):
         if saved.config.get(key) != now.get(key):

@@ -1,4 +1,4 @@
-"""The lines that a finished run ends with: scores before and after, one example, cost, next steps."""
+"""The last lines of a finished run: scores before and after, an example, cost, next steps."""
 
 from __future__ import annotations
 
