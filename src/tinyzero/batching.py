@@ -71,7 +71,7 @@ class Batch:
     advantages: Tensor | None = None
     """(B, T)"""
     stale: Tensor | None = None
-    """(B,) bool: rows of an earlier policy, which waited for this batch. None if there are none."""
+    """(B,) bool: rows of an earlier policy, which waited for this batch. None if no row did."""
     weights: Tensor | None = None
     """(B, T): correct for a sampler that differs from the learner."""
     idle: Tensor | None = None

@@ -236,7 +236,7 @@ def extend(
     """`completion`, then what the environment answered, then the model's next turn.
 
     The environment's tokens are only read: they are not trained on, and count neither for the
-    length nor for the text that is graded. If there are none, the model's turn simply continues,
+    length nor for the text that is graded. Without such tokens the model's turn simply continues,
     and the result equals one turn.
 
     Example: extending tokens 5 6 by (7,) and a turn of 8 9 gives tokens 5 6 7 8 9, and the 7 is

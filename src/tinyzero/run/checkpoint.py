@@ -64,6 +64,7 @@ def save(
             _publish(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
     _prune(folder, step, keep)
     return final
 
@@ -115,6 +116,7 @@ def latest(run_dir: Path, report: Callable[[str], None]) -> Path | None:
         for other, why in damaged:
             report(f"checkpoint {other.name} is damaged ({why}): using {path.name} instead")
         return path
+
     if damaged:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
         raise UserError(
@@ -136,6 +138,7 @@ def verify(path: Path) -> str | None:
         return f"file {MANIFEST} is missing"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"file {MANIFEST} cannot be read"
+
     if path.name != name:
         return f"file {MANIFEST} is of {name}"
     if TRAINER not in files:
@@ -182,6 +185,7 @@ def _write_manifest(path: Path, step: int) -> None:
         for file in files
     }
     (path / MANIFEST).write_text(json.dumps({"step": step, "files": entries}, indent=1))
+
     for entry in [*path.rglob("*"), path]:
         _flush(entry)
 
@@ -198,6 +202,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints of `step` and the steps before it."""
     paths = _checkpoints(folder)
     past = [path for path in paths if _step(path) <= step]
+
     for path in paths:
         if path not in past[-keep:]:
             # The new checkpoint is safe, so one that cannot be removed costs only space. It is

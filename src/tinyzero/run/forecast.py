@@ -65,7 +65,7 @@ class Forecast:
         return seconds
 
     def evaluation(self, split: Split) -> float:
-        """Seconds that the next evaluation on `split` will take; 0 if there was none before."""
+        """Seconds that the next evaluation on `split` will take; 0 if it is the first."""
         seconds, steps_before = self.evaluations.get(split, (0.0, 0))
         if not self.step_seconds:
             return seconds

@@ -55,6 +55,7 @@ class Models(Mapping[str, Learner]):
             return {}
         if role in lesson.trained:
             return lesson.trained[role]
+
         with self.saved_if_broken(batch, f" (the {role}'s)"):
             return learner.update(batch)
 

@@ -135,7 +135,7 @@ def _put(temporary: Path, path: Path, aside: Path) -> None:
 
 
 def _json(path: Path) -> dict[str, object]:
-    """The JSON object in a file; an empty one if there is none."""
+    """The JSON object in a file; an empty one if the file holds something else."""
     if path.stat().st_size > LARGEST:
         return {}
     try:

@@ -316,8 +316,8 @@ def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
     if task.trusted:
         return LocalGrader(task)
 
-    place, colon, _ = task.name.rpartition(":")
-    can_be_loaded = task.name in tasks.TASKS or (colon and place not in ("__main__", SESSION))
+    module, colon, _ = task.name.rpartition(":")
+    can_be_loaded = task.name in tasks.TASKS or (colon and module not in ("__main__", SESSION))
     reference = None
     if can_be_loaded:
         reference = TaskReference("tinyzero.tasks:load_task", task.name, task.given)

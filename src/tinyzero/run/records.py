@@ -62,7 +62,7 @@ def follow(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def lengths(folder: Path) -> dict[str, int]:
-    """How many bytes a run has recorded in each of its files, by name."""
+    """The number of bytes in each of a run's files of records, by name."""
     paths = {name: folder / name for name in FILES}
     return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
 
@@ -126,7 +126,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The JSON object in a line, or None if there is none."""
+    """The JSON object in a line, or None if there is not one."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -52,10 +52,11 @@ def _recorded_seconds(steps: Sequence[Record], evaluations: Sequence[Record]) ->
 
 def _example(folder: Path, first_step: int, last_step: int) -> list[str]:
     """One test problem that was wrong before training and is right now, with both completions."""
-    rollouts = [r for r in records.read(folder / "rollouts.jsonl") if r["split"] == "test"]
-    before = {r["problem"]: r for r in rollouts if r["step"] == first_step}
+    rollouts = list(records.read(folder / "rollouts.jsonl"))
+    tested = [rollout for rollout in rollouts if rollout["split"] == "test"]
+    before = {rollout["problem"]: rollout for rollout in tested if rollout["step"] == first_step}
 
-    for after in rollouts:
+    for after in tested:
         earlier = before.get(after["problem"])
         if after["step"] != last_step or earlier is None:
             continue
