@@ -26,7 +26,7 @@ from tinyzero.config import Config, resolve, to_toml
 from tinyzero.config import recipe as recipes
 from tinyzero.errors import NonFiniteError
 from tinyzero.registry import load_object
-from tinyzero.run import check, checkpoint, glossary, progress, records
+from tinyzero.run import check, checkpoint, glossary, preflight, progress, records, trackers
 from tinyzero.run.parts import locked
 from tinyzero.tasks import load_task
 from tinyzero.train import train
@@ -452,6 +452,21 @@ def test_an_interrupted_run_of_the_api_says_how_to_resume(
             tinyzero.train(str(recipe), folder=run)
     resumed = tinyzero.train(folder=run, resume=True, trust=True)
     assert resumed.metrics["step"] == list(range(STEPS))
+
+
+def test_a_resumed_run_counts_the_processes_before(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, steps = tmp_path / "run", ["--steps", str(STEPS + 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "peaks", lambda device: {"memory/peak": 10**15})
+        assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 0
+    assert cli.main(["train", "--resume", str(run), *steps]) == 0
+    before, last = list(records.read(run / "metrics.jsonl"))[-2:]
+    assert last["memory/peak"] == 10**15, "the largest of the two processes"
+    for key in ("time/elapsed", "time/cpu", "flops"):
+        assert last[key] > before[key]
+    assert last["time/elapsed_total"] > last["time/elapsed"], "two evaluations are still to come"
 
 
 def test_a_second_signal_stops_at_once(
@@ -1028,6 +1043,44 @@ def test_what_cannot_run_leaves_no_folder(
 ) -> None:
     assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path / "run"), *arguments]) == 2
     assert says in error_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--run.dir", "{used}"], "{used} exists: it is not a run, so name another with --run.dir"),
+        (["--run.dir", "{used}/file/run"], "cannot write {used}/file/run: Not a directory; name"),
+        (
+            ["--task", "countdown", "--task.max_number", "5", "--eval.test_problems", "900"],
+            "eval.test_problems is 900: split 'test' has only",
+        ),
+        (["--task", f"{TOYS}:Raising"], "Raising raised ValueError: no such luck"),
+        (["--rollout.max_tokens", "127"], "a prompt of 2 tokens exceed the model's context of 128"),
+        (["--task", "countdown", "--model.prompt", "nonsense"], "nonsense"),
+        (["--sampler", "vllm"], "pip install 'tinyzero[vllm]'"),
+        (["--run.track", "wandb"], "pip install 'tinyzero[track]'"),
+    ],
+)
+def test_what_can_be_refused_without_a_model_is_refused_before_one_is_loaded(
+    arguments: list[str],
+    says: str,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "file").write_text("")
+    monkeypatch.setattr(models, "load_model", lambda *given: pytest.fail("a model was loaded"))
+    for module in (preflight, trackers):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    given = [argument.format(used=used) for argument in arguments]
+    assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path / "run"), *given]) == 2
+    said = capsys.readouterr()
+    assert says.format(used=used) in said.err
+    assert "completions are sampled" not in said.out
     assert not (tmp_path / "run").exists()
 
 

@@ -213,7 +213,8 @@ def score(run: Run, split: Split, problems: int) -> None:
         return
 
     options, started = run.config.eval, time.perf_counter()
-    title, expected = f"{split} after {run.step} steps", run.forecast.evaluation(split)
+    title = f"{split} after {run.step} step{'' if run.step == 1 else 's'}"
+    expected = run.forecast.evaluation(split)
     params = SamplingParams(max_tokens=run.config.eval_tokens, n=options.samples)
     result = evaluate(
         run.player,
