@@ -274,11 +274,14 @@ def test_an_evaluation_elsewhere_than_on_a_terminal_is_a_line_per_minute(
             clock[0] += 0.125  # 128 s in total
             console.evaluating("test after 0 steps", answered, 1024)
         console.evaluating("dev after 2 steps", 0, 256, expected_seconds=42)
+        clock[0] += 60  # longer than expected
+        console.evaluating("dev after 2 steps", 192, 256, expected_seconds=42)
     assert out.getvalue().splitlines() == [
         "evaluating test after 0 steps: 1,024 problems ...",
         "evaluating test after 0 steps: 480 of 1,024 problems, left 1:08",
         "evaluating test after 0 steps: 960 of 1,024 problems, left 0:08",
         "evaluating dev after 2 steps: 256 problems, left 0:42 ...",
+        "evaluating dev after 2 steps: 192 of 256 problems, left 0:20",
     ]
 
 

@@ -31,8 +31,9 @@ COSTS: dict[str, tuple[str, str]] = {
 Each of these keys has a partner time/NAME_total, the estimate for the end of the run.
 """
 
-LEAST_IMPORTANT = ("tokens/s", "FLOP", "of peak", "length", "reward")
-"""Headings to leave out, in this order, if a line is too long; a task's own go after FLOP."""
+REMOVED_FIRST = ("tokens/s", "FLOP")
+REMOVED_LAST = ("of peak", "length", "reward")
+"""Headings to leave out, in this order, if a line is too long; a task's own go in between."""
 
 LINE_WIDTH = 80
 COLUMN_GAP = 2
@@ -57,11 +58,8 @@ class Console:
         self.lost_output = False
         more = {key: (heading, ".1f") for key, heading in (highlights or {}).items()}
         self.columns = COLUMNS | more
-        self.removable = [
-            *LEAST_IMPORTANT[:2],
-            *[heading for heading, _ in more.values()],
-            *LEAST_IMPORTANT[2:],
-        ]
+        own_headings = [heading for heading, _ in more.values()]
+        self.removable = [*REMOVED_FIRST, *own_headings, *REMOVED_LAST]
         self.removed: set[str] = set()
 
         self.rows: deque[dict[str, str]] = deque(maxlen=self.ROWS)
@@ -98,7 +96,7 @@ class Console:
 
         Call it with `done` 0 first. A terminal is redrawn up to four times per second. Elsewhere
         there is a line at the start, and one per minute. `expected_seconds` is the expected
-        duration of the whole evaluation; if it is 0, the pace so far gives the time left.
+        duration of the whole evaluation. If it is 0, or over, the pace so far gives the time left.
         """
         now = time.monotonic()
         if done == 0:
@@ -108,8 +106,10 @@ class Console:
         self.last_progress = now
 
         elapsed = now - self.evaluation_started
-        expected = expected_seconds or (elapsed * total / done if done else 0.0)
-        left = f", left {clock_text(max(0.0, expected - elapsed))}" if expected else ""
+        expected = expected_seconds
+        if elapsed > expected and done:
+            expected = elapsed * total / done
+        left = f", left {clock_text(expected - elapsed)}" if expected else ""
 
         if self.live:
             text = f"evaluating {title}: {done:,} of {total:,} problems{left}"

@@ -51,7 +51,8 @@ GLOSSARY: dict[str, str] = {
         "Problems left out because prompt and answer do not fit into the model's context."
     ),
     "refused": (
-        "1 if the algorithm kept no group at all, so that nothing was learned in this step, else 0."
+        "Whether the algorithm kept no group at all (1) or some (0). If it kept none, nothing was "
+        "learned in this step."
     ),
     # What the update did
     "loss": "The scalar that the policy minimised, averaged over the step's updates.",
