@@ -245,9 +245,7 @@ def test_what_was_not_measured_is_not_shown() -> None:
     assert out.getvalue() == "step 2/2  accuracy 0.500  left 0:00\n"
 
 
-def test_what_a_run_spends_so_far_and_in_the_end_is_shown_where_it_is_a_gpus_or_has_a_price() -> (
-    None
-):
+def test_costs_are_shown_if_the_run_has_a_gpu_or_a_price() -> None:
     flops = {"flops": 1.2e17, "time/flops_total": 3.8e18}
     hours = {"time/gpu_hours": 0.12, "time/gpu_hours_total": 3.754, "time/utilisation": 0.314}
     dollars = {"time/dollars": 0.3, "time/dollars_total": 9.385}

@@ -151,7 +151,7 @@ def test_a_sampler_of_ones_own_is_one_file(recipe: Path, tmp_path: Path) -> None
         ("Unifrm", "has no 'Unifrm': did you mean Uniform?"),
     ],
 )
-def test_a_sampler_that_is_none_is_one_line(
+def test_what_is_not_a_sampler_is_one_line(
     name: str, said: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--sampler", f"{TOY_SAMPLERS}:{name}", "--run.dir", tmp_path / "run", "--steps", 1]
@@ -376,7 +376,7 @@ def signalling(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_cleanly_and_the_run_goes_on(
+def test_a_signal_stops_cleanly_and_the_run_can_be_resumed(
     number: int,
     base: Path,
     whole: dict[str, Path],
@@ -801,7 +801,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("before", EDITS)
-def test_a_configuration_that_was_edited_is_not_gone_on_with(
+def test_an_edited_configuration_is_not_resumed(
     before: str, whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
@@ -817,7 +817,7 @@ def test_a_configuration_that_was_edited_is_not_gone_on_with(
 
 @pytest.mark.parametrize("name", ["metrics", "eval", "rollouts"])
 @pytest.mark.parametrize("how", ["a line", "all", "doubled", "reordered", "edited", "blank"])
-def test_records_that_are_not_as_they_were_are_not_gone_on_with(
+def test_changed_records_are_not_resumed(
     name: str,
     how: str,
     whole: dict[str, Path],
@@ -867,7 +867,7 @@ class Mark:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_state_that_is_none_of_ours_is_one_line(
+def test_a_state_of_another_kind_is_one_line(
     whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
@@ -980,7 +980,7 @@ def test_a_forked_process_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     assert [r["step"] for r in recorded(tmp_path / "run")["metrics"]] == [0, 1]
 
 
-def test_a_run_that_lost_something_is_not_gone_on_with(
+def test_a_run_that_lost_something_is_not_resumed(
     whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
@@ -1000,7 +1000,7 @@ def test_a_run_that_lost_something_is_not_gone_on_with(
     assert {path: path.read_bytes() for path in run.glob("*.*")} == before
 
 
-def test_a_folder_that_is_no_run_is_not_one_to_go_on_with(
+def test_a_folder_that_is_not_a_run_cannot_be_resumed(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path)]) == 2
@@ -1095,7 +1095,7 @@ def test_no_right_to_write(
     assert "cannot write" in error_line(capsys)
 
 
-def test_a_gpus_peak_is_recorded_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_of_a_gpu_is_recorded_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
     assert progress.peaks(torch.device("cpu")).keys() == {"memory/peak"}
     assert progress.peaks(torch.device("cuda"))["memory/gpu_peak"] == 7

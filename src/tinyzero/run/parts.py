@@ -212,7 +212,7 @@ def build(
     console = Console(config.steps, highlights=task.highlights)
     saved = None
     if resume:
-        saved = progress.load_latest(folder, console.note)
+        saved = load_saved(config, folder, console.note)
     else:
         preflight.require_new_folder(folder)
     is_sampler_known = config.sampler.name != "auto"
@@ -280,9 +280,7 @@ def resume_run(run: Run, saved: Saved | None, command: Command) -> None:
 
     Without a checkpoint the run starts again, and its records are emptied.
     """
-    if saved is None:
-        check_nothing_is_lost(run)
-    else:
+    if saved:
         restore(run, saved)
 
     for name in records.FILES:
@@ -422,11 +420,6 @@ def restore(run: Run, saved: Saved) -> None:
 
     Raises UserError if that state is not one of this run's models.
     """
-    if saved.step > run.config.steps:
-        raise UserError(
-            f"steps is {run.config.steps}, and {saved.step} are done: give {saved.step} or more"
-        )
-
     run.step, run.samples, run.tokens = saved.step, saved.samples, saved.tokens
     run.started -= saved.seconds
     run.cpu, run.meter.flops = saved.cpu, saved.flops
@@ -444,25 +437,41 @@ def restore(run: Run, saved: Saved) -> None:
         run.source.publish(run.models["policy"], run.step)
 
 
-def check_nothing_is_lost(run: Run) -> None:
+def load_saved(config: Config, folder: Path, note: Callable[[str], None]) -> Saved | None:
+    """The state to resume the run in `folder` from, or None if it has no checkpoint yet.
+
+    Raises UserError if the checkpoints are damaged or lost, or `config` has fewer steps than were
+    taken.
+    """
+    saved = progress.load_latest(folder, note)
+    if saved is None:
+        check_nothing_is_lost(folder)
+        note("there is no checkpoint yet: the run starts from the beginning")
+    elif saved.step > config.steps:
+        raise UserError(
+            f"steps is {config.steps}, and {saved.step} are done: give {saved.step} or more"
+        )
+    return saved
+
+
+def check_nothing_is_lost(folder: Path) -> None:
     """Raise UserError if a run without a checkpoint has recorded more than a crash can explain.
 
     Such a run had a checkpoint once, and starting it again would remove its records.
     """
-    before = configs.read_recorded(run.folder)  # how it was trained, not how it is to continue
-    recorded_steps = sum(1 for _ in records.read(run.folder / "metrics.jsonl"))
-    evaluations = records.read(run.folder / "eval.jsonl")
+    before = configs.read_recorded(folder)  # how it was trained, not how it is to continue
+    recorded_steps = sum(1 for _ in records.read(folder / "metrics.jsonl"))
+    evaluations = records.read(folder / "eval.jsonl")
     scored = {(evaluation.get("split"), evaluation["step"]) for evaluation in evaluations}
 
     # a step is recorded, then perhaps an evaluation, and only then the step is saved
     most_without_checkpoint = before.checkpoint.every or before.steps
     if recorded_steps > most_without_checkpoint or ("test", before.steps) in scored:
         raise UserError(
-            f"{run.folder} recorded {recorded_steps} steps and has no checkpoint left: "
+            f"{folder} recorded {recorded_steps} steps and has no checkpoint left: "
             "put it back, begin another run with --run.dir, "
             "or delete its records if you do not need them"
         )
-    run.console.note("there is no checkpoint yet: the run starts from the beginning")
 
 
 def start_folder(run: Run, asked: Config, command: Command) -> None:
