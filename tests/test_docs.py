@@ -34,10 +34,16 @@ def glossary() -> str:
     )
     return f"""# Metrics
 
-What every key of `metrics.jsonl` (one object a step), `eval.jsonl` (one object an evaluation) and `rollouts.jsonl` (one
-object a rollout) means. `*` stands for any text; if several entries fit a key, the one that spells out most of it
-defines it. Written by `python tests/test_docs.py` from `tinyzero.run.glossary.GLOSSARY` and from the `glossary` of each
-bundled task; change it there.
+What every key of a run's records means. There are three files: `metrics.jsonl` has one object per
+step, `eval.jsonl` one per evaluation, and `rollouts.jsonl` one per rollout.
+
+Steps are counted from 0 in `metrics.jsonl`. In `eval.jsonl`, `step` is the number of steps taken
+before the evaluation, so 0 is the untrained model and the last one equals `steps`. The console and
+the names of checkpoints count steps from 1.
+
+`*` stands for any text. If several entries match a key, the one that spells out most of it defines
+it. This page is written by `python tests/test_docs.py` from `tinyzero.run.glossary.GLOSSARY` and
+the `glossary` of each bundled task, so change it there.
 
 | key | meaning |
 |---|---|

@@ -370,7 +370,7 @@ def test_a_saved_learner_goes_on_bit_for_bit(build: Callable[..., TorchLearner])
 def test_a_parked_learner_takes_its_moments_to_where_it_computes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """AdamW puts them beside the weights of that moment, and a parked model's are in CPU memory."""
+    """AdamW puts them on the device of the weights, and a parked model's are in CPU memory."""
     learner, stays = policy(loss=scaled(1e-3), park=True), list[str]()
     learner.update(collate(rollouts(), 16))
     state = learner.state_dict()

@@ -203,55 +203,84 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_plain_lines_elsewhere_than_on_a_terminal(clock: list[float]) -> None:
+def test_plain_lines_elsewhere_than_on_a_terminal() -> None:
     out = io.StringIO()
     highlights = {"behaviour/attempts": "attempts"}
     with Console(steps=200, file=out, highlights=highlights) as console:
-        clock[0] += 5
-        console.show(RECORD)
+        console.show(RECORD, seconds_left=495)
         console.note("saved checkpoints/step_000002 " + "and more " * 20)
     line, note = out.getvalue().splitlines()
-    left = "8:15"  # 198 steps at 2.5 s
-    assert (
-        line
-        == f"step 2/200  reward 0.250  accuracy 0.125  length 80.3  attempts 3.50  tokens/s 4,500  left {left}"
-    )
+    assert line == "step 2/200  reward 0.250  accuracy 0.125  length 80  attempts 3.5  left 8:15"
     assert note.startswith("saved checkpoints/step_000002 and more")
 
 
-def test_time_left_counts_only_the_steps_since_resuming(clock: list[float]) -> None:
+def test_a_line_has_at_most_80_columns_and_every_line_the_same_figures() -> None:
     out = io.StringIO()
-    with Console(steps=200, file=out) as console:
-        console.begin(100)
-        clock[0] += 100
-        console.show({"step": 100})
-    assert out.getvalue() == "step 101/200  left 2:45:00\n"
+    gpu = {
+        "flops": 1.2e17,
+        "time/flops_total": 3.8e18,
+        "time/gpu_hours": 0.12,
+        "time/gpu_hours_total": 3.754,
+        "time/utilisation": 0.314,
+    }
+    with Console(1000, out, {"behaviour/attempts": "attempts"}) as console:
+        console.show(RECORD | gpu | {"step": 0}, seconds_left=7)
+        console.show(RECORD | gpu | {"step": 998}, seconds_left=40_000)
+        console.show(RECORD | gpu | {"step": 999}, seconds_left=0)
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[2] == "step 1000/1000  accuracy 0.125  GPU-hours 0.12 of 3.75  left 0:00"
+    assert [word for word in lines[1].split() if word.isalpha()] == [
+        "step",
+        "accuracy",
+        "of",
+        "left",
+    ]
 
 
 def test_what_was_not_measured_is_not_shown() -> None:
     out = io.StringIO()
     with Console(steps=2, file=out) as console:
-        console.show({"step": 1, "reward": None, "accuracy": 0.5})
+        console.show({"step": 1, "reward": None, "accuracy": 0.5}, seconds_left=0)
     assert out.getvalue() == "step 2/2  accuracy 0.500  left 0:00\n"
 
 
-def test_what_a_run_spends_so_far_and_in_the_end_is_shown_where_it_is_a_gpus_or_has_a_price() -> (
-    None
-):
+def test_costs_are_shown_if_the_run_has_a_gpu_or_a_price() -> None:
     flops = {"flops": 1.2e17, "time/flops_total": 3.8e18}
     hours = {"time/gpu_hours": 0.12, "time/gpu_hours_total": 3.754, "time/utilisation": 0.314}
     dollars = {"time/dollars": 0.3, "time/dollars_total": 9.385}
     shown = {
         "": flops,
         "  FLOP 1.2e+17 of 3.8e+18  cost $0.30 of $9.38": flops | dollars,
-        "  of peak 31%  FLOP 1.2e+17 of 3.8e+18  GPU-hours 0.12 of 3.75": flops | hours,
+        "  of peak 31%  GPU-hours 0.12 of 3.75": flops | hours,  # with the FLOP it is 81 columns
         "  of peak 31%  GPU-hours 0.12 of 3.75  cost $0.30 of $9.38": hours | dollars,
     }
     for text, record in shown.items():
         out = io.StringIO()
         with Console(steps=1, file=out) as console:
-            console.show({"step": 0} | record)
+            console.show({"step": 0} | record, seconds_left=0)
         assert out.getvalue() == f"step 1/1{text}  left 0:00\n"
+
+
+def test_an_evaluation_elsewhere_than_on_a_terminal_is_a_line_per_minute(
+    clock: list[float],
+) -> None:
+    out = io.StringIO()
+    with Console(steps=2, file=out) as console:
+        console.evaluating("test after 0 steps", 0, 1024)
+        for answered in range(1, 1025):
+            clock[0] += 0.125  # 128 s in total
+            console.evaluating("test after 0 steps", answered, 1024)
+        console.evaluating("dev after 2 steps", 0, 256, expected_seconds=42)
+        clock[0] += 60  # longer than expected
+        console.evaluating("dev after 2 steps", 192, 256, expected_seconds=42)
+    assert out.getvalue().splitlines() == [
+        "evaluating test after 0 steps: 1,024 problems ...",
+        "evaluating test after 0 steps: 480 of 1,024 problems, left 1:08",
+        "evaluating test after 0 steps: 960 of 1,024 problems, left 0:08",
+        "evaluating dev after 2 steps: 256 problems, left 0:42 ...",
+        "evaluating dev after 2 steps: 192 of 256 problems, left 0:20",
+    ]
 
 
 class Terminal(io.StringIO):
@@ -265,7 +294,7 @@ def test_a_live_table_on_a_terminal(clock: list[float], monkeypatch: pytest.Monk
     out = Terminal()
     with Console(steps=30, file=out) as console:
         for step in range(15):
-            console.show({**RECORD, "step": step})
+            console.show({**RECORD, "step": step}, seconds_left=30 - step)
         console.note("a note stays")
     shown = out.getvalue()
     assert "a note stays" in shown
@@ -276,9 +305,27 @@ def test_a_live_table_on_a_terminal(clock: list[float], monkeypatch: pytest.Monk
     assert " 5/30" not in last  # ten rows at most
 
 
+def test_an_evaluation_on_a_terminal_is_redrawn_below_the_table(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    out = Terminal()
+    with Console(steps=30, file=out) as console:
+        console.show(RECORD, seconds_left=30)
+        console.evaluating("dev after 2 steps", 0, 256)
+        for answered in range(1, 257):
+            clock[0] += 0.125
+            console.evaluating("dev after 2 steps", answered, 256)
+    shown = out.getvalue()
+    assert "evaluating dev after 2 steps: 128 of 256 problems, left 0:16" in shown
+    assert shown.count("of 256 problems") == 1 + 127, "once per 0.25 s, and not at the end"
+    assert "accuracy" in shown[shown.rindex("of 256 problems") :], "the table stays, the line goes"
+
+
 def test_plain_lines_on_a_terminal_that_cannot_redraw(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     out = Terminal()
     with Console(steps=2, file=out) as console:
-        console.show({"step": 0})
+        console.show({"step": 0}, seconds_left=0)
         assert out.getvalue().startswith("step 1/2")

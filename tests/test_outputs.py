@@ -177,7 +177,7 @@ def test_figures_replace_figures_only(
 def test_an_export_deletes_nothing_of_anybodys(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A user's folder beside it may have any name."""
+    """A user's folder next to it may have any name."""
     mine = tmp_path / ".tmp-pre"
     mine.mkdir()
     (mine / "thesis").write_text("years")

@@ -31,7 +31,8 @@ def send(name: str, folder: Path) -> list[str]:
     with Tracking(name, folder, SETTINGS, said.append) as tracking:
         for record in RECORDS:
             tracking.log(record)
-        tracking.log({"step": 3, "pass@1/operators=*/": 0.5}, "test/")
+        evaluation = {"step": 3, "pass@1/operators=*/": 0.5, "problems": "3f2a", "right": [1, 0]}
+        tracking.log(evaluation, "test/")
     return said
 
 
@@ -179,7 +180,7 @@ def test_a_tracker_s_failure_is_said_once(
     monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda folder, settings: Broken(where))
     (said,) = send("wandb", tmp_path)
     assert said == (
-        "wandb failed and is sent nothing more (OSError: the service is gone); the run goes on, with its own records"
+        "wandb failed and is sent nothing more (OSError: the service is gone); the run continues, with its own records"
     )
 
 

@@ -26,7 +26,7 @@ from tinyzero.config import Config, resolve, to_toml
 from tinyzero.config import recipe as recipes
 from tinyzero.errors import NonFiniteError
 from tinyzero.registry import load_object
-from tinyzero.run import check, checkpoint, glossary, progress, records
+from tinyzero.run import check, checkpoint, glossary, preflight, progress, records, trackers
 from tinyzero.run.parts import locked
 from tinyzero.tasks import load_task
 from tinyzero.train import train
@@ -151,7 +151,7 @@ def test_a_sampler_of_ones_own_is_one_file(recipe: Path, tmp_path: Path) -> None
         ("Unifrm", "has no 'Unifrm': did you mean Uniform?"),
     ],
 )
-def test_a_sampler_that_is_none_is_one_line(
+def test_what_is_not_a_sampler_is_one_line(
     name: str, said: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--sampler", f"{TOY_SAMPLERS}:{name}", "--run.dir", tmp_path / "run", "--steps", 1]
@@ -376,7 +376,7 @@ def signalling(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_cleanly_and_the_run_goes_on(
+def test_a_signal_stops_cleanly_and_the_run_can_be_resumed(
     number: int,
     base: Path,
     whole: dict[str, Path],
@@ -384,11 +384,15 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     run, recipe = tmp_path / "run", tmp_path / "recipe.toml"
     recipe.write_text(to_toml(config(base)))
+    assert (
+        cli.main(["train", str(recipe), "--dry-run"]) == 0
+    )  # the command has a handler of its own
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        signalling(patch, number, at=17 + 13 + 11 + random.randrange(1, 17))  # not in the last step
+        # after the 17 prompts of the checks and the 33 of the first evaluations, before the last step
+        signalling(patch, number, at=17 + 33 + random.randrange(1, 17))
         assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     said = capsys.readouterr()
@@ -400,8 +404,76 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(
     assert_same(run, whole["picky"])
 
 
+@pytest.mark.parametrize("at", [18, 17 + 33])  # in the first evaluation, and in the second
+def test_a_signal_before_the_first_step_says_how_to_start_again(
+    at: int,
+    recipe: Path,
+    whole: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signalling(patch, signal.SIGINT, at)
+        assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == (
+        "stopped before the first step was finished: nothing was trained; "
+        f"start again with `tinyzero train --resume {run}`"
+    )
+    assert "press Ctrl-C again to stop at once" in said.err
+    assert recorded(run)["metrics"] == []
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert_same(run, whole["picky"])
+
+
+def test_a_signal_before_the_folder_is_made_leaves_none(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    signalling(monkeypatch, signal.SIGINT, at=5)
+    assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line == "stopped before the run began: nothing was written"
+    assert not run.exists()
+
+
+def test_an_interrupted_run_of_the_api_says_how_to_resume(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signalling(patch, signal.SIGINT, at=17 + 33 + 1)
+        with pytest.raises(KeyboardInterrupt, match=r"stopped after step 1: resume with .*/run"):
+            tinyzero.train(str(recipe), folder=run)
+    resumed = tinyzero.train(folder=run, resume=True, trust=True)
+    assert resumed.metrics["step"] == list(range(STEPS))
+
+
+def test_a_resumed_run_counts_the_processes_before(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, steps = tmp_path / "run", ["--steps", str(STEPS + 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "peaks", lambda device: {"memory/peak": 10**15})
+        assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 0
+    assert cli.main(["train", "--resume", str(run), *steps]) == 0
+    before, last = list(records.read(run / "metrics.jsonl"))[-2:]
+    assert last["memory/peak"] == 10**15, "the largest of the two processes"
+    for key in ("time/elapsed", "time/cpu", "flops"):
+        assert last[key] > before[key]
+    assert last["time/elapsed_total"] > last["time/elapsed"], "two evaluations are still to come"
+
+
 def test_a_second_signal_stops_at_once(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pose, count = Early.prompt, [0]
 
@@ -415,6 +487,7 @@ def test_a_second_signal_stops_at_once(
     with pytest.raises(KeyboardInterrupt):
         train(config(base, task="toy_task:Early"), tmp_path / "run")
     assert count[0] == 21
+    assert "nothing was trained; start again with" in capsys.readouterr().out
 
 
 def test_a_damaged_checkpoint_is_passed_over(
@@ -716,7 +789,7 @@ def test_a_dry_run_finds_what_a_run_would(
 
 
 EDITS = {
-    "seed = 0": ("seed = 1", "seed is 1, and the run in"),
+    "seed = 0": ("seed = 1", "seed is 1, but the run in"),
     "learning_rate = 0.005": ("learning_rate = 0.05", "critic.learning_rate is 0.05"),
     'prompt = "compact"': ('prompt = "base"', "model.prompt is 'base'"),
     "samples = 4": ("samples = 8", "rollout.samples is 8"),
@@ -728,7 +801,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("before", EDITS)
-def test_a_configuration_that_was_edited_is_not_gone_on_with(
+def test_an_edited_configuration_is_not_resumed(
     before: str, whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
@@ -744,7 +817,7 @@ def test_a_configuration_that_was_edited_is_not_gone_on_with(
 
 @pytest.mark.parametrize("name", ["metrics", "eval", "rollouts"])
 @pytest.mark.parametrize("how", ["a line", "all", "doubled", "reordered", "edited", "blank"])
-def test_records_that_are_not_as_they_were_are_not_gone_on_with(
+def test_changed_records_are_not_resumed(
     name: str,
     how: str,
     whole: dict[str, Path],
@@ -794,7 +867,7 @@ class Mark:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_state_that_is_none_of_ours_is_one_line(
+def test_a_state_of_another_kind_is_one_line(
     whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
@@ -809,7 +882,7 @@ def test_a_state_that_is_none_of_ours_is_one_line(
         (ours | {"cursor": {}}, "is not one of this run (KeyError: 'next')"),
         (ours | {"learners": {"nobody": policy}}, "is not one of this run (KeyError: 'nobody')"),
         (ours | {"learners": {"policy": {}}}, "is not one of this run"),
-        (Mark(tmp_path / "mark"), "is no state of a run (UnpicklingError"),
+        (Mark(tmp_path / "mark"), "is not a run's state (UnpicklingError"),
     ]:
         replace_state(run, state)
         assert cli.main(["train", "--resume", str(run)]) == 2
@@ -835,7 +908,7 @@ def test_how_often_it_was_saved_is_what_the_run_says(
         lines = (run / f"{name}.jsonl").read_text().splitlines(keepends=True)
         (run / f"{name}.jsonl").write_text("".join(lines[:3]))
     assert cli.main(["train", "--resume", str(run), "--trust", "--checkpoint.every=2"]) == 0
-    assert "begins anew" in capsys.readouterr().out
+    assert "the run starts from the beginning" in capsys.readouterr().out
     assert_same(run, whole["picky"])
 
 
@@ -907,7 +980,7 @@ def test_a_forked_process_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     assert [r["step"] for r in recorded(tmp_path / "run")["metrics"]] == [0, 1]
 
 
-def test_a_run_that_lost_something_is_not_gone_on_with(
+def test_a_run_that_lost_something_is_not_resumed(
     whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
@@ -927,11 +1000,11 @@ def test_a_run_that_lost_something_is_not_gone_on_with(
     assert {path: path.read_bytes() for path in run.glob("*.*")} == before
 
 
-def test_a_folder_that_is_no_run_is_not_one_to_go_on_with(
+def test_a_folder_that_is_not_a_run_cannot_be_resumed(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path)]) == 2
-    assert "exists: it is no run, so name another with --run.dir" in error_line(capsys)
+    assert "exists: it is not a run, so name another with --run.dir" in error_line(capsys)
 
 
 def test_rewards_that_raise_are_said(
@@ -973,6 +1046,44 @@ def test_what_cannot_run_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--run.dir", "{used}"], "{used} exists: it is not a run, so name another with --run.dir"),
+        (["--run.dir", "{used}/file/run"], "cannot write {used}/file/run: Not a directory; name"),
+        (
+            ["--task", "countdown", "--task.max_number", "5", "--eval.test_problems", "900"],
+            "eval.test_problems is 900: split 'test' has only",
+        ),
+        (["--task", f"{TOYS}:Raising"], "Raising raised ValueError: no such luck"),
+        (["--rollout.max_tokens", "127"], "a prompt of 2 tokens exceed the model's context of 128"),
+        (["--task", "countdown", "--model.prompt", "nonsense"], "nonsense"),
+        (["--sampler", "vllm"], "pip install 'tinyzero[vllm]'"),
+        (["--run.track", "wandb"], "pip install 'tinyzero[track]'"),
+    ],
+)
+def test_what_can_be_refused_without_a_model_is_refused_before_one_is_loaded(
+    arguments: list[str],
+    says: str,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "file").write_text("")
+    monkeypatch.setattr(models, "load_model", lambda *given: pytest.fail("a model was loaded"))
+    for module in (preflight, trackers):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    given = [argument.format(used=used) for argument in arguments]
+    assert cli.main(["train", str(recipe), "--run.dir", str(tmp_path / "run"), *given]) == 2
+    said = capsys.readouterr()
+    assert says.format(used=used) in said.err
+    assert "completions are sampled" not in said.out
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_right_to_write(
     recipe: Path,
     tmp_path: Path,
@@ -984,7 +1095,7 @@ def test_no_right_to_write(
     assert "cannot write" in error_line(capsys)
 
 
-def test_a_gpus_peak_is_recorded_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_of_a_gpu_is_recorded_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
     assert progress.peaks(torch.device("cpu")).keys() == {"memory/peak"}
     assert progress.peaks(torch.device("cuda"))["memory/gpu_peak"] == 7

@@ -1,4 +1,4 @@
-"""TinyZero: teach a language model by reward alone, from answers that a program can check.
+"""TinyZero: reinforcement learning of a language model from answers that a program can check.
 
 The Python API, for scripts and notebooks:
 
@@ -9,8 +9,8 @@ The Python API, for scripts and notebooks:
     run.plot("accuracy", "response_length")     # a matplotlib figure
     tinyzero.evaluate(run, problems=256)["pass@1"]
 
-`train`, `evaluate`, `sample`, `check_task`, `load_task`, `recipes` and `Run` are explained where they
-are defined, in tinyzero/api.py. Importing this package imports neither torch nor transformers.
+`train`, `evaluate`, `sample`, `check_task`, `load_task`, `recipes` and `Run` are defined and
+documented in tinyzero/api.py. Importing this package imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ __all__ = ["Run", "check_task", "evaluate", "load_task", "recipes", "sample", "t
 class _Package(ModuleType):
     """This package, in which `train` and `evaluate` are the API's functions.
 
-    They are the names of modules as well, and importing a module would put it in the function's place.
+    There are modules of the same names. Without this class, importing one of them would replace the
+    function.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -1,8 +1,8 @@
 """The Python API: what the command line does, for scripts and notebooks.
 
-Every function raises `UserError` with one line that names the value and the fix. Options are those of
-the command line: `steps=20`, `algorithm="ppo"`, a section as a dictionary, `rollout={"prompts": 8}`, or
-its dotted name, `**{"rollout.prompts": 8}`.
+Options are those of the command line. Give them by name, as in `steps=20` or `algorithm="ppo"`; as
+a section, `rollout={"prompts": 8}`; or by their dotted name, `**{"rollout.prompts": 8}`. Every
+function raises `UserError`, one line that names the value and the fix.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ BOUNDS = {
     "seed": (0, 2**32 - 1),
     "max_tokens": (1, 2**20),
 }
-"""The least and the most of each whole number that the functions take."""
+"""The smallest and the largest value of each whole number that the functions take."""
 
 
 class Run:
-    """A run on disk, finished or still going: what it recorded, as plain lists.
+    """A run on disk, finished or still running: what it recorded, as plain lists.
 
     Example:
 
@@ -56,7 +56,7 @@ class Run:
     def metrics(self) -> dict[str, list[float | None]]:
         """Each metric as a list with one entry per step; None if a step did not record it.
 
-        `step` has the steps themselves. docs/metrics.md says what every key means.
+        `step` has the numbers of the steps, counted from 0. docs/metrics.md explains every key.
         """
         steps = list(self._read("metrics.jsonl"))
         names = dict.fromkeys(name for step in steps for name in step)
@@ -64,17 +64,17 @@ class Run:
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """Every evaluation: its step, split, pass@k with intervals, and so on."""
+        """Every evaluation as recorded: steps taken before it, split, pass@k with intervals, ..."""
         return list(self._read("eval.jsonl"))
 
     @property
     def rollouts(self) -> list[dict[str, Any]]:
-        """The rollouts that were written down: problem, prompt, text, reward and its parts."""
+        """The rollouts that were recorded: problem, prompt, text, reward and its parts."""
         return list(self._read("rollouts.jsonl"))
 
     @property
     def config(self) -> dict[str, Any]:
-        """Every option of the run, by section."""
+        """Every option of the run, by section, such as `config["rollout"]["samples"]`."""
         return configs.read_toml(self.folder / "config.toml")
 
     def plot(self, *names: str) -> Figure:
@@ -86,6 +86,7 @@ class Run:
             from matplotlib.figure import Figure
         except ImportError as error:
             raise UserError("plots need matplotlib: pip install 'tinyzero[report]'") from error
+
         metrics, chosen = self.metrics, names or ("accuracy",)
         for name in chosen:
             if name not in metrics:
@@ -94,10 +95,10 @@ class Run:
                 )
 
         figure = Figure(figsize=(6, 2.5 * len(chosen)), layout="constrained")
-        for axes, name in zip(
-            figure.subplots(len(chosen), squeeze=False)[:, 0], chosen, strict=True
-        ):
-            axes.plot(metrics["step"], [float("nan") if y is None else y for y in metrics[name]])
+        rows = figure.subplots(len(chosen), squeeze=False)[:, 0]
+        for axes, name in zip(rows, chosen, strict=True):
+            values = [float("nan") if value is None else value for value in metrics[name]]
+            axes.plot(metrics["step"], values)
             axes.set(xlabel="step", ylabel=name)
         return figure
 
@@ -119,13 +120,17 @@ def train(
 ) -> Run:
     """Train a model as `recipe` says, with `options` on top, and return the finished run.
 
-    `recipe` is a bundled recipe's name or a .toml file, `folder` is where the run is written (by
-    default runs/RECIPE-ALGORITHM-SEED), and `task` is a name, a reference such as "my_task.py:MyTask",
-    or a class. With `resume`, the run in `folder` continues from its newest checkpoint; if somebody
-    else began it and it names code, `trust` lets that code run.
+    `recipe` is the name of a bundled recipe or a .toml file. `folder` is where the run is written,
+    by default runs/RECIPE-ALGORITHM-SEED. `task` is a name, a reference such as
+    "my_task.py:MyTask", or a class. With `resume`, the run in `folder` continues from its newest
+    checkpoint. If someone else began that run and it names code, `trust` allows that code to run.
 
-    Raises UserError if something is wrong with the recipe, an option or the task, and Interrupted (a
-    KeyboardInterrupt) after Ctrl-C, once the state is saved.
+    Raises UserError if something is wrong with the recipe, an option or the task.
+
+    Ctrl-C (or the stop button of a notebook) stops after the current step or evaluation. The state
+    is saved, and KeyboardInterrupt is raised with a message that says how to continue:
+
+        tinyzero.train(folder="runs/laptop-grpo-1", resume=True)
 
     Example:
 
@@ -136,19 +141,22 @@ def train(
 
     started = time.perf_counter()
     overrides = _overrides(options)
+
     if resume:
         if folder is None:
             raise UserError("resume needs the folder of the run to continue: give folder=")
-        place, named = Path(folder), _named(task)
-        config = configs.resumed(place, overrides, named, trust, flags="trust=True")
+        run_folder = Path(folder)
+        config = configs.resumed(run_folder, overrides, _named(task), trust, flags="trust=True")
     else:
         if task is not None:
             overrides["task.name"] = _named(task)
         configs.require_recipe(recipe, overrides, trust, "trust=True")
         config = configs.resolve(configs.read_recipe(recipe), overrides)
-        place = Path(folder or config.run.dir or f"runs/{configs.run_name(recipe, config)}")
-    run_loop(config, place, resume, started, configs.Command(options=overrides))
-    return Run(place)
+        default_folder = f"runs/{configs.run_name(recipe, config)}"
+        run_folder = Path(folder or config.run.dir or default_folder)
+
+    run_loop(config, run_folder, resume, started, configs.Command(options=overrides))
+    return Run(run_folder)
 
 
 def evaluate(
@@ -163,18 +171,26 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model on `problems` distinct problems of `split`, with `samples` completions each.
 
-    `model` is a run, a folder with a Hugging Face model, a hub id or a bundled base. Returns the
-    figures of `tinyzero eval`: pass@1 to pass@k with /low and /high, reward, response_length, and so on.
-    `settings` are those of `_opened`: task, recipe, temperature, max_tokens, trust, and options.
+    `model` is a run, a folder with a Hugging Face model, a hub id or a bundled base. With `greedy`,
+    the most likely completion is scored too. `settings` may be:
+
+    - `task`: another task than the model's own
+    - `recipe`: where to take the task, its options and the prompt from
+    - `temperature` (default 1) and `max_tokens` (default: the recipe's)
+    - `trust`: let code run that someone else's folder names
+    - any option of the task or the model, such as `model={"device": "cpu"}`
+
+    Returns the figures of `tinyzero eval`: pass@1 to pass@k with /low and /high, reward,
+    response_length and so on. docs/metrics.md explains every key.
 
     Example: `tinyzero.evaluate("runs/laptop-grpo-0", problems=128, samples=4)["pass@4"]`
     """
     _check(problems=problems, split=split)
     with _opened(model, seed=seed, samples=samples, **settings) as (player, params):
-        found = evaluation(
+        result = evaluation(
             player, split=split, problems=problems, params=params, greedy=greedy, seed=seed
         )
-        return dict(found.metrics)
+        return dict(result.metrics)
 
 
 def sample(
@@ -186,7 +202,9 @@ def sample(
     seed: int = 0,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Completions of `problems` problems with their rewards, as records like those of rollouts.jsonl.
+    """Completions with their rewards, as records like those in rollouts.jsonl.
+
+    There are `samples` completions for each of `problems` problems. `settings` are those of `evaluate`.
 
     Example:
 
@@ -197,17 +215,19 @@ def sample(
 
     _check(problems=problems, split=split)
     with _opened(model, seed=seed, samples=samples, **settings) as (player, params):
-        asked = [player.task.problem(split, i) for i in range(problems)]
-        groups = player.play(asked, params, 0, Tally())
+        drawn = [player.task.problem(split, index) for index in range(problems)]
+        groups = player.play(drawn, params, 0, Tally())
+
+        rollouts = [rollout for group in groups for rollout in group]
+        prompts = [player.task.prompt(rollout.problem, player.template) for rollout in rollouts]
         return [
-            rollout_record(0, split, r, player.task.prompt(r.problem, player.template))
-            for group in groups
-            for r in group
+            rollout_record(0, split, rollout, prompt)
+            for rollout, prompt in zip(rollouts, prompts, strict=True)
         ]
 
 
 def check_task(task: str | type, **options: Any) -> list[str]:
-    """Try what a model will try on a task's grader. Returns one line per failure; empty if it passes.
+    """Try on a task's grader what a model will try; returns one line per failure.
 
     Example: `assert tinyzero.check_task("my_task.py:MyTask") == []`
     """
@@ -251,14 +271,15 @@ def _opened(
 ) -> Iterator[tuple[Player, SamplingParams]]:
     """A player of `model` on its own task, or on `task`, and how it samples.
 
-    `recipe` gives the task, its options and the prompt if the model has none of its own. `trust` lets
-    code run that a stranger's folder names. `options` are the task's and the model's.
+    `recipe` gives the task, its options and the prompt if the model has none of its own. `trust`
+    lets code run that someone else's folder names. `options` are the task's and the model's.
     """
     from tinyzero.run.opening import open_player, settings_for
 
     _check(samples=samples, seed=seed, temperature=temperature, max_tokens=max_tokens)
+
     name = str(model.folder if isinstance(model, Run) else model)
-    config, place = settings_for(
+    config, model_folder = settings_for(
         name, recipe, _named(task), _overrides(options), trust, flags="task=NAME or trust=True"
     )
     params = SamplingParams(
@@ -267,30 +288,31 @@ def _opened(
         n=samples,
         seed=seed,
     )
-    with open_player(config, place) as player:
+    with open_player(config, model_folder) as player:
         yield player, params
 
 
 def _check(**given: Any) -> None:
     """Raise UserError if an argument is not what the command line would take."""
     for name, value in given.items():
-        low, high = BOUNDS.get(name, (0, 0))
-        whole = isinstance(value, int) and not isinstance(value, bool)
         if name == "split":
             if value not in SPLITS:
                 raise UserError(f"split is {value!r}: use one of {', '.join(SPLITS)}")
         elif name == "temperature":
             if not isinstance(value, int | float) or not (value == 0 or 0.01 <= value <= 100):
                 raise UserError(f"temperature is {value!r}: give 0, or a number from 0.01 to 100")
-        elif not (value is None and name == "max_tokens") and not (whole and low <= value <= high):
-            raise UserError(f"{name} is {value!r}: give a whole number from {low} to {high}")
+        elif value is not None or name != "max_tokens":
+            low, high = BOUNDS[name]
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (is_whole and low <= value <= high):
+                raise UserError(f"{name} is {value!r}: give a whole number from {low} to {high}")
 
 
 def _named(task: str | type | None) -> str | None:
-    """The name of a task, for a class the reference that loads it again."""
+    """The name of a task; for a class, the reference that loads it again."""
     return reference_of(task) if isinstance(task, type) else task
 
 
 def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as the command line has them, by dotted name."""
+    """Options by dotted name, as on the command line."""
     return {configs.SHORT.get(key, key): value for key, value in configs.flat(options).items()}

@@ -1,8 +1,8 @@
-"""From rollouts to tensors: collate, micro-batches, and the totals that make every mean exact.
+"""From rollouts to tensors: padding, micro-batches, and the totals that make every mean exact.
 
-One convention holds everywhere: column t of a (B, T) tensor belongs to the token at t + 1 of
-`tokens` (B, T + 1), the one predicted after reading columns 0..t. So logprobs, values (of the state
-before that token), masks and advantages line up without further shifting.
+One convention holds everywhere: column t of a (B, T) tensor belongs to the token at column t + 1 of
+`tokens` (B, T + 1), which is predicted after reading columns 0 to t. So logprobs, masks, advantages
+and values (of the state before that token) line up without further shifting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tinyzero.types import Group
 
 @dataclass(frozen=True)
 class Totals:
-    """Denominators of one whole optimizer step, over all its micro-batches."""
+    """Denominators of one whole optimizer step, over all of its micro-batches."""
 
     tokens: int
     """Trained tokens."""
@@ -32,108 +32,134 @@ class Totals:
 class Batch:
     """Rollouts as tensors, padded on the right. B rollouts, T = longest prompt + completion - 1.
 
-    Nothing but tensors: how many steps are taken on it, and at what temperature, the learners know.
+    It holds only tensors: how many steps are taken on it, and at what temperature, is up to the
+    learners.
 
-    Example: prompt P0 P1, completion A0 A1, and a shorter row:
-        tokens  P0 P1 A0 A1 | mask . x x      (the columns that predict A0 and A1)
+    Example: a prompt P0 P1 with the completion A0 A1, and a shorter row. An x marks the columns
+    that predict a token of the completion, which is trained:
+
+        tokens  P0 P1 A0 A1 | mask . x x
         tokens  P0 A0 -- -- | mask x . .
     """
 
-    tokens: Tensor  # (B, T + 1) int64
-    mask: Tensor  # (B, T) bool: the token predicted here is trained
-    sampled_logprobs: Tensor  # (B, T) as the sampler saw them
-    rewards: Tensor  # (B,)
-    groups: Tensor  # (B,) int64
-    lengths: Tensor  # (B,) prompt + completion
-    limits: Tensor  # (B,) int64: the most new tokens that the rollout could have had
-    right: Tensor  # (B,) bool: the answer is right, whatever the reward
-    graded: Tensor  # (B,) bool: the answer is neither right nor wrong, only its reward counts
-    old_logprobs: Tensor | None = None  # (B, T)
-    ref_logprobs: Tensor | None = None  # (B, T)
-    values: Tensor | None = None  # (B, T) the critic's, before the update
-    returns: Tensor | None = None  # (B, T)
-    advantages: Tensor | None = None  # (B, T)
+    tokens: Tensor
+    """(B, T + 1) int64."""
+    mask: Tensor
+    """(B, T) bool: whether the token predicted here is trained."""
+    sampled_logprobs: Tensor
+    """(B, T): log-probabilities as the sampler saw them."""
+    rewards: Tensor
+    """(B,)"""
+    groups: Tensor
+    """(B,) int64: number of the group."""
+    lengths: Tensor
+    """(B,): tokens of prompt and completion."""
+    limits: Tensor
+    """(B,) int64: the most new tokens that the rollout could have had."""
+    right: Tensor
+    """(B,) bool: whether the answer is right, whatever its reward."""
+    graded: Tensor
+    """(B,) bool: whether the answer is neither right nor wrong, so that only its reward counts."""
+    old_logprobs: Tensor | None = None
+    """(B, T): the policy's log-probabilities before the update."""
+    ref_logprobs: Tensor | None = None
+    """(B, T): the reference model's log-probabilities."""
+    values: Tensor | None = None
+    """(B, T): the critic's values before the update."""
+    returns: Tensor | None = None
+    """(B, T): what the critic is trained towards."""
+    advantages: Tensor | None = None
+    """(B, T)"""
     stale: Tensor | None = None
-    """(B,) bool: rows of an earlier policy, which waited for this batch: not on-policy. None where there is none."""
-    weights: Tensor | None = None  # (B, T) corrects for a sampler that differs from the learner
-    idle: Tensor | None = (
-        None  # (B,) bool: rows known to have no gradient; counted in totals, not computed
-    )
+    """(B,) bool: rows of an earlier policy, which waited for this batch. None if no row did."""
+    weights: Tensor | None = None
+    """(B, T): correct for a sampler that differs from the learner."""
+    idle: Tensor | None = None
+    """(B,) bool: rows known to have no gradient. They count in the totals and are not computed."""
 
     @property
     def size(self) -> int:
+        """Number of rollouts, B."""
         return self.tokens.shape[0]
 
     def select(self, rows: Tensor) -> Batch:
         """These rows, trimmed to the longest of them."""
         width = int(self.lengths[rows].max())
-        cut = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                value = value[rows]
-                if value.ndim == 2:
-                    value = value[:, : width if f.name == "tokens" else width - 1]
-                cut[f.name] = value
-        return replace(self, **cut)
+
+        selected = {}
+        for name, tensor in self._tensors().items():
+            chosen = tensor[rows]
+            if chosen.ndim == 2:
+                chosen = chosen[:, : width if name == "tokens" else width - 1]
+            selected[name] = chosen
+        return replace(self, **selected)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
+        """The same batch on another device."""
         if device == self.tokens.device:
             return self
-        tensors = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor)
-        }
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        return replace(self, **{name: t.to(device) for name, t in self._tensors().items()})
 
     def totals(self) -> Totals:
-        """Of all rows here, idle ones included."""
+        """The totals of all rows here, idle ones included."""
         return Totals(int(self.mask.sum()), self.size, int(self.limits.max()))
 
     def micro_batches(
         self, max_tokens: int, skip_idle: bool = True
     ) -> Iterator[tuple[Tensor, Batch]]:
-        """(row numbers, rows) of at most `max_tokens` padded tokens, rows of like length together.
+        """Pairs (row numbers, rows) with at most `max_tokens` padded tokens each.
 
-        Of rows that are all idle the shortest is left: its gradient is zero, and the optimizer takes its step.
+        Rows of similar length go together, so that there is little padding. Idle rows are left out
+        with `skip_idle`. If all are idle, the shortest one is kept: its gradient is zero, and the
+        optimizer still takes its step.
         """
         rows = torch.arange(self.size)
         if skip_idle and self.idle is not None:
             rows = self.lengths.argmin()[None] if self.idle.all() else rows[~self.idle]
+
         order = rows[torch.argsort(self.lengths[rows], descending=True, stable=True)]
         start = 0
         while start < len(order):
-            count = max(1, max_tokens // int(self.lengths[order[start]]))
-            chosen = order[start : start + count]
+            longest = int(self.lengths[order[start]])
+            chosen = order[start : start + max(1, max_tokens // longest)]
             yield chosen, self.select(chosen)
-            start += count
+            start += len(chosen)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors that are not None, by field."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def collate(groups: Sequence[Group], max_tokens: int, version: int = 0) -> Batch:
     """Pad rollouts of at most `max_tokens` new tokens into a Batch for the policy of `version`."""
-    rollouts = [r for group in groups for r in group]
-    stale = torch.tensor([r.completion.last_version < version for r in rollouts])
-    lengths = torch.tensor([len(r.prompt_ids) + len(r.completion.token_ids) for r in rollouts])
+    rollouts = [rollout for group in groups for rollout in group]
+    lengths = torch.tensor(
+        [len(rollout.prompt_ids) + len(rollout.completion.token_ids) for rollout in rollouts]
+    )
     width = int(lengths.max())
+
     tokens = torch.zeros(len(rollouts), width, dtype=torch.long)
     mask = torch.zeros(len(rollouts), width - 1, dtype=torch.bool)
-    sampled = torch.zeros(len(rollouts), width - 1)
-    for i, r in enumerate(rollouts):
-        start, end = len(r.prompt_ids), int(lengths[i])
-        tokens[i, :end] = torch.tensor(r.prompt_ids + r.completion.token_ids)
-        mask[i, start - 1 : end - 1] = torch.tensor(r.completion.loss_mask)
-        sampled[i, start - 1 : end - 1] = torch.tensor(r.completion.sampled_logprobs)
+    sampled_logprobs = torch.zeros(len(rollouts), width - 1)
+    for row, rollout in enumerate(rollouts):
+        completion, end = rollout.completion, int(lengths[row])
+        columns = slice(len(rollout.prompt_ids) - 1, end - 1)
+        tokens[row, :end] = torch.tensor(rollout.prompt_ids + completion.token_ids)
+        mask[row, columns] = torch.tensor(completion.loss_mask)
+        sampled_logprobs[row, columns] = torch.tensor(completion.sampled_logprobs)
+
+    rewards = [rollout.reward for rollout in rollouts]
+    stale = torch.tensor([rollout.completion.last_version < version for rollout in rollouts])
     return Batch(
         tokens=tokens,
         mask=mask,
-        sampled_logprobs=sampled,
-        rewards=torch.tensor([r.reward.value for r in rollouts], dtype=torch.float32),
-        groups=torch.tensor([r.group for r in rollouts]),
+        sampled_logprobs=sampled_logprobs,
+        rewards=torch.tensor([reward.value for reward in rewards], dtype=torch.float32),
+        groups=torch.tensor([rollout.group for rollout in rollouts]),
         lengths=lengths,
         limits=torch.full((len(rollouts),), max_tokens),
-        right=torch.tensor([r.reward.right is True for r in rollouts]),
-        graded=torch.tensor([r.reward.right is None for r in rollouts]),
+        right=torch.tensor([reward.right is True for reward in rewards]),
+        graded=torch.tensor([reward.right is None for reward in rewards]),
         stale=stale if stale.any() else None,
     )

@@ -1,10 +1,11 @@
-"""How good is a model: pass@1, pass@k without bias, greedy, each with a 95 % interval, on a held-out split."""
+"""How good a model is on held-out problems: pass@1, pass@k and greedy, each with a 95 % interval."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,66 +14,89 @@ from tinyzero.rollouts import Player, Tally
 from tinyzero.tasks.base import Task
 from tinyzero.types import EvalResult, Group, Problem, Rollout, SamplingParams, Split
 
-EVAL_SEED = 20_250_124  # evaluations of one model agree, whatever run made it
+EVAL_SEED = 20_250_124  # fixed, so that evaluations of one model agree whatever run made it
+
+Z_95 = 1.959964  # standard normal quantile of a two-sided 95 % interval
 
 
 def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
-    """The first `count` problems of `split` with different ids; all there are if a finite split has fewer.
+    """The first `count` problems of `split` with different ids; all of them if a finite split has fewer.
 
-    Raises UserError if a split without end seems to have fewer, or a finite one has none. It stops
-    looking when nothing new was drawn for so long that there is nothing new to be drawn: a last problem
-    among n is overlooked with a chance of exp(-10).
+    Raises UserError if a finite split has none, or an endless one seems to have fewer. An endless
+    split is searched until nothing new has come for so long that it is exhausted: if it has n
+    problems, the chance of missing the last one is exp(-10).
     """
-    found: dict[str, Problem] = {}
-    size, last_new = task.size(split), 0
+    problems: dict[str, Problem] = {}
+    size, last_new_index = task.size(split), 0
+
     for index in range(50 * count if size is None else size):
         problem = task.problem(split, index)
-        if problem.id not in found:
-            found[problem.id], last_new = problem, index
-        elif size is None and index - last_new > 1_000 + 10 * len(found):
+        if problem.id not in problems:
+            problems[problem.id] = problem
+            last_new_index = index
+        elif size is None and index - last_new_index > 1_000 + 10 * len(problems):
             break
-        if len(found) == count:
-            return list(found.values())
-    if size is not None and found:
-        return list(found.values())
+        if len(problems) == count:
+            return list(problems.values())
+
+    if size is not None and problems:
+        return list(problems.values())
     raise UserError(
-        f"split {split!r} has only {len(found)} distinct problems: ask for no more than that"
+        f"split {split!r} has only {len(problems)} distinct problems: ask for no more than that"
     )
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
-    """Chance that k of the samples, drawn without replacement, hold a correct one (Chen et al., 2021, eq. 1)."""
+    """Probability that at least one of k completions is right (Chen et al., 2021, equation 1).
+
+    `correct` of `samples` completions were right, and k of them are drawn without replacement.
+
+    >>> pass_at_k(correct=1, samples=4, k=2)
+    0.5
+    """
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
 def interval(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
-    """95 % interval of the mean of values in [0, 1]; values of one cluster may depend on each other.
+    """95 % interval of the mean of `values` in [0, 1]; values of one cluster may be dependent.
 
-    Wilson's interval with as many effective observations as give the cluster-robust variance, so it
-    stays within [0, 1] and does not collapse at 0 or 1.
+    It is Wilson's interval with the number of independent observations that gives the
+    cluster-robust variance. So it stays within [0, 1] and does not collapse at 0 or 1.
+
+    >>> low, high = interval([1.0, 0.0, 0.0, 0.0], ["a", "b", "c", "d"])
+    >>> round(low, 2), round(high, 2)
+    (0.04, 0.74)
     """
-    n, z = len(values), 1.959964
-    mean = sum(values) / n
+    count, mean = len(values), sum(values) / len(values)
+
     sums: dict[str, float] = defaultdict(float)
     for value, cluster in zip(values, clusters, strict=True):
         sums[cluster] += value - mean
-    variance = sum(s * s for s in sums.values()) / n**2 * len(sums) / max(1, len(sums) - 1)
-    known = len(sums) > 1 and variance > 1e-20  # below is rounding
-    effective = mean * (1 - mean) / variance if known else float(len(sums))
-    centre = (mean + z * z / (2 * effective)) / (1 + z * z / effective)
-    half = (
-        z
-        / (1 + z * z / effective)
-        * math.sqrt(mean * (1 - mean) / effective + z * z / (4 * effective**2))
-    )
-    return max(0.0, min(mean, centre - half)), min(
-        1.0, max(mean, centre + half)
-    )  # the mean is inside, rounded too
+    squares = sum(total * total for total in sums.values())
+    variance = squares / count**2 * len(sums) / max(1, len(sums) - 1)
+
+    is_known = len(sums) > 1 and variance > 1e-20  # anything below is rounding
+    n = mean * (1 - mean) / variance if is_known else float(len(sums))
+
+    # Wilson, 1927, with n independent observations
+    centre = (mean + Z_95 * Z_95 / (2 * n)) / (1 + Z_95 * Z_95 / n)
+    spread = math.sqrt(mean * (1 - mean) / n + Z_95 * Z_95 / (4 * n**2))
+    half = Z_95 / (1 + Z_95 * Z_95 / n) * spread
+
+    # rounding must not leave the mean outside
+    low = max(0.0, min(mean, centre - half))
+    high = min(1.0, max(mean, centre + half))
+    return low, high
 
 
 def ks(samples: int) -> list[int]:
-    """Powers of two up to `samples`, and `samples` itself."""
-    return sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
+    """The k of pass@k to report: powers of two up to `samples`, and `samples` itself.
+
+    >>> ks(6)
+    [1, 2, 4, 6]
+    """
+    powers = {2**i for i in range(samples.bit_length()) if 2**i <= samples}
+    return sorted(powers | {samples})
 
 
 def evaluate(
@@ -83,17 +107,21 @@ def evaluate(
     params: SamplingParams,
     greedy: bool = False,
     seed: int = EVAL_SEED,
+    progress: Callable[[int, int], None] | None = None,
 ) -> EvalResult:
-    """Score `problems` distinct problems of `split` with `params.n` completions each, and greedily if asked.
+    """Score `problems` distinct problems of `split`, with `params.n` completions per problem.
 
-    `seed` takes the place of `params.seed`. Metrics: n, k, temperature, pass@1 ... pass@k and greedy,
-    each with /low and /high and, for each label of the task's `describe`, by label; response_length,
-    truncated, malformed, skipped_prompts (problems that do not fit the context), reward parts,
-    behaviours, and grading/* counts.
+    With `greedy`, the most likely completion of each is scored too. `seed` replaces `params.seed`.
+    `progress(answered, problems)` is called at the start with 0 and then after each problem.
 
-    An answer that could not be graded counts as wrong, so pass@k always has `params.n` answers.
-    If rewards are graded, neither right nor wrong, pass@k does not count them, and `graded` is their
-    share; `reward` is the figure to look at then, which `caution` says in a line.
+    Metrics: n, k, temperature, pass@1 ... pass@k and greedy, each with /low and /high, and each also
+    per label of the task's `describe`; response_length, truncated, malformed, skipped_prompts
+    (problems that do not fit the context), the parts of the reward, behaviours, and grading/* counts.
+    `problems`, `right` and `clusters` are what a paired comparison of two evaluations needs.
+
+    An answer that could not be graded counts as wrong, so pass@k is always about `params.n` answers.
+    Rewards that are neither right nor wrong do not count for pass@k. `graded` is their share; if it
+    is not 0, look at `reward` instead. `caution` puts that into words.
     """
     drawn = distinct_problems(player.task, split, problems)
     chosen = [problem for problem in drawn if player.fits(problem, params)]
@@ -102,28 +130,35 @@ def evaluate(
             f"no prompt of split {split!r} and an answer of {params.max_tokens} tokens fit into the "
             f"model's context of {player.context}: lower max_tokens"
         )
-    labels = [player.task.describe(problem) for problem in chosen]
+
     tally = Tally()
-    groups = player.play(chosen, replace(params, seed=seed), 0, tally)
+    sampled = _counter(len(chosen), 2 if greedy else 1, progress)
+    groups = player.play(chosen, replace(params, seed=seed), 0, tally, sampled)
     if not any(groups):
         raise UserError(
             f"none of {tally.ungraded} answers could be graded, first: {tally.first_error}"
         )
+
     metrics: dict[str, Any] = {
         "split": split,
         "n": len(chosen),
         "skipped_prompts": len(drawn) - len(chosen),
         "k": params.n,
         "temperature": params.temperature,
+        "max_tokens": params.max_tokens,
+        **_per_problem(chosen, groups),
     }
+
+    labels = [player.task.describe(problem) for problem in chosen]
     for k in ks(params.n):
-        scores = [pass_at_k(sum(map(is_right, g)), params.n, k) for g in groups]
+        scores = [pass_at_k(_count_right(group), params.n, k) for group in groups]
         metrics |= _with_intervals(f"pass@{k}", scores, chosen, labels)
     if greedy:
-        once = replace(params, temperature=0.0, n=1, top_p=1.0, top_k=0)
-        best = player.play(chosen, once, 0, tally)
-        scores = [float(any(map(is_right, g))) for g in best]
+        most_likely = replace(params, temperature=0.0, n=1, top_p=1.0, top_k=0)
+        best = player.play(chosen, most_likely, 0, tally, sampled)
+        scores = [float(_count_right(group)) for group in best]
         metrics |= _with_intervals("greedy", scores, chosen, labels)
+
     metrics |= completion_metrics(player.task, groups)
     metrics |= {"reward_errors": tally.failed, **tally.metrics()}
     metrics["version"] = player.sampler.version
@@ -131,7 +166,7 @@ def evaluate(
 
 
 def shortfall(asked: int, metrics: Mapping[str, Any]) -> str:
-    """Why an evaluation looked at fewer problems than were asked for; empty if it did not."""
+    """Why an evaluation used fewer problems than the `asked` ones; empty if it did not."""
     n, skipped = metrics["n"], metrics.get("skipped_prompts", 0)
     parts = []
     if n + skipped < asked:
@@ -142,7 +177,7 @@ def shortfall(asked: int, metrics: Mapping[str, Any]) -> str:
 
 
 def caution(metrics: Mapping[str, Any]) -> str:
-    """What a reader of pass@k must know of its rewards; empty if there is nothing."""
+    """What a reader of pass@k must know about its rewards; empty if there is nothing."""
     parts = []
     if metrics["reward_errors"]:
         parts.append(
@@ -150,44 +185,98 @@ def caution(metrics: Mapping[str, Any]) -> str:
         )
     if metrics.get("graded"):
         parts.append(
-            f"{metrics['graded']:.0%} of the rewards are graded, neither right nor wrong, so pass@k does not "
-            f"count them: look at the reward, {metrics['reward']:.3f}"
+            f"{metrics['graded']:.0%} of the rewards are graded, neither right nor wrong, so pass@k "
+            f"does not count them: look at the reward, {metrics['reward']:.3f}"
         )
     return "; ".join(parts)
 
 
 def is_right(rollout: Rollout) -> bool:
-    """Whether the answer is right; a graded one is not."""
+    """Whether the answer is right; a graded one, neither right nor wrong, is not."""
     return rollout.reward.right is True
 
 
 def completion_metrics(task: Task, groups: Sequence[Group]) -> dict[str, float]:
-    """What the completions are like: lengths, how they end, reward parts, behaviours."""
-    rollouts = [r for g in groups for r in g]
-    lengths = [r.completion.length for r in rollouts]
-    correct = [is_right(r) for r in rollouts]
-    found = {
-        "reward": _mean([r.reward.value for r in rollouts]),
-        "accuracy": _mean(correct),
+    """What the completions are like: rewards and their parts, lengths, how they end, behaviours.
+
+    Figures that do not apply are left out, such as `malformed` if no reward has a part `format`.
+    """
+    rollouts = [rollout for group in groups for rollout in group]
+    lengths = [rollout.completion.length for rollout in rollouts]
+    right = [is_right(rollout) for rollout in rollouts]
+    parts = sorted({name for rollout in rollouts for name in rollout.reward.parts})
+
+    metrics = {
+        "reward": _mean([rollout.reward.value for rollout in rollouts]),
+        "accuracy": _mean(right),
         "response_length": _mean(lengths),
-        "truncated": _mean([r.completion.finish_reason == "length" for r in rollouts]),
-        "malformed": _mean(
-            [
-                r.completion.finish_reason != "length" and r.reward.parts.get("format", 1.0) == 0
-                for r in rollouts
-            ]
-        ),
+        "truncated": _mean([_is_truncated(rollout) for rollout in rollouts]),
     }
-    if any(r.reward.right is None for r in rollouts):
-        found["graded"] = _mean([r.reward.right is None for r in rollouts])
+    if "format" in parts:
+        metrics["malformed"] = _mean([_is_malformed(rollout) for rollout in rollouts])
+    if any(rollout.reward.right is None for rollout in rollouts):
+        metrics["graded"] = _mean([rollout.reward.right is None for rollout in rollouts])
+
     for name, wanted in (("right", True), ("wrong", False)):
-        chosen = [n for n, c in zip(lengths, correct, strict=True) if c == wanted]
+        chosen = [length for length, is_ in zip(lengths, right, strict=True) if is_ == wanted]
         if chosen:
-            found[f"response_length/{name}"] = _mean(chosen)
-    for part in sorted({name for r in rollouts for name in r.reward.parts}):
-        found[f"reward/{part}"] = _mean([r.reward.parts.get(part, 0.0) for r in rollouts])
-    measured = [task.measure(r.problem, r.completion.text) for r in rollouts]
-    return found | dict(task.summarise(measured))
+            metrics[f"response_length/{name}"] = _mean(chosen)
+    for part in parts:
+        values = [rollout.reward.parts.get(part, 0.0) for rollout in rollouts]
+        metrics[f"reward/{part}"] = _mean(values)
+
+    measured = [task.measure(rollout.problem, rollout.completion.text) for rollout in rollouts]
+    return metrics | dict(task.summarise(measured))
+
+
+def _is_truncated(rollout: Rollout) -> bool:
+    return rollout.completion.finish_reason == "length"
+
+
+def _is_malformed(rollout: Rollout) -> bool:
+    """Whether the completion ended by itself, but without an answer that can be judged."""
+    return not _is_truncated(rollout) and rollout.reward.parts.get("format", 1.0) == 0
+
+
+def _count_right(group: Group) -> int:
+    return sum(is_right(rollout) for rollout in group)
+
+
+def _counter(
+    problems: int, passes: int, progress: Callable[[int, int], None] | None
+) -> Callable[[], None] | None:
+    """What to call after each problem of each pass; it tells `progress` of all passes as one."""
+    if progress is None:
+        return None
+    answered = 0
+    progress(0, problems)
+
+    def sampled() -> None:
+        nonlocal answered
+        answered += 1
+        if answered % passes == 0:
+            progress(answered // passes, problems)
+
+    return sampled
+
+
+def _per_problem(problems: Sequence[Problem], groups: Sequence[Group]) -> dict[str, Any]:
+    """What a paired comparison of two evaluations needs, problem by problem.
+
+    `problems` is a fingerprint of the problem ids in order, `right` counts the right completions
+    of each problem, and `clusters` numbers the problems' keys by first appearance: problems with
+    keys a b a give 0 1 0.
+    """
+    ids = "\n".join(problem.id for problem in problems)
+    fingerprint = hashlib.sha256(ids.encode()).hexdigest()[:16]
+    keys = dict.fromkeys(problem.key for problem in problems)
+    numbers = {key: number for number, key in enumerate(keys)}
+
+    return {
+        "problems": fingerprint,
+        "right": [_count_right(group) for group in groups],
+        "clusters": [numbers[problem.key] for problem in problems],
+    }
 
 
 def _with_intervals(
@@ -197,20 +286,21 @@ def _with_intervals(
     labels: Sequence[Mapping[str, object]],
 ) -> dict[str, float]:
     """The mean of `scores` with its interval, over all problems and over those of each label."""
-    found: dict[str, float] = {}
-    groups = {"": list(range(len(scores)))}
-    for i, label in enumerate(labels):
+    rows_by_suffix = {"": list(range(len(scores)))}
+    for row, label in enumerate(labels):
         for key, value in label.items():
-            groups.setdefault(f"/{key}={value}", []).append(i)
-    for suffix, rows in sorted(groups.items()):
-        chosen = [scores[i] for i in rows]
-        low, high = interval(chosen, [problems[i].key for i in rows])
-        found |= {
+            rows_by_suffix.setdefault(f"/{key}={value}", []).append(row)
+
+    metrics: dict[str, float] = {}
+    for suffix, rows in sorted(rows_by_suffix.items()):
+        chosen = [scores[row] for row in rows]
+        low, high = interval(chosen, [problems[row].key for row in rows])
+        metrics |= {
             f"{name}{suffix}": _mean(chosen),
             f"{name}{suffix}/low": low,
             f"{name}{suffix}/high": high,
         }
-    return found
+    return metrics
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,15 +1,15 @@
-"""Player plays problems: problem, prompt, completions, rewards. Source fills a step's batch with groups.
+"""From problems to rewarded rollouts: a Player samples and grades, a Source fills a step's batch.
 
-An answer whose grader raises or hangs is wrong and is counted. Only an answer that could not be graded
-for a reason of its own (`Ungraded`) is left out, after it was tried again.
+An answer whose grader raises or hangs counts as wrong. Only an answer that could not be graded
+through no fault of its own (`Ungraded`) is left out, after grading was tried again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tinyzero.errors import UserError, asking
 from tinyzero.grading import Grader, LocalGrader, Verdict
@@ -28,19 +28,16 @@ from tinyzero.types import (
     requests_for,
 )
 
-if TYPE_CHECKING:
-    pass
-
 TooLong = Literal["skip", "error"]
 
-MOST_SKIPPED = 1000  # prompts in a row that do not fit
+MOST_SKIPPED = 1000  # prompts in a row that may not fit before that is an error
 
-ATTEMPTS = 3  # at grading an answer that could not be graded
+ATTEMPTS = 3  # at grading an answer
 
 
 @dataclass
 class Tally:
-    """What it took to play some problems."""
+    """Counts of what was generated and graded while some problems were played."""
 
     generated_tokens: int = 0
     graded: int = 0
@@ -51,11 +48,11 @@ class Tally:
 
     @property
     def failed(self) -> int:
-        """Answers whose grader raised or hung. They earned 0 and count as wrong."""
+        """Number of answers whose grader raised or hung. They earned 0 and count as wrong."""
         return self.raised + self.timeouts
 
     def metrics(self) -> dict[str, int]:
-        """The counts as records hold them."""
+        """The counts by their keys in the records."""
         return {
             "grading/raised": self.raised,
             "grading/timeout": self.timeouts,
@@ -75,42 +72,51 @@ class Tally:
 
 @dataclass
 class Cursor:
-    """How far the train split is consumed, and surplus groups kept for the next step. Part of the checkpoint."""
+    """Position in the train split, and surplus groups for the next step. Checkpoints have both."""
 
     next: int = 0
     surplus: list[Group] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "next": self.next,
-            "surplus": [[asdict(r) for r in group] for group in self.surplus],
-        }
+        """The cursor as numbers, text, lists and dictionaries."""
+        surplus = [[asdict(rollout) for rollout in group] for group in self.surplus]
+        return {"next": self.next, "surplus": surplus}
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> Cursor:
         """The inverse of `state_dict`."""
 
-        def rollout(r: dict[str, Any]) -> Rollout:
-            completion = {**r["completion"], "turns": [Turn(**t) for t in r["completion"]["turns"]]}
-            return Rollout(
-                Problem(**r["problem"]),
-                tuple(r["prompt_ids"]),
-                Completion(**{**completion, "turns": tuple(completion["turns"])}),
-                Reward(**r["reward"]),
-                r["group"],
-            )
+        position, groups = state["next"], state["surplus"]
+        return Cursor(position, [[_rollout_from(saved) for saved in group] for group in groups])
 
-        return Cursor(state["next"], [[rollout(r) for r in group] for group in state["surplus"]])
+
+def _rollout_from(saved: Mapping[str, Any]) -> Rollout:
+    """The inverse of `asdict` for a rollout."""
+    completion = dict(saved["completion"])
+    completion["turns"] = tuple(Turn(**turn) for turn in completion["turns"])
+    return Rollout(
+        Problem(**saved["problem"]),
+        tuple(saved["prompt_ids"]),
+        Completion(**completion),
+        Reward(**saved["reward"]),
+        saved["group"],
+    )
 
 
 class Player:
-    """Plays problems of one task with one sampler: poses, samples, grades.
+    """Plays problems of one task with one sampler: it poses them, samples answers and grades them.
 
     Training, evaluation, `sample`, `play` and the web page all use it. `encode` turns a prompt into
-    token ids, `template` names the prompt's form, and `grader` is where rewards are computed.
-    A prompt and its answer must fit into `context` tokens (None: there is no limit); `too_long` says
-    whether problems that do not fit are skipped, or an error.
+    token ids, `template` names the form of the prompt, and `grader` computes the rewards. A prompt
+    and its answer must fit into `context` tokens (None means no limit); `too_long` says whether a
+    problem that does not fit is skipped or an error.
+
+    Example: one group of four rollouts, all for problem 0 of the train split.
+
+        player = Player(task, sampler, encode, "compact")
+        problem = task.problem("train", 0)
+        (group,) = player.play([problem], SamplingParams(n=4), first_group=0, tally=Tally())
+        [rollout.reward.value for rollout in group]     # such as [0.0, 1.0, 0.0, 0.1]
     """
 
     def __init__(
@@ -132,7 +138,7 @@ class Player:
         return tuple(self.encode(self.task.prompt(problem, self.template)))
 
     def fits(self, problem: Problem, params: SamplingParams) -> bool:
-        """Whether the prompt of `problem` and an answer of full length fit into the model's context.
+        """Whether the prompt of `problem` and a full-length answer fit into the model's context.
 
         Raises UserError instead of returning False if `too_long` is "error".
         """
@@ -149,33 +155,41 @@ class Player:
         return False
 
     def play(
-        self, problems: Sequence[Problem], params: SamplingParams, first_group: int, tally: Tally
+        self,
+        problems: Sequence[Problem],
+        params: SamplingParams,
+        first_group: int,
+        tally: Tally,
+        sampled: Callable[[], None] | None = None,
     ) -> list[Group]:
-        """One group of `params.n` rollouts for each problem. Answers that stay ungraded are left out.
+        """One group of `params.n` rollouts per problem. Answers that stay ungraded are left out.
 
-        A group goes to the grader as soon as it is sampled, while others are still being written.
+        Groups are numbered from `first_group` on. Each goes to the grader as soon as it is sampled,
+        while others are still being written; `sampled` is then called. `tally` is added to.
         """
         prompts = [self.prompt_ids(problem) for problem in problems]
         params = replace(params, stop=tuple(self.task.stop))
-
-        handed: set[int] = set()
+        submitted: set[int] = set()
 
         def grade(i: int, completions: list[Completion]) -> None:
-            handed.add(i)
+            submitted.add(i)
             self._submit(i, problems[i], completions)
+            if sampled:
+                sampled()
 
         requests = requests_for(prompts, params.n, first_group)
         with asking(self.sampler):
-            sampled = self.sampler.generate(requests, params, done=grade)
-        if left := set(range(len(requests))) - handed:
+            completions = self.sampler.generate(requests, params, done=grade)
+        if missing := set(range(len(requests))) - submitted:
             raise UserError(
-                f"{type(self.sampler).__name__} never called done({min(left)}, completions): "
+                f"{type(self.sampler).__name__} never called done({min(missing)}, completions): "
                 "call it once for each request"
             )
+
         groups: list[Group] = []
         for i, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
-            verdicts = self._verdicts(i, problem, sampled[i], tally)
-            groups.append(_group(problem, prompt, sampled[i], verdicts, first_group + i))
+            verdicts = self._verdicts(i, problem, completions[i], tally)
+            groups.append(_group(problem, prompt, completions[i], verdicts, first_group + i))
         return groups
 
     def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[str]:
@@ -183,18 +197,17 @@ class Player:
         return self.sampler.stream(prompt_ids, replace(params, stop=tuple(self.task.stop)))
 
     def judge(self, problem: Problem, text: str) -> Verdict:
-        """The verdict on one answer."""
-        key = object()  # other threads may ask at the same time
-        self.grader.submit(key, [problem], [text])
-        return self.grader.collect(key)[0]
+        """The verdict of this player's grader on one answer."""
+        return judge(self.grader, problem, text)
 
     def _submit(self, key: int, problem: Problem, completions: Sequence[Completion]) -> None:
-        self.grader.submit(key, [problem] * len(completions), [c.text for c in completions])
+        texts = [completion.text for completion in completions]
+        self.grader.submit(key, [problem] * len(completions), texts)
 
     def _verdicts(
         self, key: int, problem: Problem, completions: Sequence[Completion], tally: Tally
     ) -> list[Verdict]:
-        """The group's verdicts; what could not be graded is tried again."""
+        """The verdicts on a group. What could not be graded is graded again, up to twice."""
         verdicts = self.grader.collect(key)
         for _ in range(ATTEMPTS - 1):
             if all(verdict.reward for verdict in verdicts):
@@ -204,36 +217,49 @@ class Player:
             verdicts = [
                 old if old.reward else new for old, new in zip(verdicts, again, strict=True)
             ]
+
         tally.count(verdicts)
-        tally.generated_tokens += sum(c.length for c in completions)
+        tally.generated_tokens += sum(completion.length for completion in completions)
         return verdicts
+
+
+def judge(grader: Grader, problem: Problem, text: str) -> Verdict:
+    """The verdict of `grader` on one answer."""
+    key = object()  # other threads may ask at the same time
+    grader.submit(key, [problem], [text])
+    return grader.collect(key)[0]
 
 
 def extend(
     completion: Completion, environment_ids: Sequence[int], next_completion: Completion
 ) -> Completion:
-    """`completion` with what the environment answered and the model's next turn.
+    """`completion`, then what the environment answered, then the model's next turn.
 
-    The environment's tokens are there to be read: they are not trained on, and neither the length nor
-    the text that a reward sees counts them. If there are none, the model's turn has only gone on, and
-    the result equals one turn. Example: extending tokens 5 6 by (7,) and a turn of 8 9 gives tokens
-    5 6 7 8 9, of which the 7 is masked, and turns 0-2, 2-3 (not by the model) and 3-5.
+    The environment's tokens are only read: they are not trained on, and count neither for the
+    length nor for the text that is graded. Without such tokens the model's turn simply continues,
+    and the result equals one turn.
+
+    Example: extending tokens 5 6 by (7,) and a turn of 8 9 gives tokens 5 6 7 8 9, and the 7 is
+    masked. The turns are 0-2, 2-3 (not by the model) and 3-5.
     """
     given = len(environment_ids)
     middle = len(completion.token_ids) + given
     end = middle + len(next_completion.token_ids)
+
     turns = completion.turns
     if given:
         before = turns or (Turn(0, middle - given),)
         turns = (*before, Turn(middle - given, middle, by_model=False), Turn(middle, end))
     elif turns:
         turns = (*turns[:-1], replace(turns[-1], end=end))
+
+    not_trained, no_logprobs = (False,) * given, (0.0,) * given
     return Completion(
         token_ids=(*completion.token_ids, *environment_ids, *next_completion.token_ids),
-        loss_mask=(*completion.loss_mask, *[False] * given, *next_completion.loss_mask),
+        loss_mask=(*completion.loss_mask, *not_trained, *next_completion.loss_mask),
         sampled_logprobs=(
             *completion.sampled_logprobs,
-            *[0.0] * given,
+            *no_logprobs,
             *next_completion.sampled_logprobs,
         ),
         text=completion.text + next_completion.text,
@@ -246,21 +272,21 @@ def extend(
 
 @dataclass
 class Collected(Tally):
-    """What it took to fill one batch."""
+    """Counts of what it took to fill one batch."""
 
     refill_rounds: int = 0
     dropped_groups: int = 0
     skipped_prompts: int = 0
     """Problems left out because they do not fit into the model's context."""
     refused: bool = False
-    """The algorithm kept no group at all: those it was given are returned, to be looked at and not trained on."""
+    """The algorithm kept no group at all. The last ones drawn are returned, but not trained on."""
 
 
 class Source:
-    """Fills batches from the train split: `take` draws, plays and keeps groups until a batch is full.
+    """Fills batches from the train split: draws problems, plays them, and keeps groups.
 
-    `cursor` counts the problems that were consumed and holds surplus groups. It numbers the groups, so
-    (seed, group, sample) never repeats within a run.
+    `keep` is the algorithm's choice of the groups worth training on. `cursor` holds the position in
+    the split, which also numbers the groups, so that (seed, group, sample) never repeats in a run.
     """
 
     def __init__(
@@ -282,57 +308,66 @@ class Source:
     def take(self, step: int) -> list[Group]:
         """`prompts` groups of `params.n` rollouts each, for step `step`.
 
-        Groups that `keep` drops are replaced by drawing on, at most `refills` times; then the batch stays
-        short. If none at all was kept it holds the last ones drawn, and `collected.refused` is set.
-        Surplus groups wait in the cursor for the next step. Raises UserError if no answer could be graded.
+        If `keep` drops groups, more problems are drawn, at most `refills` times; after that the
+        batch stays short. If no group at all was kept, the last ones drawn are returned and
+        `collected.refused` is set. Surplus groups wait in the cursor for the next step. Raises
+        UserError if no answer could be graded.
         """
         with self.clock("sample"):
             return self._take()
 
     def _take(self) -> list[Group]:
-        kept, position, report = list(self.cursor.surplus), self.cursor.next, Collected()
+        kept, position = list(self.cursor.surplus), self.cursor.next
+        collected = Collected()
         rounds, groups = 0, list[Group]()
+
         while len(kept) < self.prompts and rounds <= self.refills:
-            problems, after = self._draw(position, report)
-            groups = self.player.play(problems, self.params, position, report)
-            position = after
-            chosen = [g for g in self.keep(groups) if g]
-            report.dropped_groups += len(groups) - len(chosen)
+            problems, next_position = self._draw(position, collected)
+            groups = self.player.play(problems, self.params, position, collected)
+            position = next_position
+
+            chosen = [group for group in self.keep(groups) if group]
+            collected.dropped_groups += len(groups) - len(chosen)
             kept += chosen
             rounds += 1
-        report.refill_rounds = max(0, rounds - 1)
+        collected.refill_rounds = max(0, rounds - 1)
 
-        if not kept:  # a solved task has no group worth keeping, and must not stop the run
-            kept, report.refused = [g for g in groups if len(g) == self.params.n], True
+        if not kept:  # a solved task has no group worth keeping, and that must not stop the run
+            kept = [group for group in groups if len(group) == self.params.n]
+            collected.refused = True
         if not any(kept):
             raise UserError(
-                f"{report.ungraded} answers could not be graded and no whole group is left, "
-                f"first: {report.first_error}"
+                f"{collected.ungraded} answers could not be graded and no whole group is left, "
+                f"first: {collected.first_error}"
             )
-        self.cursor, self.collected = Cursor(position, kept[self.prompts :]), report
+
+        self.cursor, self.collected = Cursor(position, kept[self.prompts :]), collected
         return kept[: self.prompts]
 
-    def _draw(self, position: int, report: Collected) -> tuple[list[Problem], int]:
-        """The next problems from index `position` on that fit the context, and the index after them."""
+    def _draw(self, position: int, collected: Collected) -> tuple[list[Problem], int]:
+        """The next problems from `position` on that fit the context, and the position after them."""
         problems = list[Problem]()
-        skipped = 0  # in a row
+        skipped_in_a_row = 0
+
         while len(problems) < self.prompts:
             problem = self.player.task.problem("train", position)
             position += 1
             if self.player.fits(problem, self.params):
                 problems.append(problem)
-                skipped = 0
+                skipped_in_a_row = 0
                 continue
-            skipped += 1
-            report.skipped_prompts += 1
-            if skipped == MOST_SKIPPED:
+
+            skipped_in_a_row += 1
+            collected.skipped_prompts += 1
+            if skipped_in_a_row == MOST_SKIPPED:
                 raise UserError(
-                    f"{skipped} prompts in a row do not fit into the model's context: lower max_tokens"
+                    f"{skipped_in_a_row} prompts in a row do not fit into the model's context: "
+                    "lower max_tokens"
                 )
         return problems, position
 
     def publish(self, policy: Learner, version: int) -> None:
-        """Give the sampler the policy's weights, or only their version if it shares them."""
+        """Give the sampler the policy's weights, or only their version if it reads them itself."""
         sampler = self.player.sampler
         with self.clock("publish"):
             weights = () if sampler.shares_weights else policy.named_weights()
@@ -346,15 +381,16 @@ def _group(
     verdicts: Sequence[Verdict],
     group: int,
 ) -> Group:
-    """The rollouts of one draw; what could not be graded is left out."""
-    return [
-        Rollout(problem, prompt, completion, _with_truncation(verdict.reward, completion), group)
-        for completion, verdict in zip(completions, verdicts, strict=True)
-        if verdict.reward
-    ]
+    """The rollouts of one draw of a problem; answers that could not be graded are left out."""
+    rollouts: Group = []
+    for completion, verdict in zip(completions, verdicts, strict=True):
+        if verdict.reward:
+            reward = _with_truncation(verdict.reward, completion)
+            rollouts.append(Rollout(problem, prompt, completion, reward, group))
+    return rollouts
 
 
 def _with_truncation(reward: Reward, completion: Completion) -> Reward:
-    """The reward with the part `truncated`."""
+    """The reward with one more part, `truncated`: 1 if the completion was cut at the limit."""
     truncated = float(completion.finish_reason == "length")
     return replace(reward, parts={**reward.parts, "truncated": truncated})

@@ -1,4 +1,4 @@
-"""The loop: sample, grade, learn, publish. The rest of the package is what its names refer to."""
+"""The training loop: sample, grade, learn, publish. The other modules hold what it calls."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ def train(
     started: float | None = None,
     command: Command | None = None,
 ) -> Path:
-    """Train as `config` says in `folder`; returns the final checkpoint.
+    """Train as `config` says and write the run to `folder`; returns the final checkpoint.
 
-    `started` is when the command began (time.perf_counter), for the clock; `command` is what asked for
-    the run, as asked.toml records it. Raises UserError on what the
-    user can fix, NonFiniteError if training broke down, Interrupted after a clean stop.
+    With `resume`, the run in `folder` continues from its newest checkpoint. `started` is the
+    time.perf_counter() at which the command began. `command` is what asked for the run; asked.toml
+    records it.
+
+    Raises UserError for what the user can fix, NonFiniteError if training broke down, and
+    Interrupted after Ctrl-C, once the state of the last step was saved.
     """
     with opened(config, folder, resume, started, command) as run:
         for step in run.steps():

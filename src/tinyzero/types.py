@@ -1,6 +1,6 @@
-"""The nouns that travel between rooms, and the small protocols a newcomer implements.
+"""The nouns that the parts of TinyZero exchange, and the protocols that a newcomer may implement.
 
-Nothing here imports torch at run time: a task, a reward or a scripted sampler can be written and
+Nothing here imports torch at run time, so a task, a reward or a scripted sampler can be written and
 tested without it.
 """
 
@@ -29,6 +29,7 @@ Failure = Literal["raised", "timeout"]
 
 
 Message = Mapping[str, str]
+"""A chat message, such as `{"role": "user", "content": "What is 6 x 7?"}`."""
 
 
 Prompt = str | Sequence[Message]
@@ -36,11 +37,14 @@ Prompt = str | Sequence[Message]
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: a pure function of (data seed, split, index).
+    """One problem of a task: a pure function of the task's options, the split and an index.
 
-    `fields` are what JSON can hold. `key` names what must not cross splits (for Countdown the sorted numbers);
-    problems that share a key are one cluster when an interval is computed.
-    Example: `Problem("3,5,12=24", {"numbers": [12, 3, 5], "target": 24}, "train", "3,5,12")`.
+    `fields` holds what the problem is made of, as JSON can hold it. `key` names what must not occur
+    in two splits, such as the sorted numbers of a Countdown problem; problems that share a key form
+    one cluster when an interval is computed.
+
+    >>> Problem("3,5,12=24", {"numbers": [12, 3, 5], "target": 24}, "train", key="3,5,12").split
+    'train'
     """
 
     id: str
@@ -48,36 +52,37 @@ class Problem:
     split: Split
     key: str
     task: str = ""
-    """The name of the task that drew it, filled in by `load_task`."""
+    """The name of the task that drew it; `load_task` fills it in."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. Training demands the full distribution: top_p 1 and top_k 0."""
+    """How to sample. Training needs the full distribution: `top_p` 1 and `top_k` 0."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
-    """A completion ends with the first of these; a `Player` gives those of its task."""
+    """A completion ends with the first of these strings; a `Player` sets those of its task."""
     banned: tuple[int, ...] = ()
-    """Token ids that are never drawn, for experiments that force a model to go on; not for training."""
+    """Token ids never drawn, for experiments that force a model to continue; not for training."""
     n: int = 1
-    """Completions that a Player asks for of each prompt. Samplers read their requests instead."""
+    """Completions per prompt that a `Player` asks for. Samplers read their requests instead."""
     seed: int = 0
-    """Keys the randomness, together with the group, the sample and the position."""
+    """Determines the randomness, together with the group, the sample and the position."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to complete, and the samples of a group that share it.
+    """One prompt to complete, and which samples of its group to draw.
 
-    `position` counts the tokens that these samples drew in earlier turns. It continues their
-    randomness, so two turns with nothing between them draw the same tokens as one turn: the t-th
-    new token draws at `position + t`. A stop string ends a turn only if it lies within that turn.
-    Raises ValueError without a sample.
-    Example: `Request((5, 6), group=3, samples=(0, 1))` asks for two completions of one prompt, and
+    `position` counts the tokens that these samples drew in earlier turns. The t-th new token draws
+    its randomness at `position + t`, so two turns with nothing between them draw the same tokens as
+    one long turn. A stop string ends a turn only if it lies within that turn. Raises ValueError if
+    there is no sample.
+
+    Example: `Request((5, 6), group=3, samples=(0, 1))` asks for two completions of one prompt.
     `Request((5, 6, 9), group=3, samples=(1,), position=1)` continues the second one after token 9.
     """
 
@@ -94,14 +99,20 @@ class Request:
 def requests_for(
     prompts: Iterable[Sequence[int]], samples: int = 1, first_group: int = 0
 ) -> list[Request]:
-    """First turns: samples 0 to `samples - 1` of each prompt; prompt i is group `first_group + i`."""
+    """First turns: samples 0 to `samples - 1` of each prompt; prompt i is group `first_group + i`.
+
+    >>> requests_for([[5, 6], [7]], samples=2)[1]
+    Request(prompt_ids=(7,), group=1, samples=(0, 1), position=0)
+    """
     numbers = tuple(range(samples))
-    return [Request(tuple(p), group, numbers) for group, p in enumerate(prompts, first_group)]
+    return [
+        Request(tuple(prompt), group, numbers) for group, prompt in enumerate(prompts, first_group)
+    ]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Columns `start` to `end` of a completion's tokens, written by the model or by the environment."""
+    """Tokens `start` to `end` (excluded) of a completion, by the model or the environment."""
 
     start: int
     end: int
@@ -110,11 +121,26 @@ class Turn:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a sampler made of one prompt; the three sequences are of equal length.
+    """What a sampler made of one prompt.
 
-    `text` is what the model wrote up to and including the stop string. Nothing sampled is ever cut
-    from `token_ids`. Tokens that an environment added between turns have `loss_mask` False; a
-    completion of one turn has none. `turns` is empty for a completion of a single turn.
+    `token_ids`, `loss_mask` and `sampled_logprobs` have the same length. `text` is what the model
+    wrote, up to and including the stop string; nothing that was sampled is cut from `token_ids`.
+    `loss_mask` is False for tokens that an environment added between turns. `turns` is empty for a
+    completion of a single turn. The versions are those of the weights that drew the first and the
+    last token.
+
+    Example: the model wrote two tokens, a tool answered with one, and the model wrote a last one.
+
+    >>> completion = Completion(
+    ...     token_ids=(5, 6, 7, 8),
+    ...     loss_mask=(True, True, False, True),
+    ...     sampled_logprobs=(-0.1, -0.7, 0.0, -0.2),
+    ...     text="6*7= ok",
+    ...     finish_reason="stop",
+    ...     turns=(Turn(0, 2), Turn(2, 3, by_model=False), Turn(3, 4)),
+    ... )
+    >>> completion.length
+    3
     """
 
     token_ids: tuple[int, ...]
@@ -128,28 +154,35 @@ class Completion:
 
     @property
     def length(self) -> int:
-        """Tokens that the model wrote."""
+        """Number of tokens that the model wrote."""
         if not self.turns:
             return len(self.token_ids)
         return sum(turn.end - turn.start for turn in self.turns if turn.by_model)
 
 
 BY_VALUE: Any = object()
-"""The default of `Reward.right`: see there how the value decides."""
+"""The default of `Reward.right`: the value decides, as described there."""
 
 
 @dataclass(frozen=True)
 class Reward:
     """What one completion earned: `value` is trained on, `parts` are logged as `reward/NAME`.
 
-    `right` is True, False or None. None marks a graded reward, such as a reward model's 2.3, which
-    is neither right nor wrong. If it is not given, the part `answer` decides, if there is one: 1 is
-    right and less is wrong. Without that part a value of exactly 1 is right, exactly 0 is wrong, and
-    anything else is None. So a task that pays something for a wrong answer says so:
-    `Reward(0.1, {"format": 1.0}, right=False)`.
+    `right` says whether the answer is right. None marks a graded reward, such as a reward model's
+    2.3, which is neither right nor wrong. If `right` is not given, it is decided like this:
+
+    1. If there is a part `answer`, 1 is right and anything less is wrong.
+    2. Otherwise a value of exactly 1 is right, exactly 0 is wrong, and anything else is None.
+
+    So a task that pays something for a wrong answer must say that it is wrong.
 
     `failure` says why no reward could be computed: "raised" or "timeout". The value is then 0 and
-    the answer is wrong, because the model chose to write it.
+    the answer counts as wrong, because the model chose to write it.
+
+    >>> Reward(1.0).right, Reward(0.0).right, Reward(2.3).right
+    (True, False, None)
+    >>> Reward(0.1, {"format": 1.0}, right=False).right
+    False
     """
 
     value: float
@@ -164,12 +197,24 @@ class Reward:
     def _right_by_value(self) -> bool | None:
         if "answer" in self.parts:
             return bool(self.parts["answer"] >= 1)
-        return True if self.value == 1 else False if self.value == 0 else None
+        if self.value == 1:
+            return True
+        return False if self.value == 0 else None
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """A prompt, its completion and its reward. `group` is the number of the draw, not of the text."""
+    """A problem, the prompt that posed it, one completion and its reward.
+
+    `group` is the number of the draw: the completions of one draw share it, and a problem that is
+    drawn twice gets two numbers.
+
+    >>> problem = Problem("6x7", {"a": 6, "b": 7}, "train", key="6,7")
+    >>> completion = Completion((9, 2), (True, True), (-0.1, -0.3), text="42", finish_reason="stop")
+    >>> rollout = Rollout(problem, (4, 5), completion, Reward(1.0), group=0)
+    >>> rollout.reward.right
+    True
+    """
 
     problem: Problem
     prompt_ids: tuple[int, ...]
@@ -179,37 +224,38 @@ class Rollout:
 
 
 Group = list[Rollout]
+"""The rollouts of one draw of a problem."""
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """One evaluation: flat `metrics` as written to eval.jsonl, and the rollouts behind them."""
+    """One evaluation: flat `metrics`, as in eval.jsonl, and the rollouts behind them."""
 
     metrics: Mapping[str, Any]
     groups: Sequence[Group]
 
 
 Done = Callable[[int, list[Completion]], None]
-"""Takes the number of a request and its completions."""
+"""Called with the number of a request and its completions."""
 
 
 class Sampler(Protocol):
-    """Turns prompts into completions with the weights it was last given."""
+    """Turns prompts into completions, with the weights it was last given."""
 
     version: int
     decode: Callable[[Sequence[int]], str]
     shares_weights: bool
-    """It reads the learner's own weights, or has none: `load_weights` is given nothing but the version."""
+    """True if it reads the learner's own weights or has none; `load_weights` gets only a version."""
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
     ) -> list[list[Completion]]:
-        """One completion for each sample of each request, in order, of up to `params.max_tokens` tokens.
+        """Completions of at most `params.max_tokens` tokens: one per sample of each request.
 
-        What a token becomes depends on its logits and on (`params.seed`, group, sample, position)
-        alone, so the other requests do not matter. `done(i, completions)` is called once for each
-        request i as soon as all of its samples have ended, in whatever order that is, so that grading
-        need not wait for the rest.
+        Requests and samples are answered in order. What a token becomes depends only on its logits
+        and on (`params.seed`, group, sample, position), so the other requests do not matter.
+        `done(i, completions)` is called once for each request i as soon as all of its samples have
+        ended, in any order, so that grading need not wait for the rest.
         """
         ...
 
@@ -218,7 +264,7 @@ class Sampler(Protocol):
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Take new weights. `version` must be larger than the one held, else ValueError."""
+        """Take new weights. Raises ValueError unless `version` is larger than the one held."""
         ...
 
 
@@ -226,10 +272,10 @@ class Scorer(Protocol):
     """A model as `annotate` sees it."""
 
     updates: int
-    """Optimizer steps it takes on a batch; above 1 the ratio to the old logprobs matters."""
+    """Optimizer steps it takes per batch; above 1 the ratio to the old logprobs matters."""
 
     batches: int
-    """Batches it was trained on."""
+    """Batches it was trained on so far."""
 
     def score(self, batch: Batch) -> torch.Tensor:
         """Logprobs or values (B, T) of the response tokens, without gradient."""
@@ -239,29 +285,29 @@ class Scorer(Protocol):
 class Learner(Scorer, Protocol):
     """One trained (or frozen) model: the policy, the critic, the reference or a reward model.
 
-    It is constructed with its loss. `update` may raise NonFiniteError.
+    It is made with its loss. `update` may raise NonFiniteError.
     """
 
     trained: bool
     """False for a frozen model, which only scores."""
 
     device: torch.device
-    """What it computes on."""
+    """The device it computes on."""
 
     def update(self, batch: Batch, totals: Sequence[Totals] | None = None) -> dict[str, float]:
         """Take `updates` optimizer steps on `batch`; returns averaged metrics.
 
-        `totals` are those of each minibatch if these rows are only a part of them, as on one of
-        several ranks; None if the batch is whole.
+        `totals` has the totals of each minibatch if this batch is only a part of it, as on one of
+        several ranks. None means that the batch is complete.
         """
         ...
 
     def skip(self, updates: int) -> None:
-        """Count `updates` that were not taken, so that a schedule goes on with the run."""
+        """Count `updates` that were not taken, so that a schedule stays in step with the run."""
         ...
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Weights under their Hugging Face names."""
+        """Weights with their Hugging Face names."""
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -277,22 +323,25 @@ class Learner(Scorer, Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """The inverse of `save`. Raises UserError if the folder does not hold this learner's state."""
+        """The inverse of `save`. Raises UserError if the folder holds another learner's state."""
         ...
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What `annotate` decided about the models, beside the batch.
+    """What `annotate` decided about training the models on a batch.
 
-    Example: a critic that warms up is trained alone: `Lesson(skip=("policy",))`.
+    Example: while a critic warms up, the policy waits.
+
+    >>> Lesson(skip=("policy",)).skip
+    ('policy',)
     """
 
     skip: tuple[str, ...] = ()
-    """Roles that are not to be trained on this batch."""
+    """Roles that are not trained on this batch."""
 
     trained: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Roles that `annotate` has trained on this batch itself, with their metrics."""
+    """Roles that `annotate` has already trained on this batch itself, with their metrics."""
 
 
 class LossFunction(Protocol):

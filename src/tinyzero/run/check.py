@@ -1,6 +1,6 @@
-"""The one check of a configuration: all that can be known to be wrong before a model is loaded.
+"""The check of a configuration: whatever can be known to be wrong before a model is loaded.
 
-A run, `--dry-run`, every cell of a grid and a plan ask it.
+A run, `--dry-run`, every cell of a grid and a plan use it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ class Parts(NamedTuple):
     """A configuration that was checked, and what it names."""
 
     config: Config
-    """With every option of the task and the algorithm that acts, since a default may change later."""
+    """With every option of the task and the algorithm that acts, because defaults may change."""
     task: GuardedTask
     algorithm: Algorithm
 
 
 def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts:
-    """The task and the algorithm of `config`. Raises UserError if they and the rest do not go together.
+    """The task and the algorithm of `config`. Raises UserError if its options do not go together.
 
-    `given` are the keys that a command line or a grid's choice set: none of them may be without effect.
-    `here` is False if the run may be meant for another machine: then the devices of this one do not
-    matter, nor what is installed here.
+    `given` are the keys set on a command line or by a grid: each of them must have an effect. Set
+    `here` to False if the run may be meant for another machine: the devices and the packages of
+    this one then do not matter.
     """
     task = load_task(config.task.name, config.task.options)
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
     samplers.check_name(config.sampler.name)
     refuse_idle(given, config, algorithm)
+
     if config.rollout.samples < algorithm.min_samples:
         raise UserError(
             f"rollout.samples is {config.rollout.samples}: "
@@ -48,19 +49,20 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
         raise UserError(
             "model.park moves weights that lora.rank lets all models share: leave one of them out"
         )
+
     if here:
-        trackers.require(config.run.track)
-        check_memory(config)
+        check_machine(config)
     check_context(config)
     return Parts(complete(config, task, algorithm), task, algorithm)
 
 
 def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
-    """`config` with every option of the task and the algorithm that acts, given or by default."""
+    """`config` with every option of the task and the algorithm that acts."""
     options = getattr(algorithm, "options", None)
-    if options is None:  # a user's own class may keep them under another name
+    if options is None:  # a user's own class may keep its options under another name
         kind: Any = type(algorithm)
         options = validate(kind.Options, config.algorithm.options, "algorithm")
+
     changes = {
         "task": Named(name=config.task.name, **task.given),
         "algorithm": Named(name=config.algorithm.name, **acting(options)),
@@ -69,41 +71,49 @@ def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
 
 
 def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> None:
-    """Raise UserError if an option that was `given` would do nothing beside the others."""
+    """Raise UserError if an option that was `given` has no effect together with the others."""
+    name = config.algorithm.name
     idle = {
-        "critic.": "critic" not in algorithm.roles and f"{config.algorithm.name} has no critic",
-        "prm.": "prm" not in algorithm.roles and f"{config.algorithm.name} has no reward model",
+        "critic.": "critic" not in algorithm.roles and f"{name} has no critic",
+        "prm.": "prm" not in algorithm.roles and f"{name} has no reward model",
         "lora.": not config.lora.rank and "lora.rank is 0",
         "eval.problems": not config.eval.every and "eval.every is 0",
         "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
         "grading.": config.task.name in TASKS and f"{config.task.name} grades in this process",
         "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
     }
+
     for key in given:
         section = key.partition(".")[0] + "."
-        if why := idle.get(key) or (key != "lora.rank" and idle.get(section)):
-            raise UserError(f"{key} has no effect: {why}")
+        reason = idle.get(key) or (key != "lora.rank" and idle.get(section))
+        if reason:
+            raise UserError(f"{key} has no effect: {reason}")
 
 
-def check_memory(config: Config) -> None:
-    """Raise UserError if an option that saves a GPU's memory would do nothing."""
+def check_machine(config: Config) -> None:
+    """Raise UserError if this machine lacks a tracker's package or a device that the run needs."""
+    trackers.require(config.run.track)
+
+    device = models.pick_device(config.model.device)
     trained = {"optimizer": config.optimizer, "critic": config.critic, "prm": config.prm}
     moved = [f"{name}.offload" for name, section in trained.items() if section.offload]
     moved += ["model.park"] if config.model.park else []
-    if moved and models.pick_device(config.model.device) == "cpu":
+    if moved and device == "cpu":
         raise UserError(
-            f"{moved[0]} moves things to CPU memory, where a run on a CPU has them: leave it out"
+            f"{moved[0]} moves things to CPU memory, but this run is on the CPU: leave it out"
         )
 
 
 def check_context(config: Config) -> None:
-    """Raise UserError where there is no such model, or answers alone exceed its context; prompts come on top later."""
-    context, limits = (
-        models.known_context(config.model.name),
-        {"rollout": config.rollout.max_tokens},
-    )
+    """Raise UserError if there is no such model, or an answer alone exceeds its context.
+
+    The lengths of prompts are checked later, when there is a tokenizer.
+    """
+    context = models.known_context(config.model.name)
+    limits = {"rollout": config.rollout.max_tokens}
     if config.eval.dev_problems or config.eval.test_problems:
         limits["eval"] = config.eval_tokens
+
     for section, limit in limits.items():
         if context is not None and limit >= context:
             raise UserError(

@@ -1,13 +1,13 @@
-"""The one place that saves: checkpoints that appear whole or not at all, and are checked before use.
+"""Checkpoints that appear whole or not at all, and are verified before use.
 
     checkpoints/step_000100/
       model/          a Hugging Face folder
-      trainer.pt      what else the run needs to go on
+      trainer.pt      what else is needed to resume the run
       manifest.json   size and SHA-256 of every file above, written last
 
-A checkpoint is written beside the others under a hidden name, flushed to the disk, then renamed. So
-whenever the process dies, the checkpoints that are seen are whole; what is left over is removed by
-the next save.
+A checkpoint is written under a hidden name in the same folder, flushed to the disk, and then
+renamed. So whenever the process dies, the visible checkpoints are whole. The next save removes what
+is left over.
 """
 
 from __future__ import annotations
@@ -37,17 +37,21 @@ TEMPORARY = ".tmp-"
 def save(
     run_dir: Path, step: int, write_model: Callable[[Path], None], state: dict[str, Any], keep: int
 ) -> Path:
-    """Save the state after `step` optimizer steps and keep the newest `keep` (1 or more); returns its folder.
+    """Save the state after `step` steps and keep the newest `keep` checkpoints; returns the path.
 
-    `write_model` fills the empty folder it is given. `state` may hold tensors, numbers, text, None, lists, tuples
-    and dicts, so that loading it runs no code; TypeError names anything else. A whole checkpoint of the same step
-    is left as it is; those of later steps are removed, for a run that saves this one has left them behind.
-    Raises UserError where the disk refuses; everything saved before is then untouched.
+    `write_model` fills the empty folder that it is given. `state` may hold tensors, numbers, text,
+    None, lists, tuples and dictionaries, so that loading it runs no code. An undamaged checkpoint
+    of the same step is left as it is. Checkpoints of later steps are removed, because the run went
+    back to this step.
+
+    Raises UserError if the disk refuses, in which case everything saved before is untouched, and
+    TypeError if `state` holds anything else.
     """
     folder = run_dir / FOLDER
     final = folder / f"step_{step:06d}"
     if final.is_dir() and verify(final) is None:
         return final
+
     temporary = folder / (TEMPORARY + final.name)
     with _refusals(final):
         try:
@@ -60,12 +64,13 @@ def save(
             _publish(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
     _prune(folder, step, keep)
     return final
 
 
 def rehearse(run_dir: Path, write_model: Callable[[Path], None], state: dict[str, Any]) -> None:
-    """Write a checkpoint and remove it. Raises UserError if the disk refuses, as `save` would later."""
+    """Write a checkpoint and remove it. Raises UserError if the disk refuses, as `save` would."""
     folder = run_dir / FOLDER
     temporary = folder / f"{TEMPORARY}rehearsal"
     with _refusals(folder):
@@ -78,26 +83,29 @@ def rehearse(run_dir: Path, write_model: Callable[[Path], None], state: dict[str
 
 
 def load_latest(run_dir: Path, report: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint and its state (tensors on the CPU), or None if nothing was ever saved.
+    """The newest undamaged checkpoint and its state, or None if nothing was ever saved.
 
-    Raises UserError as `latest` does, and if the state cannot be read without running code.
+    Tensors are on the CPU. Raises UserError if all checkpoints are damaged, or the state cannot be
+    read without running code.
     """
     path = latest(run_dir, report)
     if path is None:
         return None
+
     try:
         state = torch.load(path / TRAINER, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that it did not write
         raise UserError(
-            f"{path / TRAINER} is no state of a run ({brief(error)}): put it back, or remove {path}"
+            f"{path / TRAINER} is not a run's state ({brief(error)}): put it back, or delete {path}"
         ) from None
     return path, state
 
 
 def latest(run_dir: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint, or None if nothing was ever saved.
+    """The newest undamaged checkpoint, or None if nothing was ever saved.
 
-    `report` is told of each damaged checkpoint that is passed over. Raises UserError if all are damaged.
+    `report` is called with a line about each damaged checkpoint that is passed over. Raises
+    UserError if all are damaged.
     """
     damaged: list[tuple[Path, str]] = []
     for path in reversed(_checkpoints(run_dir / FOLDER)):
@@ -108,16 +116,18 @@ def latest(run_dir: Path, report: Callable[[str], None]) -> Path | None:
         for other, why in damaged:
             report(f"checkpoint {other.name} is damaged ({why}): using {path.name} instead")
         return path
+
     if damaged:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
         raise UserError(
-            f"every checkpoint in {run_dir / FOLDER} is damaged ({reasons}): start the run again elsewhere"
+            f"every checkpoint in {run_dir / FOLDER} is damaged ({reasons}): "
+            "start the run again in another folder"
         )
     return None
 
 
 def verify(path: Path) -> str | None:
-    """Why the checkpoint at `path` must not be used, or None when every file is as it was written."""
+    """Why the checkpoint at `path` must not be used; None if every file is as it was written."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         files = {
@@ -128,16 +138,20 @@ def verify(path: Path) -> str | None:
         return f"file {MANIFEST} is missing"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"file {MANIFEST} cannot be read"
+
     if path.name != name:
         return f"file {MANIFEST} is of {name}"
     if TRAINER not in files:
         return f"file {MANIFEST} does not list {TRAINER}"
-    return next(
-        (reason for file, entry in files.items() if (reason := _damage(path, file, *entry))), None
-    )
+
+    for file, (size, sha256) in files.items():
+        if reason := _damage(path, file, size, sha256):
+            return reason
+    return None
 
 
 def _damage(path: Path, name: str, size: int, sha256: str) -> str | None:
+    """How the file `name` differs from what the manifest says, or None if it does not."""
     try:
         actual = (path / name).stat().st_size
         if actual != size:
@@ -152,29 +166,32 @@ def _damage(path: Path, name: str, size: int, sha256: str) -> str | None:
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
-    with path.open("wb") as file:  # a file of ours, so that the cause of a failure is an OSError
+    with path.open("wb") as file:  # opened here, so that a refusal of the disk is an OSError
         torch.save(state, file)
+
     unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     if unsafe:
         raise TypeError(
-            f"the trainer's state holds {', '.join(unsafe)}: save tensors, numbers, text, lists and dicts"
+            f"the trainer's state holds {', '.join(unsafe)}: "
+            "save tensors, numbers, text, lists and dicts"
         )
 
 
 def _write_manifest(path: Path, step: int) -> None:
-    """List every file below `path`, then flush files and folders to the disk."""
+    """Write the manifest of every file below `path`, then flush files and folders to the disk."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     entries = {
         file.relative_to(path).as_posix(): {"size": file.stat().st_size, "sha256": _sha256(file)}
         for file in files
     }
     (path / MANIFEST).write_text(json.dumps({"step": step, "files": entries}, indent=1))
+
     for entry in [*path.rglob("*"), path]:
         _flush(entry)
 
 
 def _publish(temporary: Path, final: Path) -> None:
-    if final.exists():  # damaged, or `save` would have kept it
+    if final.exists():  # it is damaged, otherwise `save` would have kept it
         shutil.rmtree(final)
     temporary.rename(final)
     _flush(final.parent)
@@ -182,12 +199,14 @@ def _publish(temporary: Path, final: Path) -> None:
 
 
 def _prune(folder: Path, step: int, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints of `step` and the steps before it."""
     paths = _checkpoints(folder)
     past = [path for path in paths if _step(path) <= step]
+
     for path in paths:
         if path not in past[-keep:]:
-            # The new checkpoint is safe, so one that cannot be removed costs only space. The rename comes first:
-            # a checkpoint half removed must not look like one.
+            # The new checkpoint is safe, so one that cannot be removed costs only space. It is
+            # renamed first, because a checkpoint that is half removed must not look like one.
             hidden = path.with_name(TEMPORARY + path.name)
             with contextlib.suppress(OSError):
                 path.rename(hidden)
@@ -200,10 +219,9 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Oldest first."""
-    return sorted(
-        (path for path in folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)), key=_step
-    )
+    """The checkpoints in `folder`, oldest first."""
+    paths = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
+    return sorted(paths, key=_step)
 
 
 def _step(path: Path) -> int:
@@ -216,7 +234,7 @@ def _sha256(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
+    """Wait until a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -225,13 +243,13 @@ def _flush(path: Path) -> None:
 
 
 def _os_error(error: BaseException) -> OSError | None:
-    """The operating system's refusal behind `error`: torch chains it, safetensors only words it."""
+    """The OSError behind `error`, if any: torch chains it, safetensors only mentions its number."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError):
             return cause
-        if worded := re.search(r"\(os error (\d+)\)", str(cause)):
-            number = int(worded[1])
+        if mentioned := re.search(r"\(os error (\d+)\)", str(cause)):
+            number = int(mentioned[1])
             return OSError(number, os.strerror(number))
         cause = cause.__cause__ or cause.__context__
     return None
@@ -239,7 +257,7 @@ def _os_error(error: BaseException) -> OSError | None:
 
 @contextlib.contextmanager
 def _refusals(final: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to save `final` into a UserError."""
+    """Turn a refusal of the operating system to save `final` into a UserError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -256,5 +274,8 @@ def _not_saved(final: Path, refusal: OSError) -> str:
         if saved
         else "no checkpoint was saved before"
     )
-    why = refusal.strerror or str(refusal)
-    return f"cannot save checkpoint {final}: {why}; {before}; make room or make the folder writable, then resume"
+    reason = refusal.strerror or str(refusal)
+    return (
+        f"cannot save checkpoint {final}: {reason}; {before}; "
+        "make room or make the folder writable, then resume"
+    )

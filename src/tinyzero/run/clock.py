@@ -1,4 +1,4 @@
-"""Where the seconds of a step go."""
+"""How long the parts of a step take."""
 
 from __future__ import annotations
 
@@ -8,22 +8,27 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Laps of one step, as `time/NAME`, and `time/step` for the whole of it.
+    """Measures the parts of a step, as `time/NAME`, and the whole step, as `time/step`.
 
-    Example: after `clock.start()`, `with clock("sample"): ...` adds to `time/sample`.
+    Example:
+
+        clock.start()
+        with clock("sample"):
+            ...                     # counts as time/sample
+        clock.laps()                # {"time/sample": 1.2, "time/step": 1.3}
     """
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        """A new step begins."""
+        """Begin a new step."""
         self.begun = time.perf_counter()
         self._laps: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Seconds spent inside count as `time/name`."""
+        """Count the seconds spent inside as `time/name`."""
         before = time.perf_counter()
         try:
             yield
@@ -32,5 +37,5 @@ class Clock:
             self._laps[f"time/{name}"] = self._laps.get(f"time/{name}", 0.0) + spent
 
     def laps(self) -> dict[str, float]:
-        """What the step took so far."""
+        """Seconds of the step so far, by key of the record."""
         return {**self._laps, "time/step": time.perf_counter() - self.begun}

@@ -1,4 +1,4 @@
-"""The run on a terminal: a live table of the last steps, or one plain line per step elsewhere."""
+"""What a run shows: a live table on a terminal; elsewhere one plain line per step."""
 
 from __future__ import annotations
 
@@ -12,27 +12,40 @@ from typing import Any, TextIO
 import rich.console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "reward": ("reward", ".3f"),
     "accuracy": ("accuracy", ".3f"),
-    "response_length": ("length", ".1f"),
+    "response_length": ("length", ".0f"),
 }
-"""Keys of a step's record that the console shows: its heading and how to write the number."""
+"""Keys of a step's record that the console shows, each with its heading and number format."""
 
-
-SPENT: dict[str, tuple[str, str]] = {
+COSTS: dict[str, tuple[str, str]] = {
     "flops": ("FLOP", "{:.1e}"),
     "time/gpu_hours": ("GPU-hours", "{:.2f}"),
     "time/dollars": ("cost", "${:.2f}"),
 }
-"""The same for what a run spends; each has a time/*_total, for its end. Shown where there is a GPU or a price."""
+"""The same for what a run costs, shown if it has a GPU or a price.
+
+Each of these keys has a partner time/NAME_total, the estimate for the end of the run.
+"""
+
+REMOVED_FIRST = ("tokens/s", "FLOP")
+REMOVED_LAST = ("of peak", "length", "reward")
+"""Headings to leave out, in this order, if a line is too long; a task's own go in between."""
+
+LINE_WIDTH = 80
+COLUMN_GAP = 2
+SECONDS_BETWEEN_REDRAWS = 0.25
+SECONDS_BETWEEN_LINES = 60.0
 
 
 class Console:
-    """The run as it goes: a live table of the last steps on a terminal, one plain line a step elsewhere.
+    """The progress of a run: a live table of its last steps, or one plain line per step.
 
-    Use it as a context; `show` takes a step's record, `note` says something that stays.
+    Use it as a context. `show` takes a step's record, `evaluating` the progress of an evaluation,
+    and `note` prints a line that stays.
     """
 
     ROWS = 10
@@ -40,15 +53,22 @@ class Console:
     def __init__(
         self, steps: int, file: TextIO | None = None, highlights: Mapping[str, str] | None = None
     ) -> None:
-        """`steps` is the run's length; `highlights` are more keys to show, each with its heading."""
-        self.steps, self.lost = steps, False
-        more = {key: (heading, ".2f") for key, heading in (highlights or {}).items()}
+        """`steps` is the run's length; `highlights` maps more keys to show to their headings."""
+        self.steps = steps
+        self.lost_output = False
+        more = {key: (heading, ".1f") for key, heading in (highlights or {}).items()}
         self.columns = COLUMNS | more
-        self.begin(0)
+        own_headings = [heading for heading, _ in more.values()]
+        self.removable = [*REMOVED_FIRST, *own_headings, *REMOVED_LAST]
+        self.removed: set[str] = set()
+
         self.rows: deque[dict[str, str]] = deque(maxlen=self.ROWS)
+        self.evaluation = ""
+        self.evaluation_started = self.last_progress = 0.0
+
         self.console = rich.console.Console(file=file or sys.stdout, highlight=False, markup=False)
         redraws = self.console.is_terminal and not self.console.is_dumb_terminal
-        # Drawn when there is something new, not by a thread that would take time from training.
+        # Drawn only when there is something new: a drawing thread would take time from training.
         self.live = Live(console=self.console, auto_refresh=False) if redraws else None
 
     def __enter__(self) -> Console:
@@ -60,69 +80,131 @@ class Console:
         if self.live:
             self.live.stop()
 
-    def begin(self, done: int) -> None:
-        """Start the clock: `done` steps lie behind, of this run or the one it resumes."""
-        self.done, self.started = done, time.monotonic()
+    def show(self, record: Mapping[str, Any], seconds_left: float) -> None:
+        """Show the record of one step, and how long the run will still take."""
+        row = self._row(record) | {"left": clock_text(seconds_left)}
+        self._fit(row)
 
-    def show(self, record: Mapping[str, Any]) -> None:
-        """Show the metrics of one step."""
-        row = self._row(record)
         if self.live:
             self.rows.append(row)
-            live = self.live
-            self._written(lambda: live.update(self._table(), refresh=True))
+            self._redraw()
         else:
-            self.note("  ".join(f"{heading} {text}" for heading, text in row.items()))
+            self.note(_line(self._kept(row)))
+
+    def evaluating(self, title: str, done: int, total: int, expected_seconds: float = 0.0) -> None:
+        """Show that `done` of `total` problems of the evaluation called `title` are answered.
+
+        Call it with `done` 0 first. A terminal is redrawn up to four times per second. Elsewhere
+        there is a line at the start, and one per minute. `expected_seconds` is the expected
+        duration of the whole evaluation. If it is 0, or over, the pace so far gives the time left.
+        """
+        now = time.monotonic()
+        if done == 0:
+            self.evaluation_started = now
+        elif now - self.last_progress < self._seconds_between_updates() and done < total:
+            return
+        self.last_progress = now
+
+        elapsed = now - self.evaluation_started
+        expected = expected_seconds
+        if elapsed > expected and done:
+            expected = elapsed * total / done
+        left = f", left {clock_text(expected - elapsed)}" if expected else ""
+
+        if self.live:
+            text = f"evaluating {title}: {done:,} of {total:,} problems{left}"
+            self.evaluation = text if done < total else ""
+            self._redraw()
+        elif done == 0:
+            self.note(f"evaluating {title}: {total:,} problems{left} ...")
+        elif done < total:
+            self.note(f"evaluating {title}: {done:,} of {total:,} problems{left}")
 
     def note(self, text: str) -> None:
         """Print a line that stays, above the table."""
-        self._written(lambda: self.console.print(text, soft_wrap=True))
+        self._write(lambda: self.console.print(text, soft_wrap=True))
 
-    def _written(self, write: Callable[[], None]) -> None:
-        """Write, or say once on stderr that the output is gone: training is worth more than its console."""
-        if self.lost:
+    def _redraw(self) -> None:
+        live = self.live
+        assert live is not None
+        parts: list[rich.console.RenderableType] = []
+        if self.rows:
+            parts.append(self._table())
+        if self.evaluation:
+            parts.append(Text(self.evaluation))
+        self._write(lambda: live.update(rich.console.Group(*parts), refresh=True))
+
+    def _seconds_between_updates(self) -> float:
+        return SECONDS_BETWEEN_REDRAWS if self.live else SECONDS_BETWEEN_LINES
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write. If the output is gone, say so once on stderr: training goes on without it."""
+        if self.lost_output:
             return
         try:
             write()
         except (OSError, ValueError) as error:
-            self.lost = True
+            self.lost_output = True
             with suppress(OSError, ValueError):
                 print(f"nothing more is shown ({error}); the run continues", file=sys.stderr)
 
     def _row(self, record: Mapping[str, Any]) -> dict[str, str]:
-        finished = record["step"] + 1
-        row = {"step": f"{finished}/{self.steps}"}
-        for key, (heading, form) in self.columns.items():
+        """The cells of a step by heading."""
+        row = {"step": f"{record['step'] + 1}/{self.steps}"}
+
+        for key, (heading, number_format) in self.columns.items():
             if record.get(key) is not None:
-                row[heading] = format(record[key], form)
+                row[heading] = format(record[key], number_format)
         if record.get("time/step"):
             row["tokens/s"] = f"{record['tokens/generated'] / record['time/step']:,.0f}"
+
         if record.get("time/utilisation"):
             row["of peak"] = f"{record['time/utilisation']:.0%}"
         if "time/gpu_hours" in record or "time/dollars" in record:
-            for key, (heading, form) in SPENT.items():
+            for key, (heading, number_format) in COSTS.items():
                 if key in record:
-                    row[heading] = f"{form} of {form}".format(
-                        record[key], record[f"time/{key.removeprefix('time/')}_total"]
-                    )
-        row["left"] = _clock(self.left(finished))
+                    total = record[f"time/{key.removeprefix('time/')}_total"]
+                    cell = f"{number_format} of {number_format}"
+                    row[heading] = cell.format(record[key], total)
         return row
 
-    def left(self, finished: int) -> float:
-        """Seconds to the end after so many steps, at the pace since `begin`."""
-        pace = (time.monotonic() - self.started) / max(finished - self.done, 1)
-        return pace * (self.steps - finished)
+    def _fit(self, row: Mapping[str, str]) -> None:
+        """Remove headings until `row` fits; they stay removed, so that all rows have the same."""
+        for heading in self.removable:
+            kept = self._kept(row)
+            fits = _table_width(kept) <= self.console.width if self.live else _line_fits(kept)
+            if fits:
+                return
+            if heading in row:
+                self.removed.add(heading)
+
+    def _kept(self, row: Mapping[str, str]) -> dict[str, str]:
+        return {heading: cell for heading, cell in row.items() if heading not in self.removed}
 
     def _table(self) -> Table:
-        headings = dict.fromkeys(heading for row in self.rows for heading in row)
-        table = Table(*headings, box=None, padding=(0, 2, 0, 0))
-        for row in self.rows:
+        rows = [self._kept(row) for row in self.rows]
+        headings = dict.fromkeys(heading for row in rows for heading in row)
+
+        table = Table(*headings, box=None, padding=(0, COLUMN_GAP, 0, 0))
+        for row in rows:
             table.add_row(*(row.get(heading, "") for heading in headings))
         return table
 
 
-def _clock(seconds: float) -> str:
-    """Hours (if any), minutes and seconds: `1:02:05`, `2:05`."""
+def clock_text(seconds: float) -> str:
+    """Hours (if any), minutes and seconds, such as `1:02:05` or `2:05`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _line(row: Mapping[str, str]) -> str:
+    return "  ".join(f"{heading} {cell}" for heading, cell in row.items())
+
+
+def _line_fits(row: Mapping[str, str]) -> bool:
+    return len(_line(row)) <= LINE_WIDTH
+
+
+def _table_width(row: Mapping[str, str]) -> int:
+    return sum(max(len(heading), len(cell)) + COLUMN_GAP for heading, cell in row.items())

@@ -1,4 +1,4 @@
-"""What a run has cost so far, and will have cost at its end, for the record of each step."""
+"""What a run has cost so far and will have cost at its end, for the record of each step."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from tinyzero.cost.simulator import step_flops
 
 
 class Meter:
-    """What a run has cost: FLOPs, dollars, and the share of the device's rate that it reached."""
+    """Counts the cost of a run: FLOPs, GPU-hours, dollars, and the share of the GPU's peak rate."""
 
     def __init__(
         self, config: Config, algorithm: Algorithm, shape: Shape | None, device: str | None
     ) -> None:
-        """`shape` None counts no FLOPs; `device` is a GPU's name, None for a CPU."""
+        """With `shape` None no FLOPs are counted. `device` is the name of a GPU, None on a CPU."""
         self.config, self.algorithm, self.shape = config, algorithm, shape
-        self.on_gpu, known = device is not None, device_named(device or "")
-        self.rate = known.rates.get(config.model.dtype) if known else None
+        self.on_gpu = device is not None
+        known_device = device_named(device or "")
+        self.rate = known_device.rates.get(config.model.dtype) if known_device else None
         self.flops = 0.0
 
     def step(
@@ -33,8 +34,12 @@ class Meter:
         left: float,
         done: int,
     ) -> dict[str, float]:
-        """A step's entries in the record: of tokens as `step_flops` has them, of the seconds of the step, of the run so
-        far, and to its end, and of the steps that are done."""
+        """The entries of one step in the record, by key.
+
+        `sampled`, `scored`, `learned` (tokens) and `length` (tokens per sequence) are those of
+        `step_flops`. `seconds` is the time of the step, `elapsed` that of the run so far and `left`
+        that to its end. `done` is the number of finished steps.
+        """
         entries: dict[str, float] = {}
         if self.shape is not None:
             flops = step_flops(
@@ -47,6 +52,7 @@ class Meter:
             }
             if self.rate:
                 entries["time/utilisation"] = flops / (self.rate * seconds)
+
         so_far, in_the_end = elapsed / 3600, (elapsed + left) / 3600
         if self.on_gpu:
             entries |= {"time/gpu_hours": so_far, "time/gpu_hours_total": in_the_end}

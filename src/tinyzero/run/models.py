@@ -1,4 +1,4 @@
-"""The models of a run by role: the policy, and the critic, reward model and reference if there are any."""
+"""The models of a run by role: the policy and, if needed, critic, reward model and reference."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Models(Mapping[str, Learner]):
         return len(self._learners)
 
     def update(self, batch: Batch, lesson: Lesson) -> dict[str, float]:
-        """Train every trained model on `batch`, except those that `lesson` says were trained or are to wait.
+        """Train every trained model on `batch`, except those that `lesson` leaves out.
 
-        The schedule of a model that waits advances all the same. Returns their metrics: the policy's as
-        they are, the others' with a prefix.
+        The learning rate schedule of a model that is skipped still advances. Returns the metrics of
+        all models; those of models other than the policy have a prefix.
         """
         with self.clock("update"):
             metrics: dict[str, float] = {}
@@ -55,12 +55,13 @@ class Models(Mapping[str, Learner]):
             return {}
         if role in lesson.trained:
             return lesson.trained[role]
+
         with self.saved_if_broken(batch, f" (the {role}'s)"):
             return learner.update(batch)
 
     @contextmanager
     def saved_if_broken(self, batch: Batch, whose: str = "") -> Iterator[None]:
-        """If training breaks down inside, keep the batch, so that one can see why."""
+        """If training breaks down inside, save the batch, so that the user can find out why."""
         try:
             yield
         except NonFiniteError as error:
@@ -69,7 +70,7 @@ class Models(Mapping[str, Learner]):
                 torch.save(asdict(batch), path)
                 raise NonFiniteError(f"{error}{whose}: the batch is in {path}; {hint}") from None
             except (OSError, RuntimeError) as refusal:
-                why = str(refusal).splitlines()[0]
+                reason = str(refusal).splitlines()[0]
                 raise NonFiniteError(
-                    f"{error}{whose}; the batch could not be saved ({why}); {hint}"
+                    f"{error}{whose}; the batch could not be saved ({reason}); {hint}"
                 ) from None

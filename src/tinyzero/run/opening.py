@@ -1,4 +1,4 @@
-"""A model as it is used after training: found, loaded, and given its task."""
+"""Opens a model for use after training: finds it, loads it and gives it its task."""
 
 from __future__ import annotations
 
@@ -25,22 +25,28 @@ USED = (
     "model.threads",
     "eval.max_tokens",
 )
-"""What using a model as it is takes of a recipe."""
+"""Options of a recipe that matter when a model is only used; keys that begin like this."""
 
 
 def recipe_of(base: str) -> str | None:
-    """The bundled recipe that trains the bundled base `base`; None if it is not a bundled base."""
+    """The bundled recipe that trains the base `base`; None if that is not a bundled base."""
     from tinyzero.models import BUNDLED
 
     if base not in BUNDLED:
         return None
-    trained = ((name, configs.read_recipe(name).get("model", {})) for name in configs.recipes())
-    return next((name for name, model in trained if model.get("name") == base), None)
+
+    for recipe in configs.recipes():
+        if configs.read_recipe(recipe).get("model", {}).get("name") == base:
+            return recipe
+    return None
 
 
 @contextmanager
 def open_player(config: configs.Config, model: str) -> Iterator[Player]:
-    """A player of the model in the folder `model` on the task of `config`. Afterwards its grader is closed."""
+    """A player of the model in the folder `model`, on the task of `config`.
+
+    Its grader is closed when the context ends.
+    """
     import torch
 
     from tinyzero import models
@@ -70,40 +76,49 @@ def settings_for(
 ) -> tuple[configs.Config, str]:
     """The configuration to use `model` with, and the folder to load it from.
 
-    It is that of `recipe`, else of the run or the base that `model` is, with `task` and `overrides` on
-    top. Raises UserError on an override without effect, and if a folder that is not `trusted` names
-    code that was not named here; `flags` say how to allow it.
+    The configuration is that of `recipe`; without one, that of the run or the bundled base that
+    `model` is. `task` and `overrides` go on top. Raises UserError if an override has no effect, or
+    if a folder that is not `trusted` names code that the user did not name; `flags` say how to
+    allow it.
     """
-    source, place = locate(model)
+    source, model_folder = locate(model)
     name = recipe or source
     values = configs.read_recipe(name) if name else {"model": {"prompt": "base"}}
+
     chosen = dict(overrides)
     for key in chosen:
         if not key.startswith(USED):
             raise UserError(f"{key} has no effect: the model is used as it is")
     if task:
         chosen["task.name"] = task
+
     if source and not (recipe or trusted or "task.name" in chosen):
         trust.require(configs.resolve(values, {}), source, ("task",), flags)
-    return configs.resolve(values, chosen), place
+    return configs.resolve(values, chosen), model_folder
 
 
 def locate(model: str) -> tuple[str | None, str]:
-    """(the recipe that made `model`, the folder to load): a run means its newest whole checkpoint."""
+    """The recipe that made `model`, if it is known, and the folder to load the model from.
+
+    For a run that is its newest undamaged checkpoint.
+    """
     from tinyzero.run import checkpoint
 
     if recipe := recipe_of(model):
         return recipe, model
+
     folder = Path(model)
-    if (folder / "config.toml").is_file():
-        found = checkpoint.latest(folder, lambda text: print(text, file=sys.stderr))
-        if found is None:
+    run_config = folder / "config.toml"
+    if run_config.is_file():
+        newest = checkpoint.latest(folder, lambda text: print(text, file=sys.stderr))
+        if newest is None:
             raise UserError(f"{folder} has no checkpoint yet: train on, or name a model folder")
-        return str(folder / "config.toml"), str(found / "model")
-    if (folder / "recipe.toml").is_file() and (
-        folder / "config.json"
-    ).is_file():  # an exported model
-        return str(folder / "recipe.toml"), model
+        return str(run_config), str(newest / "model")
+
+    exported_recipe = folder / "recipe.toml"
+    if exported_recipe.is_file() and (folder / "config.json").is_file():
+        return str(exported_recipe), model
+
     check_whole(folder)
     for parent in folder.resolve().parents[:3]:
         if (parent / "config.toml").is_file() and (parent / "checkpoints").is_dir():
@@ -112,13 +127,15 @@ def locate(model: str) -> tuple[str | None, str]:
 
 
 def check_whole(folder: Path) -> None:
-    """Raise UserError if `folder` is a checkpoint by its own path, or the model in one, and is damaged."""
+    """Raise UserError if `folder` is a checkpoint, or the model in one, and is damaged."""
     from tinyzero.run import checkpoint
 
-    for place in (folder.resolve(), folder.resolve().parent):
-        if (place / checkpoint.MANIFEST).is_file() and re.fullmatch(r"step_\d+", place.name):
-            if reason := checkpoint.verify(place):
+    for candidate in (folder.resolve(), folder.resolve().parent):
+        is_checkpoint = re.fullmatch(r"step_\d+", candidate.name)
+        if is_checkpoint and (candidate / checkpoint.MANIFEST).is_file():
+            if reason := checkpoint.verify(candidate):
                 raise UserError(
-                    f"checkpoint {place} cannot be used ({reason}): name the run, or another checkpoint"
+                    f"checkpoint {candidate} cannot be used ({reason}): "
+                    "name the run, or another checkpoint"
                 )
             return

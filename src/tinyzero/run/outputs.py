@@ -1,7 +1,7 @@
-"""Every output has one rule: written whole or not at all, over nothing but one of its own kind.
+"""One rule for every output: it appears whole or not at all, and replaces only its own kind.
 
-What is being written lies in a folder that this process made beside the output, under a name of its
-own. It is flushed to the disk and renamed; nothing else is ever removed.
+An output is first written into a temporary folder next to its final path, flushed to the disk, and
+then renamed. Nothing else is ever removed.
 """
 
 from __future__ import annotations
@@ -18,54 +18,56 @@ from tinyzero.config import Config, read_toml
 from tinyzero.errors import UserError
 
 REPORT = '<meta name="generator" content="tinyzero report">'
-LARGEST = 64 * 2**20  # bytes of an old output that are read to know it again
+LARGEST = 64 * 2**20  # bytes; a larger JSON file is not read to find out whether it is ours
 
 
 @contextmanager
 def whole(
     path: Path, is_ours: Callable[[Path], bool] | None = None, fix: str = "name another"
 ) -> Iterator[Path]:
-    """Yields where to write the file or folder that is to become `path`.
+    """Yields the path to write a file or folder to, which then becomes `path`.
 
-    What stands at `path` already is replaced only if `is_ours` holds for it; without that, nothing
-    is. If the block raises, `path` is as it was. Raises UserError, which ends with
-    `fix`, if something else stands there, or the disk refuses.
+    What is at `path` already is replaced only if `is_ours` is true for it; without `is_ours`,
+    nothing is. If the block raises, `path` stays as it was. Raises UserError, whose message ends
+    with `fix`, if there is something else, or the disk refuses.
 
     Example:
+
         with whole(Path("figures.json"), is_figures) as temporary:
             temporary.write_text(json.dumps(figures))
     """
     refuse_others(path, is_ours, fix)
     if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: {path.parent} is no folder; make it, or {fix}")
-    beside: Path | None = None
+        raise UserError(f"cannot write {path}: {path.parent} is not a folder; make it, or {fix}")
+
+    temporary_folder: Path | None = None
     try:
-        beside = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
-        temporary = beside / path.name
+        temporary_folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+        temporary = temporary_folder / path.name
         yield temporary
         _flush(temporary)
         refuse_others(path, is_ours, fix)  # it may have been made meanwhile
-        _put(temporary, path, aside=beside / "before")
+        _put(temporary, path, aside=temporary_folder / "before")
         _flush_one(path.parent)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise UserError(f"cannot write {path}: {why}; make room, or {fix}") from error
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write {path}: {reason}; make room, or {fix}") from error
     finally:
-        if beside:
-            shutil.rmtree(beside, ignore_errors=True)
+        if temporary_folder:
+            shutil.rmtree(temporary_folder, ignore_errors=True)
 
 
 def refuse_others(
     path: Path, is_ours: Callable[[Path], bool] | None = None, fix: str = "name another"
 ) -> None:
-    """Raise UserError if something stands at `path` that `whole` would not replace."""
+    """Raise UserError if there is something at `path` that `whole` would not replace."""
     if not os.path.lexists(path):
         return
     if is_ours is None:
         raise UserError(f"{path} exists: {fix}, or remove it first")
     try:
-        plain = path.is_file() or path.is_dir()  # no pipe, which would be waited for
-        ours = plain and not path.is_symlink() and is_ours(path)
+        is_plain = path.is_file() or path.is_dir()  # reading a pipe would wait forever
+        ours = is_plain and not path.is_symlink() and is_ours(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {fix}") from None
     if not ours:
@@ -73,7 +75,7 @@ def refuse_others(
 
 
 def require_folder(path: Path, fix: str) -> None:
-    """Raise UserError if `path` lies in a folder that does not exist: said now, and not after hours."""
+    """Raise UserError if the folder of `path` does not exist: now, and not after hours of work."""
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}; {fix}")
 
@@ -82,9 +84,10 @@ def is_report(path: Path) -> bool:
     """Whether a file is a page of `tinyzero report`."""
     with path.open("rb") as file:
         start = file.read(4096)
-    # pages of version 0.1 have no generator, but our title and the first line of the page
-    ours = (REPORT.encode(), " · TinyZero</title>".encode())
-    return start.startswith(b"<!doctype html>") and any(mark in start for mark in ours)
+
+    # pages of version 0.1 do not name a generator, but have our title and the same first line
+    marks = (REPORT.encode(), " · TinyZero</title>".encode())
+    return start.startswith(b"<!doctype html>") and any(mark in start for mark in marks)
 
 
 def is_figures(path: Path) -> bool:
@@ -96,13 +99,14 @@ def is_comparison(path: Path) -> bool:
     """Whether a file is one that `tinyzero ablate` writes: its JSON, its table or its picture."""
     if path.suffix == ".json":
         return "results" in _json(path) and "grid" in _json(path)
+
     with path.open("rb") as file:
         start = file.read(4096)
     return start.startswith(b"|  | before | after |" if path.suffix == ".md" else b"\x89PNG")
 
 
 def is_settings(path: Path) -> bool:
-    """Whether a file is a recipe such as a grid writes for each of its runs."""
+    """Whether a file is a recipe like those that a grid writes for its runs."""
     try:
         tables = read_toml(path)
         return "seed" in tables and tables.keys() <= Config.model_fields.keys()
@@ -117,10 +121,11 @@ def is_base(path: Path) -> bool:
 
 
 def _put(temporary: Path, path: Path, aside: Path) -> None:
-    """Rename `temporary` to `path`; a folder there gives way, and comes back if that fails."""
+    """Rename `temporary` to `path`. A folder there is moved aside, and back if that fails."""
     if not path.is_dir():
         os.replace(temporary, path)
         return
+
     path.rename(aside)
     try:
         temporary.rename(path)
@@ -130,18 +135,18 @@ def _put(temporary: Path, path: Path, aside: Path) -> None:
 
 
 def _json(path: Path) -> dict[str, object]:
-    """The object in a file; an empty one if it holds none."""
+    """The JSON object in a file; an empty one if the file holds something else."""
     if path.stat().st_size > LARGEST:
         return {}
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or a folder with all that is in it, is on the disk."""
+    """Wait until a file, or a folder with everything in it, is on the disk."""
     for entry in [*path.rglob("*"), path] if path.is_dir() else [path]:
         _flush_one(entry)
 

@@ -1,9 +1,8 @@
-"""A run: its parts, made from a configuration; its folder; its checkpoints, and how it goes on from one."""
+"""A run: its parts, made from a configuration, its folder, and how it is resumed."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,31 +20,29 @@ from tinyzero.algorithms import Algorithm
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Command, Config, GradingSection, trust
 from tinyzero.cost.shapes import read_shape
-from tinyzero.errors import NonFiniteError, UserError, brief
-from tinyzero.evaluate import distinct_problems
+from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief
 from tinyzero.grading import Grader, LocalGrader, TaskReference, WorkerPool
 from tinyzero.models import lora
 from tinyzero.registry import SESSION
 from tinyzero.rollouts import Cursor, Player, Source
-from tinyzero.run import progress, records, trackers
+from tinyzero.run import preflight, progress, records, trackers
 from tinyzero.run.check import Parts, check, complete
 from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
+from tinyzero.run.forecast import Forecast
 from tinyzero.run.learners import ROLES, load, make_learners
 from tinyzero.run.meter import Meter
 from tinyzero.run.models import Models
 from tinyzero.run.progress import Saved
 from tinyzero.run.stopping import stop_requested
-from tinyzero.tasks.base import NoSolution, Task
+from tinyzero.tasks.base import Task
 from tinyzero.tasks.guarded import GuardedTask
-from tinyzero.types import Group, Lesson, Problem, Sampler, SamplingParams, Split
-
-SOLVED = 8  # problems whose own solutions are graded before the first step
+from tinyzero.types import Group, Lesson, Sampler, SamplingParams
 
 
 @dataclass
 class Run:
-    """The parts of a run: what the loop's names refer to."""
+    """The parts of a run: what the names in the training loop refer to."""
 
     config: Config
     folder: Path
@@ -60,23 +57,28 @@ class Run:
     tracking: trackers.Tracking
     meter: Meter
     clock: Clock
+    forecast: Forecast
     step: int = 0
+    """Steps finished so far."""
     samples: int = 0
     tokens: int = 0
-    cpu: float = 0.0  # seconds of the processes before this one
+    cpu: float = 0.0
+    """CPU seconds of the processes that trained this run before this one."""
+    earlier_peaks: Mapping[str, int] = field(default_factory=dict)
+    """Peak memory of those processes, in bytes, by the key of the record."""
     started: float = field(default_factory=time.perf_counter)
     stopping: list[int] = field(default_factory=list)
-    """Signals that were heard: after the step that is being taken the run stops."""
+    """Signals to stop that were received: the run stops after the current step or evaluation."""
     learning: bool = False
-    """Between `annotate` and `record` the models are between two steps, and cannot be saved."""
+    """Whether the models are between two steps (`annotate` to `record`) and cannot be saved."""
     saved: Path = Path()
     """The newest checkpoint."""
     alarmed: bool = False
-    """It was said that the grader fails; once is enough."""
+    """Whether the alarm about a failing grader was raised; once is enough."""
     recorded: dict[str, int] = field(default_factory=dict)
     """Bytes in each file of records after the last step or evaluation that was recorded whole."""
     process: int = field(default_factory=os.getpid)
-    """The one process that may write into the folder."""
+    """The only process that may write into the folder."""
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps still to take; evaluates, saves and stops between them."""
@@ -85,7 +87,7 @@ class Run:
     def annotate(self, groups: list[Group]) -> tuple[Batch, Lesson]:
         """The groups as a batch with advantages and whatever else the algorithm's losses need.
 
-        A batch whose every group the algorithm refused is only padded, and no model learns from it.
+        If the algorithm refused every group, the batch is only padded and no model learns from it.
         """
         self.learning = True
         with self.clock("annotate"):
@@ -99,19 +101,19 @@ class Run:
     def record(
         self, step: int, groups: list[Group], batch: Batch, learned: Mapping[str, float]
     ) -> None:
-        """Write down what the step did; every so often the policy becomes the reference."""
+        """Write and show what the step did; update the reference model if it is time to."""
         if progress.due(self.refresh, step + 1):
             self.models["reference"].load_weights(self.models["policy"].named_weights())
         progress.record(self, step, groups, batch, learned)
         self.learning = False
 
     def save(self) -> None:
-        """Checkpoint the run as it stands after `step` steps."""
+        """Checkpoint the run as it is after `step` steps."""
         progress.save(self)
 
     @property
     def refresh(self) -> int:
-        """Steps after which the policy becomes the reference; 0 for never."""
+        """Every how many steps the reference becomes a copy of the policy; 0 for never."""
         return self.algorithm.refresh
 
 
@@ -123,42 +125,64 @@ def opened(
     started: float | None = None,
     command: Command | None = None,
 ) -> Iterator[Run]:
-    """A run that is ready to train, in a folder where nothing else trains meanwhile.
+    """A run that is ready to train, in a folder that no other process trains in meanwhile.
 
-    Whatever ends it while answers are collected, after at least one step, is raised only after the
-    state of the last step was saved: a user's error, an error of ours, a second signal.
+    If an error or a signal ends the run between two steps, the state of the last step is saved
+    before the error is raised. Raises `Interrupted`, with a message that says how to resume, after
+    a signal to stop.
     """
     started = started or time.perf_counter()
     folder = folder.resolve()  # a user's code may change the working directory
+
     with ExitStack() as stack:
         if resume:
             stack.enter_context(locked(folder))
-        # a run that cannot start leaves no folder
-        run = build(config, folder, resume, started, command or Command(), stack)
+        # a run that cannot start leaves no folder, so a new one is locked only after it was built
+        try:
+            run = build(config, folder, resume, started, command or Command(), stack)
+        except Interrupted:
+            message = progress.stop_message(folder, step=0, learning=False)
+            print(message)
+            raise Interrupted(message) from None
         if not resume:
             stack.enter_context(locked(folder))
+
         stack.enter_context(run.tracking)
         stack.enter_context(run.console)
-        run.stopping = stack.enter_context(stop_requested("step"))
+        run.stopping = stack.enter_context(stop_requested("step or evaluation"))
         try:
             yield run
         except NonFiniteError:
             raise
+        except Interrupted:
+            save_between_steps(run)
+            message = progress.stop_message(folder, run.step, run.learning)
+            run.console.note(message)
+            raise Interrupted(message) from None
         except BaseException:
-            if run.step and not run.learning:
-                run.save()
+            save_between_steps(run)
             raise
+
+
+def save_between_steps(run: Run) -> None:
+    """Checkpoint the run if it has taken a step and is not in the middle of another one."""
+    if run.step and not run.learning:
+        run.save()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process. Raises UserError where another process holds it."""
+    """Hold the folder's lock, which ends with the process.
+
+    Raises UserError if another process holds it, or the folder cannot be written.
+    """
     try:
         file = (folder / ".lock").open("w")
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {error.strerror}; make it writable, then resume"
         ) from None
+
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,34 +196,60 @@ def locked(folder: Path) -> Iterator[None]:
 def build(
     config: Config, folder: Path, resume: bool, started: float, command: Command, stack: ExitStack
 ) -> Run:
-    """Load or make everything a run needs; with `resume`, as it was after the newest whole checkpoint.
+    """Make everything a run needs; with `resume`, as it was at the newest undamaged checkpoint.
 
-    `stack` closes what has to be closed at the end.
+    Whatever can be refused without a model is refused before one is loaded. `stack` closes what has
+    to be closed at the end.
     """
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     torch.manual_seed(config.seed)
+
+    # what needs no model
     asked, parts = config, check(config, command.options)
+    preflight.require_sampler(config.sampler.name)
     task = parts.task
     console = Console(config.steps, highlights=task.highlights)
+    saved = None
+    if resume:
+        saved = load_saved(config, folder, console.note)
+    else:
+        preflight.require_new_folder(folder)
+    is_sampler_known = config.sampler.name != "auto"
+    if saved and is_sampler_known:
+        progress.refuse_changes(saved, parts.config, folder)
     grader = stack.enter_context(closing(make_grader(task, config.grading)))
-    found = progress.load_latest(folder, console.note) if resume else None
-    policy = load(config, "policy")
+    problems = preflight.draw_problems(config, task, console.note)
+    preflight.check_grading(task, grader, problems, console.note)
+
+    # what needs the tokenizer
     tokenizer = models.load_tokenizer(config.model.name)
+    encode = partial(models.encode_prompt, tokenizer)
+    prompts = [task.prompt(problem, config.model.prompt) for problem in problems]
+    lengths = [len(encode(prompt)) for prompt in prompts]
+    known_context = models.known_context(config.model.name)
+    if known_context is not None:
+        preflight.check_lengths(config, lengths, known_context, console.note)
+
+    # what needs the policy
+    policy = load(config, "policy")
+    if known_context is None:
+        preflight.check_lengths(config, lengths, policy.context, console.note)
     config, algorithm = choose_sampler(config, parts, policy, console.note)
-    if found:
-        progress.refuse_changes(found, config, folder)
+    if saved and not is_sampler_known:
+        progress.refuse_changes(saved, config, folder)
     ends = models.end_ids(tokenizer, policy, task.stop)
     sampler = make_sampler(config, policy, models.decoder(tokenizer), ends)
     player = Player(
         task,
         sampler,
-        partial(models.encode_prompt, tokenizer),
+        encode,
         config.model.prompt,
         grader,
         context=policy.context,
         too_long=config.rollout.too_long,
     )
+
     clock = Clock()
     run = Run(
         config=config,
@@ -211,45 +261,65 @@ def build(
         player=player,
         source=make_source(config, player, algorithm, clock),
         clock=clock,
+        forecast=Forecast(config),
         save_model=lambda path: save_policy(config, policy, tokenizer, path),
         console=console,
         tracking=trackers.Tracking(config.run.track, folder, config.model_dump(), console.note),
         meter=make_meter(config, algorithm, policy, console),
         started=started,
     )
-    check_problems(run, policy.context)
     if resume:
-        resume_run(run, found, command)
+        resume_run(run, saved, command)
     else:
         start_folder(run, asked, command)
     return run
 
 
-def resume_run(run: Run, found: Saved | None, command: Command) -> None:
-    """The run as it stood at the checkpoint that was `found`, its records and its configuration too."""
-    if found is None:
-        check_nothing_is_lost(run)
-    else:
-        restore(run, found)
+def resume_run(run: Run, saved: Saved | None, command: Command) -> None:
+    """Bring the run, its records and its configuration to the state of the checkpoint `saved`.
+
+    Without a checkpoint the run starts again, and its records are emptied.
+    """
+    if saved:
+        restore(run, saved)
+
     for name in records.FILES:
-        prefix = found.records[name] if found else records.NOTHING
+        prefix = saved.records[name] if saved else records.NOTHING
         records.cut(run.folder / name, *prefix)
     run.recorded = records.lengths(run.folder)
+    learn_from_records(run)
+
     write_config(run)
     if (asked := configs.asked_again(run.folder, command)) is not None:
         write(run.folder / configs.ASKED, asked)
 
 
-def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
-    """Where the rewards of `task` are computed: in workers, unless it is one of ours.
+def learn_from_records(run: Run) -> None:
+    """Take times and peak memory of the processes before this one from what they recorded."""
+    steps = list(records.read(run.folder / "metrics.jsonl"))
+    run.forecast.add_records(steps, records.read(run.folder / "eval.jsonl"))
 
-    Make it before a model is loaded: a task that cannot be named is graded in forks of this process.
+    last = steps[-1] if steps else {}
+    run.earlier_peaks = {
+        key: peak for key, peak in last.items() if key.startswith("memory/") and peak is not None
+    }
+
+
+def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
+    """Where the rewards of `task` are computed: worker processes, unless the task is a bundled one.
+
+    Make it before a model is loaded: a task that other processes cannot load by its name is graded
+    in forks of this process.
     """
     if task.trusted:
         return LocalGrader(task)
-    place, colon, _ = task.name.rpartition(":")
-    named = task.name in tasks.TASKS or (colon and place not in ("__main__", SESSION))
-    reference = TaskReference("tinyzero.tasks:load_task", task.name, task.given) if named else None
+
+    module, colon, _ = task.name.rpartition(":")
+    can_be_loaded = task.name in tasks.TASKS or (colon and module not in ("__main__", SESSION))
+    reference = None
+    if can_be_loaded:
+        reference = TaskReference("tinyzero.tasks:load_task", task.name, task.given)
+
     return WorkerPool(
         task,
         reference,
@@ -260,7 +330,7 @@ def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
 
 
 def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: Path) -> None:
-    """The model as anybody loads it; with adapters these too, apart."""
+    """Write the model as a Hugging Face folder; adapters are merged, and also kept apart."""
     models.save_model(policy, tokenizer, path)
     if config.lora.rank:
         lora.save_adapter(policy, config.lora, path / lora.FOLDER, config.model.name)
@@ -269,22 +339,27 @@ def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: P
 def choose_sampler(
     config: Config, parts: Parts, policy: models.Backbone, note: Callable[[str], None]
 ) -> tuple[Config, Algorithm]:
-    """What `config` means, now that the sampler can be chosen for the policy, and the algorithm.
+    """The configuration with its sampler chosen for the policy, and the algorithm to train with.
 
-    A sampler that is not the learner itself is corrected for, unless `config` says how or that it is not.
+    A sampler whose probabilities differ from the learner's is corrected for, unless `config` says
+    how to correct or not to.
     """
-    name, why = samplers.choose(config.sampler.name, policy)
-    if config.sampler.name == "auto":
-        note(f"sampler {name}: {why}")
+    name, reason = samplers.choose(config.sampler.name, policy)
+    on_gpu = policy.device.type == "cuda"
+    if config.sampler.name == "auto" and on_gpu:  # on a CPU there is nothing to choose from
+        note(f"completions are sampled with {name}: {reason}")
+
     algorithm, options = parts.algorithm, config.algorithm.options
-    more = algorithm.for_other_samplers
-    if more and not more.keys() & options and not samplers.REGISTRY.find(name).shares_weights:
-        chosen = " ".join(f"--algorithm.{key} {value}" for key, value in more.items())
-        note(f"probabilities of the sampler {name} are not quite the learner's: {chosen}")
-        algorithm = algorithms.load_algorithm(config.algorithm.name, {**options, **more})
+    correction = algorithm.for_other_samplers
+    shares_weights = samplers.REGISTRY.find(name).shares_weights
+    if correction and not correction.keys() & options and not shares_weights:
+        chosen = " ".join(f"--algorithm.{key} {value}" for key, value in correction.items())
+        note(f"probabilities of the sampler {name} differ slightly from the learner's: {chosen}")
+        algorithm = algorithms.load_algorithm(config.algorithm.name, {**options, **correction})
+
     sampler = config.sampler.model_copy(update={"name": name})
-    meant = complete(config, parts.task, algorithm)
-    return meant.model_copy(update={"sampler": sampler}), algorithm
+    resolved = complete(config, parts.task, algorithm)
+    return resolved.model_copy(update={"sampler": sampler}), algorithm
 
 
 def make_sampler(
@@ -293,7 +368,7 @@ def make_sampler(
     decode: Callable[[Sequence[int]], str],
     end_ids: frozenset[int],
 ) -> Sampler:
-    """The sampler that a settled `config` names."""
+    """The sampler that `config` names, which must no longer be auto."""
     spec = samplers.SamplerSpec(
         decode=decode,
         end_ids=end_ids,
@@ -307,110 +382,44 @@ def make_sampler(
 
 def make_source(config: Config, player: Player, algorithm: Algorithm, clock: Clock) -> Source:
     """What fills the batches of a run."""
-    r = config.rollout
-
+    rollout = config.rollout
     params = SamplingParams(
-        temperature=r.temperature, max_tokens=r.max_tokens, n=r.samples, seed=config.seed
+        temperature=rollout.temperature,
+        max_tokens=rollout.max_tokens,
+        n=rollout.samples,
+        seed=config.seed,
     )
     return Source(
-        player, algorithm.keep, prompts=r.prompts, params=params, refills=r.refills, clock=clock
+        player,
+        algorithm.keep,
+        prompts=rollout.prompts,
+        params=params,
+        refills=rollout.refills,
+        clock=clock,
     )
 
 
 def make_meter(
     config: Config, algorithm: Algorithm, policy: models.Backbone, console: Console
 ) -> Meter:
-    """Counts the run's cost; FLOPs only of models whose shape is known."""
+    """What counts the run's cost; FLOPs are counted only for models whose shape is known."""
     shape = None
     try:
         shape = read_shape(policy.config.to_dict(), config.model.name)
     except UserError as error:
         console.note(f"no FLOPs are counted: {error}")
-    on_gpu = policy.device.type == "cuda"
-    return Meter(
-        config, algorithm, shape, torch.cuda.get_device_name(policy.device) if on_gpu else None
-    )
 
-
-def check_problems(run: Run, context: int) -> None:
-    """Draw what will be asked before anything is written. Raises UserError where the task cannot draw it, or a
-    prompt and its answer do not fit the model's context."""
-    config, problems = run.config, list[Problem]()
-    wanted: dict[str, tuple[Split, int]] = {
-        "eval.test_problems": ("test", config.eval.test_problems),
-        "eval.problems": ("dev", config.eval.dev_problems),
-    }
-    problems += [run.task.problem("train", i) for i in range(2 * config.rollout.prompts)]
-    for option, (split, count) in wanted.items():
-        try:
-            drawn = distinct_problems(run.task, split, count) if count else []
-        except UserError as error:
-            raise UserError(f"{option} is {count}: {error}") from None
-        if len(drawn) < count:
-            run.console.note(
-                f"{option} is {count}: split {split!r} has {len(drawn)} distinct problems, all are used"
-            )
-        problems += drawn
-    check_grading(run, problems[:SOLVED])
-    try:
-        json.dumps([dict(p.fields) for p in problems])  # rollouts are written with them
-    except (TypeError, ValueError) as error:
-        raise UserError(f"fields of a problem cannot be written as JSON: {error}") from None
-    limits = {"rollout": config.rollout.max_tokens}
-    evaluates = any(count for _, count in wanted.values())
-    if evaluates and config.eval_tokens != config.rollout.max_tokens:
-        limits["eval"] = config.eval_tokens
-    lengths = [len(run.player.prompt_ids(p)) for p in problems]
-    for option, limit in limits.items():
-        check_room(run, option, limit, lengths, context)
-
-
-def check_room(run: Run, option: str, limit: int, lengths: Sequence[int], context: int) -> None:
-    """Whether prompts of these lengths and an answer of `limit` tokens fit into the context.
-
-    Raises UserError if none fits, or one does not and the user asked for an error; else says how many
-    will be skipped.
-    """
-    long = [length for length in lengths if length + limit > context]
-    if not long:
-        return
-    if len(long) == len(lengths) or run.config.rollout.too_long == "error":
-        raise UserError(
-            f"{option}.max_tokens {limit} and a prompt of {max(long)} tokens exceed the model's "
-            f"context of {context}: lower it to {context - max(long)} or less"
-        )
-    run.console.note(
-        f"{len(long)} of the first {len(lengths)} prompts do not fit into the model's context of "
-        f"{context} tokens with {option}.max_tokens {limit}: such problems are skipped"
-    )
-
-
-def check_grading(run: Run, problems: Sequence[Problem]) -> None:
-    """Grade the task's own solutions. Raises UserError if the grader raises or hangs on one."""
-    for problem in problems:
-        try:
-            solution = run.task.solution(problem)
-        except NoSolution:
-            continue
-        verdict = run.player.judge(problem, solution)
-        if verdict.reward is None or verdict.reward.failure:
-            raise UserError(
-                f"the grader fails on the task's own solution of problem {problem.id!r}: {verdict.error}"
-            )
-        if verdict.reward.right is False:
-            run.console.note(
-                f"the task's own solution of problem {problem.id!r} counts as wrong: "
-                "try the task with `tinyzero check-task`"
-            )
-            return
+    gpu_name = None
+    if policy.device.type == "cuda":
+        gpu_name = torch.cuda.get_device_name(policy.device)
+    return Meter(config, algorithm, shape, gpu_name)
 
 
 def restore(run: Run, saved: Saved) -> None:
-    """The inverse of `save`. Raises UserError if what was saved is not what this run's models need."""
-    if saved.step > run.config.steps:
-        raise UserError(
-            f"steps is {run.config.steps}, and {saved.step} are done: give {saved.step} or more"
-        )
+    """Bring a run to the state that `progress.save` saved.
+
+    Raises UserError if that state is not one of this run's models.
+    """
     run.step, run.samples, run.tokens = saved.step, saved.samples, saved.tokens
     run.started -= saved.seconds
     run.cpu, run.meter.flops = saved.cpu, saved.flops
@@ -420,48 +429,64 @@ def restore(run: Run, saved: Saved) -> None:
             run.models[role].load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"the newest checkpoint in {run.folder} is not one of this run ({brief(error)}): put it back"
+            f"the newest checkpoint in {run.folder} is not one of this run ({brief(error)}): "
+            "put it back"
         ) from error
+
     if run.step:
         run.source.publish(run.models["policy"], run.step)
 
 
-def check_nothing_is_lost(run: Run) -> None:
-    """Raise UserError if a run without a checkpoint recorded more than a crash leaves.
+def load_saved(config: Config, folder: Path, note: Callable[[str], None]) -> Saved | None:
+    """The state to resume the run in `folder` from, or None if it has no checkpoint yet.
 
-    It had a checkpoint then, and to begin it anew would remove the records.
+    Raises UserError if the checkpoints are damaged or lost, or `config` has fewer steps than were
+    taken.
     """
-    before = configs.read_recorded(run.folder)  # how it was trained, not how it is to go on
-    recorded = sum(1 for _ in records.read(run.folder / "metrics.jsonl"))
-    scored = {(e.get("split"), e["step"]) for e in records.read(run.folder / "eval.jsonl")}
-    # a step is recorded, then perhaps an evaluation, then it is saved
-    if recorded > (before.checkpoint.every or before.steps) or ("test", before.steps) in scored:
+    saved = progress.load_latest(folder, note)
+    if saved is None:
+        check_nothing_is_lost(folder)
+        note("there is no checkpoint yet: the run starts from the beginning")
+    elif saved.step > config.steps:
         raise UserError(
-            f"{run.folder} recorded {recorded} steps and has no checkpoint left: put it back, begin another run with "
-            "--run.dir, or remove its records if they may go"
+            f"steps is {config.steps}, and {saved.step} are done: give {saved.step} or more"
         )
-    run.console.note("there is no checkpoint yet: it begins anew")
+    return saved
+
+
+def check_nothing_is_lost(folder: Path) -> None:
+    """Raise UserError if a run without a checkpoint has recorded more than a crash can explain.
+
+    Such a run had a checkpoint once, and starting it again would remove its records.
+    """
+    before = configs.read_recorded(folder)  # how it was trained, not how it is to continue
+    recorded_steps = sum(1 for _ in records.read(folder / "metrics.jsonl"))
+    evaluations = records.read(folder / "eval.jsonl")
+    scored = {(evaluation.get("split"), evaluation["step"]) for evaluation in evaluations}
+
+    # a step is recorded, then perhaps an evaluation, and only then the step is saved
+    most_without_checkpoint = before.checkpoint.every or before.steps
+    if recorded_steps > most_without_checkpoint or ("test", before.steps) in scored:
+        raise UserError(
+            f"{folder} recorded {recorded_steps} steps and has no checkpoint left: "
+            "put it back, begin another run with --run.dir, "
+            "or delete its records if you do not need them"
+        )
 
 
 def start_folder(run: Run, asked: Config, command: Command) -> None:
-    """Make the run's folder with what was asked and what it means, and try whether a checkpoint can be saved there.
+    """Make the run's folder with its configuration, and try to save a checkpoint there.
 
-    Raises UserError if there is already a run, or no right to write.
+    Raises UserError if there is already something, or no right to write.
     """
+    preflight.require_new_folder(run.folder)  # again: another process may have made it meanwhile
     try:
-        if run.folder.is_dir() and any(run.folder.iterdir()):
-            is_run = (run.folder / "config.toml").is_file()
-            other = (
-                f"go on with `tinyzero train --resume {run.folder}`, or name"
-                if is_run
-                else "it is no run, so name"
-            )
-            raise UserError(f"{run.folder} exists: {other} another with --run.dir")
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"cannot write {run.folder}: {error.strerror}; name another folder with --run.dir"
         ) from None
+
     lines = [command.line] if command.line else []
     write(run.folder / configs.ASKED, configs.asked_toml(configs.asked(asked), lines))
     write_config(run)
@@ -469,7 +494,7 @@ def start_folder(run: Run, asked: Config, command: Command) -> None:
 
 
 def write_config(run: Run) -> None:
-    """Every option that acts; a resumed run may have been given more steps."""
+    """Write every option that acts to config.toml; a resumed run may have been given more steps."""
     write(run.folder / configs.MEANT, configs.to_toml(run.config))
     trust.remember(run.config)
 

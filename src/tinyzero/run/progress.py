@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: evaluations, checkpoints, stopping, and what is recorded."""
+"""What happens around the steps of a run: evaluations, checkpoints, stopping, and records."""
 
 from __future__ import annotations
 
@@ -23,40 +23,62 @@ from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
 if TYPE_CHECKING:
     from tinyzero.run.parts import Run
 
-RAISED_ALARM = 0.01  # share of answers whose grader failed, above which the console says so
+MOST_FAILURES = 0.01  # share of a step's answers whose grading may fail without an alarm
 
 
 def steps(run: Run, stopping: list[int]) -> Iterator[int]:
-    """The numbers of the steps still to take, with evaluations and checkpoints before, between and after.
+    """The numbers of the steps still to take, with the evaluations and checkpoints around them.
 
-    Raises `Interrupted` after a step if `stopping` has heard a signal; the state is saved first.
+    Raises `Interrupted` between two steps, or after an evaluation, once `stopping` holds a signal.
     """
     config = run.config
+
     if run.step == 0:
         score(run, "test", config.eval.test_problems)
+        stop_if_asked(stopping)
         score(run, "dev", config.eval.dev_problems)
+        stop_if_asked(stopping)
     elif run.step < config.steps:
-        score_if_due(
-            run
-        )  # a run that was interrupted in this evaluation has its state, not its score
-    run.console.begin(run.step)
+        # a run that was interrupted during this evaluation has its checkpoint, but not its score
+        score_if_due(run)
+
     while run.step < config.steps:
         run.clock.start()
         yield run.step
+
         if run.step < config.steps:
             score_if_due(run)
-        # the last checkpoint waits for the last evaluations, so that it vouches for them too
-        if stopping or (due(config.checkpoint.every, run.step) and run.step < config.steps):
+        stop_if_asked(stopping)
+
+        # the last checkpoint is saved after the last evaluations, so that it covers their records
+        if due(config.checkpoint.every, run.step) and run.step < config.steps:
             run.save()
-        if stopping:
-            said = (
-                f"stopped after step {run.step}: resume with `tinyzero train --resume {run.folder}`"
-            )
-            run.console.note(said)
-            raise Interrupted
+
     score(run, "dev", config.eval.dev_problems)
     score(run, "test", config.eval.test_problems)
     run.save()
+
+
+def stop_if_asked(stopping: list[int]) -> None:
+    """Raise `Interrupted` if a signal to stop was received; `opened` then saves the state."""
+    if stopping:
+        raise Interrupted
+
+
+def stop_message(folder: Path, step: int, learning: bool) -> str:
+    """What to say when a run was interrupted after `step` steps, and how to continue it."""
+    if not (folder / MEANT).is_file():
+        return "stopped before the run began: nothing was written"
+
+    command = f"`tinyzero train --resume {folder}`"
+    if step == 0:
+        return (
+            "stopped before the first step was finished: nothing was trained; "
+            f"start again with {command}"
+        )
+    if learning:
+        return f"stopped during step {step + 1}: resume from the newest checkpoint with {command}"
+    return f"stopped after step {step}: resume with {command}"
 
 
 def score_if_due(run: Run) -> None:
@@ -66,23 +88,24 @@ def score_if_due(run: Run) -> None:
 
 
 def due(every: int, step: int) -> bool:
-    """Whether something that happens every so many steps (0: never) happens after `step` of them."""
+    """Whether something that happens every `every` steps (0: never) happens after step `step`."""
     return bool(every) and step % every == 0
 
 
 def record(
     run: Run, step: int, groups: list[Group], batch: Batch, learned: Mapping[str, float]
 ) -> None:
-    """Write the step's metrics and, now and then, some rollouts; show them."""
+    """Write and show the metrics of step `step` and, now and then, write some of its rollouts."""
     end_if_forked(run)
     collected = run.source.collected
-    rollouts = [r for g in groups for r in g]
-    trained = 0 if collected.refused else int(batch.mask.sum())
+    rollouts = [rollout for group in groups for rollout in group]
+    trained_tokens = 0 if collected.refused else int(batch.mask.sum())
+
     run.samples += 0 if collected.refused else len(rollouts)
-    run.tokens += trained
+    run.tokens += trained_tokens
     run.step = step + 1
 
-    flat = [len({r.reward.value for r in g}) <= 1 for g in groups]
+    flat = [len({rollout.reward.value for rollout in group}) <= 1 for group in groups]
     entry: dict[str, Any] = {"step": step, **completion_metrics(run.task, groups), **learned}
     entry |= {
         "flat_groups": sum(flat) / len(flat),
@@ -96,39 +119,51 @@ def record(
         "samples/generated": run.source.cursor.next * run.config.rollout.samples,
         "tokens": run.tokens,
         "tokens/generated": collected.generated_tokens,
-        "tokens/trained": trained,
-        "version": max(r.completion.last_version for r in rollouts),
-        **peaks(run.models["policy"].device),
+        "tokens/trained": trained_tokens,
+        "version": max(rollout.completion.last_version for rollout in rollouts),
+        **run_peaks(run),
         "time/elapsed": time.perf_counter() - run.started,
         "time/cpu": time.process_time() + run.cpu,
         **run.clock.laps(),
     }
+
+    run.forecast.add_step(entry["time/step"])
+    seconds_left = run.forecast.seconds_left(run.step)
+    entry["time/elapsed_total"] = entry["time/elapsed"] + seconds_left
     entry |= spent(run, batch, entry)
+
     records.append(run.folder / "metrics.jsonl", entry)
     run.tracking.log(entry)
     warn_of_failures(run)
-    every = run.config.run.rollouts_every
-    if every and step % every == 0:
-        for rollout in rollouts[:: max(1, len(rollouts) // run.config.run.rollouts)]:
-            line = rollout_of(run, step, "train", rollout)
-            records.append(run.folder / "rollouts.jsonl", line)
+    if run.config.run.rollouts_every and step % run.config.run.rollouts_every == 0:
+        write_rollouts(run, step, rollouts)
     run.recorded = records.lengths(run.folder)
-    run.console.show(entry)
+    run.console.show(entry, seconds_left)
+
+
+def write_rollouts(run: Run, step: int, rollouts: list[Rollout]) -> None:
+    """Write about `run.rollouts` of a step's rollouts to rollouts.jsonl, evenly spread."""
+    stride = max(1, len(rollouts) // run.config.run.rollouts)
+    for rollout in rollouts[::stride]:
+        records.append(run.folder / "rollouts.jsonl", rollout_of(run, step, "train", rollout))
 
 
 def warn_of_failures(run: Run) -> None:
     """Raise the alarm, once per run, if the grader fails on more than 1 % of a step's answers."""
     collected = run.source.collected
-    if collected.failed > RAISED_ALARM * collected.graded and not run.alarmed:
+    if collected.failed > MOST_FAILURES * collected.graded and not run.alarmed:
         run.alarmed = True
         run.console.note(
-            f"alarm: the grader failed on {collected.failed} of {collected.graded} answers of this step, "
-            f"which count as wrong, first: {collected.first_error}"
+            f"alarm: the grader failed on {collected.failed} of {collected.graded} answers of "
+            f"this step, which count as wrong; the first failure: {collected.first_error}"
         )
 
 
 def peaks(device: torch.device) -> dict[str, int]:
-    """The most memory, in bytes, that this process has held so far, and on a GPU what PyTorch has held there."""
+    """The most memory in bytes that this process has held so far, on the host and on a GPU.
+
+    On a GPU it is what PyTorch has allocated there.
+    """
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     host *= 1 if sys.platform == "darwin" else 1024
     if device.type != "cuda":
@@ -136,63 +171,92 @@ def peaks(device: torch.device) -> dict[str, int]:
     return {"memory/peak": host, "memory/gpu_peak": torch.cuda.max_memory_allocated(device)}
 
 
+def run_peaks(run: Run) -> dict[str, int]:
+    """The peaks of the run: the largest of this process and of those before it."""
+    now = peaks(run.models["policy"].device)
+    return {key: max(held, run.earlier_peaks.get(key, 0)) for key, held in now.items()}
+
+
 def spent(run: Run, batch: Batch, entry: Mapping[str, Any]) -> dict[str, float]:
-    """What the step cost. A group's prompt is read once; rows without a gradient are not learned from."""
+    """What the run has cost so far and will have cost at its end, for the record of a step.
+
+    A group's prompt is read only once, and rows without a gradient are not learned from.
+    """
     collected = run.source.collected
-    lengths, length = batch.lengths.float(), float(batch.lengths.float().mean())
-    prompt = length - float(batch.mask.sum(1).float().mean())
-    answers = collected.generated_tokens / max(entry["response_length"], 1e-9)
+    lengths, mean_length = batch.lengths.float(), float(batch.lengths.float().mean())
+    prompt_length = mean_length - float(batch.mask.sum(1).float().mean())
+
+    completions = collected.generated_tokens / max(entry["response_length"], 1e-9)
+    prompts = completions / run.config.rollout.samples
     learned = lengths if batch.idle is None else lengths[~batch.idle]
+
     return run.meter.step(
-        sampled=collected.generated_tokens + prompt * answers / run.config.rollout.samples,
+        sampled=collected.generated_tokens + prompt_length * prompts,
         scored=0.0 if collected.refused else float(lengths.sum()),
         learned=0.0 if collected.refused else float(learned.sum()),
-        length=length,
+        length=mean_length,
         seconds=entry["time/step"],
         elapsed=entry["time/elapsed"],
-        left=run.console.left(run.step),
+        left=entry["time/elapsed_total"] - entry["time/elapsed"],
         done=run.step,
     )
 
 
 def score(run: Run, split: Split, problems: int) -> None:
-    """Evaluate the policy on `split` and write it down, with the rollouts of the first problems.
+    """Evaluate the policy on `split`; write the figures and the rollouts of the first problems.
 
-    Nothing is done twice: a resumed run may find that it died after this evaluation.
+    Nothing is done twice: a resumed run may find that this evaluation was finished.
     """
-    done = ((e["step"], e["split"]) for e in records.read(run.folder / "eval.jsonl"))
-    if not problems or (run.step, split) in done:
+    evaluations = records.read(run.folder / "eval.jsonl")
+    finished = {(evaluation["step"], evaluation["split"]) for evaluation in evaluations}
+    if not problems or (run.step, split) in finished:
         return
+
     options, started = run.config.eval, time.perf_counter()
+    title = f"{split} after {run.step} step{'' if run.step == 1 else 's'}"
+    expected = run.forecast.evaluation(split)
     params = SamplingParams(max_tokens=run.config.eval_tokens, n=options.samples)
     result = evaluate(
-        run.player, split=split, problems=problems, params=params, greedy=options.greedy
+        run.player,
+        split=split,
+        problems=problems,
+        params=params,
+        greedy=options.greedy,
+        progress=lambda done, total: run.console.evaluating(title, done, total, expected),
     )
     end_if_forked(run)
-    entry = {"step": run.step, **result.metrics, "time/evaluate": time.perf_counter() - started}
-    shown = [group[0] for group in result.groups[: run.config.run.rollouts] if group]
-    for line in [rollout_of(run, run.step, split, rollout) for rollout in shown]:
-        records.append(run.folder / "rollouts.jsonl", line)
-    records.append(run.folder / "eval.jsonl", entry)  # last: with it the evaluation is done
+
+    seconds = time.perf_counter() - started
+    run.forecast.add_evaluation(split, seconds)
+    entry = {"step": run.step, **result.metrics, "time/evaluate": seconds}
+    for group in result.groups[: run.config.run.rollouts]:
+        if group:
+            line = rollout_of(run, run.step, split, group[0])
+            records.append(run.folder / "rollouts.jsonl", line)
+    # last, because an evaluation counts as finished once it is in eval.jsonl
+    records.append(run.folder / "eval.jsonl", entry)
     run.recorded = records.lengths(run.folder)
     run.tracking.log(entry, f"{split}/")
+
+    warning = caution(entry)
     run.console.note(
-        f"{split} after {run.step} steps: pass@1 {entry['pass@1']:.3f} "
+        f"{title}: pass@1 {entry['pass@1']:.3f} "
         f"[{entry['pass@1/low']:.3f}, {entry['pass@1/high']:.3f}] on {entry['n']} problems"
-        + (f"; {said}" if (said := caution(entry)) else "")
+        + (f"; {warning}" if warning else "")
     )
 
 
 def rollout_of(run: Run, step: int, split: Split, rollout: Rollout) -> dict[str, Any]:
-    """A rollout of this run as rollouts.jsonl holds it."""
+    """A rollout of this run as a record of rollouts.jsonl."""
     prompt = run.task.prompt(rollout.problem, run.config.model.prompt)
     return rollout_record(step, split, rollout, prompt)
 
 
 def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) -> dict[str, Any]:
-    """A rollout as rollouts.jsonl holds it: readable, without token ids."""
+    """A rollout as a record of rollouts.jsonl: readable, without token ids."""
     completion, reward = rollout.completion, rollout.reward
     failure = {"failure": reward.failure} if reward.failure else {}
+
     return {
         "step": step,
         "split": split,
@@ -212,7 +276,7 @@ def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) ->
 
 
 class Saved(BaseModel):
-    """What a checkpoint holds beside the policy's folder, and vouches for."""
+    """The state that a checkpoint holds next to the policy's folder."""
 
     model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
@@ -225,28 +289,30 @@ class Saved(BaseModel):
     flops: float
     learners: dict[str, dict[str, Any]]
     config: dict[str, Any]
-    """By dotted key, what may not change while the run lasts."""
+    """The options that may not change while the run lasts, by dotted key."""
     records: dict[str, tuple[int, str]]
-    """By file, the length and the SHA-256 of what had been recorded."""
+    """For each file of records, its length in bytes and the SHA-256 of that much of it."""
 
 
 def save(run: Run) -> None:
-    """Checkpoint the run as it stands after `run.step` steps, with all that it recorded until then."""
+    """Checkpoint the run after `run.step` steps, together with all that it has recorded."""
     end_if_forked(run)
-    refresh = run.refresh
-    state = standing(run) | {
-        "learners": {
-            role: learner.state_dict()
-            for role, learner in run.models.items()
-            if learner.trained or refresh
-        },
+    saves_frozen_models = bool(run.refresh)
+    learners = {
+        role: learner.state_dict()
+        for role, learner in run.models.items()
+        if learner.trained or saves_frozen_models
     }
+    state = state_without_learners(run) | {"learners": learners}
     keep = run.config.checkpoint.keep
     run.saved = checkpoint.save(run.folder, run.step, run.save_model, state, keep)
 
 
-def standing(run: Run) -> dict[str, Any]:
-    """Where the run stands: all of its state but the learners'. Its records are then safe on the disk."""
+def state_without_learners(run: Run) -> dict[str, Any]:
+    """All of a run's state but the learners'. Its records are then safe on the disk."""
+    seals = {
+        name: records.seal(run.folder / name, run.recorded.get(name, 0)) for name in records.FILES
+    }
     return {
         "step": run.step,
         "cursor": run.source.cursor.state_dict(),
@@ -256,51 +322,53 @@ def standing(run: Run) -> dict[str, Any]:
         "cpu": time.process_time() + run.cpu,
         "flops": run.meter.flops,
         "config": lasting(run.config),
-        "records": {n: records.seal(run.folder / n, run.recorded.get(n, 0)) for n in records.FILES},
+        "records": seals,
     }
 
 
 def rehearse(run: Run) -> None:
-    """Save and remove a checkpoint, so that a disk or a model that refuses is known before the first step.
+    """Save a checkpoint and remove it, so that a disk that refuses is known before the first step.
 
-    The learners' state is left out: it is the largest part, and tensors alone.
+    The learners' state is left out: it is the largest part, and only tensors.
     """
-    checkpoint.rehearse(run.folder, run.save_model, standing(run))
+    checkpoint.rehearse(run.folder, run.save_model, state_without_learners(run))
 
 
 def load_latest(folder: Path, note: Callable[[str], None]) -> Saved | None:
-    """The newest whole checkpoint of the run in `folder`, or None if nothing was saved.
+    """The newest undamaged checkpoint of the run in `folder`, or None if nothing was saved.
 
-    Raises UserError if it is none of this version's.
+    Raises UserError if another version of TinyZero wrote it.
     """
-    found = checkpoint.load_latest(folder, note)
-    if found is None:
+    newest = checkpoint.load_latest(folder, note)
+    if newest is None:
         return None
-    path, state = found
+
+    path, state = newest
     try:
         return Saved.model_validate(state)
     except ValidationError as error:
         wrong = error.errors()[0]
         what = ".".join(["state", *map(str, wrong["loc"])])
         raise UserError(
-            f"{path} cannot be resumed by this version of TinyZero ({what}: {wrong['msg'].lower()}): "
+            f"{path} cannot be resumed by this version of TinyZero "
+            f"({what}: {wrong['msg'].lower()}): "
             "begin another run, or resume with the version that saved it"
         ) from None
 
 
 def refuse_changes(saved: Saved, config: Config, folder: Path) -> None:
-    """Raise UserError naming the first option in which `config` is not what the run was trained with."""
+    """Raise UserError, naming the option, if `config` is not what the run was trained with."""
     now = lasting(config)
     for key in sorted(saved.config.keys() | now.keys()):
         if saved.config.get(key) != now.get(key):
             raise UserError(
-                f"{key} is {now.get(key)!r}, and the run in {folder} was trained with "
+                f"{key} is {now.get(key)!r}, but the run in {folder} was trained with "
                 f"{saved.config.get(key)!r}: put it back in {MEANT}, or begin another run"
             )
 
 
 def end_if_forked(run: Run) -> None:
-    """A process that a user's code forked ends here, before it writes into the run as a second one."""
+    """End a process that a user's code forked, before it writes into the run as a second one."""
     if os.getpid() != run.process:
         sys.stderr.write("a process that was forked from the run came back into it: it ends here\n")
         sys.stderr.flush()

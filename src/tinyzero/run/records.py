@@ -1,4 +1,4 @@
-"""What a run writes about itself: one JSON object a line, the meaning of every key, and the console."""
+"""The files in which a run records what it did: JSONL, with one JSON object per line."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSONL file, without a last line torn by a crash. No file, no records.
+    """The records of a JSONL file; none if there is no file.
 
-    Raises UserError naming the line where another one is damaged.
+    A last line that a crash tore is left out. Raises UserError if another line is damaged.
     """
     return (record for _, record in _lines(path))
 
 
 def follow(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The whole lines of a growing JSONL file from byte `offset` on: (the offset after it, the record).
+    """The records of a growing JSONL file from byte `offset` on, each with the offset after it.
 
-    A last line that is not whole yet is left for the next time. Raises UserError as `read` does.
+    A last line that is not whole yet is left for the next time. Raises UserError if another line is
+    damaged.
     """
     if not path.exists():
         return
@@ -52,7 +53,8 @@ def follow(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
             if record is None:
                 if file.read(1):  # not the last line, so no crash tore it
                     raise UserError(
-                        f"the line at byte {offset} of {path} is not a JSON object: mend or remove it"
+                        f"the line at byte {offset} of {path} is not a JSON object: "
+                        "fix or delete it"
                     )
                 return
             offset += len(line)
@@ -60,13 +62,16 @@ def follow(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def lengths(folder: Path) -> dict[str, int]:
-    """By name, how many bytes a run has recorded in each of its files."""
+    """The number of bytes in each of a run's files of records, by name."""
     paths = {name: folder / name for name in FILES}
     return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
 
 
 def seal(path: Path, length: int) -> tuple[int, str]:
-    """Flush a file of records to the disk; returns the length and the SHA-256 of its first `length` bytes."""
+    """Flush a file of records to the disk; returns length and SHA-256 of its first `length` bytes.
+
+    The returned length is smaller if the file is.
+    """
     if not length:
         return NOTHING
     with path.open("rb") as file:
@@ -76,25 +81,26 @@ def seal(path: Path, length: int) -> tuple[int, str]:
 
 
 def cut(path: Path, length: int, sha256: str) -> None:
-    """Shorten a file of records to what was sealed, all at once or not at all.
+    """Shorten a file of records to what was sealed, completely or not at all.
 
     Raises UserError if it does not begin with that: a line was lost, added, moved or changed.
     """
-    found = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(found[:length]).hexdigest() != sha256:
+    content = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(content[:length]).hexdigest() != sha256:
         raise UserError(
             f"{path} is not what it was when the newest checkpoint was saved: "
             "put it back as it was, or begin another run"
         )
-    if len(found) == length:
+    if len(content) == length:
         return
+
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         with temporary.open("wb") as file:
-            file.write(found[:length])
+            file.write(content[:length])
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)  # a file of its own, so that who follows the old one notices
+        temporary.replace(path)  # a new file, so that a reader of the old one notices
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; make room or make it writable, then resume"
@@ -104,21 +110,23 @@ def cut(path: Path, length: int, sha256: str) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each line as it stands in the file, without its newline, and its record."""
+    """Each line of the file without its newline, and its record."""
     if not path.exists():
         return
+
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             record = _record(line)
             if record is not None:
                 if not isinstance(record.get("step"), int):
-                    raise UserError(f"line {number} of {path} has no step: mend or remove it")
+                    raise UserError(f"line {number} of {path} has no step: fix or delete it")
                 yield line.rstrip(b"\n"), record
             elif file.read(1):  # not the last line, so no crash tore it
-                raise UserError(f"line {number} of {path} is not a JSON object: mend or remove it")
+                raise UserError(f"line {number} of {path} is not a JSON object: fix or delete it")
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line, or None if there is not one."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -127,7 +135,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _finite(value: Any) -> Any:
-    """`value` as strict JSON can hold it: no number in it is infinite or NaN."""
+    """`value` with null for each number that is infinite or NaN, which JSON cannot hold."""
     if isinstance(value, Mapping):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals to stop, heard where work may stop without losing any."""
+"""Ctrl-C and other signals to stop, acted on only when no work is lost."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SIGNALS = [
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")
     if hasattr(signal, name)
 ]
-"""Ctrl-C, and what terminals and clusters send before they take a process away."""
+"""Ctrl-C, and what terminals and clusters send before they end a process."""
 
 
 @contextmanager
 def stop_requested(unit: str) -> Iterator[list[int]]:
-    """A list of the signals received: once it is not empty, this `unit` of the work is to be the last.
+    """A list of the signals received: once it holds one, stop after the current `unit` of work.
 
-    The second signal raises `Interrupted` at once; later ones change nothing, so that what was learned
-    can be saved.
+    The second signal raises `Interrupted` at once. Later ones do nothing, so that what was learned
+    can be saved. Only the main thread can receive signals; in another one the list stays empty.
     """
     received: list[int] = []
 
@@ -34,16 +34,17 @@ def stop_requested(unit: str) -> Iterator[list[int]]:
             raise Interrupted
         if len(received) > 2:
             return  # what was learned is being saved
-        with suppress(OSError, ValueError):  # a terminal that went away
-            said = f"\nstopping after this {unit} (once more to stop at once) ..."
-            print(said, file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):  # the terminal may be gone
+            message = f"\nstopping after this {unit} (press Ctrl-C again to stop at once) ..."
+            print(message, file=sys.stderr, flush=True)
 
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be heard
+    if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    previous = {s: signal.signal(s, handle) for s in SIGNALS}
+
+    previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield received
     finally:
-        for s, old in previous.items():
-            signal.signal(s, old)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

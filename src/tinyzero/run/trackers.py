@@ -1,7 +1,8 @@
-"""TensorBoard, Weights & Biases and trackio behind one small interface: off unless asked, never a reason to stop.
+"""TensorBoard, Weights & Biases and trackio behind one small interface.
 
-What they are sent is what metrics.jsonl and eval.jsonl hold, which stay the run's own record. Each keeps to its own
-settings: WANDB_MODE=offline, say, or TRACKIO_DIR.
+A tracker is off unless the user asks for it, and its failure never stops a run. It is sent the
+numbers of metrics.jsonl and eval.jsonl, which stay the run's own record. Each tracker follows its
+own settings, such as WANDB_MODE=offline or TRACKIO_DIR.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PROJECT = "tinyzero"
 
 
 class Tracker(Protocol):
-    """Somewhere that numbers are sent, a few at each step."""
+    """Where the numbers of each step are sent."""
 
     def log(self, numbers: Mapping[str, float], step: int) -> None: ...
 
@@ -31,16 +32,15 @@ class TensorBoard:
     """Event files in the run's folder: `tensorboard --logdir runs`."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Of a resumed run, what came after its checkpoint is taken back."""
+        """For a resumed run, what came after its checkpoint is removed from the event files."""
         from torch.utils.tensorboard import SummaryWriter
 
-        begin = max(
-            (record["step"] + 1 for record in records.read(folder / "metrics.jsonl")), default=0
-        )
+        steps = [record["step"] + 1 for record in records.read(folder / "metrics.jsonl")]
+        begin = max(steps, default=0)
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=begin)
-        for record in records.read(
-            folder / "eval.jsonl"
-        ):  # the evaluation at the checkpoint went with the rest
+
+        # the evaluation at the checkpoint was removed together with what came after
+        for record in records.read(folder / "eval.jsonl"):
             if record["step"] == begin:
                 self.log(_numbers(record, f"{record['split']}/"), begin)
 
@@ -53,7 +53,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases; a resumed one goes on there too."""
+    """A run of Weights & Biases; a resumed run continues there too."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         import wandb
@@ -101,7 +101,7 @@ TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
 
 
 def require(name: str) -> None:
-    """Raises UserError where the tracker's package is not installed; no name needs none."""
+    """Raise UserError if the package of the tracker `name` is not installed; "" needs none."""
     if name and find_spec(name) is None:
         raise UserError(
             f"run.track is {name}, which is not installed: pip install 'tinyzero[track]'"
@@ -109,9 +109,9 @@ def require(name: str) -> None:
 
 
 class Tracking:
-    """Sends records to the tracker called `name`, or nowhere where that is empty.
+    """Sends records to the tracker called `name`, or nowhere if that is empty.
 
-    Use it as a context. Whatever the tracker raises is noted once, and it is sent nothing more.
+    Use it as a context. If the tracker raises, that is noted once, and nothing more is sent.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Tracking:
             self._guarded(self.tracker.close)
 
     def log(self, record: Mapping[str, Any], prefix: str = "") -> None:
-        """Send the finite numbers of a record, at its `step`, their names after `prefix`."""
+        """Send the finite numbers of a record at its `step`, with `prefix` before their names."""
         if self.tracker:
             tracker = self.tracker
             self._guarded(lambda: tracker.log(_numbers(record, prefix), record["step"]))
@@ -141,15 +141,16 @@ class Tracking:
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception as error:  # whatever it raises, training is worth more
+        except Exception as error:  # whatever it raises, training must continue
             self.tracker = None
             self.note(
-                f"{self.name} failed and is sent nothing more ({brief(error)}); the run goes on, with its own records"
+                f"{self.name} failed and is sent nothing more ({brief(error)}); "
+                "the run continues, with its own records"
             )
 
 
 def _numbers(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """The finite numbers of a record but its step, their names after `prefix`."""
+    """The finite numbers of a record except its step, with `prefix` before their names."""
     return {
         prefix + key: float(value)
         for key, value in record.items()
@@ -158,7 +159,7 @@ def _numbers(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 
 def _identity(path: Path) -> str:
-    """The name that the folder's run has with the tracker, made up once."""
+    """The id of the folder's run at the tracker; it is made up once and kept in a file."""
     if not path.exists():
         path.write_text(uuid.uuid4().hex[:12])
     return path.read_text()
