@@ -1,27 +1,29 @@
 """Recipes: TOML and command-line overrides become one typed, validated configuration. No torch."""
 
-from tinyzero.config.recipe import (
-    DEFAULT_RECIPE,
-    RECIPES,
+from tinyzero.config.options import (
     SHORT,
-    flat,
-    merge,
+    Option,
+    describe,
+    documented_toml,
     option_keys,
+    own_options,
     parse_overrides,
-    place,
+    read_value,
+)
+from tinyzero.config.recipe import (
+    ASKED,
+    DEFAULT_RECIPE,
+    MEANT,
+    RECIPES,
+    merge,
     profiles,
     read_recipe,
-    read_toml,
     recipes,
     resolve,
     run_name,
     split_name,
-    tables_to_toml,
-    to_toml,
 )
 from tinyzero.config.recorded import (
-    ASKED,
-    MEANT,
     RESUMABLE,
     Command,
     asked,
@@ -29,6 +31,7 @@ from tinyzero.config.recorded import (
     asked_toml,
     lasting,
     read_asked,
+    read_asked_tables,
     read_recorded,
     repeating,
     require_recipe,
@@ -47,6 +50,7 @@ from tinyzero.config.schema import (
     Section,
     UpdateSection,
 )
+from tinyzero.config.toml import flat, place, read_toml, tables_to_toml, to_toml
 
 __all__ = [
     "ASKED",
@@ -63,6 +67,7 @@ __all__ = [
     "ModelSection",
     "Named",
     "OptimizerOptions",
+    "Option",
     "RolloutSection",
     "SamplerSection",
     "Section",
@@ -70,17 +75,22 @@ __all__ = [
     "asked",
     "asked_again",
     "asked_toml",
+    "describe",
+    "documented_toml",
     "flat",
     "lasting",
     "merge",
     "option_keys",
+    "own_options",
     "parse_overrides",
     "place",
     "profiles",
     "read_asked",
+    "read_asked_tables",
     "read_recipe",
     "read_recorded",
     "read_toml",
+    "read_value",
     "recipes",
     "repeating",
     "require_recipe",

@@ -235,9 +235,9 @@ def resume_run(run: Run, found: Saved | None, command: Command) -> None:
         prefix = found.records[name] if found else records.NOTHING
         records.cut(run.folder / name, *prefix)
     run.recorded = records.lengths(run.folder)
-    write_config(run)
     if (asked := configs.asked_again(run.folder, command)) is not None:
         write(run.folder / configs.ASKED, asked)
+    write_config(run)
 
 
 def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
@@ -463,14 +463,17 @@ def start_folder(run: Run, asked: Config, command: Command) -> None:
             f"cannot write {run.folder}: {error.strerror}; name another folder with --run.dir"
         ) from None
     lines = [command.line] if command.line else []
-    write(run.folder / configs.ASKED, configs.asked_toml(configs.asked(asked), lines))
+    options = list(command.options)
+    text = configs.asked_toml(configs.asked(asked), lines, command.recipe, options)
+    write(run.folder / configs.ASKED, text)
     write_config(run)
     progress.rehearse(run)
 
 
 def write_config(run: Run) -> None:
     """Every option that acts; a resumed run may have been given more steps."""
-    write(run.folder / configs.MEANT, configs.to_toml(run.config))
+    text = configs.documented_toml(run.config, configs.read_asked_tables(run.folder))
+    write(run.folder / configs.MEANT, text)
     trust.remember(run.config)
 
 
