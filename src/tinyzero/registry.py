@@ -5,10 +5,12 @@ A user's own class is `package.module:Name` or `path/file.py:Name`, so nobody ne
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -54,6 +56,20 @@ class Registry(NamedTuple):
             own = "your own: package.module:Name or path/file.py:Name"
             raise UserError(f"unknown {self.noun} {name!r}{suggest(name, self.names())} ({own})")
         return f"{self.package}.{module}:{self.attribute}"
+
+    def docstring(self, name: str) -> str:
+        """What the module of a bundled class says about it, without importing that module.
+
+        A user's own class speaks for itself, or else its module does.
+        """
+        if ":" in name:
+            kind = self.find(name)
+            return inspect.cleandoc(kind.__doc__ or sys.modules[kind.__module__].__doc__ or "")
+
+        spec = importlib.util.find_spec(self.reference(name).partition(":")[0])
+        assert spec is not None
+        source = Path(spec.origin or "").read_text(encoding="utf-8")
+        return ast.get_docstring(ast.parse(source)) or ""
 
     def find(self, name: str) -> Any:
         """The class behind `name`. Raises UserError if there is no such class, or it lacks a need."""

@@ -1,11 +1,13 @@
 """Recipes: TOML and command-line overrides become one typed, validated configuration. No torch."""
 
+from tinyzero.config.json_schema import recipe_schema
 from tinyzero.config.options import (
     SHORT,
     Option,
     describe,
     documented_toml,
     option_keys,
+    options_of,
     own_options,
     parse_overrides,
     read_value,
@@ -50,6 +52,7 @@ from tinyzero.config.schema import (
     Section,
     UpdateSection,
 )
+from tinyzero.config.sizes import is_bundled
 from tinyzero.config.toml import flat, place, read_toml, tables_to_toml, to_toml
 
 __all__ = [
@@ -78,9 +81,11 @@ __all__ = [
     "describe",
     "documented_toml",
     "flat",
+    "is_bundled",
     "lasting",
     "merge",
     "option_keys",
+    "options_of",
     "own_options",
     "parse_overrides",
     "place",
@@ -91,6 +96,7 @@ __all__ = [
     "read_recorded",
     "read_toml",
     "read_value",
+    "recipe_schema",
     "recipes",
     "repeating",
     "require_recipe",

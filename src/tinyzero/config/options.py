@@ -24,6 +24,10 @@ SHORT = {"seed": "seed", "steps": "steps"} | {
 """Options that everybody changes, and the keys that they are short for."""
 
 
+OWN = {"task": tasks.REGISTRY, "algorithm": algorithms.REGISTRY}
+"""The sections whose options depend on the name that is chosen."""
+
+
 class Option(NamedTuple):
     """One option of a run."""
 
@@ -43,21 +47,24 @@ def option_keys() -> list[str]:
     return [key for key, _ in _fields(Config)]
 
 
-def describe(config: Config, asked: Mapping[str, Any] | None = None) -> list[Option]:
+def describe(
+    config: Config, asked: Mapping[str, Any] | None = None, begin: tuple[str, ...] = ("",)
+) -> list[Option]:
     """Every option of the run that `config` describes, those of its task and algorithm included.
 
-    `asked` are the tables of `asked_tables`; without them no origin is known. The code of the task
-    and the algorithm is loaded. Raises UserError if an option of theirs is wrong.
+    `asked` are the tables of asked.toml; without them no origin is known. `begin` limits the list to
+    keys that begin so. The code of the task and of the algorithm is loaded if they are in the list.
     """
     values = flat(config.model_dump())
     options = []
     for key, field in _fields(Config):
-        options.append(_option(key, field, values.get(key), asked))
-        if key == "task.name":
-            options += own_options("task", config.task.name, config.task.options, asked)
-        if key == "algorithm.name":
-            chosen = config.algorithm
-            options += own_options("algorithm", chosen.name, chosen.options, asked)
+        if key.startswith(begin):
+            options.append(_option(key, field, values.get(key), asked))
+
+        section, _, name = key.partition(".")
+        if name == "name" and section in OWN and f"{section}.".startswith(begin):
+            named = getattr(config, section)
+            options += own_options(section, named.name, named.options, asked)
     return options
 
 
@@ -71,16 +78,24 @@ def own_options(
 
     `section` is "task" or "algorithm". The code behind `name` is loaded.
     """
-    registry = tasks.REGISTRY if section == "task" else algorithms.REGISTRY
-    model = getattr(registry.find(name), "Options", None)
+    model = getattr(OWN[section].find(name), "Options", None)
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return []
+    return options_of(model, f"{section}.", given, asked)
 
+
+def options_of(
+    model: type[BaseModel],
+    before: str = "",
+    given: Mapping[str, Any] | None = None,
+    asked: Mapping[str, Any] | None = None,
+) -> list[Option]:
+    """The options that are the fields of a pydantic model; `before` begins their keys."""
     options = []
-    for key, field in model.model_fields.items():
+    for key, field in _fields(model):
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         value = (given or {}).get(key, default)
-        options.append(_option(f"{section}.{key}", field, value, asked))
+        options.append(_option(before + key, field, value, asked))
     return options
 
 

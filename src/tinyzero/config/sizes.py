@@ -29,7 +29,7 @@ def require_recipe_for_model(
     table = recipe.get("model", {})
     own = table.get("name") if isinstance(table, dict) else None
     chosen = overrides.get("model.name")
-    if not _is_bundled(own) or not isinstance(chosen, str) or _is_bundled(chosen):
+    if not is_bundled(own) or not isinstance(chosen, str) or is_bundled(chosen):
         return
 
     weights = weights_of(chosen)
@@ -86,6 +86,6 @@ def _weights_in(folder: Path) -> float | None:
     return None
 
 
-def _is_bundled(name: Any) -> bool:
+def is_bundled(name: Any) -> bool:
     """Whether this is the name of a model that comes with the package."""
     return name in [path.parent.name for path in BUNDLED.glob("*/config.json")]

@@ -61,10 +61,12 @@ def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
     if options is None:  # a user's own class may keep them under another name
         kind: Any = type(algorithm)
         options = validate(kind.Options, config.algorithm.options, "algorithm")
-    changes = {
+    changes: dict[str, Any] = {
         "task": Named(name=config.task.name, **task.given),
         "algorithm": Named(name=config.algorithm.name, **acting(options)),
     }
+    if config.sampler.name == "auto" and config.model.device == "cpu":
+        changes["sampler"] = config.sampler.model_copy(update={"name": "torch"})
     return config.model_copy(update=changes)
 
 

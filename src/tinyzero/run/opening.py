@@ -30,9 +30,7 @@ USED = (
 
 def recipe_of(base: str) -> str | None:
     """The bundled recipe that trains the bundled base `base`; None if it is not a bundled base."""
-    from tinyzero.models import BUNDLED
-
-    if base not in BUNDLED:
+    if not configs.is_bundled(base):
         return None
     trained = ((name, configs.read_recipe(name).get("model", {})) for name in configs.recipes())
     return next((name for name, model in trained if model.get("name") == base), None)
