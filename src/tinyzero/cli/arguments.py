@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
+from tinyzero.errors import UserError
 
 MOST_PROBLEMS, MOST_SAMPLES, MOST_TOKENS = 100_000, 16_384, 2**20
 MOST_PROCESSES = 256  # and threads
@@ -47,9 +48,8 @@ def run_options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[c
         return configs.describe(configs.Config(), {"command": {}})
 
     if resumed := getattr(given, "resume", None):
-        folder = Path(resumed)
-        config = configs.resumed(folder, overrides, None, given.trust, "--trust")
-        return configs.describe(config, configs.read_asked_tables(folder))
+        config = resumed_config(given, overrides)
+        return configs.describe(config, configs.read_asked_tables(Path(resumed)))
 
     # what is unknown is refused when the options are read for good
     keys = configs.option_keys()
@@ -67,6 +67,13 @@ def chosen_config(given: Namespace, overrides: Mapping[str, Any]) -> configs.Con
     name = given.recipe or configs.DEFAULT_RECIPE
     configs.require_recipe(name, overrides, given.trust)
     return configs.resolve(configs.read_recipe(name), overrides, given.profile)
+
+
+def resumed_config(given: Namespace, overrides: Mapping[str, Any]) -> configs.Config:
+    """The configuration of the run that --resume continues. Raises UserError."""
+    if extra := given.recipe or given.profile:
+        raise UserError(f"--resume {given.resume} has its own recipe: leave out {extra!r}")
+    return configs.resumed(Path(given.resume), overrides, None, given.trust, "--trust")
 
 
 def asked_of(

@@ -13,6 +13,7 @@ from tinyzero.cli.arguments import (
     asked_of,
     chosen_config,
     recipe_arguments,
+    resumed_config,
     run_options,
     trust_argument,
 )
@@ -64,7 +65,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
     if given.resume:
         folder = Path(given.resume)
-        config = _resumed(given, overrides)
+        config = resumed_config(given, overrides)
     else:
         config = chosen_config(given, overrides)
         name = given.recipe or configs.DEFAULT_RECIPE
@@ -86,16 +87,9 @@ def _dry_run(given: argparse.Namespace, overrides: dict[str, Any]) -> str:
     from tinyzero.run.check import check
 
     if given.resume:
-        config = _resumed(given, overrides)
+        config = resumed_config(given, overrides)
         asked = configs.read_asked_tables(Path(given.resume))
     else:
         config = chosen_config(given, overrides)
         asked = asked_of(config, given, overrides)
     return configs.documented_toml(check(config, overrides, here=False).config, asked)
-
-
-def _resumed(given: argparse.Namespace, overrides: dict[str, Any]) -> configs.Config:
-    """The configuration of the run that --resume continues."""
-    if extra := given.recipe or given.profile:
-        raise UserError(f"--resume {given.resume} has its own recipe: leave out {extra!r}")
-    return configs.resumed(Path(given.resume), overrides, None, given.trust, "--trust")
