@@ -19,8 +19,10 @@ from typing import Any, NoReturn, cast
 
 from tinyzero import __version__
 from tinyzero import config as configs
+from tinyzero.algorithms import NAMES as ALGORITHMS
 from tinyzero.errors import UserError
 from tinyzero.registry import near, suggest
+from tinyzero.tasks import TASKS
 
 WIDTH = 80
 ABOUT = (
@@ -34,6 +36,15 @@ examples:
   tinyzero train --help                 every option, its meaning and its value
   tinyzero explain rollout.samples      what an option or a metric means"""
 SHORT_OF = {full: short for short, full in configs.SHORT.items()}
+
+KNOWN: dict[str, Sequence[str]] = {
+    "task.name": TASKS,
+    "algorithm.name": ALGORITHMS,
+    "sampler.name": ("auto", "torch", "vllm"),
+    "model.prompt": ("compact", "chat", "base", "instruct"),
+    "model.device": ("auto", "cpu", "cuda"),
+}
+"""What a shell completes for options that can be something else too."""
 
 Finder = Callable[[Namespace | None, dict[str, Any]], list[configs.Option]]
 """The options of a run, from what is known of the command line and the options that it gives.
@@ -126,7 +137,7 @@ class Parser(argparse.ArgumentParser):
             metavar=metavar(option),
             help=_help(option),
         )
-        action.completer = lambda **_: option.choices
+        action.completer = lambda **_: option.choices or KNOWN.get(option.key, ())
         self.keys[action.dest] = option.key
 
     def overrides(self, given: Namespace) -> dict[str, Any]:

@@ -21,6 +21,11 @@ from tinyzero.cli.arguments import (
 from tinyzero.errors import UserError
 from tinyzero.registry import suggest
 
+EXAMPLES = """\
+  tinyzero plan qwen2.5-3b                   every device and profile
+  tinyzero plan qwen2.5-3b --gpu 4090 --profile 24gb
+  tinyzero plan laptop --gpu cpu             this machine"""
+
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """The command and its arguments."""
@@ -29,6 +34,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         run,
         "what a recipe needs and costs: memory, time, FLOPs and dollars, before it runs",
         options=run_options,
+        examples=EXAMPLES,
     )
     recipe_arguments(parser)
     trust_argument(parser)

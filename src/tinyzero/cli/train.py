@@ -21,13 +21,15 @@ from tinyzero.errors import UserError
 from tinyzero.run.summary import closing_lines
 
 EXAMPLES = """\
-  tinyzero train                                the tiny model on a CPU, in minutes
+  tinyzero train                              the tiny model, in minutes
   tinyzero train laptop --algorithm ppo --steps 20
-  tinyzero train qwen2.5-0.5b --profile 24gb    a pretrained model on a GPU
-  tinyzero train --task my_task.py:MyTask       your own task
-  tinyzero train laptop --algorithm ppo --help  the options of PPO and Countdown
-  tinyzero train --dry-run > mine.toml          a recipe of your own to edit
-  tinyzero train --resume runs/laptop-grpo-0    continue a run that was stopped"""
+  tinyzero train qwen2.5-0.5b --profile 24gb  a pretrained model on a GPU
+  tinyzero train --task my_task.py:MyTask     your own task
+  tinyzero train --algorithm ppo --help       the options of PPO and Countdown
+  tinyzero train --dry-run > mine.toml        a recipe of your own to edit
+  tinyzero train --resume runs/laptop-grpo-0  continue a run that was stopped
+
+When a GPU is used, config.toml also says which sampler `auto` turned out to be."""
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
