@@ -23,6 +23,7 @@ from tinyzero.config import RECIPES, read_recipe, read_toml, recipes, resolve, r
 from tinyzero.errors import UserError
 from tinyzero.rollouts import Player
 from tinyzero.run import records
+from tinyzero.run.check import unused_gpu
 from tinyzero.run.glossary import GLOSSARY
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "my_task.py"
@@ -439,7 +440,7 @@ def test_play_answers_what_is_typed(
     assert cli.main(["play", str(run)]) == 0
     said = capsys.readouterr().out
     assert "type a problem such as `11 from 13 15 9`" in said, "the first of the test split"
-    assert said.count("numbers [3, 5, 12]  target 24") == 2
+    assert "> 20 from 10 6 16\n" in said, "one was drawn, and is shown"
     assert "97 cannot be made from 1, 2, 3" in said
     assert "'nonsense' is no Countdown problem" in said
     assert said.count("[right]") + said.count("[wrong]") == 3
@@ -736,7 +737,8 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     said = shown(capsys, "recipes")
     for name in recipes():
         assert f"{name}\n    " in said
-    assert "    tiny, countdown, grpo, CPU\n" in said
+    assert "    trains tiny on countdown with grpo\n    needs a CPU\n" in said
+    assert "    needs a GPU with 141gb or 80gb or 48gb or 24gb (--profile)\n" in said
     assert all(len(line) <= 80 for line in said.splitlines())
 
 
@@ -940,3 +942,11 @@ def test_the_python_api_refuses_it_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tinyzero train qwen2.5-1.5b$"):
         tinyzero.train(folder=tmp_path / "run", model={"name": "Qwen/Qwen2.5-1.5B"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_the_recipe_ignores_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    laptop = resolve(read_recipe("laptop"), {})
+    assert unused_gpu(laptop) is None, "there is none here"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert "--model.device cuda" in (unused_gpu(laptop) or "")
+    assert unused_gpu(resolve(read_recipe("laptop"), {"model.device": "auto"})) is None

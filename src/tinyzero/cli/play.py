@@ -17,8 +17,8 @@ from tinyzero.tasks import load_task
 from tinyzero.types import Problem, SamplingParams
 
 EXAMPLES = """\
-  tinyzero play runs/laptop-grpo-0                  in the terminal
-  tinyzero play tiny runs/laptop-grpo-0 --web       before and after, in the browser"""
+  tinyzero play runs/laptop-grpo-0              in the terminal
+  tinyzero play tiny runs/laptop-grpo-0 --web   before and after, in the browser"""
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -96,7 +96,8 @@ def _think(player: Player, params: SamplingParams, line: str, drawn: int) -> Non
     task = player.task
     problem = task.pose(line) if line and task.is_posable else task.problem("test", drawn)
     ids = player.prompt_ids(problem)
-    print(printable(_question(player, problem)))
+    if not line:
+        print(printable(_question(player, problem)))
 
     text = ""
     for piece in player.stream(ids, replace(params, seed=params.seed + drawn + 1)):

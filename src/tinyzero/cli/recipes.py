@@ -40,9 +40,10 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
         config = configs.resolve(recipe, {})
         device = "CPU" if config.model.device == "cpu" else "GPU"
         if memory := configs.profiles(recipe):
-            device += f" (--profile {', '.join(memory)})"
+            device += f" with {' or '.join(memory)} (--profile)"
         print(f"{name}\n    {_headline(configs.RECIPES / f'{name}.toml')}")
-        print(f"    {config.model.name}, {config.task.name}, {config.algorithm.name}, {device}")
+        print(f"    trains {config.model.name} on {config.task.name} with {config.algorithm.name}")
+        print(f"    needs a {device}")
     print("\nTrain with one of them: tinyzero train NAME")
     return 0
 

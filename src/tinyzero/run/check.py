@@ -87,6 +87,16 @@ def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> N
             raise UserError(f"{key} has no effect: {why}")
 
 
+def unused_gpu(config: Config) -> str | None:
+    """A note if the run would use the CPU of a machine that has a GPU; None otherwise."""
+    if config.model.device != "cpu" or models.pick_device("auto") == "cpu":
+        return None
+    return (
+        "this recipe trains on the CPU, though there is a GPU: --model.device cuda uses it, which "
+        "is worth it for models much larger than the bundled ones"
+    )
+
+
 def check_memory(config: Config) -> None:
     """Raise UserError if an option that saves a GPU's memory would do nothing."""
     trained = {"optimizer": config.optimizer, "critic": config.critic, "prm": config.prm}

@@ -28,7 +28,7 @@ from tinyzero.models import lora
 from tinyzero.registry import SESSION
 from tinyzero.rollouts import Cursor, Player, Source
 from tinyzero.run import progress, records, trackers
-from tinyzero.run.check import Parts, check, complete
+from tinyzero.run.check import Parts, check, complete, unused_gpu
 from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
 from tinyzero.run.learners import ROLES, load, make_learners
@@ -182,6 +182,8 @@ def build(
     asked, parts = config, check(config, command.options)
     task = parts.task
     console = Console(config.steps, highlights=task.highlights)
+    if note := unused_gpu(config):
+        console.note(note)
     grader = stack.enter_context(closing(make_grader(task, config.grading)))
     found = progress.load_latest(folder, console.note) if resume else None
     policy = load(config, "policy")
