@@ -453,7 +453,7 @@ def test_play_poses_problems_of_other_tasks(
     assert cli.main(["play", str(run), "--task", "multiplication"]) == 0
     said = capsys.readouterr().out
     assert said.count("[wrong]") == 2
-    assert "> 47*36\n" in said
+    assert "> 981*436\n" in said
     assert "'24 from 3 5 12' is no multiplication" in said
 
 

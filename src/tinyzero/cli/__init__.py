@@ -109,10 +109,11 @@ def _run(words: list[str], started: float) -> int:
 def _complete() -> int:
     """Answer the shell, which asks how the word under the cursor can continue."""
     import argcomplete
+    from argcomplete.lexers import split_line
 
     parser = make_parser(COMMANDS)
     line, cursor = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", "0")
-    words = argcomplete.split_line(line, int(cursor))[3][1:]
+    words = split_line(line, int(cursor))[3][1:]
     with suppress(UserError):
         if command := parser.command_of(words):
             command.add_options(words[1:], make_parser(COMMANDS))

@@ -25,7 +25,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Print the shell's code."""
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    print(argcomplete.shellcode(["tinyzero"], shell=given.shell), end="")
+    print(shellcode(["tinyzero"], shell=given.shell), end="")
     return 0

@@ -41,7 +41,9 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if not meanings:
         meanings = _below(key, glossaries, task_names)
     if not meanings:
-        known = [*_all_metrics(glossaries), *(key for key, _ in _all_options(task_names))]
+        known = [name.split(" ")[0] for name, _ in _all_options(task_names)]
+        if "." not in key:
+            known += _all_metrics(glossaries)
         likely = near(key, known) or ": see docs/metrics.md, or `tinyzero train --help`"
         raise UserError(f"nothing is called {given.key!r}{likely}")
 
@@ -76,9 +78,11 @@ def _below(key: str, glossaries: dict[str, Any], task_names: list[str]) -> list[
     """Every metric and option that begins with `key` as a whole part."""
     metrics = _all_metrics(glossaries)
     prefix = key.rstrip("/.*")
-    found = [(name, text) for name, text in metrics.items() if name.startswith(f"{prefix}/")]
     options = _all_options(task_names)
-    return found + [(name, text) for name, text in options if name.startswith(f"{prefix}.")]
+    return [
+        *((name, text) for name, text in metrics.items() if name.startswith(f"{prefix}/")),
+        *((name, text) for name, text in options if name.startswith(f"{prefix}.")),
+    ]
 
 
 def _all_metrics(glossaries: dict[str, Any]) -> dict[str, str]:

@@ -59,15 +59,16 @@ class Parser(argparse.ArgumentParser):
     finder: Finder | None = None
     """What finds the options of a run; None for a command that takes none."""
 
-    def __init__(self, *positional: Any, **named: Any) -> None:
-        super().__init__(*positional, allow_abbrev=False, **named)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
         self.commands: dict[str, Parser] = {}
         self.keys: dict[str, str] = {}  # the key of an option, by the attribute that holds it
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError instead of printing the usage and exiting."""
-        if found := re.match(r"argument (--[^/:]+).*: expected one argument", message):
-            message = f"{found[1]} needs a value: write {found[1]} VALUE"
+        incomplete = re.match(r"argument (--[^/:]+).*: expected one argument", message)
+        if incomplete:
+            message = f"{incomplete[1]} needs a value: write {incomplete[1]} VALUE"
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def refuse(self, unknown: Sequence[str]) -> None:
@@ -129,7 +130,7 @@ class Parser(argparse.ArgumentParser):
         if set(flags) & set(self.flags()):
             return
 
-        action = (group or self).add_argument(
+        action: Any = (group or self).add_argument(
             *flags,
             dest=short or option.key,
             type=configs.read_value,

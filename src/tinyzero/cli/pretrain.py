@@ -65,7 +65,7 @@ def run(given: Namespace, overrides: dict[str, Any]) -> int:
     """Make the base."""
     values: dict[str, Any] = {"task": given.task}
     for key, value in overrides.items():
-        configs.place(values, key, value)
+        configs.set_option(values, key, value)
 
     import torch
 

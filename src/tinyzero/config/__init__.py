@@ -53,7 +53,7 @@ from tinyzero.config.schema import (
     UpdateSection,
 )
 from tinyzero.config.sizes import is_bundled
-from tinyzero.config.toml import flat, place, read_toml, tables_to_toml, to_toml
+from tinyzero.config.toml import flat, read_toml, set_option, tables_to_toml, to_toml
 
 __all__ = [
     "ASKED",
@@ -88,7 +88,6 @@ __all__ = [
     "options_of",
     "own_options",
     "parse_overrides",
-    "place",
     "profiles",
     "read_asked",
     "read_asked_tables",
@@ -103,6 +102,7 @@ __all__ = [
     "resolve",
     "resumed",
     "run_name",
+    "set_option",
     "split_name",
     "tables_to_toml",
     "to_toml",

@@ -28,7 +28,7 @@ from tinyzero.algorithms import NAMES as ALGORITHMS
 from tinyzero.config.options import option_keys
 from tinyzero.config.schema import Config
 from tinyzero.config.sizes import require_recipe_for_model
-from tinyzero.config.toml import place, read_toml
+from tinyzero.config.toml import read_toml, set_option
 from tinyzero.errors import UserError
 from tinyzero.registry import near, suggest, validate
 from tinyzero.tasks import TASKS
@@ -47,7 +47,7 @@ def recipes() -> list[str]:
 def split_name(name: str) -> tuple[str, str | None, str | None]:
     """(recipe, task, algorithm) of a recipe's name; None for what the name does not say.
 
-    Raises UserError that names the nearest recipe if there is none of this name.
+    Raises UserError that names the nearest recipe if no recipe has this name.
 
     >>> split_name("laptop-countdown-ppo")
     ('laptop', 'countdown', 'ppo')
@@ -79,7 +79,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 def _file(name: str, folder: Path = Path()) -> Path:
     """The file of a recipe: a .toml by its path from `folder`, else a bundled one.
 
-    Raises UserError if there is none.
+    Raises UserError if there is no such file.
     """
     if not name.endswith(".toml"):
         if name not in recipes():
@@ -118,9 +118,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        both_tables = isinstance(old, dict) and isinstance(value, dict)
-        if both_tables and not _chooses_another(key, old, value):
-            value = merge(old, value)
+        if isinstance(old, dict) and isinstance(value, dict):
+            is_another = _chooses_another(key, old, value)
+            value = value if is_another else merge(old, value)
         merged[key] = value
     return merged
 
@@ -146,7 +146,7 @@ def resolve(
     for key, value in overrides.items():
         if key.partition(".")[0] not in Config.model_fields:
             raise UserError(f"unknown key {key}{suggest(key, option_keys())}")
-        place(values, key, value)
+        set_option(values, key, value)
 
     for key, value in values.items():
         field = Config.model_fields.get(key)

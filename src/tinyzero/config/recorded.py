@@ -19,7 +19,7 @@ from tinyzero import __version__
 from tinyzero.config import trust
 from tinyzero.config.recipe import ASKED, MEANT, read_recipe, resolve
 from tinyzero.config.schema import Config
-from tinyzero.config.toml import flat, place, read_toml, tables_to_toml, to_toml
+from tinyzero.config.toml import flat, read_toml, set_option, tables_to_toml, to_toml
 from tinyzero.errors import UserError
 
 RESUMABLE = (
@@ -80,7 +80,7 @@ def asked_again(folder: Path, command: Command) -> str | None:
     lines, options = _texts(before, "lines"), _texts(before, "options")
     recipe = before.get("recipe", "") if isinstance(before, dict) else ""
     for key, value in command.options.items():
-        place(tables, key, value)
+        set_option(tables, key, value)
 
     lines += [command.line] if command.line else []
     return asked_toml(tables, lines, recipe, list(dict.fromkeys([*options, *command.options])))
@@ -129,8 +129,8 @@ def resumed(
     """The configuration to continue the run in `folder` with.
 
     `task` is its task's name if that was given again, which allows its code. Raises UserError if there
-    is no run, an override would make it another run, or the folder names code that nobody allowed;
-    `flags` say how to allow it.
+    is no run, an override would make it another run, or the folder names code that was not
+    allowed; `flags` say how to allow it.
     """
     if not (folder / MEANT).is_file():
         raise UserError(f"no run at {folder}: it has no {MEANT}")
@@ -150,7 +150,7 @@ def resumed(
 def require_recipe(
     recipe: str, overrides: Mapping[str, Any], trusted: bool, flags: str = "--trust"
 ) -> None:
-    """Raise UserError if `recipe` is a run's or a model's own file and names code that nobody allowed.
+    """Raise UserError if `recipe` is a run's or a model's own file and names code that was not allowed.
 
     To name a recipe file of one's own is to trust it. A file inside a run or a model folder may be a
     stranger's, so the code that it names runs only if `overrides` name it too, or if this user started
@@ -196,6 +196,6 @@ def lasting(config: Config) -> dict[str, Any]:
 
 
 def _texts(command: Any, key: str) -> list[str]:
-    """A list of texts in the [command] table of an asked.toml; empty if there is none."""
+    """A list of texts in the [command] table of an asked.toml; empty if it is missing."""
     texts = command.get(key) if isinstance(command, dict) else None
     return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []

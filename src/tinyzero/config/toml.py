@@ -93,7 +93,7 @@ def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return values
 
 
-def place(values: dict[str, Any], key: str, value: Any) -> None:
+def set_option(values: dict[str, Any], key: str, value: Any) -> None:
     """Set the option with the dotted `key` in tables, making tables on the way.
 
     Raises UserError if a value is in the way of a table.

@@ -29,7 +29,7 @@ LARGEST = 16 * 2**20  # bytes of the state file that are read
 def require(
     config: Config, source: str | Path, kinds: Iterable[str] = KINDS, flags: str = "--trust"
 ) -> None:
-    """Raise UserError if `config`, found in the file `source`, would run code that nobody allowed.
+    """Raise UserError if `config`, found in the file `source`, would run code that was not allowed.
 
     `kinds` are the parts of it that the command is going to load; `flags` say how to allow them.
     """

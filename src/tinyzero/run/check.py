@@ -71,7 +71,7 @@ def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
 
 
 def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> None:
-    """Raise UserError if an option that was `given` would do nothing beside the others."""
+    """Raise UserError if an option that was `given` would do nothing with the others."""
     idle = {
         "critic.": "critic" not in algorithm.roles and f"{config.algorithm.name} has no critic",
         "prm.": "prm" not in algorithm.roles and f"{config.algorithm.name} has no reward model",
