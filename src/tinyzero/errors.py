@@ -46,10 +46,8 @@ def building(what: str, given: Sequence[object]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if given:
-            how = "with its Options"
-        else:
-            how = "without arguments (give its class an Options if it needs some)"
+        without = "without arguments (give its class an Options if it needs some)"
+        how = "with its Options" if given else without
         raise UserError(f"{what} cannot be built {how}: {brief(error)}") from error
 
 
