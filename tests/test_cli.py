@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -13,11 +14,17 @@ from typing import Any
 import pytest
 import torch
 from helpers import refused
+from jsonschema import Draft202012Validator
 
+import tinyzero
 from tinyzero import cli, models
-from tinyzero.config import read_recipe, resolve, run_name
+from tinyzero.algorithms import NAMES as ALGORITHMS
+from tinyzero.config import RECIPES, read_recipe, read_toml, recipes, resolve, run_name
+from tinyzero.errors import UserError
 from tinyzero.rollouts import Player
 from tinyzero.run import records
+from tinyzero.run.check import unused_gpu
+from tinyzero.run.glossary import GLOSSARY
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "my_task.py"
 COMPACT = ["--task", "countdown", "--model.prompt", "compact", "--max-tokens", "12"]
@@ -58,17 +65,28 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("", "VERB"),
-        ("trian", "trian"),
+        ("trian", "unknown command 'trian': did you mean train?"),
         ("train nosuch", "unknown recipe 'nosuch'"),
         ("train laptob", "did you mean laptop"),
         ("train nosuch.toml", "nosuch.toml"),
-        ("train laptop extra", "extra"),
-        ("train --seeds 3", "did you mean seed"),
-        ("train --rollout.promts 3", "did you mean prompts"),
-        ("train --rolout.prompts 3", "did you mean rollout.prompts"),
+        ("train laptop extra", "unexpected argument 'extra'"),
+        ("train --seeds 3", "unknown option --seeds: did you mean --seed?"),
+        ("train --rollout.promts 3", "did you mean --rollout.prompts?"),
+        (
+            "train --rolout.prompts 3",
+            "unknown option --rolout.prompts: did you mean --rollout.prompts?",
+        ),
         ("train --steps many", "steps"),
-        ("train --steps", "--steps"),
+        ("train --steps", "--steps needs a value: write --steps VALUE"),
+        ("train --profil 24gb", "unknown option --profil: did you mean --profile?"),
+        ("train --rollout.stop x", "unknown option --rollout.stop"),
+        ("train --model.device mps", "model.device is 'mps': use auto, cpu, cuda, or cuda:N"),
+        ("tasks countdwn", "did you mean countdown"),
+        ("algorithms gpro", "did you mean gspo or grpo"),
+        ("explain rolout.samples", "did you mean rollout.samples"),
+        ("explain response_lenght", "did you mean response_length"),
+        ("explain zzz", "nothing is called 'zzz'"),
+        ("completion powershell", "shell"),
         ("train --run.dir --dry-run", "--run.dir needs a value"),
         ("train --run.dir --steps 5", "--run.dir needs a value"),
         ("train --task [1] --dry-run", "task.name is [1]: give the name of a task"),
@@ -95,7 +113,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --task countdwn", "did you mean countdown"),
         ("train --task no.such.module:Task", "no.such.module"),
         ("train --task nosuch.py:Task", "nosuch.py"),
-        ("train --task.max_nmber 3", "did you mean max_number"),
+        ("train --task.max_nmber 3", "did you mean --task.max_number"),
         ("train --task.max_number three", "task.max_number"),
         ("train --algorithm gpro", "did you mean gspo or grpo"),
         ("train --algorithm.kl -1", "algorithm.kl"),
@@ -106,16 +124,16 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --resume nosuch", "no run at nosuch"),
         ("train laptop --resume nosuch", "laptop"),
         ("train --model.name no/such/model/folder --run.dir never", "no/such/model/folder"),
-        ("eval", "model"),
+        ("eval", "MODEL"),
         ("eval nosuch", "nosuch"),
         ("eval nosuch --n 0", "--n"),
         ("eval nosuch --n many", "--n"),
         ("eval nosuch --k -1", "--k"),
         ("eval nosuch --temperature -1", "--temperature"),
         ("eval nosuch --temperature 1e-40", "'1e-40' is not 0, or a number from 0.01 to 100"),
-        ("eval tiny --rollout.temperature 0.5", "rollout.temperature has no effect"),
+        ("eval tiny --rollout.temperature 0.5", "unknown option --rollout.temperature"),
         ("play tiny --steps 5", "--steps"),
-        ("sample tiny --out x.jsonl --model.name y", "model.name has no effect"),
+        ("sample tiny --out x.jsonl --model.name y", "unknown option --model.name"),
         ("eval nosuch --top-p 0", "--top-p"),
         ("eval nosuch --top-k -5", "--top-k"),
         ("eval nosuch --seed -5", "--seed"),
@@ -134,18 +152,18 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("data --n 50 --out x.jsonl --task.max_number 1", "no Countdown problem of split"),
         (
             "data --stats x.jsonl --task.max_number 1",
-            "--task.max_number is for problems that are written",
+            "--task.max_number is for writing problems",
         ),
         ("data --stats x.jsonl --out y.jsonl", "writes nothing: leave out --out y.jsonl"),
-        ("data --out x.jsonl --optimizer.learning_rate 3", "optimizer.learning_rate has no effect"),
+        ("data --out x.jsonl --optimizer.learning_rate 3", "unknown option --optimizer"),
         (
             "check-task countdown --optimizer.learning_rate 3",
-            "optimizer.learning_rate has no effect",
+            "unknown option --optimizer.learning_rate",
         ),
-        ("check-task", "task"),
+        ("check-task", "TASK"),
         ("check-task countdwn", "did you mean countdown"),
         ("check-task tinyzero.types:Reward", "lacks"),
-        ("pretrain --pols 3", "did you mean pools"),
+        ("pretrain --pols 3", "did you mean --pools?"),
         ("pretrain --pools 0", "pretrain.pools"),
         ("pretrain --model.width wide", "pretrain.model.width"),
         ("pretrain --threads 0", "--threads"),
@@ -421,8 +439,8 @@ def test_play_answers_what_is_typed(
     )
     assert cli.main(["play", str(run)]) == 0
     said = capsys.readouterr().out
-    assert "a problem, as in `11 from 13 15 9`" in said, "the first of the test split"
-    assert said.count("numbers [3, 5, 12]  target 24") == 2
+    assert "type a problem such as `11 from 13 15 9`" in said, "the first of the test split"
+    assert "> 20 from 10 6 16\n" in said, "one was drawn, and is shown"
     assert "97 cannot be made from 1, 2, 3" in said
     assert "'nonsense' is no Countdown problem" in said
     assert said.count("[right]") + said.count("[wrong]") == 3
@@ -435,7 +453,7 @@ def test_play_poses_problems_of_other_tasks(
     assert cli.main(["play", str(run), "--task", "multiplication"]) == 0
     said = capsys.readouterr().out
     assert said.count("[wrong]") == 2
-    assert "a 47  b 36" in said
+    assert "> 981*436\n" in said
     assert "'24 from 3 5 12' is no multiplication" in said
 
 
@@ -614,3 +632,321 @@ def test_saved_weights_are_as_readable_as_everything_else(run: Path) -> None:
     """safetensors writes for its owner alone, and then a colleague's eval calls it damaged."""
     model = run / "checkpoints" / "step_000001" / "model"
     assert len({path.stat().st_mode for path in model.iterdir() if path.is_file()}) == 1
+
+
+# ---- help, and what every option means
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What a command prints, which ends well."""
+    capsys.readouterr()
+    try:
+        assert cli.main(list(words)) == 0
+    except SystemExit as stopped:
+        if stopped.code:
+            raise
+    return capsys.readouterr().out
+
+
+def test_no_command_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    said = shown(capsys)
+    assert said == shown(capsys, "--help")
+    assert said.splitlines()[2].startswith("TinyZero reproduces DeepSeek R1-Zero")
+    for module in cli.COMMANDS:
+        name = module.__name__.rpartition(".")[2].replace("_", "-")
+        assert f"\n    {name}" in said
+        assert "examples:\n  tinyzero " in shown(capsys, name, "--help") or name == "completion"
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, "--version") == f"tinyzero {tinyzero.__version__}\n"
+
+
+def test_help_fits_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ["", *cli.make_parser(cli.COMMANDS).commands]:
+        wide = [line for line in shown(capsys, *name.split(), "-h").splitlines() if len(line) > 80]
+        assert wide == []
+
+
+def test_help_says_the_value_that_will_run_and_where_it_comes_from(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["train", "laptop", "--algorithm", "ppo", "--rollout.samples", "4", "--help"]
+    said = " ".join(shown(capsys, *words).split())
+    assert (
+        "--rollout.samples VALUE completions per problem (the group size) [command line: 4]" in said
+    )
+    assert (
+        "--steps VALUE training steps, each on a new batch of completions [recipe laptop: 100]"
+        in said
+    )
+    assert "[command line: ppo]" in said
+    assert "--algorithm.value_warmup VALUE" in said, "an option of PPO"
+    assert "--algorithm.scale" not in said, "an option of GRPO"
+    assert "--task.max_number VALUE largest given number [recipe laptop: 25]" in said
+    assert "optimizer: The optimizer of the policy (AdamW). --optimizer.learning_rate" in said
+
+    other = " ".join(shown(capsys, "train", "laptop-multiplication-grpo", "--help").split())
+    assert "--task.max_digits" in other
+    assert "--task.max_number" not in other
+    assert "--algorithm.scale {group,batch,none}" in other
+
+
+def test_help_of_ones_own_task_has_its_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from pydantic import BaseModel, Field\nfrom tinyzero.tasks.base import Task\n"
+        "class Options(BaseModel):\n    days: int = Field(5, description='most days')\n"
+        "class Mine(Task):\n    Options = Options\n"
+        "    def problem(self, split, index): ...\n    def prompt(self, problem, template): ...\n"
+        "    def reward(self, problem, text): ...\n    def solution(self, problem): ...\n"
+    )
+    said = shown(capsys, "train", "--task", f"{path}:Mine", "--task.days=9", "-h")
+    assert "--task.days VALUE\n      most days [command line: 9]" in said
+    assert "did you mean --task.days?" in refused(
+        capsys, "train", "--task", f"{path}:Mine", "--task.dais", 9, "--dry-run"
+    )
+
+
+def test_help_of_a_stranger_s_run_does_not_run_its_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('this code ran')")
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "config.toml").write_text(f'[task]\nname = "{tmp_path}/evil.py:Task"\n')
+    said = refused(capsys, "train", tmp_path / "config.toml", "--help")
+    assert "if you trust that code" in said
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "eval --help", "recipes", "tasks", "algorithms"]
+)
+def test_help_does_not_wait_for_torch(words: str) -> None:
+    code = (
+        "import sys\nfrom tinyzero import cli\n"
+        f"try:\n    cli.main({words.split()!r})\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = shown(capsys, "recipes")
+    for name in recipes():
+        assert f"{name}\n    " in said
+    assert "    trains tiny on countdown with grpo\n    needs a CPU\n" in said
+    assert "    needs a GPU with 141gb or 80gb or 48gb or 24gb (--profile)\n" in said
+    assert all(len(line) <= 80 for line in said.splitlines())
+
+
+def test_every_recipe_fits_its_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    schema = json.loads(shown(capsys, "recipes", "--schema"))
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    for name in recipes():
+        validator.validate(read_toml(RECIPES / f"{name}.toml"))
+    for wrong in (
+        {"steps": 0},
+        {"rollout": {"promts": 3}},
+        {"task": {"name": "countdown", "max_nmber": 3}},
+        {"algorithm": {"name": "ppo", "scale": "group"}},
+        {"algorithms": {"ppo": {"rollout": {"prompts": "many"}}}},
+        {"profiles": {"24gb": {"lora": {"rank": -1}}}},
+    ):
+        assert not validator.is_valid(wrong), wrong
+    assert validator.is_valid({"task": {"name": "mine.py:Task", "anything": 3}})
+
+
+def test_a_run_s_own_file_fits_the_schema(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    validator = Draft202012Validator(json.loads(shown(capsys, "recipes", "--schema")))
+    validator.validate(read_toml(run / "config.toml"))
+    validator.validate(read_toml(run / "asked.toml"))
+
+
+def test_tasks_and_algorithms_are_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "\ncountdown\n    Countdown: reach a target" in "\n" + shown(capsys, "tasks")
+    said = shown(capsys, "tasks", "countdown")
+    assert "--task.max_number VALUE\n      largest given number [default: 99]" in said
+    assert "a right answer:" in said
+    assert "it has no options" in shown(capsys, "tasks", f"{EXAMPLE}:BeatTheSum")
+
+    listed = shown(capsys, "algorithms")
+    for name in ALGORITHMS:
+        assert f"\n{name} " in "\n" + listed
+    said = shown(capsys, "algorithms", "ppo")
+    assert said.startswith("ppo: PPO")
+    assert "    models           policy, critic\n" in said
+    assert "--algorithm.value_warmup VALUE" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("rollout.samples", "completions per problem (the group size) [default: 16]"),
+        ("steps", "training steps"),
+        ("response_length", "stop token included"),
+        ("time/", "time/elapsed"),
+        ("optimizer", "optimizer.learning_rate"),
+        ("algorithm.value_clip", "algorithm.value_clip (ppo)"),
+        ("task.max_digits", "task.max_digits (multiplication)"),
+        ("behaviour/attempts", "behaviour/attempts (metric of countdown)"),
+        ("pass@4/numbers=3", "numbers=3 (metric"),
+    ],
+)
+def test_a_key_is_explained(key: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert says in " ".join(shown(capsys, "explain", key).split())
+
+
+def test_every_option_and_metric_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    for key in ["seed", "task.name", "model.device", "eval.every", "algorithm.kl"]:
+        assert shown(capsys, "explain", key)
+    for key in GLOSSARY:
+        assert shown(capsys, "explain", key.replace("*", "x")), key
+
+
+# ---- completion, in the shell itself
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("tinyzero tra", "train"),
+        ("tinyzero train qwen2.5-7b-", "qwen2.5-7b-instruct"),
+        ("tinyzero train --rollout.sam", "--rollout.samples"),
+        ("tinyzero train --algorithm pp", "ppo"),
+        ("tinyzero train --algorithm ppo --algorithm.value_w", "--algorithm.value_warmup"),
+        ("tinyzero train --model.dtype bf", "bfloat16"),
+        ("tinyzero train --task multiplication --task.max_d", "--task.max_digits"),
+        ("tinyzero algorithms rlo", "rloo"),
+    ],
+)
+def test_bash_completes(line: str, wanted: str, tmp_path: Path) -> None:
+    program = tmp_path / "tinyzero"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tinyzero.cli "$@"\n')
+    program.chmod(0o755)
+    words = shlex.join(line.split(" "))
+    script = f"""
+        eval "$(tinyzero completion bash)"
+        COMP_LINE={shlex.quote(line)}; COMP_POINT=${{#COMP_LINE}}; COMP_TYPE=9
+        COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        _python_argcomplete tinyzero "${{COMP_WORDS[-1]}}"
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": path},
+    )
+    assert wanted in done.stdout.split(), done.stderr
+
+
+# ---- what a run will be
+
+
+def test_a_dry_run_prints_the_later_config(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {
+        "model.name": base,
+        "steps": 1,
+        "rollout.max_tokens": 8,
+        "rollout.prompts": 1,
+        "rollout.samples": 2,
+        "eval.every": 0,
+        "eval.test_problems": 0,
+        "eval.max_tokens": 0,
+        "model.threads": 1,
+        "run.dir": tmp_path / "run",
+    }
+    words = ["train", "laptop", *(f"--{key}={value}" for key, value in options.items())]
+    said = shown(capsys, *words, "--dry-run")
+    shown(capsys, *words)
+    assert (tmp_path / "run" / "config.toml").read_text() == said
+    assert "# completions per problem (the group size) (command line)\nsamples = 2\n" in said
+    assert "# largest given number (recipe laptop)\nmax_number = 25\n" in said
+    assert "# smallest given number (default)\nmin_number = 1\n" in said
+    assert "(recipe laptop)\naggregate = " in said
+    assert all(len(line) <= 80 for line in said.splitlines() if line.startswith("#"))
+
+    shown(capsys, "train", "--resume", str(tmp_path / "run"), "--steps", "2")
+    again = (tmp_path / "run" / "config.toml").read_text()
+    assert "(command line)\nsteps = 2\n" in again
+    assert "(recipe laptop)\nmax_number = 25\n" in again, "what the first command said is kept"
+
+
+def test_a_repeated_run_is_named_after_the_first(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "runs/run-repeat-0" in shown(capsys, "train", str(run / "config.toml"))
+    assert (tmp_path / "runs" / "run-repeat-0" / "metrics.jsonl").is_file()
+
+
+# ---- a pretrained model does not train on the settings of a tiny one
+
+
+@pytest.mark.parametrize(
+    ("model", "fix"),
+    [
+        ("Qwen/Qwen2.5-0.5B", "tinyzero train qwen2.5-0.5b\n"),
+        ("Qwen/Qwen2.5-3B-Instruct", "tinyzero train qwen2.5-3b-instruct\n"),
+        (
+            "HuggingFaceTB/SmolLM2-135M",
+            "tinyzero train qwen2.5-0.5b --model.name HuggingFaceTB/SmolLM2-135M\n",
+        ),
+        (
+            "Qwen/Qwen3-8B-Instruct",
+            "tinyzero train qwen2.5-7b-instruct --model.name Qwen/Qwen3-8B-Instruct\n",
+        ),
+        ("microsoft/phi-2", "tinyzero train qwen2.5-3b --model.name microsoft/phi-2\n"),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["", "laptop", "multiplication", "laptop-countdown-ppo"])
+def test_a_pretrained_model_needs_its_own_recipe(
+    recipe: str, model: str, fix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, "train", *recipe.split(), "--model.name", model, "--dry-run")
+    assert f"model.name is '{model}', and this recipe is for the tiny bundled models" in said
+    assert said.endswith(fix)
+
+
+def test_a_folder_is_judged_by_its_shape(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = tmp_path / "some-instruct"
+    shutil.copytree(base, large)
+    shape = json.loads((large / "config.json").read_text())
+    shape |= {"hidden_size": 896, "num_hidden_layers": 24, "vocab_size": 151_936}
+    (large / "config.json").write_text(json.dumps(shape | {"intermediate_size": 4864}))
+    said = refused(capsys, "train", "--model.name", large)
+    assert said.endswith(f"tinyzero train qwen2.5-0.5b-instruct --model.name {large}\n")
+
+
+def test_models_and_recipes_of_one_s_own_are_fine(base: Path, tmp_path: Path) -> None:
+    laptop = read_recipe("laptop")
+    resolve(laptop, {"model.name": str(base)})
+    resolve(laptop, {"model.name": "tiny-multiplication"})
+    own = tmp_path / "own.toml"
+    own.write_text('inherit = "laptop"\n[model]\nname = "Qwen/Qwen2.5-3B"\n')
+    assert resolve(read_recipe(str(own)), {}).model.name == "Qwen/Qwen2.5-3B"
+    resolve(read_recipe("qwen2.5-0.5b"), {"model.name": "HuggingFaceTB/SmolLM2-135M"})
+
+
+def test_the_python_api_refuses_it_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tinyzero train qwen2.5-1.5b$"):
+        tinyzero.train(folder=tmp_path / "run", model={"name": "Qwen/Qwen2.5-1.5B"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_the_recipe_ignores_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    laptop = resolve(read_recipe("laptop"), {})
+    assert unused_gpu(laptop) is None, "there is none here"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert "--model.device cuda" in (unused_gpu(laptop) or "")
+    assert unused_gpu(resolve(read_recipe("laptop"), {"model.device": "auto"})) is None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-LONGEST = 300  # characters of an error that are shown
+LONGEST = 300  # most characters of an error that are shown
 
 
 class UserError(Exception):
@@ -17,17 +17,17 @@ class UserError(Exception):
 
 
 class TaskError(UserError):
-    """A user's own code raised. The message names the class and the line."""
+    """An error that a user's own code raised. The message names the class and the line."""
 
 
 class NonFiniteError(Exception):
-    """Training broke down: logits, or several gradients in a row, are not finite."""
+    """Training broke down: the logits, or several gradients in a row, are not finite."""
 
 
 class Ungraded(Exception):
-    """An answer could not be graded, through no fault of the answer: a network or a worker died.
+    """An answer could not be graded for a reason other than the answer, such as a network failure.
 
-    A task's reward may raise it. The answer is graded again, and dropped if that fails too.
+    A task's reward may raise it. The answer is graded again, and left out if that fails too.
     """
 
 
@@ -37,31 +37,32 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def building(what: str, given: Sequence[object]) -> Iterator[None]:
-    """Turn whatever the constructor of a user's own class raises into a UserError."""
+    """Turn whatever the constructor of a user's own class raises into a UserError.
+
+    `what` names the class, and `given` are the arguments of its constructor.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        how = (
-            "with its Options"
-            if given
-            else "without arguments (give its class an Options if it needs some)"
-        )
+        without = "without arguments (give its class an Options if it needs some)"
+        how = "with its Options" if given else without
         raise UserError(f"{what} cannot be built {how}: {brief(error)}") from error
 
 
 @contextmanager
 def asking(owner: object) -> Iterator[None]:
-    """The guard around a user's own code: whatever it raises becomes a UserError with its line.
+    """Guard a user's own code: whatever it raises becomes a UserError that names its line.
 
-    SystemExit and a KeyboardInterrupt of its own are no exception; only a real Ctrl-C, `Interrupted`,
-    passes. Our own code is not guarded, because its traceback is what helps. Afterwards the process,
-    the working directory and torch's gradient mode must be what they were.
+    That includes SystemExit and a KeyboardInterrupt that the code itself raises. Only a real Ctrl-C
+    (`Interrupted`) passes. Our own code is not guarded, because its traceback helps. Afterwards the
+    process, the working folder and torch's gradient mode are what they were before.
     """
     if type(owner).__module__.partition(".")[0] == __package__:
         yield
         return
+
     before = _surroundings()
     try:
         yield
@@ -76,42 +77,56 @@ def asking(owner: object) -> Iterator[None]:
 
 
 def brief(error: BaseException) -> str:
-    """What was raised, in one printable line of bounded length."""
+    """What was raised, in one printable line of at most about 300 characters.
+
+    >>> brief(KeyError("name"))
+    "KeyError: 'name'"
+    """
     try:
-        said = str(error)[: 4 * LONGEST]
-    except BaseException:
-        said = "(its text cannot be read)"
-    text = " ".join(f"{type(error).__name__}: {said}".split())
-    text = printable(text)
+        message = str(error)[: 4 * LONGEST]
+    except BaseException:  # a user's own class can raise anything here
+        message = "(its text cannot be read)"
+
+    text = printable(" ".join(f"{type(error).__name__}: {message}".split()))
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def printable(text: str) -> str:
-    """`text` as a terminal may have it: new lines and tabs stay, other control characters are spelt."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    """`text` as a terminal may show it: control characters, except newline and tab, are escaped.
+
+    >>> print(printable("\\x1b[2J"))
+    \\x1b[2J
+    """
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]
+        for character in text
+    )
 
 
 def _line_of(error: BaseException) -> str:
-    """The file and the line that raised `error`."""
+    """The file and the line that raised `error`, in brackets; empty if that is not known."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    if not frames:
+        return ""
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
 def _surroundings() -> tuple[int, str, bool | None]:
-    """What a user's code must leave as it is: the process, the folder, the gradient mode."""
+    """What a user's code must not change: the process, the working folder, the gradient mode."""
     torch = sys.modules.get("torch")
     return os.getpid(), os.getcwd(), torch.is_grad_enabled() if torch else None
 
 
 def _restore(owner: object, before: tuple[int, str, bool | None]) -> None:
-    """Undo what the user's code changed. A process that it forked must not go on as a second run."""
+    """Undo what a user's code changed. A process that it forked ends here, or it would be a second run."""
     pid, folder, gradients = before
     if os.getpid() != pid:
         sys.stderr.write(f"{type(owner).__name__} forked this process and returned: it ends here\n")
         sys.stderr.flush()
         os._exit(1)
-    now = _surroundings()
-    if now[1] != folder:
+
+    _, current_folder, current_gradients = _surroundings()
+    if current_folder != folder:
         os.chdir(folder)
-    if gradients is not None and now[2] != gradients:
+    if gradients is not None and current_gradients != gradients:
         sys.modules["torch"].set_grad_enabled(gradients)

@@ -1,14 +1,16 @@
-"""Anything nameable is nameable as `package.module:Name` or `path/file.py:Name`, with checked options.
+"""Tasks, algorithms and samplers by name, bundled or a user's own, and options that are checked.
 
-Tasks and algorithms of a user's own come in through here, so nobody needs a fork.
+A user's own class is `package.module:Name` or `path/file.py:Name`, so nobody needs a fork.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -24,11 +26,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Registry(NamedTuple):
-    """What of one kind can be named: the bundled ones, and a user's own by reference.
+    """Everything of one kind that can be named: the bundled ones, and a user's own by reference.
 
-    Every module of `package` is one, except `parts`; it ends with `attribute = ...`. So a new task,
-    algorithm or sampler is one new file. In a name `++` stands for `_pp` and `-` for `_`:
-    `reinforce++-baseline` is the module reinforce_pp_baseline.
+    Every module of `package` is one, except `parts`, and defines `attribute`. So a new task, algorithm
+    or sampler is one new file. A name has `++` for `_pp` and `-` for `_`: `reinforce++-baseline` is the
+    module reinforce_pp_baseline.
     """
 
     noun: str
@@ -39,14 +41,14 @@ class Registry(NamedTuple):
     """The methods and attributes that a class of this kind must have."""
 
     def names(self) -> list[str]:
-        """The bundled ones, without importing them."""
+        """The names of the bundled ones, without importing them."""
         paths = importlib.import_module(self.package).__path__
         modules = [module.name for module in pkgutil.iter_modules(paths)]
         known = [m for m in modules if m not in self.parts and not m.startswith("_")]
         return sorted(m.replace("_pp_", "_pp-").replace("_pp", "++") for m in known)
 
     def reference(self, name: str) -> str:
-        """What `load_object` loads for `name`. Raises UserError if there is nothing by that name."""
+        """The reference that `load_object` loads for `name`. Raises UserError on an unknown name."""
         if ":" in name:
             return name
         module = module_name(name)
@@ -55,8 +57,22 @@ class Registry(NamedTuple):
             raise UserError(f"unknown {self.noun} {name!r}{suggest(name, self.names())} ({own})")
         return f"{self.package}.{module}:{self.attribute}"
 
+    def docstring(self, name: str) -> str:
+        """What the module of a bundled class says about it, without importing that module.
+
+        A user's own class speaks for itself, or else its module does.
+        """
+        if ":" in name:
+            kind = self.find(name)
+            return inspect.cleandoc(kind.__doc__ or sys.modules[kind.__module__].__doc__ or "")
+
+        spec = importlib.util.find_spec(self.reference(name).partition(":")[0])
+        assert spec is not None
+        source = Path(spec.origin or "").read_text(encoding="utf-8")
+        return ast.get_docstring(ast.parse(source)) or ""
+
     def find(self, name: str) -> Any:
-        """The class behind `name`. Raises UserError if there is none, or it lacks what it needs."""
+        """The class behind `name`. Raises UserError if there is no such class, or it lacks a need."""
         kind = load_object(self.reference(name))
         if not isinstance(kind, type):
             raise UserError(
@@ -96,37 +112,44 @@ def reference_of(kind: type) -> str:
 def load_object(reference: str) -> Any:
     """What `package.module:Name` or `path/file.py:Name` names.
 
-    Raises UserError where the file, the module or the name does not exist, or its code fails on import.
+    Raises UserError if the file, the module or the name does not exist, or its code fails on import.
     """
-    place, colon, name = reference.rpartition(":")
-    if not (place and colon and name.isidentifier()):
+    source, colon, name = reference.rpartition(":")
+    if not (source and colon and name.isidentifier()):
         raise UserError(
             f"{reference!r} names nothing: write package.module:Name or path/file.py:Name"
         )
-    if place == SESSION:
+    if source == SESSION:
         if name not in _defined_here:
             raise UserError(
-                f"{name} was defined in a notebook or script that is gone: give the class itself again, "
-                "or put it into a file and name it as path/file.py:Name"
+                f"{name} was defined in a notebook or script that has ended: give the class itself "
+                "again, or put it into a file and name it as path/file.py:Name"
             )
         return _defined_here[name]
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+
+    module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
     if not hasattr(module, name):
         public = [known for known in vars(module) if not known.startswith("_")]
-        raise UserError(f"{place} has no {name!r}{suggest(name, public)}")
+        raise UserError(f"{source} has no {name!r}{suggest(name, public)}")
     return getattr(module, name)
 
 
-def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
-    """`values` as a checked `model`. Raises UserError with one line that names `where.field` and its value."""
+def validate(model: type[Model], values: Mapping[str, Any], where: str = "") -> Model:
+    """`values` as a checked `model`.
+
+    Raises UserError with one line that names the field, as `where.field`, and its value.
+    """
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise UserError(
             f"the Options of {where} are {model!r}: make them a class of pydantic's BaseModel"
         )
-    if model.model_config.get("extra", "ignore") == "ignore":  # a misspelt option is no default
+    # pydantic would ignore a misspelt option and use the default
+    if model.model_config.get("extra", "ignore") == "ignore":
         known = [*model.model_fields, *(f.alias for f in model.model_fields.values() if f.alias)]
         if unknown := [key for key in values if key not in known]:
-            raise UserError(f"unknown key {where}.{unknown[0]}{suggest(unknown[0], known)}")
+            key = f"{where}.{unknown[0]}" if where else unknown[0]
+            raise UserError(f"unknown key {key}{suggest(unknown[0], known)}")
+
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -136,13 +159,13 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
 
 
 def acting(options: BaseModel) -> dict[str, Any]:
-    """Every option that acts, given or by default, as TOML can say it.
+    """Every option that has an effect, given or by default, as values that TOML can hold.
 
-    What the options know to be `without_effect` beside the others is left out.
+    The names in `options.without_effect`, if there is such a property, are left out.
     """
     idle: set[str] = getattr(options, "without_effect", set())
-    said = options.model_dump(mode="json", exclude_none=True)
-    return {name: value for name, value in said.items() if name not in idle}
+    values = options.model_dump(mode="json", exclude_none=True)
+    return {name: value for name, value in values.items() if name not in idle}
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -152,38 +175,42 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known ones, or nothing if none is near."""
+    """The end of a message about an unknown name: the nearest known ones, or nothing if none is near.
+
+    >>> near("rolout.prompts", ["rollout.prompts", "rollout.samples"])
+    ': did you mean rollout.prompts?'
+    """
     names = list(dict.fromkeys(known))
-    last = name.rpartition(".")[2]
-    by_last: dict[str, list[str]] = {}
-    for n in names:
-        by_last.setdefault(n.rpartition(".")[2], []).append(n)
-    found = (
-        by_last.get(last)
-        or _nearest(name, names)
-        or [n for part in _nearest(last, by_last) for n in by_last[part]]
-    )
-    return f": did you mean {' or '.join(found)}?" if found else ""
+    by_last_part: dict[str, list[str]] = {}
+    for known_name in names:
+        by_last_part.setdefault(known_name.rpartition(".")[2], []).append(known_name)
+
+    last_part = name.rpartition(".")[2]
+    likely = by_last_part.get(last_part) or _nearest(name, names)
+    if not likely:
+        for part in _nearest(last_part, by_last_part):
+            likely = [*likely, *by_last_part[part]]
+    return f": did you mean {' or '.join(likely)}?" if likely else ""
 
 
 def _nearest(name: str, names: Iterable[str]) -> list[str]:
-    """The most similar of the names, all of them where several are alike, or none."""
+    """The most similar of the names, several if they are equally similar, or none."""
     close = difflib.get_close_matches(name, names, n=5)
-    best = [difflib.SequenceMatcher(None, n, name).ratio() for n in close]
-    return [n for n, ratio in zip(close, best, strict=True) if ratio == best[0]]
+    ratios = [difflib.SequenceMatcher(None, known, name).ratio() for known in close]
+    return [known for known, ratio in zip(close, ratios, strict=True) if ratio == ratios[0]]
 
 
 def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # the module's own code runs here: anything can come
+    except Exception as error:  # the module's own code runs here and can raise anything
         raise UserError(
-            f"cannot import {name}: {brief(error)} (a file of your own is named as path/file.py:Name)"
+            f"cannot import {name}: {brief(error)} (write a file of your own as path/file.py:Name)"
         ) from error
 
 
 def _file_module_name(path: Path) -> str:
-    """Two files of one name must not answer for each other, nor for an installed module."""
+    """A name of its own for each file, so that two of one name, or a module, are not confused."""
     return f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
 
 
@@ -193,13 +220,14 @@ def _load_file(path: Path) -> ModuleType:
     name = _file_module_name(path)
     if name in sys.modules:
         return sys.modules[name]
+
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = (
-        module  # before it runs: dataclasses and pydantic look their module up by name
-    )
+    # before it runs, because dataclasses and pydantic look their module up by name
+    sys.modules[name] = module
+
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)  # so that it can import its neighbours, as a script can
     try:
@@ -213,20 +241,22 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def _one_line(problem: Mapping[str, Any], model: type[BaseModel], where: str) -> str:
+    """What is wrong with the options of `where`, from pydantic's description of the problem."""
     message = problem["msg"].removeprefix("Value error, ")
     path = [str(part) for part in problem["loc"]]
-    place = ".".join([where, *path])
+    key = ".".join([where, *path] if where else path)
+
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {place}{suggest(path[-1], _keys(model, path[:-1]))}"
+        return f"unknown key {key}{suggest(path[-1], _keys(model, path[:-1]))}"
     if problem["type"] == "missing":
-        return f"{place} is missing: give it a value"
+        return f"{key} is missing: give it a value"
     if not path:  # a rule about several fields names them itself
-        return f"{place}: {message}"
-    return f"{place} is {problem['input']!r:.200}: {message[0].lower()}{message[1:]}"
+        return f"{key}: {message}" if key else message
+    return f"{key} is {problem['input']!r:.200}: {message[0].lower()}{message[1:]}"
 
 
 def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The fields of the model that lies at `path` inside `model`."""
+    """The fields of the model at `path` inside `model`."""
     for part in path:
         inner = model.model_fields[part].annotation
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):

@@ -1,4 +1,4 @@
-"""`tinyzero VERB ...`: the command line, one file per command (`tinyzero --help` lists them).
+"""The command line, `tinyzero COMMAND ...`, with one module per command.
 
 Heavy imports wait until the command line is understood, so help and mistakes answer at once. A user's
 mistake is one line and exit code 2, never a traceback.
@@ -6,79 +6,71 @@ mistake is one line and exit code 2, never a traceback.
 
 from __future__ import annotations
 
-import argparse
+import os
 import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType, ModuleType
+from typing import NoReturn
 
-from tinyzero import config as configs
 from tinyzero.cli import (
     ablate,
     algorithms,
     check_task,
+    completion,
     data,
     eval,
+    explain,
     export,
     plan,
     play,
     pretrain,
+    recipes,
     report,
     sample,
+    tasks,
     train,
     watch,
 )
+from tinyzero.cli.parsing import make_parser
 from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, printable
-from tinyzero.registry import near
 
-COMMANDS = (
+COMMANDS: tuple[ModuleType, ...] = (
     train,
-    plan,
     eval,
     play,
     sample,
-    export,
+    report,
+    watch,
+    plan,
+    recipes,
+    tasks,
+    algorithms,
+    explain,
+    check_task,
     data,
     ablate,
-    report,
-    watch,
-    algorithms,
-    check_task,
+    export,
     pretrain,
+    completion,
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with mistakes in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return its exit code."""
     started = time.perf_counter()
     if threading.current_thread() is threading.main_thread():
         # so that a KeyboardInterrupt which a user's own code raises is not taken for a Ctrl-C
         signal.signal(signal.SIGINT, _interrupt)
+    if "_ARGCOMPLETE" in os.environ:
+        return _complete()
+
     try:
-        typed = list(sys.argv[1:] if arguments is None else arguments)
-        plain, dotted = _set_apart(list(typed))
-        given, bare = _parser().parse_known_args(plain)
-        given.started, given.command = started, shlex.join(["tinyzero", *typed])
-        rest = {"none": [], "sections": dotted, "any": [*bare, *dotted]}[given.options]
-        unknown = {"none": [*bare, *dotted], "sections": bare, "any": []}[given.options]
-        if unknown:
-            known = [*configs.option_keys(), *configs.SHORT] if given.run is train.run else []
-            likely = near(unknown[0].lstrip("-"), known)
-            raise UserError(
-                f"unknown argument {unknown[0]}{likely} (see tinyzero {given.verb} --help)"
-            )
-        return int(given.run(given, rest))
+        return _run(list(sys.argv[1:] if arguments is None else arguments), started)
     except UserError as error:
         print(f"tinyzero: error: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -87,52 +79,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output went away
+    except BrokenPipeError:  # the reader of our output has closed it
         sys.stderr.close()
         return 1
     except OSError as error:
-        print(
-            f"tinyzero: error: {error.filename or 'the system'}: {error.strerror or brief(error)}",
-            file=sys.stderr,
-        )
+        source = error.filename or "the system"
+        print(f"tinyzero: error: {source}: {error.strerror or brief(error)}", file=sys.stderr)
         return 2
+
+
+def _run(words: list[str], started: float) -> int:
+    """Understand the words of a command line, then run its command."""
+    parser = make_parser(COMMANDS)
+    if not words:
+        parser.print_help()
+        return 0
+
+    command = parser.command_of(words)
+    if command:
+        command.add_options(words[1:], make_parser(COMMANDS))
+    given, unknown = parser.parse_known_args(words)
+    (command or parser).refuse(unknown)
+
+    given.started, given.command = started, shlex.join(["tinyzero", *words])
+    overrides = command.overrides(given) if command else {}
+    return int(given.run(given, overrides))
+
+
+def _complete() -> int:
+    """Answer the shell, which asks how the word under the cursor can continue."""
+    import argcomplete
+    from argcomplete.lexers import split_line
+
+    parser = make_parser(COMMANDS)
+    line, cursor = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", "0")
+    words = split_line(line, int(cursor))[3][1:]
+    with suppress(UserError):
+        if command := parser.command_of(words):
+            command.add_options(words[1:], make_parser(COMMANDS))
+    argcomplete.autocomplete(parser, always_complete_options=False)
+    return 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted
-
-
-def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Arguments for argparse, and the `--section.option value` pairs, whose values it would take for its own."""
-    known: list[str] = []
-    dotted: list[str] = []
-    while arguments:
-        argument = arguments.pop(0)
-        if not (argument.startswith("--") and "." in argument.partition("=")[0]):
-            known.append(argument)
-            continue
-        dotted.append(argument)
-        if "=" not in argument and arguments and not arguments[0].startswith("--"):
-            dotted.append(arguments.pop(0))
-    return known, dotted
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="tinyzero", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
-
-    def verb(name: str, run: Callable[..., int], text: str, **more: Any) -> argparse.ArgumentParser:
-        made = verbs.add_parser(
-            name,
-            help=text,
-            description=text.replace("%%", "%"),
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **more,
-        )
-        made.set_defaults(run=run, options="sections")
-        return made
-
-    for command in COMMANDS:
-        command.add(verb)
-    return parser

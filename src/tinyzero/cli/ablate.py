@@ -1,40 +1,50 @@
-"""`tinyzero ablate`: run a grid of trainings."""
+"""`tinyzero ablate`: train every combination of a grid and compare them."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tinyzero.cli.arguments import MOST_PROCESSES, up_to
-from tinyzero.errors import UserError
+
+EXAMPLES = """\
+  tinyzero ablate ablations/algorithms.toml
+  tinyzero ablate mine.toml --jobs 4 --out runs/mine"""
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """The command and its arguments."""
-    parser = verb("ablate", run, "run a grid of trainings over seeds and compare them")
-    parser.add_argument("grid", help="a TOML file: recipe, seeds, common, axes")
-    parser.add_argument(
-        "--out", metavar="DIR", help="folder of the runs (default: runs/NAME of the grid's file)"
+    """Add the command and its arguments."""
+    parser = verb(
+        "ablate",
+        run,
+        "train every choice of a grid with several seeds, and compare them",
+        examples=EXAMPLES,
     )
     parser.add_argument(
-        "--jobs", type=up_to(MOST_PROCESSES), default=1, help="runs at a time (default: 1)"
+        "grid",
+        metavar="GRID",
+        help="a TOML file with recipe, seeds, [common] options and [axes.NAME] choices; it also "
+        "holds every option of the runs",
     )
-    parser.set_defaults(options="any")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of the runs (default: runs/NAME, as in NAME.toml)"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=up_to(MOST_PROCESSES),
+        default=1,
+        metavar="N",
+        help="runs at the same time (default: 1)",
+    )
 
 
-def run(given: argparse.Namespace, rest: list[str]) -> int:
+def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Train what is not finished yet, then write the comparison."""
     from tinyzero.tools.ablate import run_grid
 
-    if rest:
-        raise UserError(
-            f"unknown argument {rest[0]}: what cells have in common stands in the grid, under [common]"
-        )
     path = Path(given.grid)
-    run_grid(
-        path,
-        Path(given.out or f"runs/{path.stem}"),
-        given.jobs,
-        lambda text: print(text, flush=True),
-    )
+    folder = Path(given.out or f"runs/{path.stem}")
+    run_grid(path, folder, given.jobs, lambda text: print(text, flush=True))
     return 0

@@ -1,4 +1,4 @@
-"""`tinyzero check-task`: try to fool a task's grader."""
+"""`tinyzero check-task`: try to fool the grader of a task."""
 
 from __future__ import annotations
 
@@ -7,59 +7,70 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import task_overrides
+from tinyzero.cli.arguments import task_options
 from tinyzero.errors import UserError
 from tinyzero.registry import load_object
 from tinyzero.tasks import load_task
 
+EXAMPLES = """\
+  tinyzero check-task my_task.py:MyTask
+  tinyzero check-task countdown --task.max_number 25
+  tinyzero check-task my_reward.py:reward --data rows.jsonl"""
+
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """The command and its arguments."""
+    """Add the command and its arguments."""
     parser = verb(
         "check-task",
         run,
-        "prove that a task grades its own solutions, garbage and nonsense as it should",
+        "check that a task rewards its own solutions, and neither garbage nor tricks",
+        options=task_options,
+        examples=EXAMPLES,
+        usage="TASK",
     )
     parser.add_argument(
         "task",
-        help="countdown, multiplication, package.module:Name or path/file.py:Name; with --data also "
-        "a reward function with TRL's or verl's signature",
+        metavar="TASK",
+        help="a bundled task or path/file.py:Name; with --data also a reward function with the "
+        "signature of TRL or verl",
     )
     parser.add_argument(
         "--data",
         metavar="FILE",
-        help="a JSONL file for a reward function: a column prompt, the answer, and what it needs",
+        help="rows for a reward function (JSONL): the prompt, the answer, and whatever else the "
+        "function takes",
     )
     parser.add_argument(
         "--allow",
         metavar="NAME",
         action="append",
         default=[],
-        help="what may be paid or done, by the name that a finding ends with (repeatable)",
+        help="accept a finding, by the name that it ends with; can be given several times",
     )
 
 
-def run(given: argparse.Namespace, rest: list[str]) -> int:
+def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Check the task and print what was found."""
     from tinyzero.tasks.check import examine
 
-    found = examine(_task(given, rest), allow=given.allow)
-    for failure in found.failures:
+    findings = examine(_task(given, overrides), allow=given.allow)
+    for failure in findings.failures:
         print(f"FAILED: {failure}")
-    for name in found.allowed:
-        print(f"paid, and allowed: {name}")
-    for note in found.notes:
+    for name in findings.allowed:
+        print(f"rewarded, and allowed: {name}")
+    for note in findings.notes:
         print(f"note: {note}")
-    found_many = f"{len(found.failures)} finding{'s' * (len(found.failures) > 1)}"
-    outcome = found_many if found.failures else "every check passed"
-    print(f"{given.task}: {outcome} ({found.summary()})")
-    return 1 if found.failures else 0
+
+    count = len(findings.failures)
+    outcome = f"{count} finding{'s' * (count > 1)}" if count else "every check passed"
+    print(f"{given.task}: {outcome} ({findings.summary()})")
+    return 1 if count else 0
 
 
-def _task(given: argparse.Namespace, rest: list[str]) -> Any:
-    """The task that is named, or the reward function with its rows as one."""
+def _task(given: argparse.Namespace, overrides: dict[str, Any]) -> Any:
+    """The task that is named, or a reward function and its rows as a task."""
     from tinyzero.tasks.check import RewardFunction
 
-    overrides = task_overrides(rest)
     if ":" in given.task and not isinstance(named := load_object(given.task), type):
         if callable(named) and given.data:
             return RewardFunction(named, given.task.rpartition(":")[2], given.data)

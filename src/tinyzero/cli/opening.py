@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import tomllib
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.cli.arguments import MOST_TOKENS, natural, share, temperature, trust_argument, up_to
@@ -15,7 +18,7 @@ from tinyzero.types import SamplingParams
 
 @contextmanager
 def open_player(
-    given: argparse.Namespace, config: configs.Config, model: str
+    given: Namespace, config: configs.Config, model: str
 ) -> Iterator[tuple[Player, SamplingParams]]:
     """A player of the model and its task, and how it samples, as the command and `config` say."""
     params = SamplingParams(
@@ -29,30 +32,72 @@ def open_player(
         yield player, params
 
 
-def settings_of(given: argparse.Namespace, rest: list[str]) -> tuple[configs.Config, str]:
+def settings_of(given: Namespace, overrides: Mapping[str, Any]) -> tuple[configs.Config, str]:
     """The recipe of a command that uses a model as it is, and the folder to load the model from."""
-    overrides = configs.parse_overrides(rest)
     return opening.settings_for(
         given.model, given.recipe, given.task, overrides, given.trust, "--task NAME or --trust"
     )
 
 
+def model_options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[configs.Option]:
+    """The options of a recipe that using a model takes: its task's, and how it is run."""
+    if given is None or given.model is None:
+        return configs.describe(configs.Config(), {"command": {}}, opening.USED)
+
+    used = {key: value for key, value in overrides.items() if key.startswith(opening.USED)}
+    config, _ = settings_of(given, used)
+    source = given.recipe or given.model
+    asked = tomllib.loads(configs.asked_toml(configs.asked(config), [], source, list(used)))
+    return configs.describe(config, asked, opening.USED)
+
+
 def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
+    """Add the model, its task and how it samples."""
     parser.add_argument(
         "model",
-        help="a run, a folder with a Hugging Face model, a hub id, or a bundled base, such as tiny",
-    )
-    parser.add_argument("--task", help="the task (default: the run's own)")
-    parser.add_argument(
-        "--recipe", help="take task, options and prompt from this recipe (default: the run's own)"
+        metavar="MODEL",
+        help="a run, a folder with a Hugging Face model, a hub id, or a bundled base such as tiny",
     )
     parser.add_argument(
-        "--temperature", type=temperature, default=1.0, help="0 is greedy (default: 1)"
+        "--task", metavar="NAME", help="the task (default: the one that the model was trained on)"
     )
-    parser.add_argument("--top-p", type=share, default=1.0, help="(default: 1)")
-    parser.add_argument("--top-k", type=natural, default=0, help="0 for all (default: 0)")
     parser.add_argument(
-        "--max-tokens", type=up_to(MOST_TOKENS), help="limit on new tokens (default: the recipe's)"
+        "--recipe",
+        metavar="RECIPE",
+        help="take the task, its options and the prompt from this recipe (default: the run's)",
     )
-    parser.add_argument("--seed", type=natural, default=seed, help=f"(default: {seed})")
+    parser.add_argument(
+        "--temperature",
+        type=temperature,
+        default=1.0,
+        metavar="NUMBER",
+        help="sampling temperature; 0 takes the most likely token each time (default: 1)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=share,
+        default=1.0,
+        metavar="NUMBER",
+        help="sample from the likeliest tokens with this much probability together (default: 1)",
+    )
+    parser.add_argument(
+        "--top-k",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="sample from this many of the likeliest tokens; 0 for all (default: 0)",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=up_to(MOST_TOKENS),
+        metavar="N",
+        help="most tokens in a completion (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=natural,
+        default=seed,
+        metavar="N",
+        help=f"seed of the sampling (default: {seed})",
+    )
     trust_argument(parser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.algorithms import load_algorithm
@@ -13,11 +14,17 @@ from tinyzero.cli.arguments import (
     overrides_of,
     price,
     recipe_arguments,
+    run_options,
     trust_argument,
     up_to,
 )
 from tinyzero.errors import UserError
 from tinyzero.registry import suggest
+
+EXAMPLES = """\
+  tinyzero plan qwen2.5-3b                   every device and profile
+  tinyzero plan qwen2.5-3b --gpu 4090 --profile 24gb
+  tinyzero plan laptop --gpu cpu             this machine"""
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -26,6 +33,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "plan",
         run,
         "what a recipe needs and costs: memory, time, FLOPs and dollars, before it runs",
+        options=run_options,
+        examples=EXAMPLES,
     )
     recipe_arguments(parser)
     trust_argument(parser)
@@ -61,7 +70,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )
 
 
-def run(given: argparse.Namespace, rest: list[str]) -> int:
+def run(given: argparse.Namespace, rest: dict[str, Any]) -> int:
     from tinyzero.cost import devices, shapes
     from tinyzero.cost import simulator as plan
     from tinyzero.run.check import check

@@ -1,4 +1,4 @@
-"""`tinyzero play`: pose problems to a model."""
+"""`tinyzero play`: give problems to a model, in the terminal or on a page."""
 
 from __future__ import annotations
 
@@ -6,54 +6,73 @@ import argparse
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 from tinyzero.cli.arguments import port
-from tinyzero.cli.opening import model_arguments, open_player, settings_of
+from tinyzero.cli.opening import model_arguments, model_options, open_player, settings_of
 from tinyzero.errors import UserError, printable
 from tinyzero.grading import Verdict
 from tinyzero.rollouts import Player
 from tinyzero.tasks import load_task
-from tinyzero.types import SamplingParams
+from tinyzero.types import Problem, SamplingParams
+
+EXAMPLES = """\
+  tinyzero play runs/laptop-grpo-0              in the terminal
+  tinyzero play tiny runs/laptop-grpo-0 --web   before and after, in the browser"""
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """The command and its arguments."""
-    parser = verb("play", run, "pose problems to a model and watch it think")
+    """Add the command and its arguments."""
+    parser = verb(
+        "play",
+        run,
+        "give a model problems to solve and watch it think",
+        options=model_options,
+        examples=EXAMPLES,
+        usage="MODEL [MODEL2]",
+    )
     model_arguments(parser)
     parser.add_argument(
-        "other", nargs="?", metavar="model2", help="another model to ask beside it, with --web"
+        "other",
+        nargs="?",
+        metavar="MODEL2",
+        help="another model that answers the same problems, with --web",
     )
-    parser.add_argument("--web", action="store_true", help="on a page in the browser")
+    parser.add_argument("--web", action="store_true", help="play on a page in the browser")
     parser.add_argument(
         "--host",
-        help="address the page listens on, with --web (default: 127.0.0.1, this machine only)",
+        metavar="ADDRESS",
+        help="address of the page, with --web (default: 127.0.0.1, for this machine only)",
     )
     parser.add_argument(
-        "--port", type=port, help="port the page listens on, with --web; 0 for any (default: 8000)"
+        "--port",
+        type=port,
+        metavar="N",
+        help="port of the page, with --web; 0 for any that is free (default: 8000)",
     )
 
 
-def run(given: argparse.Namespace, rest: list[str]) -> int:
+def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Play in the terminal or on a page."""
     if given.web:
-        return _play_on_a_page(given, rest)
-    for name, value in (
-        ("a second model", given.other),
-        ("--host", given.host),
-        ("--port", given.port),
-    ):
+        return _play_on_a_page(given, overrides)
+
+    page_only = {"a second model": given.other, "--host": given.host, "--port": given.port}
+    for name, value in page_only.items():
         if value is not None:
             raise UserError(f"{name} ({value}) is for the page: add --web")
-    with open_player(given, *settings_of(given, rest)) as (player, params):
+    with open_player(given, *settings_of(given, overrides)) as (player, params):
         return _converse(player, params)
 
 
 def _converse(player: Player, params: SamplingParams) -> int:
-    """Pose problems until the input ends."""
+    """Give the model problems until the input ends."""
     if player.task.is_posable:
         example = player.task.line(player.task.problem("test", 0))
-        print(f"a problem, as in `{example}` (Enter alone draws one; Ctrl-D ends)")
+        print(f"type a problem such as `{example}`, or Enter for a random one (Ctrl-D ends)")
     else:
-        print("Enter draws a problem (Ctrl-D ends)")
+        print("press Enter for a problem (Ctrl-D ends)")
+
     drawn = 0
     while True:
         try:
@@ -61,7 +80,7 @@ def _converse(player: Player, params: SamplingParams) -> int:
             _think(player, params, line, drawn)
             drawn += 1
         except UnicodeDecodeError as error:
-            print(f"this line is no UTF-8: {error.reason}")
+            print(f"this line is not UTF-8: {error.reason}")
         except UserError as error:
             print(error)
         except EOFError:
@@ -70,57 +89,79 @@ def _converse(player: Player, params: SamplingParams) -> int:
 
 
 def _think(player: Player, params: SamplingParams, line: str, drawn: int) -> None:
-    """Pose what `line` says, or if nothing the next problem; show the model's answer and whether it is right.
+    """Show how the model solves the problem in `line`, or the next one if the line is empty.
 
-    Raises UserError if it cannot be posed.
+    Raises UserError if there is no such problem.
     """
     task = player.task
     problem = task.pose(line) if line and task.is_posable else task.problem("test", drawn)
     ids = player.prompt_ids(problem)
-    print(*(printable(f"{name} {value}") for name, value in problem.fields.items()), sep="  ")
+    if not line:
+        print(printable(_question(player, problem)))
+
     text = ""
     for piece in player.stream(ids, replace(params, seed=params.seed + drawn + 1)):
         print(printable(piece), end="", flush=True)
         text += piece
-    print(f"\n[{_said(player.judge(problem, text))}]")
+    print(f"\n[{_in_words(player.judge(problem, text))}]")
 
 
-def _said(verdict: Verdict) -> str:
-    """A verdict in words."""
+def _question(player: Player, problem: Problem) -> str:
+    """The problem as a person would type it, or else as the model reads it. Never its answer."""
+    if player.task.is_posable:
+        return str(player.task.line(problem))
+
+    prompt = player.task.prompt(problem, player.template)
+    if isinstance(prompt, str):
+        return prompt
+    asked = [turn["content"] for turn in prompt if turn["role"] == "user"]
+    return str(asked[-1] if asked else prompt[-1]["content"])
+
+
+def _in_words(verdict: Verdict) -> str:
+    """What the grader says."""
     if verdict.error:
         return f"the reward function raised {verdict.error}"
     assert verdict.reward is not None
-    right = verdict.reward.right
-    return f"reward {verdict.reward.value:g}" if right is None else "right" if right else "wrong"
+    if verdict.reward.right is None:
+        return f"reward {verdict.reward.value:g}"
+    return "right" if verdict.reward.right else "wrong"
 
 
-def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
+def _play_on_a_page(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Serve the page until Ctrl-C."""
     from tinyzero.tools.web.play import MAX_TEMPERATURE, Candidate, Playground, Server
 
     if given.temperature > MAX_TEMPERATURE:
         raise UserError(
             f"--temperature is {given.temperature:g}: the page goes up to {MAX_TEMPERATURE}"
         )
-    names = [given.model, *([given.other] if given.other else [])]
-    asked = [argparse.Namespace(**vars(given) | {"model": name}) for name in names]
-    settings = [settings_of(one, rest) for one in asked]
-    posed = [(c.task.name, load_task(c.task.name, c.task.options).given) for c, _ in settings]
-    if posed[0] != posed[-1]:
+
+    names = [given.model, given.other] if given.other else [given.model]
+    commands = [argparse.Namespace(**vars(given) | {"model": name}) for name in names]
+    settings = [settings_of(command, overrides) for command in commands]
+    tasks = [config.task for config, _ in settings]
+    options = [load_task(task.name, task.options).given for task in tasks]
+    if (tasks[0].name, options[0]) != (tasks[-1].name, options[-1]):
         raise UserError(
-            f"{given.model} and {given.other} were made for different tasks or with different options of one: "
-            "name one with --task, or a recipe with --recipe"
+            f"{given.model} and {given.other} were trained on different tasks, or with different "
+            "options of one: name one with --task, or a recipe with --recipe"
         )
+
     with ExitStack() as stack:
         players = []
-        for one, (config, model) in zip(asked, settings, strict=True):
-            player, params = stack.enter_context(open_player(one, config, model))
-            size = sum(p.numel() for p in player.sampler.model.parameters())  # type: ignore[attr-defined]
-            players.append(Candidate(one.model, size, player, params))
-        host, number = given.host or "127.0.0.1", 8000 if given.port is None else given.port
+        for command, (config, model) in zip(commands, settings, strict=True):
+            player, params = stack.enter_context(open_player(command, config, model))
+            parameters = player.sampler.model.parameters()  # type: ignore[attr-defined]
+            size = sum(weights.numel() for weights in parameters)
+            players.append(Candidate(command.model, size, player, params))
+
+        host = given.host or "127.0.0.1"
+        number = 8000 if given.port is None else given.port
         server = stack.enter_context(Server(Playground(players), host, number))
         print(f"the page is at {server.url} (Ctrl-C ends)", flush=True)
         if not server.is_private:
-            print("whoever reaches this machine can use it: there is no password")
+            print("anyone who can reach this machine can use it: there is no password")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

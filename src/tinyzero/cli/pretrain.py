@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +13,60 @@ from tinyzero.cli.arguments import MOST_PROCESSES, up_to
 from tinyzero.registry import validate
 from tinyzero.tasks import corpora
 
+EXAMPLES = """\
+  tinyzero pretrain --task countdown --out runs/base
+  tinyzero pretrain --model.layers 6 --model.width 192 --seed 1"""
+
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """The command and its arguments."""
+    """Add the command and its arguments."""
     parser = verb(
         "pretrain",
         run,
-        "make a base model such as the bundled ones, from a seed or from another",
+        "make a small base model like the bundled ones, from scratch or from another",
+        options=_options,
+        examples=EXAMPLES,
+        usage="",
     )
     parser.add_argument(
         "--out",
         default="runs/base",
         metavar="DIR",
-        help="folder to work in; resumes what is there (default: runs/base)",
+        help="folder to work in; continues if it was stopped there before (default: runs/base)",
     )
     parser.add_argument(
         "--task",
         default=corpora.names()[0],
         choices=corpora.names(),
-        help=f"the task the base is made for (default: {corpora.names()[0]})",
+        help=f"the task that the base is made for (default: {corpora.names()[0]})",
     )
     parser.add_argument(
-        "--threads", type=up_to(MOST_PROCESSES), default=2, help="CPU threads (default: 2)"
+        "--threads",
+        type=up_to(MOST_PROCESSES),
+        default=2,
+        metavar="N",
+        help="CPU threads (default: 2)",
     )
-    parser.set_defaults(options="any")
 
 
-def run(given: argparse.Namespace, rest: list[str]) -> int:
+def _options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[configs.Option]:
+    """Everything that makes the base, and the options of its corpus."""
+    from tinyzero.tools.pretrain.base import PretrainOptions
+
+    corpus = corpora.find(given.task if given else corpora.names()[0]).options
+    asked = {"command": {"options": list(overrides)}}
+    return [
+        *configs.options_of(PretrainOptions, "", overrides, asked),
+        *configs.options_of(corpus, "corpus.", {}, asked),
+    ]
+
+
+def run(given: Namespace, overrides: dict[str, Any]) -> int:
+    """Make the base."""
     values: dict[str, Any] = {"task": given.task}
-    for key, value in configs.parse_overrides(rest).items():
-        configs.place(values, key, value)
+    for key, value in overrides.items():
+        configs.set_option(values, key, value)
+
     import torch
 
     from tinyzero.tools.pretrain.base import PretrainOptions, pretrain

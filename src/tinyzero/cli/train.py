@@ -1,4 +1,4 @@
-"""`tinyzero train`: train a model by rewards alone."""
+"""`tinyzero train`: train a model by reinforcement learning."""
 
 from __future__ import annotations
 
@@ -9,69 +9,89 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import overrides_of, recipe_arguments, trust_argument
+from tinyzero.cli.arguments import (
+    asked_of,
+    chosen_config,
+    recipe_arguments,
+    resumed_config,
+    run_options,
+    trust_argument,
+)
 from tinyzero.errors import UserError
 from tinyzero.run.summary import closing_lines
 
+EXAMPLES = """\
+  tinyzero train                              the tiny model, in minutes
+  tinyzero train laptop --algorithm ppo --steps 20
+  tinyzero train qwen2.5-0.5b --profile 24gb  a pretrained model on a GPU
+  tinyzero train --task my_task.py:MyTask     your own task
+  tinyzero train --algorithm ppo --help       the options of PPO and Countdown
+  tinyzero train --dry-run > mine.toml        a recipe of your own to edit
+  tinyzero train --resume runs/laptop-grpo-0  continue a run that was stopped
+
+When a GPU is used, config.toml also says which sampler `auto` turned out to be."""
+
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """The command and its arguments."""
-    parser = verb("train", run, "train a model by rewards alone", epilog=_options_help())
+    """Add the command and its arguments."""
+    parser = verb(
+        "train",
+        run,
+        "train a model by reinforcement learning on a task",
+        options=run_options,
+        examples=EXAMPLES,
+    )
     recipe_arguments(parser)
     parser.add_argument(
-        "--resume", metavar="DIR", help="go on with this run from its newest whole checkpoint"
+        "--resume",
+        metavar="DIR",
+        help="continue the run in this folder from its newest complete checkpoint",
     )
     trust_argument(parser)
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved configuration and stop"
+        "--dry-run",
+        action="store_true",
+        help="print the config.toml that the run would write, with the meaning and origin of "
+        "every option, and stop",
     )
 
 
-def run(given: argparse.Namespace, rest: list[str]) -> int:
-    overrides = overrides_of(given, rest)
-    if given.trust and not (given.resume or (given.recipe or "").endswith(".toml")):
-        raise UserError("--trust goes with --resume, or with a recipe that lies in a folder")
+def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Train, or print what would be trained."""
+    is_from_folder = given.resume or (given.recipe or "").endswith(".toml")
+    if given.trust and not is_from_folder:
+        raise UserError("--trust goes with --resume, or with a recipe that is a file in a folder")
+    if given.dry_run:
+        print(_dry_run(given, overrides), end="")
+        return 0
+
     if given.resume:
         folder = Path(given.resume)
-        if extra := given.recipe or given.profile:
-            raise UserError(f"--resume {folder} has its own recipe: leave out {extra!r}")
-        config = configs.resumed(folder, overrides, None, given.trust, "--trust")
+        config = resumed_config(given, overrides)
     else:
+        config = chosen_config(given, overrides)
         name = given.recipe or configs.DEFAULT_RECIPE
-        configs.require_recipe(name, overrides, given.trust)
-        config = configs.resolve(configs.read_recipe(name), overrides, given.profile)
-        folder = Path(
-            config.run.dir or f"runs/{configs.run_name(name, config, given.task, given.profile)}"
-        )
-    if given.dry_run:
-        from tinyzero.run.check import check
+        default = f"runs/{configs.run_name(name, config, given.task, given.profile)}"
+        folder = Path(config.run.dir or default)
 
-        print(configs.to_toml(check(config, overrides, here=False).config), end="")
-        return 0
     from tinyzero.train import train
 
-    command = configs.Command(given.command, overrides)
+    recipe = given.recipe or configs.DEFAULT_RECIPE
+    command = configs.Command(given.command, overrides, recipe)
     train(config, folder, bool(given.resume), given.started, command)
     for line in closing_lines(folder, time.perf_counter() - given.started):
         print(line)
     return 0
 
 
-def _options_help() -> str:
-    """Every option of a recipe with its default and one line."""
-    lines = ["options, written --section.option value:"]
-    short = {full: name for name, full in configs.SHORT.items()}
-    default = configs.Config()
-    for key in configs.option_keys():
-        value: Any = default
-        field: Any = None
-        for part in key.split("."):
-            field = type(value).model_fields[part]
-            value = getattr(value, part)
-        lines.append(f"  --{short.get(key, key):<24} {field.description} (default: {value!r})")
-    return "\n".join(
-        [
-            *lines,
-            "and the task's and the algorithm's own, as --task.max_number 25 or --algorithm.kl 0.001",
-        ]
-    )
+def _dry_run(given: argparse.Namespace, overrides: dict[str, Any]) -> str:
+    """The text of the config.toml that the run would write."""
+    from tinyzero.run.check import check
+
+    if given.resume:
+        config = resumed_config(given, overrides)
+        asked = configs.read_asked_tables(Path(given.resume))
+    else:
+        config = chosen_config(given, overrides)
+        asked = asked_of(config, given, overrides)
+    return configs.documented_toml(check(config, overrides, here=False).config, asked)

@@ -1,34 +1,27 @@
-"""The two files in which a run says its configuration.
+"""The two files in which a run records its configuration.
 
 `asked.toml` is what the user asked for: the recipe's own tables with what the command line changed, and
-the command line itself. `config.toml` is what it meant: every option that acts, defaults too. Neither is
-ever worked out from the other, and each repeats the run elsewhere: `tinyzero train RUN/asked.toml`.
+the command line itself. `config.toml` is what that meant: every option that acts, defaults included,
+with a comment that says its meaning and where its value comes from. Either of them repeats the run:
+`tinyzero train RUN/asked.toml`.
 """
 
 from __future__ import annotations
 
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tinyzero import __version__
 from tinyzero.config import trust
-from tinyzero.config.recipe import (
-    flat,
-    place,
-    read_recipe,
-    read_toml,
-    resolve,
-    tables_to_toml,
-    to_toml,
-)
+from tinyzero.config.recipe import ASKED, MEANT, read_recipe, resolve
 from tinyzero.config.schema import Config
+from tinyzero.config.toml import flat, read_toml, set_option, tables_to_toml, to_toml
 from tinyzero.errors import UserError
 
-ASKED, MEANT = "asked.toml", "config.toml"
 RESUMABLE = (
     "steps",
     "eval.",
@@ -39,26 +32,38 @@ RESUMABLE = (
     "run.track",
     "model.threads",
 )
-"""What may change when a run is resumed: keys that begin so."""
+"""The options that may change when a run is resumed, by how their keys begin."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """The command line that asked for a run, and the options it gave by dotted key."""
+    """What asked for a run: the command line, the options it gave by dotted key, and the recipe."""
 
     line: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = ""
 
 
 def asked(config: Config) -> dict[str, Any]:
-    """The tables that were asked for: what a recipe and a command line say of `config`, no defaults."""
+    """The tables that were asked for: what a recipe and a command line say, without defaults."""
     return config.model_dump(exclude_unset=True)
 
 
-def asked_toml(tables: Mapping[str, Any], lines: list[str]) -> str:
-    """The text of a run's asked.toml; `lines` are the commands that asked, the first of which began it."""
-    said = {"version": __version__, "lines": lines}
-    return tables_to_toml({**tables, "command": said})
+def asked_toml(
+    tables: Mapping[str, Any], lines: Sequence[str], recipe: str = "", options: Sequence[str] = ()
+) -> str:
+    """The text of a run's asked.toml.
+
+    `lines` are the commands that asked, the first of which began the run; `recipe` is the recipe's name
+    and `options` are the keys that a command line gave.
+    """
+    command = {
+        "version": __version__,
+        "lines": list(lines),
+        "recipe": recipe,
+        "options": list(options),
+    }
+    return tables_to_toml({**tables, "command": command})
 
 
 def asked_again(folder: Path, command: Command) -> str | None:
@@ -69,11 +74,22 @@ def asked_again(folder: Path, command: Command) -> str | None:
     path = folder / ASKED
     if not command.options or not path.is_file():
         return None
+
     tables = read_toml(path)
-    lines = _lines(tables.pop("command", None))
+    before = tables.pop("command", None)
+    lines, options = _texts(before, "lines"), _texts(before, "options")
+    recipe = before.get("recipe", "") if isinstance(before, dict) else ""
     for key, value in command.options.items():
-        place(tables, key, value)
-    return asked_toml(tables, [*lines, *([command.line] if command.line else [])])
+        set_option(tables, key, value)
+
+    lines += [command.line] if command.line else []
+    return asked_toml(tables, lines, recipe, list(dict.fromkeys([*options, *command.options])))
+
+
+def read_asked_tables(folder: Path) -> dict[str, Any]:
+    """The tables of the asked.toml of the run in `folder`; none if it has no such file."""
+    path = folder / ASKED
+    return read_toml(path) if path.is_file() else {}
 
 
 def read_asked(folder: Path) -> Config:
@@ -90,11 +106,17 @@ def read_asked(folder: Path) -> Config:
 
 
 def read_recorded(folder: Path) -> Config:
-    """The configuration in a run's folder, which says every option. Raises UserError if one is missing."""
+    """The configuration in a run's folder, which says every option.
+
+    Raises UserError if an option is missing.
+    """
     path = folder / MEANT
     values = read_recipe(str(path))
-    config, said = resolve(values, {}), flat(values)
-    if missing := [key for key in flat(tomllib.loads(to_toml(config))) if key not in said]:
+    config = resolve(values, {})
+
+    recorded = flat(values)
+    missing = [key for key in flat(tomllib.loads(to_toml(config))) if key not in recorded]
+    if missing:
         raise UserError(
             f"{path} lacks {', '.join(missing[:3])}: it is damaged, or of another version"
         )
@@ -107,14 +129,15 @@ def resumed(
     """The configuration to continue the run in `folder` with.
 
     `task` is its task's name if that was given again, which allows its code. Raises UserError if there
-    is no run, an override would make it another run, or the folder names code that nobody allowed;
-    `flags` say how to.
+    is no run, an override would make it another run, or the folder names code that was not
+    allowed; `flags` say how to allow it.
     """
     if not (folder / MEANT).is_file():
         raise UserError(f"no run at {folder}: it has no {MEANT}")
     for key in overrides:
         if not key.startswith(RESUMABLE):
             raise UserError(f"{key} cannot change when a run is resumed: start another run with it")
+
     config = read_recorded(folder)
     if task is not None and task != config.task.name:
         raise UserError(f"the run in {folder} has the task {config.task.name!r}, not {task!r}")
@@ -127,19 +150,21 @@ def resumed(
 def require_recipe(
     recipe: str, overrides: Mapping[str, Any], trusted: bool, flags: str = "--trust"
 ) -> None:
-    """Raise UserError if `recipe` is a run's or a model's own file and names code that nobody allowed.
+    """Raise UserError if `recipe` is a run's or a model's own file and names code that was not allowed.
 
-    A recipe file of the user's own is named by naming it. A file that lies inside a run or a model folder
-    may be a stranger's, so what it names runs only if `overrides` name it too, or if this user started
+    To name a recipe file of one's own is to trust it. A file inside a run or a model folder may be a
+    stranger's, so the code that it names runs only if `overrides` name it too, or if this user started
     that very run.
     """
     path = Path(recipe)
     if trusted or path.name not in (ASKED, MEANT, "recipe.toml"):
         return
-    beside = ("config.json", "checkpoints", "metrics.jsonl", "eval.jsonl", "rollouts.jsonl")
-    others = [name for name in (*beside, ASKED, MEANT) if name != path.name]
+
+    signs = ("config.json", "checkpoints", "metrics.jsonl", "eval.jsonl", "rollouts.jsonl")
+    others = [name for name in (*signs, ASKED, MEANT) if name != path.name]
     if not any((path.parent / name).exists() for name in others):
         return
+
     config = resolve(read_recipe(recipe), {})
     kinds = [kind for kind in trust.KINDS if f"{kind}.name" not in overrides]
     meant = path.with_name(MEANT)
@@ -152,21 +177,25 @@ def require_recipe(
 
 
 def repeating(folder: Path) -> str:
-    """The command that repeats the run in `folder`: the one that began it, unless others changed it since."""
+    """The command that repeats the run in `folder`: the one that began it, if nothing changed since."""
     path = folder / ASKED
-    lines = _lines(read_toml(path).get("command")) if path.is_file() else []
+    lines = _texts(read_toml(path).get("command"), "lines") if path.is_file() else []
     if len(lines) == 1:
         return lines[0]
     return f"tinyzero train {shlex.quote(str(path if path.is_file() else folder / MEANT))}"
 
 
 def lasting(config: Config) -> dict[str, Any]:
-    """By dotted key what may not change while a run lasts: all but `RESUMABLE` and the run's folder."""
-    said = flat(config.model_dump(mode="json", exclude_none=True))
-    return {k: v for k, v in said.items() if k != "run.dir" and not k.startswith(RESUMABLE)}
+    """Every option that may not change while a run lasts, by dotted key."""
+    options = flat(config.model_dump(mode="json", exclude_none=True))
+    return {
+        key: value
+        for key, value in options.items()
+        if key != "run.dir" and not key.startswith(RESUMABLE)
+    }
 
 
-def _lines(command: Any) -> list[str]:
-    """The command lines that an asked.toml holds."""
-    lines = command.get("lines") if isinstance(command, dict) else None
-    return [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
+def _texts(command: Any, key: str) -> list[str]:
+    """A list of texts in the [command] table of an asked.toml; empty if it is missing."""
+    texts = command.get(key) if isinstance(command, dict) else None
+    return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-MOST_ROWS = 2**20  # completions of a step
+MOST_ROWS = 2**20  # completions per step
 
 
 class Section(BaseModel):
-    """A table of the recipe: unknown keys are errors, values are of their type and do not change."""
+    """A table of the recipe. Unknown keys are errors, types are strict, and values cannot change."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
@@ -23,7 +24,9 @@ class Named(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str = Field(description="a known name, package.module:Name, or path/file.py:Name")
+    name: str = Field(
+        description="a bundled one, or your own as package.module:Name or path/file.py:Name"
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -32,76 +35,102 @@ class Named(BaseModel):
 
 
 class ModelSection(Section):
-    name: str = Field("tiny", description="a bundled base such as tiny, a folder, or a hub id")
+    """The language model that is trained, and the machine that it runs on."""
+
+    name: str = Field(
+        "tiny", description="a bundled base such as tiny, a folder with a model, or a hub id"
+    )
     prompt: str = Field(
         "compact",
-        description="template: compact (bundled bases), chat (compact in messages), base (R1-Zero text), or instruct",
+        description="prompt template: compact (bundled bases), chat (compact as chat messages), "
+        "base (R1-Zero's text) or instruct (the same through the model's chat template)",
     )
     device: str = Field(
-        "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto (CUDA where there is one), cpu, cuda or cuda:N",
+        "auto", description="cpu, cuda, cuda:N, or auto (CUDA if there is a GPU, else the CPU)"
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="precision of the weights; under bfloat16 the optimizer keeps fp32 masters",
+        description="precision of the weights; with bfloat16 the optimizer keeps float32 copies",
     )
     checkpointing: bool = Field(
         False,
-        description="keep each layer's input only and compute the rest again backward: less memory, a third slower",
+        description="recompute activations in the backward pass: less memory, a third slower",
     )
     park: bool = Field(
-        False, description="critic, PRM and reference wait in CPU memory while they are not used"
+        False,
+        description="keep critic, reward model and reference in CPU memory while they are unused",
     )
     threads: int = Field(
-        0, ge=0, le=256, description="CPU threads for torch; 0 leaves torch's choice"
+        0, ge=0, le=256, description="CPU threads that torch uses; 0 leaves the choice to torch"
     )
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        """Reject every other name here, because torch would do so only after the model is loaded."""
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError("use auto, cpu, cuda, or cuda:N for one of several GPUs")
+        return device
 
 
 class RolloutSection(Section):
-    prompts: int = Field(16, ge=1, le=16_384, description="problems a step")
-    samples: int = Field(16, ge=1, le=16_384, description="completions a problem: the group")
+    """How many completions are sampled in each step, and how."""
+
+    prompts: int = Field(16, ge=1, le=16_384, description="problems per step")
+    samples: int = Field(
+        16, ge=1, le=16_384, description="completions per problem (the group size)"
+    )
     temperature: float = Field(
-        1.0, ge=0.01, le=100, description="of sampling; the learner scores under the same"
+        1.0, ge=0.01, le=100, description="sampling temperature; training uses the same one"
     )
     max_tokens: int = Field(
-        512, ge=1, le=2**20, description="limit on new tokens; longer answers are cut and counted"
+        512,
+        ge=1,
+        le=2**20,
+        description="most tokens in a completion; longer ones are cut off there and counted",
     )
     refills: int = Field(
         4,
         ge=0,
         le=1_000,
-        description="extra rounds of sampling for groups that the algorithm drops",
+        description="extra rounds of sampling to replace groups that the algorithm drops",
     )
-    rows: int = Field(512, ge=1, le=65_536, description="completions decoded at once")
+    rows: int = Field(512, ge=1, le=65_536, description="completions that are decoded at once")
     too_long: Literal["skip", "error"] = Field(
-        "skip", description="what happens to problems that do not fit into the model's context"
+        "skip",
+        description="what to do with a problem that does not fit into the model's context",
     )
 
 
 class SamplerSection(Section):
+    """What generates the completions."""
+
     name: str = Field(
         "auto",
-        description="torch (the learner's own weights), vllm (a copy in vLLM), package.module:Name, "
-        "path/file.py:Name, or auto: torch, but for a model on a GPU that it has no slots for",
+        description="torch (the trained weights themselves), vllm (a copy of them in vLLM), your "
+        "own as package.module:Name or path/file.py:Name, or auto (torch if it can run the model)",
     )
     cache_gb: float = Field(
         0.0,
         ge=0,
         le=10_000,
-        description="vLLM's key-value cache; 0 for what rollout.rows completions of full length take",
+        description="gigabytes of vLLM's key-value cache; 0 reserves what rollout.rows "
+        "completions of full length need",
     )
 
 
 class GradingSection(Section):
-    """Where the rewards of a user's own task are computed. Bundled tasks need none of it."""
+    """How answers are graded by a task of your own. Bundled tasks need none of this."""
 
     workers: int = Field(2, ge=1, le=256, description="processes that grade answers")
     timeout: float = Field(
-        10.0, ge=0.01, le=3600, description="seconds for an answer; one that takes longer is wrong"
+        10.0,
+        ge=0.01,
+        le=3600,
+        description="seconds to grade one answer; an answer that takes longer counts as wrong",
     )
     memory: float = Field(
-        4.0, ge=0.1, le=1024, description="GB that the grading of an answer may take"
+        4.0, ge=0.1, le=1024, description="gigabytes of memory that grading one answer may use"
     )
 
 
@@ -109,151 +138,187 @@ class OptimizerOptions(Section):
     """AdamW and its learning rate over the run."""
 
     learning_rate: float = Field(1e-6, gt=0, le=1e30, description="peak learning rate")
-    warmup: int = Field(0, ge=0, le=10**9, description="optimizer steps of linear warm-up")
+    warmup: int = Field(
+        0, ge=0, le=10**9, description="optimizer steps over which the learning rate rises linearly"
+    )
     schedule: Literal["constant", "linear"] = Field(
-        "constant", description="after the warm-up: stay, or fall linearly"
+        "constant", description="learning rate after the warm-up: constant, or falling linearly"
     )
     final_share: float = Field(
-        0.1, ge=0, le=1, description="share of the peak rate left at the end of a linear schedule"
+        0.1,
+        ge=0,
+        le=1,
+        description="fraction of the peak learning rate that a linear schedule ends with",
     )
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment decay")
-    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's second moment decay")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the first moment")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's decay of the second moment")
     weight_decay: float = Field(0.0, ge=0, le=100, description="AdamW's decoupled weight decay")
-    grad_clip: float = Field(1.0, gt=0, le=1e12, description="largest L2 norm of the gradient")
+    grad_clip: float = Field(
+        1.0, gt=0, le=1e12, description="largest L2 norm of the gradient; larger ones are scaled"
+    )
     offload: bool = Field(
         False,
-        description="fp32 masters and moments live in CPU memory, and the step is taken there",
+        description="keep the optimizer's state in CPU memory and take its steps on the CPU",
     )
 
 
 class LoraSection(Section):
-    """Low-rank adapters (arXiv:2106.09685): the weights stay, and small products beside them are trained."""
+    """Low-rank adapters (arXiv:2106.09685), trained instead of the weights if the rank is above 0."""
 
     rank: int = Field(
         0,
         ge=0,
         le=65_536,
-        description="of the adapters of policy, critic and PRM; 0 trains every weight",
+        description="rank of the adapters of policy, critic and reward model; 0 trains all weights",
     )
     alpha: int = Field(
-        32, ge=1, le=10**6, description="the adapters' product is scaled by this over the rank"
+        32, ge=1, le=10**6, description="scale of the adapters: their product times alpha / rank"
     )
     targets: list[str] = Field(
         [],
-        description="names of the layers that get one; empty for every linear layer but the head",
+        description="names of the layers that get an adapter; empty for every linear layer except "
+        "the head",
     )
 
 
 class UpdateSection(Section):
+    """How the model learns from the completions of a step."""
+
     minibatches: int = Field(
         1,
         ge=1,
         le=65_536,
-        description="optimizer steps a pass over the batch; 1 is strictly on-policy",
+        description="optimizer steps per pass over the completions; 1 is strictly on-policy",
     )
-    epochs: int = Field(1, ge=1, le=1_000, description="passes over the batch")
+    epochs: int = Field(1, ge=1, le=1_000, description="passes over the completions of a step")
     micro_tokens: int = Field(
         8192,
         ge=1,
         le=2**30,
-        description="padded tokens computed at once; changes memory and speed, never the result",
+        description="tokens per forward pass, padding included; changes memory and speed only",
     )
-    pack: bool = Field(False, description="compute sequences end to end without padding")
+    pack: bool = Field(
+        False, description="put sequences end to end instead of padding them to one length"
+    )
     logit_rows: int = Field(
         2048,
         ge=1,
         le=2**30,
-        description="tokens whose logits exist at once; changes memory and speed, never the result",
+        description="tokens whose logits are in memory at once; changes memory and speed only",
     )
     patience: int = Field(
         3,
         ge=1,
         le=10**6,
-        description="updates in a row whose gradient is not finite before the run stops",
+        description="updates in a row without a finite gradient after which the run stops",
     )
 
 
 class EvalSection(Section):
+    """When and how the model is scored on problems that it is not trained on."""
+
     every: int = Field(
-        0, ge=0, le=10**7, description="steps between evaluations on dev; 0 for none"
+        0, ge=0, le=10**7, description="steps between evaluations on dev problems; 0 for none"
     )
-    problems: int = Field(256, ge=1, le=100_000, description="distinct dev problems")
+    problems: int = Field(256, ge=1, le=100_000, description="distinct dev problems per evaluation")
     test_problems: int = Field(
         1024,
         ge=0,
         le=100_000,
-        description="distinct test problems, scored at the first and the last step only; 0 for none",
+        description="distinct test problems, scored before the first step and after the last; "
+        "0 for none",
     )
-    samples: int = Field(1, ge=1, le=16_384, description="completions a problem at temperature 1")
+    samples: int = Field(
+        1, ge=1, le=16_384, description="completions per problem, at temperature 1"
+    )
     max_tokens: int = Field(
         0,
         ge=0,
         le=2**20,
-        description="limit on new tokens when evaluated; 0 for that of the rollouts",
+        description="most tokens in a completion of an evaluation; 0 for rollout.max_tokens",
     )
-    greedy: bool = Field(False, description="score the most likely completion too")
+    greedy: bool = Field(False, description="score the single most likely completion too")
 
     @property
     def dev_problems(self) -> int:
-        """Distinct dev problems of an evaluation; 0 where dev is never scored."""
+        """Distinct dev problems per evaluation; 0 if dev is never scored."""
         return self.problems if self.every else 0
 
 
 class CheckpointSection(Section):
+    """When the run is saved, so that it can be resumed."""
+
     every: int = Field(
-        0, ge=0, le=10**7, description="steps between checkpoints; 0 saves at the end only"
+        0, ge=0, le=10**7, description="steps between checkpoints; 0 saves only at the end"
     )
-    keep: int = Field(3, ge=1, le=10_000, description="newest checkpoints kept")
+    keep: int = Field(3, ge=1, le=10_000, description="how many of the newest checkpoints to keep")
 
 
 class RunSection(Section):
+    """The run's folder and what is recorded in it."""
+
     dir: str = Field("", description="the run's folder; empty for runs/RECIPE-ALGORITHM-SEED")
     rollouts_every: int = Field(
         10,
         ge=0,
         le=10**7,
-        description="steps between rollouts written to rollouts.jsonl; 0 for none",
+        description="steps between rollouts that are written to rollouts.jsonl; 0 for none",
     )
-    rollouts: int = Field(8, ge=1, le=100_000, description="rollouts written then")
+    rollouts: int = Field(
+        8, ge=1, le=100_000, description="rollouts written to rollouts.jsonl each time"
+    )
     track: Literal["", "tensorboard", "wandb", "trackio"] = Field(
-        "", description="send the metrics to tensorboard, wandb or trackio too; empty for none"
+        "", description="where to send the metrics as well; empty for nowhere"
     )
     price: float = Field(
         0.0,
         ge=0,
         le=10**6,
-        description="dollars an hour of the machine, for the cost shown; 0 shows none",
+        description="price of the machine in dollars per hour, to show what the run costs; "
+        "0 shows no cost",
     )
 
     @field_validator("dir")
     @classmethod
-    def _can_be_a_folder(cls, given: str) -> str:
-        """A home is expanded here, for the shell leaves --run.dir=~/x as it is."""
-        expanded = os.path.expanduser(given)
-        if "\0" in given or expanded.startswith("~"):
+    def _can_be_a_folder(cls, folder: str) -> str:
+        """Expand `~` here, because the shell leaves it alone in --run.dir=~/x."""
+        expanded = os.path.expanduser(folder)
+        if "\0" in folder or expanded.startswith("~"):
             raise ValueError("no folder can have this name: give its path")
         return expanded
 
 
 class Config(Section):
-    """Everything that decides a run. Saved with it as config.toml, which repeats it elsewhere."""
+    """Everything that decides a run. It is saved as config.toml, which repeats the run elsewhere."""
 
-    seed: int = Field(0, ge=0, lt=2**32, description="fixes everything but the data's splits")
-    steps: int = Field(100, ge=1, le=10**7, description="optimizer batches")
-    task: Named = Field(default_factory=lambda: Named(name="countdown"))
-    algorithm: Named = Field(default_factory=lambda: Named(name="grpo"))
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="seed of everything random, except how problems are split"
+    )
+    steps: int = Field(
+        100, ge=1, le=10**7, description="training steps, each on a new batch of completions"
+    )
+    task: Named = Field(
+        default_factory=lambda: Named(name="countdown"),
+        description="The problems, and how answers are rewarded.",
+    )
+    algorithm: Named = Field(
+        default_factory=lambda: Named(name="grpo"),
+        description="How rewards become gradients.",
+    )
     model: ModelSection = Field(default_factory=ModelSection)
     rollout: RolloutSection = Field(default_factory=RolloutSection)
     sampler: SamplerSection = Field(default_factory=SamplerSection)
     grading: GradingSection = Field(default_factory=GradingSection)
-    optimizer: OptimizerOptions = Field(default_factory=OptimizerOptions)
+    optimizer: OptimizerOptions = Field(
+        default_factory=OptimizerOptions, description="The optimizer of the policy (AdamW)."
+    )
     critic: OptimizerOptions = Field(
         default_factory=OptimizerOptions,
-        description="optimizer of the value model, where there is one",
+        description="The optimizer of the value model, for algorithms that have one.",
     )
     prm: OptimizerOptions = Field(
         default_factory=OptimizerOptions,
-        description="optimizer of the process reward model, where there is one",
+        description="The optimizer of the process reward model, for algorithms that have one.",
     )
     update: UpdateSection = Field(default_factory=UpdateSection)
     lora: LoraSection = Field(default_factory=LoraSection)
@@ -263,19 +328,21 @@ class Config(Section):
 
     @property
     def eval_tokens(self) -> int:
-        """Limit on new tokens in evaluations, and wherever a trained model is used."""
+        """Most tokens in a completion, in evaluations and wherever a trained model is used."""
         return self.eval.max_tokens or self.rollout.max_tokens
 
     @model_validator(mode="after")
     def _minibatches_fit(self) -> Config:
-        rows = self.rollout.prompts * self.rollout.samples
-        if rows > MOST_ROWS:
+        completions = self.rollout.prompts * self.rollout.samples
+        if completions > MOST_ROWS:
             raise ValueError(
-                f"rollout.prompts {self.rollout.prompts} times rollout.samples {self.rollout.samples} is "
-                f"above {MOST_ROWS:,} completions a step: lower one of them"
+                f"rollout.prompts {self.rollout.prompts} times rollout.samples "
+                f"{self.rollout.samples} is above {MOST_ROWS:,} completions per step: lower one"
             )
-        if self.update.minibatches > rows:
+
+        if self.update.minibatches > completions:
             raise ValueError(
-                f"update.minibatches {self.update.minibatches} is above the {rows} completions of a step: lower it"
+                f"update.minibatches {self.update.minibatches} is above the {completions} "
+                "completions per step: lower it"
             )
         return self

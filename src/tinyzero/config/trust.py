@@ -1,11 +1,11 @@
-"""Which plug-in code may run: what a user named himself, never what a folder says by itself.
+"""Which plug-in code may run: what the user named, never what a folder names by itself.
 
-A configuration names its task and its algorithm, and a name with a colon is code. Where that
-configuration was found inside a folder (a run's config.toml, an exported model's recipe.toml), the
-folder may be a stranger's. So its code runs only if it was named on this command line, or if this
-user started that very run on this machine: `train` remembers it outside the folder, as direnv does.
+A configuration names its task and its algorithm, and a name with a colon is code. A configuration that
+was found inside a folder (a run's config.toml, an exported model's recipe.toml) may be a stranger's. So
+the code that it names runs only if it was named on this command line too, or if this user started that
+very run on this machine: `train` remembers that outside the folder, as direnv does.
 
-    $XDG_STATE_HOME/tinyzero/trusted     one SHA-256 a line, for its owner alone
+    $XDG_STATE_HOME/tinyzero/trusted     one SHA-256 per line, readable by its owner alone
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from tinyzero.config.recipe import to_toml
 from tinyzero.config.schema import Config
+from tinyzero.config.toml import to_toml
 from tinyzero.errors import UserError
 
 KINDS = ("task", "algorithm", "sampler")
@@ -29,14 +29,15 @@ LARGEST = 16 * 2**20  # bytes of the state file that are read
 def require(
     config: Config, source: str | Path, kinds: Iterable[str] = KINDS, flags: str = "--trust"
 ) -> None:
-    """Raise UserError if `config`, found in the file `source`, would run code that nobody allowed.
+    """Raise UserError if `config`, found in the file `source`, would run code that was not allowed.
 
-    `kinds` are what the command is going to load of it; `flags` are what allows it there.
+    `kinds` are the parts of it that the command is going to load; `flags` say how to allow them.
     """
     for kind in kinds:
         name = getattr(config, kind).name
         if ":" not in name or fingerprint(config, name) in _remembered():
             continue
+
         raise UserError(
             f"{source} names the {kind} {name!r}, which would run {code_of(name)!r}: "
             f"if you trust that code, allow it with {flags}"
@@ -44,15 +45,16 @@ def require(
 
 
 def remember(config: Config) -> None:
-    """Note that this user started this run, so that its own plug-ins need no leave from now on.
+    """Note that this user started this run, so that its plug-ins need no permission from now on.
 
-    A machine that has no place to note it will ask.
+    Does nothing on a machine where this cannot be noted; there the user is asked each time.
     """
     names = [getattr(config, kind).name for kind in KINDS]
     path = state_file()
     new = {fingerprint(config, name) for name in names if ":" in name} - _remembered()
     if path is None or not new:
         return
+
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -61,43 +63,45 @@ def remember(config: Config) -> None:
 
 
 def fingerprint(config: Config, name: str) -> str:
-    """A hash of the configuration, whatever folder it lies in, and of where the code of `name` is."""
+    """A hash of the configuration, whatever its folder, and of where the code of `name` is."""
     text = f"{to_toml(config)}\n{name}\n{code_of(name)}"
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def code_of(name: str) -> str:
     """The file that loading `name` would run; the module if it cannot be found. Runs nothing."""
-    place = name.rpartition(":")[0]
+    source = name.rpartition(":")[0]
     with suppress(ImportError, ValueError, AttributeError):
-        if place.endswith(".py"):
-            return os.path.realpath(place)
-        # only the outermost package: to look for a module within would import that
-        found = find_spec(place.partition(".")[0])
-        if found and found.origin:
-            return f"{place} ({os.path.realpath(found.origin)})"
-    return place
+        if source.endswith(".py"):
+            return os.path.realpath(source)
+        # only the outermost package, because looking for a module inside it would import it
+        package = find_spec(source.partition(".")[0])
+        if package and package.origin:
+            return f"{source} ({os.path.realpath(package.origin)})"
+    return source
 
 
 def state_file() -> Path | None:
-    """Where is noted what this user started; None if he has no home."""
-    given = os.environ.get("XDG_STATE_HOME", "")
+    """The file that notes what this user started; None for a user without a home folder."""
+    chosen = os.environ.get("XDG_STATE_HOME", "")
     with suppress(RuntimeError):
-        base = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "state"
+        base = Path(chosen) if os.path.isabs(chosen) else Path.home() / ".local" / "state"
         return base / "tinyzero" / "trusted"
     return None
 
 
 def _remembered() -> set[str]:
-    """The hashes noted before. A file that others could have written counts for nothing."""
+    """The hashes noted before; none if others could have written the file."""
     path = state_file()
     try:
         if path is None:
             return set()
         with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            status = os.fstat(file.fileno())
+            others_can_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            if status.st_uid != os.getuid() or others_can_write:
                 return set()
+
             return set(file.read(LARGEST).decode("ascii", "replace").split())
     except OSError:
         return set()

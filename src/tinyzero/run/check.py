@@ -63,10 +63,12 @@ def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
         kind: Any = type(algorithm)
         options = validate(kind.Options, config.algorithm.options, "algorithm")
 
-    changes = {
+    changes: dict[str, Any] = {
         "task": Named(name=config.task.name, **task.given),
         "algorithm": Named(name=config.algorithm.name, **acting(options)),
     }
+    if config.sampler.name == "auto" and config.model.device == "cpu":
+        changes["sampler"] = config.sampler.model_copy(update={"name": "torch"})
     return config.model_copy(update=changes)
 
 
@@ -88,6 +90,16 @@ def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> N
         reason = idle.get(key) or (key != "lora.rank" and idle.get(section))
         if reason:
             raise UserError(f"{key} has no effect: {reason}")
+
+
+def unused_gpu(config: Config) -> str | None:
+    """A note if the run would use the CPU of a machine that has a GPU; None otherwise."""
+    if config.model.device != "cpu" or models.pick_device("auto") == "cpu":
+        return None
+    return (
+        "this recipe trains on the CPU, though there is a GPU: --model.device cuda uses it, which "
+        "is worth it for models much larger than the bundled ones"
+    )
 
 
 def check_machine(config: Config) -> None:

@@ -30,9 +30,7 @@ USED = (
 
 def recipe_of(base: str) -> str | None:
     """The bundled recipe that trains the base `base`; None if that is not a bundled base."""
-    from tinyzero.models import BUNDLED
-
-    if base not in BUNDLED:
+    if not configs.is_bundled(base):
         return None
 
     for recipe in configs.recipes():

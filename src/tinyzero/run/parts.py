@@ -26,7 +26,7 @@ from tinyzero.models import lora
 from tinyzero.registry import SESSION
 from tinyzero.rollouts import Cursor, Player, Source
 from tinyzero.run import preflight, progress, records, trackers
-from tinyzero.run.check import Parts, check, complete
+from tinyzero.run.check import Parts, check, complete, unused_gpu
 from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
 from tinyzero.run.forecast import Forecast
@@ -210,6 +210,8 @@ def build(
     preflight.require_sampler(config.sampler.name)
     task = parts.task
     console = Console(config.steps, highlights=task.highlights)
+    if note := unused_gpu(config):
+        console.note(note)
     saved = None
     if resume:
         saved = load_saved(config, folder, console.note)
@@ -289,9 +291,9 @@ def resume_run(run: Run, saved: Saved | None, command: Command) -> None:
     run.recorded = records.lengths(run.folder)
     learn_from_records(run)
 
-    write_config(run)
     if (asked := configs.asked_again(run.folder, command)) is not None:
         write(run.folder / configs.ASKED, asked)
+    write_config(run)
 
 
 def learn_from_records(run: Run) -> None:
@@ -488,14 +490,17 @@ def start_folder(run: Run, asked: Config, command: Command) -> None:
         ) from None
 
     lines = [command.line] if command.line else []
-    write(run.folder / configs.ASKED, configs.asked_toml(configs.asked(asked), lines))
+    options = list(command.options)
+    text = configs.asked_toml(configs.asked(asked), lines, command.recipe, options)
+    write(run.folder / configs.ASKED, text)
     write_config(run)
     progress.rehearse(run)
 
 
 def write_config(run: Run) -> None:
     """Write every option that acts to config.toml; a resumed run may have been given more steps."""
-    write(run.folder / configs.MEANT, configs.to_toml(run.config))
+    text = configs.documented_toml(run.config, configs.read_asked_tables(run.folder))
+    write(run.folder / configs.MEANT, text)
     trust.remember(run.config)
 
 
