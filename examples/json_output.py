@@ -44,10 +44,14 @@ class Person(Task):
                 return Problem(key, {"sentence": sentence, "person": person}, split, key)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        """Chat messages for an instruct model, and plain text for all others."""
+        """Chat messages for an instruct model, and plain text for all others.
+
+        The model continues the last message, so an empty one of the assistant comes last.
+        """
         question = f"{problem.fields['sentence']}\n{INSTRUCTION}"
         if template == "instruct":
-            return [{"role": "user", "content": question}]
+            user = {"role": "user", "content": question}
+            return [user, {"role": "assistant", "content": ""}]
         return f"{question}\n"
 
     def reward(self, problem: Problem, text: str) -> Reward:

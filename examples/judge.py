@@ -60,10 +60,14 @@ class Haiku(Task):
                 return Problem(subject, {"subject": subject}, split, key=subject)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        """Chat messages for an instruct model, and plain text for all others."""
+        """Chat messages for an instruct model, and plain text for all others.
+
+        The model continues the last message, so an empty one of the assistant comes last.
+        """
         request = f"Write a haiku about this subject: {problem.fields['subject']}."
         if template == "instruct":
-            return [{"role": "user", "content": request}]
+            user = {"role": "user", "content": request}
+            return [user, {"role": "assistant", "content": ""}]
         return f"{request}\n"
 
     def reward(self, problem: Problem, text: str) -> float:
