@@ -274,7 +274,7 @@ def test_links_of_a_page_outside_docs_work_on_the_site() -> None:
 
 def test_the_grid_on_its_page_is_the_file_it_names() -> None:
     page = (ROOT / "docs" / "grids.md").read_text(encoding="utf-8")
-    shown = re.search(r"This one\s+is \[(ablations/\S+)\].*?```toml\n(.*?)```", page, re.DOTALL)
+    shown = re.search(r"This\s+one\s+is\s+\[(ablations/\S+)\].*?```toml\n(.*?)```", page, re.DOTALL)
     assert shown is not None
     assert tomllib.loads(shown[2]) == tomllib.loads((ROOT / shown[1]).read_text())
 
