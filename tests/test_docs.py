@@ -21,6 +21,7 @@ from test_imports import FLOORS
 
 from tinyzero.run.glossary import GLOSSARY
 from tinyzero.tasks import TASKS, load_task
+from tinyzero.types import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tinyzero"
@@ -290,6 +291,14 @@ def loop() -> str:
 def test_the_loop_that_is_quoted_is_the_loop(page: str) -> None:
     assert f"```python\n{loop()}\n```" in (ROOT / page).read_text(encoding="utf-8")
     assert len(loop().splitlines()) < 10
+
+
+def test_the_code_on_the_page_about_behaviours_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "behaviours.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    problem = Problem("p", {"numbers": [3, 5, 12], "target": 24}, "train", "3,5,12")
+    exec(compile(code, "behaviours.md", "exec"), {"problem": problem, "text": "12 - 3 = 9</think>"})
+    assert "step 12 - 3 = 9" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md"])
