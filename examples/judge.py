@@ -49,7 +49,7 @@ class Haiku(Task):
     Options = HaikuOptions
     rules = "Write a haiku about the subject."
     stop = ()  # only the model's end token ends a completion
-    allowed_attacks = ("network",)  # the reward connects to the judge, and that is meant
+    allowed_attacks = ("network",)  # the reward connects to the judge, and that is intended
 
     def problem(self, split: Split, index: int) -> Problem:
         """Draw a subject such as "a shy harbour"."""
