@@ -16,6 +16,7 @@ learning.
 import argparse
 import random
 import time
+from collections.abc import Sequence
 from itertools import combinations, combinations_with_replacement
 
 import torch
@@ -50,7 +51,7 @@ def expressions(numbers: str) -> dict[str, int]:
     return values
 
 
-def draw_problem(rng: random.Random, hands: list[tuple[str, ...]]) -> str:
+def draw_problem(rng: random.Random, hands: Sequence[tuple[str, ...]]) -> str:
     """A prompt such as `358>11=`, with a target that can be reached."""
     numbers = "".join(rng.sample(rng.choice(hands), 3))
     targets = sorted(set(expressions(numbers).values()))
@@ -137,7 +138,8 @@ class Model(nn.Module):
 
         for layer, block in enumerate(self.blocks):
             x, cache[layer] = block(x, cache.get(layer, empty))
-        return self.head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 def encode(texts: list[str]) -> Tensor:
@@ -147,7 +149,7 @@ def encode(texts: list[str]) -> Tensor:
 
 def logprobs(model: Model, tokens: Tensor) -> Tensor:
     """Log-probability of each token but the first, given those before it: (B, T) -> (B, T - 1)."""
-    all_logprobs = model(tokens[:, :-1], {}).log_softmax(dim=-1)
+    all_logprobs: Tensor = model(tokens[:, :-1], {}).log_softmax(dim=-1)
     return all_logprobs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
 
 

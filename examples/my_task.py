@@ -36,7 +36,7 @@ class BeatTheSum:
             return False
 
         value, numbers_used = computed
-        numbers = problem.fields["numbers"]
+        numbers: list[int] = problem.fields["numbers"]
         return sorted(numbers_used) == numbers and value > sum(numbers)
 
     def solution(self, problem: Problem) -> str:

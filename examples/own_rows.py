@@ -7,9 +7,7 @@ Each line of the file is an object with "question" and "answer". questions.jsonl
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -78,7 +76,7 @@ class Rows(Task):
         return f"</think>\n<answer>{problem.fields['answer']}</answer>"
 
 
-def read_rows(path: Path) -> list[Mapping[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a JSONL file. Raises UserError with the number of the first line that is wrong."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
