@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tinyzero.tasks.countdown.task import Countdown
 from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.tasks.multiplication.task import Multiplication
 from tinyzero.tools.web.play import ANSWERS, MAX_BODY, Candidate, Handler, Playground, Server
-from tinyzero.tools.web.server import CONNECTIONS
+from tinyzero.tools.web.server import CONNECTIONS, PATIENCE
 from tinyzero.types import Problem, Reward, SamplingParams, Split
 
 THOUGHT = "12-3=9,9*5=45 vs 24 no\n5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>(5-3)*12</answer>"
@@ -102,7 +102,7 @@ def test_a_thought_comes_token_by_token_with_its_prompt_and_its_verdict() -> Non
     assert (status, headers.get_content_type()) == (200, "text/event-stream")
     first, *pieces, last = events(text)
     assert first == {
-        "fields": {"numbers": [3, 5, 12], "target": 24},
+        "shown": "24 from 3 5 12",
         "prompt": "24 from 3 5 12\n<think>\n",
     }
     assert "".join(piece["text"] for piece in pieces) == THOUGHT
@@ -162,8 +162,8 @@ def test_problems_are_drawn_from_the_test_split_and_asked_by_their_number() -> N
         asked = events(send(server, "/think", {"index": 3})[2])[0]
         solution = json.loads(send(server, "/solution", {"index": 3})[2])["solution"]
     problem = task.problem("test", 3)
-    assert drawn == {"line": task.line(problem), "fields": dict(problem.fields)}
-    assert asked["fields"] == dict(problem.fields)
+    assert drawn == {"line": task.line(problem), "shown": task.line(problem)}
+    assert asked["shown"] == task.line(problem)
     assert task.reward(problem, f"</think><answer>{solution}</answer>").value == 1
     assert task.pose(drawn["line"]) == problem
 
@@ -190,7 +190,7 @@ def test_a_task_that_cannot_be_posed_and_whose_reward_raises() -> None:
         assert (about["posable"], about["rules"]) == (False, "")
         assert json.loads(send(server, "/draw", {"index": 2})[2]) == {
             "line": None,
-            "fields": {"who": 2},
+            "shown": "hello",
         }
         assert json.loads(send(server, "/solution", {"index": 2})[2]) == {"solution": "good day"}
         last = events(send(server, "/think", {"index": 2})[2])[-1]
@@ -212,10 +212,7 @@ class Careless(Countdown):
 def test_what_a_task_raises_is_one_line() -> None:
     class Odd(Careless):
         def pose(self, line: str) -> Problem:
-            return Problem(line, {"set": {1}}, "test", line)  # which JSON cannot hold
-
-        def prompt(self, problem: Problem, template: str) -> str:
-            return "hello\n"
+            return Problem(line, {"set": {1}}, "test", line)  # `line` finds no numbers
 
     with serving(scripted(), task=Careless()) as server:
         status, _, text = send(server, "/think", {"line": "x"})
@@ -226,8 +223,47 @@ def test_what_a_task_raises_is_one_line() -> None:
         assert json.loads(text)["error"].startswith(r"Careless raised KeyError: 'no\nsolution' (")
     with serving(scripted(), task=Odd()) as server:
         status, _, text = send(server, "/think", {"line": "x"})
-        assert (status, len(events(text))) == (200, 1), "the answer was begun"
-        assert events(text)[0]["error"].startswith("asking GuardedTask raised TypeError")
+        assert status == 500
+        assert json.loads(text)["error"].startswith("Odd raised KeyError: 'numbers' (")
+
+
+def test_what_nothing_expects_is_one_line_when_the_answer_has_begun() -> None:
+    class Broken(ScriptedSampler):
+        def stream(self, prompt: Any, params: SamplingParams) -> Iterator[str]:
+            yield "1"
+            raise RuntimeError("no\nmemory")
+
+    encode = partial(models.encode_prompt, tiny.tokenizer())
+    broken = Broken(lambda prompt, sample: "", encode, models.decoder(tiny.tokenizer()))
+    with serving(candidate("broken", 1, broken, encode, SamplingParams())) as server:
+        status, _, text = send(server, "/think", ASKED)
+    *_, piece, last = events(text)
+    assert (status, piece) == (200, {"text": "1"})
+    assert "no memory" in last["error"]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "  What is 3 + 4?\n",
+        [
+            {"role": "system", "content": "Think first."},
+            {"role": "user", "content": "What is 3 + 4?"},
+            {"role": "assistant", "content": "<think>"},
+        ],
+    ],
+)
+def test_a_problem_is_shown_by_its_question_and_never_by_its_answer(prompt: Any) -> None:
+    class Secret(Greet):
+        def problem(self, split: Split, index: int) -> Problem:
+            return Problem(f"{index}", {"answer": 7, "why": "x" * 9000}, split, f"{index}")
+
+        def prompt(self, problem: Problem, template: str) -> Any:
+            return prompt
+
+    with serving(scripted("7"), task=Secret()) as server:
+        text = send(server, "/draw", {"index": 0})[2]
+    assert json.loads(text) == {"line": None, "shown": "What is 3 + 4?"}
 
 
 @pytest.mark.parametrize(
@@ -697,6 +733,27 @@ def test_a_request_has_so_long_in_all_not_so_long_a_byte(monkeypatch: pytest.Mon
                 connection.settimeout(0.2)
                 assert dribbled_until_closed(connection) < 10, sent
             assert time.monotonic() - started > 0.9
+
+
+def test_slow_connections_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every place is taken by a connection that sends one byte of its header per moment."""
+    monkeypatch.setattr(Handler, "timeout", 2.0)
+    with serving(scripted()) as server:
+        address = ("127.0.0.1", server.server_port)
+        slow = [socket.create_connection(address) for _ in range(CONNECTIONS)]
+        started, sent = time.monotonic(), 0
+        while not _answers(server):
+            assert time.monotonic() - started < 20, "the slow ones still hold every place"
+            for connection in slow:
+                with suppress(OSError):
+                    connection.sendall(b"GET / HTTP/1.1\r\nHost: "[sent : sent + 1])
+            sent += 1
+            time.sleep(0.1)
+        assert sent > 1, "all places were taken at first"
+        for connection in slow:
+            connection.close()
+        assert eventually(lambda: threading.active_count() < CONNECTIONS), "their threads ended"
+    assert PATIENCE <= 5
 
 
 def dribbled_until_closed(connection: socket.socket) -> float:

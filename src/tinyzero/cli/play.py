@@ -13,6 +13,7 @@ from tinyzero.errors import UserError, printable
 from tinyzero.grading import Verdict
 from tinyzero.rollouts import Player
 from tinyzero.tasks import load_task
+from tinyzero.tools.web.play import shown
 from tinyzero.types import SamplingParams
 
 
@@ -77,7 +78,7 @@ def _think(player: Player, params: SamplingParams, line: str, drawn: int) -> Non
     task = player.task
     problem = task.pose(line) if line and task.is_posable else task.problem("test", drawn)
     ids = player.prompt_ids(problem)
-    print(*(printable(f"{name} {value}") for name, value in problem.fields.items()), sep="  ")
+    print(printable(shown(player, problem)))
     text = ""
     for piece in player.stream(ids, replace(params, seed=params.seed + drawn + 1)):
         print(printable(piece), end="", flush=True)
@@ -120,7 +121,7 @@ def _play_on_a_page(given: argparse.Namespace, rest: list[str]) -> int:
         server = stack.enter_context(Server(Playground(players), host, number))
         print(f"the page is at {server.url} (Ctrl-C ends)", flush=True)
         if not server.is_private:
-            print("whoever reaches this machine can use it: there is no password")
+            print("anyone who can reach this machine can use it: there is no password")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
