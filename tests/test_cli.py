@@ -422,7 +422,7 @@ def test_play_answers_what_is_typed(
     assert cli.main(["play", str(run)]) == 0
     said = capsys.readouterr().out
     assert "a problem, as in `11 from 13 15 9`" in said, "the first of the test split"
-    assert said.count("24 from 3 5 12") == 2
+    assert said.count("> 24 from 3 5 12\n") == 2
     assert "97 cannot be made from 1, 2, 3" in said
     assert "'nonsense' is no Countdown problem" in said
     assert said.count("[right]") + said.count("[wrong]") == 3
@@ -435,7 +435,7 @@ def test_play_poses_problems_of_other_tasks(
     assert cli.main(["play", str(run), "--task", "multiplication"]) == 0
     said = capsys.readouterr().out
     assert said.count("[wrong]") == 2
-    assert "47 x 36" in said
+    assert "> 47*36\n" in said
     assert "'24 from 3 5 12' is no multiplication" in said
 
 

@@ -175,7 +175,7 @@ class Greet:
         return Problem(f"{index}", {"who": index}, split, f"{index}")
 
     def prompt(self, problem: Problem, template: str) -> str:
-        return "hello\n"
+        return f"hello {problem.fields['who']}\n"
 
     def reward(self, problem: Problem, text: str) -> Reward:
         raise ZeroDivisionError("no reward")
@@ -190,7 +190,7 @@ def test_a_task_that_cannot_be_posed_and_whose_reward_raises() -> None:
         assert (about["posable"], about["rules"]) == (False, "")
         assert json.loads(send(server, "/draw", {"index": 2})[2]) == {
             "line": None,
-            "shown": "hello",
+            "shown": "hello 2",
         }
         assert json.loads(send(server, "/solution", {"index": 2})[2]) == {"solution": "good day"}
         last = events(send(server, "/think", {"index": 2})[2])[-1]
@@ -699,6 +699,40 @@ def test_a_mistake_is_told_beside_the_line_and_goes_away(browser: Any) -> None:
 
 
 @pytest.mark.browser
+def test_an_invalid_problem_leaves_the_answers_and_the_heading_says_whose_they_are(
+    browser: Any,
+) -> None:
+    from playwright.sync_api import expect
+
+    with serving(scripted(), scripted("5*5")) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.wait_for_selector(".player")
+        heading, line = page.locator("#problem"), page.get_by_label("Problem")
+        line.fill("hello")
+        line.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("hello")
+        expect(heading).to_have_text("")
+        line.fill("24 from 3 5 12")
+        line.press("Enter")
+        expect(page.locator(".verdict")).to_have_text(["✓ right", "✗ wrong"])
+        expect(heading).to_have_text("24 from 3 5 12")
+        answers = page.locator("pre").all_text_contents()
+        for _ in range(2):
+            line.fill("hello")
+            line.press("Enter")
+            expect(page.get_by_role("alert")).to_contain_text("hello")
+            expect(heading).to_have_text("Previous problem: 24 from 3 5 12")
+            expect(page.locator(".verdict")).to_have_text(["✓ right", "✗ wrong"])
+            assert page.locator("pre").all_text_contents() == answers
+        page.get_by_role("button", name="Draw another").click()
+        expect(heading).to_have_text(Countdown().line(Countdown().problem("test", 1)))
+        expect(page.locator("pre")).to_have_text(["", ""])
+        expect(page.locator(".verdict")).to_have_text(["", ""])
+        page.close()
+
+
+@pytest.mark.browser
 def test_products_and_tasks_without_words(browser: Any) -> None:
     from playwright.sync_api import expect
 
@@ -708,10 +742,10 @@ def test_products_and_tasks_without_words(browser: Any) -> None:
         page.get_by_role("button", name="Think").click()
         expect(page.locator(".verdict")).to_have_text("✓ right")
     with serving(scripted("good day"), task=Greet()) as server, page_of(browser, server) as page:
-        expect(page.get_by_role("heading", name="who 0")).to_be_visible()
+        expect(page.get_by_role("heading", name="hello 0")).to_be_visible()
         expect(page.get_by_label("Problem")).to_be_hidden()
         page.get_by_role("button", name="Draw another").click()
-        expect(page.get_by_role("heading", name="who 1")).to_be_visible()
+        expect(page.get_by_role("heading", name="hello 1")).to_be_visible()
         page.get_by_role("button", name="Think").click()
         expect(page.locator(".verdict")).to_contain_text("ZeroDivisionError")
 
