@@ -53,7 +53,7 @@ def told(*folders: Path, grid: Path | None = None) -> dict[str, Any]:
     runs = [Recorded(folder) for folder in folders]
     for recorded in runs:
         recorded.update()
-    found: dict[str, Any] = json.loads(json.dumps(story.tell(runs, grid), allow_nan=False))
+    found: dict[str, Any] = json.loads(json.dumps(story.page_data(runs, grid), allow_nan=False))
     return found
 
 
@@ -149,7 +149,7 @@ def test_a_whole_line_that_is_no_runs_is_named(
         (folder / name).write_text(text + json.dumps(line) + "\n")
         with pytest.raises(
             UserError,
-            match=rf"byte {(folder / name).stat().st_size} of .*{name} .*mend or remove it",
+            match=rf"byte {(folder / name).stat().st_size} of .*{name} .*fix or remove it",
         ):
             told(folder)
 
@@ -226,16 +226,16 @@ STUCK = [0.2] * 40
             "99 % of the answers right",
         ),
         ("mismatch", {"mismatch": [0.2] * 40}, "0.2 nats apart"),
-        ("mismatch", {"correction": [0.7] * 40}, "weighed by 0.70"),
+        ("mismatch", {"correction": [0.7] * 40}, "is 0.70 on average"),
         (
             "not_finite",
             {"skipped": [0.0] * 30 + [1.0] * 2 + [0.0] * 8},
-            "2 steps left out updates, first at step 30",
+            "2 steps skipped updates, first in step 31",
         ),
         (
             "not_finite",
             {"entropy": [0.5] * 39 + [math.inf]},
-            "entropy could not be written as a number, first at step 39",
+            "entropy could not be written as a number, first in step 40",
         ),
         (
             "endless_repetition",
@@ -244,7 +244,7 @@ STUCK = [0.2] * 40
         ),
         ("endless_repetition", {"behaviour/repeat_rate": [0.6] * 40}, "60 % of the attempts"),
         ("truncation", {"truncated": [0.4] * 40}, "40 % of the answers"),
-        ("reward_errors", {"reward_errors": [0.0] * 39 + [3.0]}, "raised on 3 answers"),
+        ("reward_errors", {"reward_errors": [0.0] * 39 + [3.0]}, "raised an error on 3 answers"),
         (
             "reward_errors",
             {
@@ -253,36 +253,45 @@ STUCK = [0.2] * 40
                 "grading/ungraded": [0.0] * 39 + [2.0],
                 "samples/generated": [50.0 * i for i in range(1, 41)],
             },
-            "raised on 10 answers, took too long for 30, could not judge 2 (2 % of all)",
+            "raised an error on 10 answers, took too long for 30, could not judge 2 (2 % of all answers)",
         ),
     ],
 )
 def test_an_alarm_is_given_when_it_should_and_only_then(
     check: str, sick: dict[str, list[float]], says: str
 ) -> None:
-    look = getattr(alarms, check)
-    assert look in alarms.CHECKS.values()
-    assert look(HEALTHY) is None
-    found = look(HEALTHY | sick)
+    looks = getattr(alarms, check)
+    assert looks in alarms.CHECKS.values()
+    assert looks(HEALTHY) is None
+    found = looks(HEALTHY | sick)
     assert says in found.seen
-    assert found in alarms.look(HEALTHY | sick)
+    assert found in alarms.find_alarms(HEALTHY | sick)
 
 
 def test_one_failure_of_the_grader_in_a_hundred_is_no_alarm() -> None:
     generated = {"samples/generated": [100.0 * i for i in range(1, 41)]}
     assert alarms.reward_errors(HEALTHY | generated | {"reward_errors": [1.0] * 40}) is None
     more = HEALTHY | generated | {"reward_errors": [1.0] * 39 + [2.0]}
-    assert "raised on 41 answers" in getattr(alarms.reward_errors(more), "seen", "")
+    assert "raised an error on 41 answers" in getattr(alarms.reward_errors(more), "seen", "")
+
+
+def test_a_check_that_fails_is_a_line_among_the_alarms(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(streams: alarms.Streams) -> alarms.Alarm | None:
+        raise ValueError("no\nsuch column")
+
+    monkeypatch.setitem(alarms.CHECKS, "trouble", broken)
+    (alarm,) = alarms.find_alarms(HEALTHY)
+    assert alarm.seen == "The check for trouble raised ValueError: no such column."
 
 
 def test_a_healthy_run_and_an_empty_one_give_no_alarm() -> None:
-    assert alarms.look(HEALTHY) == []
-    assert alarms.look({}) == []
+    assert alarms.find_alarms(HEALTHY) == []
+    assert alarms.find_alarms({}) == []
 
 
 def test_a_run_too_short_for_a_trend_gives_none() -> None:
     short = {key: values[:9] for key, values in (HEALTHY | {"accuracy": STUCK}).items()}
-    assert alarms.look(short) == []
+    assert alarms.find_alarms(short) == []
 
 
 def test_success_is_no_collapse() -> None:
@@ -315,9 +324,9 @@ def test_the_files_of_a_run_reach_the_alarms(tmp_path: Path) -> None:
         )
     titles = [alarm["title"] for alarm in told(folder)["runs"][0]["alarms"]]
     assert titles == [
-        "Longer answers, no better ones",
+        "Answers get longer but not better",
         "Numbers that are not finite",
-        "It goes in circles",
+        "It repeats itself",
     ]
 
 
@@ -631,7 +640,7 @@ def test_the_command_is_the_one_that_was_typed(run: Path, tmp_path: Path) -> Non
     def told() -> str:
         recorded = Recorded(folder)
         recorded.update()
-        return str(story.tell_run(recorded, "run")["command"])
+        return str(story.run_data(recorded, "run")["command"])
 
     assert told() == f"tinyzero train {shlex.quote(str(folder / 'config.toml'))}", "0.1 wrote none"
     line = "tinyzero train laptop --task 'my tasks.py:T' --task.hard true"
@@ -864,9 +873,9 @@ def test_an_answer_is_marked_up_once_however_often_it_is_told(
 ) -> None:
     recorded = Recorded(run)
     recorded.update()
-    first = story.tell([recorded])
+    first = story.page_data([recorded])
     monkeypatch.setattr(samples, "shown", lambda record: pytest.fail("marked up again"))
-    assert story.tell([recorded]) == first
+    assert story.page_data([recorded]) == first
 
 
 def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -1040,7 +1049,7 @@ def test_what_is_no_number_counts_as_missing(odd: Any, tmp_path: Path) -> None:
     told = data_of((tmp_path / "page.html").read_text())["runs"][0]
     assert told["headline"]["minutes"] is None
     assert told["headline"]["after"]["value"] == pytest.approx(0.8)
-    body, _ = Live(folder).story()
+    body, _ = Live(folder).data()
     assert json.loads(body)["runs"][0]["headline"] == told["headline"]
 
 
@@ -1060,7 +1069,7 @@ def test_a_rollout_of_anything_is_told_or_named(
         if "fields" in change:
             write_report([folder], tmp_path / f"{number}.html")
         elif cli.main(["report", str(folder)]):
-            assert "is none of a run's" in capsys.readouterr().err
+            assert "is not a run's record" in capsys.readouterr().err
 
 
 def test_a_billion_problems_are_counted_up_to_a_bound(
@@ -1102,6 +1111,6 @@ def test_every_alarm_does_without_any_column() -> None:
     keys += ["truncated", "response_length", "reward_errors", "samples/generated", "loss"]
     whole = {key: [0.5] * 20 for key in keys}
     for key in keys:
-        alarms.look({k: v for k, v in whole.items() if k != key})
-        alarms.look({key: whole[key]})
-    alarms.look({})
+        alarms.find_alarms({k: v for k, v in whole.items() if k != key})
+        alarms.find_alarms({key: whole[key]})
+    alarms.find_alarms({})
