@@ -185,6 +185,23 @@ def test_an_evaluation_counts_what_the_script_says() -> None:
     assert all(define(key, load_task("countdown").glossary) for key in found)
 
 
+class Pairs(Steps):
+    """Problems 0 and 1 share a key, 2 and 3 the next one, and so on."""
+
+    def problem(self, split: Split, index: int) -> Problem:
+        return Problem(f"p{index}", {"i": index}, split, f"key {index // 2}")
+
+
+def test_an_evaluation_says_what_a_paired_comparison_needs() -> None:
+    found = scored(Pairs(), problems=5)
+    assert found["max_tokens"] == 8
+    assert found["right"] == [0, 1, 2, 3, 4]
+    assert found["clusters"] == [0, 0, 1, 1, 2]
+    # printf 'p0\np1\np2\np3\np4' | sha256sum
+    assert found["problems"] == "90ea32dbd8f44901"
+    assert found["problems"] != scored(Pairs(), problems=4)["problems"]
+
+
 def test_evaluations_of_one_model_agree_whatever_the_runs_seed() -> None:
     seeds = []
 

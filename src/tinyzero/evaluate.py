@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -115,6 +116,8 @@ def evaluate(
         "skipped_prompts": len(drawn) - len(chosen),
         "k": params.n,
         "temperature": params.temperature,
+        "max_tokens": params.max_tokens,
+        **_per_problem(chosen, groups),
     }
     for k in ks(params.n):
         scores = [pass_at_k(sum(map(is_right, g)), params.n, k) for g in groups]
@@ -188,6 +191,24 @@ def completion_metrics(task: Task, groups: Sequence[Group]) -> dict[str, float]:
         found[f"reward/{part}"] = _mean([r.reward.parts.get(part, 0.0) for r in rollouts])
     measured = [task.measure(r.problem, r.completion.text) for r in rollouts]
     return found | dict(task.summarise(measured))
+
+
+def _per_problem(problems: Sequence[Problem], groups: Sequence[Group]) -> dict[str, Any]:
+    """What a paired comparison of two evaluations needs, problem by problem.
+
+    `problems` is a fingerprint of the problem ids in order, `right` counts the right completions
+    of each problem, and `clusters` numbers the problems' keys by first appearance: problems with
+    keys a b a give 0 1 0.
+    """
+    ids = "\n".join(problem.id for problem in problems)
+    fingerprint = hashlib.sha256(ids.encode()).hexdigest()[:16]
+    numbers = {key: i for i, key in enumerate(dict.fromkeys(p.key for p in problems))}
+
+    return {
+        "problems": fingerprint,
+        "right": [sum(map(is_right, group)) for group in groups],
+        "clusters": [numbers[problem.key] for problem in problems],
+    }
 
 
 def _with_intervals(

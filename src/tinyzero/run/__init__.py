@@ -10,4 +10,5 @@ __all__ = [
     "progress",
     "records",
     "stopping",
+    "summary",
 ]

@@ -72,12 +72,17 @@ GLOSSARY: dict[str, str] = {
     "text": "The completion, up to and including its stop string.",
     "finish_reason": "How it ended: stop, length (cut at the token limit) or abort.",
     "parts": "The parts of its reward by name.",
-    "right": "Whether its answer is right; null for a graded one, which is neither.",
+    "right": "In a rollout: whether its answer is right; null for a graded one, which is neither. In an evaluation: "
+    "the number of right completions of each problem, out of k, in order.",
     "failure": "Why its answer could not be graded: raised or timeout. It earned 0 and counts as wrong.",
     # Evaluations
     "n": "Problems evaluated.",
     "k": "Completions sampled for each problem.",
     "temperature": "Temperature the completions were sampled at.",
+    "max_tokens": "Limit on new tokens per completion.",
+    "problems": "Fingerprint of the evaluated problems: the first 16 hex digits of the SHA-256 of their ids, in order, "
+    "joined by newlines. Equal fingerprints mean the same problems.",
+    "clusters": "Cluster of each problem, in order: the number of its key, counted by first appearance.",
     "pass@*": "Chance that at least one of so many completions is right, estimated without bias.",
     "pass@*/*=*": "The same over the problems that the task describes so.",
     "greedy": "Share of problems answered rightly by the single most likely completion.",
