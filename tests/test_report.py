@@ -34,7 +34,7 @@ from tinyzero.tasks.countdown import data as countdown_data
 from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
 from tinyzero.tasks.countdown.thinking import Event
-from tinyzero.tools.report import alarms, charts, samples, story
+from tinyzero.tools.report import alarms, charts, compare, samples, story
 from tinyzero.tools.report.columns import Columns, thin
 from tinyzero.tools.report.page import write_report
 from tinyzero.tools.report.read import Recorded, Tail, find_runs
@@ -186,6 +186,123 @@ def test_a_growing_run_is_read_on_and_a_resumed_one_anew(tmp_path: Path) -> None
         (folder / f".{name}").replace(folder / name)  # as a resumed run does
     assert recorded.update()
     assert recorded.steps.length == 5
+
+
+# --- comparing runs
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    same = {"task": "countdown", "split": "test", "n": 4, "problems": "ab", "max_tokens": 100}
+    return {**same, "temperature": 1.0, "k": 2, "clusters": [0, 1, 2, 2], **changes}
+
+
+@pytest.mark.parametrize(
+    ("other", "comparable", "says"),
+    [
+        ({}, "yes", ""),
+        ({"k": 8}, "yes", ""),
+        ({"problems": "cd"}, "no", "with different problems."),
+        ({"n": 8, "problems": "cd"}, "no", "numbers of problems (4, 8) and problems."),
+        ({"max_tokens": 50}, "no", "token limits (100, 50)."),
+        ({"temperature": 0.5}, "no", "temperatures (1, 0.5)."),
+        ({"task": "multiplication"}, "no", "tasks (countdown, multiplication)."),
+    ],
+)
+def test_runs_are_compared_only_if_they_were_evaluated_alike(
+    other: dict[str, Any], comparable: str, says: str
+) -> None:
+    found, reason = compare.check_comparable([entry(), entry(**other)])
+    assert found == comparable
+    assert reason.endswith(says)
+
+
+def test_runs_of_older_versions_cannot_be_checked() -> None:
+    old = {key: value for key, value in entry().items() if key not in ("problems", "max_tokens")}
+    assert compare.check_comparable([old, entry()]) == ("unknown", compare.UNKNOWN)
+    assert compare.check_comparable([old, old]) == ("unknown", compare.UNKNOWN)
+    assert compare.check_comparable([old, entry(n=8)])[0] == "no", "what is known differs"
+    assert compare.check_comparable([entry()]) == ("", "")
+
+
+def test_a_paired_difference_and_its_interval_by_hand() -> None:
+    """Differences 1, 0, 0, 1 with mean 1/2; the last two problems are one cluster.
+
+    The clusters' sums of deviations are 1/2, -1/2 and 0: the variance is 3/2 * 1/2 / 16 = 3/64.
+    """
+    found = compare.paired_difference(entry(right=[0, 1, 2, 0]), entry(right=[2, 1, 2, 2]))
+    half = 1.959964 * math.sqrt(3 / 64)
+    assert found == {
+        "value": 0.5,
+        "low": pytest.approx(0.5 - half),
+        "high": pytest.approx(0.5 + half),
+    }
+    eight = entry(right=[8, 4, 8, 8], k=8)
+    assert compare.paired_difference(entry(right=[0, 1, 2, 0]), eight) == found, "as shares of k"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{}, {"right": [1]}, {"right": [0] * 4, "k": 0}, {"right": [0] * 4, "clusters": [0] * 4}],
+)
+def test_a_paired_difference_needs_whole_records(other: dict[str, Any]) -> None:
+    known = entry(right=[0, 1, 2, 0])
+    broken = entry(**other)
+    assert compare.paired_difference(broken, known) is None
+
+
+def test_settings_that_differ_are_listed(tmp_path: Path) -> None:
+    folders = [
+        fake_run.write(tmp_path / name, steps=2, **changes)
+        for name, changes in {
+            "a": {"seed": 0, "run.dir": "x"},
+            "b": {"seed": 3, "optimizer.learning_rate": 1e-5, "run.dir": "y"},
+        }.items()
+    ]
+    rows = told(*folders)["comparison"]["settings"]
+    assert {row["key"]: row["values"] for row in rows} == {
+        "seed": ["0", "3"],
+        "optimizer.learning_rate": ["0.0006", "1e-05"],
+    }
+    assert told(folders[0])["comparison"] is None
+
+
+# --- the current figures
+
+
+def test_the_current_figures_and_the_time_left_are_those_of_the_last_steps(tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=40, every=10)
+    lines = [line for line in records.read(folder / "metrics.jsonl") if line["step"] < 20]
+    (folder / "metrics.jsonl").unlink()
+    for line in lines:
+        records.append(folder / "metrics.jsonl", line)
+    evals = [line for line in records.read(folder / "eval.jsonl") if line["step"] <= 20]
+    (folder / "eval.jsonl").unlink()
+    for line in evals:
+        records.append(folder / "eval.jsonl", line)
+    run = told(folder)["runs"][0]
+    assert (run["done"], run["finished"]) == (20, False)
+    now = run["headline"]["now"]
+    assert now["steps"] == 5
+    assert now["accuracy"] == pytest.approx(0.2 + 0.6 * 17 / 40), "steps 16 to 20"
+    assert now["behaviour/attempts"] == pytest.approx(1 + 5 * now["accuracy"])
+    assert run["headline"]["left"] * 60 == pytest.approx(20 * 2.5 + 2 * 6), "and two evaluations"
+
+
+def test_peak_memory_is_that_of_the_run_although_a_resumed_process_starts_again(
+    tmp_path: Path,
+) -> None:
+    peaks = [1.0, 3.0, 2.0, None, 4.0]
+    columns: dict[str, Any] = {"memory/peak": lambda step: peaks[step]}
+    folder = fake_run.write(tmp_path / "run", steps=5, every=5, columns=columns)
+    assert told(folder)["runs"][0]["curves"]["steps"]["memory/peak"] == [1, 3, 3, 3, 4]
+
+
+def test_malformed_is_left_out_if_the_reward_has_no_part_for_the_form(tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2)
+    assert "malformed" in told(folder)["runs"][0]["curves"]["steps"]
+    text = (folder / "metrics.jsonl").read_text().replace('"reward/format"', '"reward/date"')
+    (folder / "metrics.jsonl").write_text(text)
+    assert "malformed" not in told(folder)["runs"][0]["curves"]["steps"]
 
 
 # --- alarms
@@ -524,7 +641,8 @@ def test_the_numbers_in_the_page_are_those_of_the_streams(run: Path, tmp_path: P
 
 def test_a_step_stands_after_what_came_before_it(run: Path) -> None:
     curves = told(run)["runs"][0]["curves"]
-    assert curves["steps"]["x/step"][:3] == [0, 1, 2]
+    assert curves["steps"]["x/step"][:3] == [1, 2, 3], "steps count from 1"
+    assert curves["dev"]["x/step"] == [0, 10, 20, 30, 40], "0 is before training"
     assert curves["steps"]["x/samples"][:3] == [0, 256, 512]
     assert curves["steps"]["x/minutes"][1] == pytest.approx(22.5 / 60)
     assert curves["dev"]["x/samples"] == [0, 2560, 5120, 7680, 10240]
@@ -627,7 +745,7 @@ def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
     found = {
         chart["title"]: chart for section in told(folder)["sections"] for chart in section["charts"]
     }
-    assert [line["label"] for line in found["The best of several"]["lines"]] == [
+    assert [line["label"] for line in found["The best of several answers"]["lines"]] == [
         "one of 1",
         "one of 2",
         "one of 16",
@@ -952,6 +1070,28 @@ def test_a_watched_run_is_told_as_it_grows(server: tuple[Path, str]) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("damaged\n{}\n")
     assert "metrics.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
+
+
+def test_what_cannot_be_shown_is_a_line_on_the_page_and_in_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2)
+    said: list[str] = []
+    live = Live(folder, said.append)
+
+    def broken(*args: Any) -> Any:
+        raise ZeroDivisionError("no\nsteps")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(story, "curves", broken)
+        for _ in range(2):
+            error = json.loads(live.data()[0])["error"]
+    assert error == f"the records in {folder} cannot be shown: ZeroDivisionError: no steps"
+    assert said == [error], "once"
+    assert json.loads(live.data()[0])["runs"][0]["done"] == 2
+    (folder / "metrics.jsonl").write_text("damaged\n{}\n")
+    assert "metrics.jsonl" in json.loads(live.data()[0])["error"]
+    assert len(said) == 2
 
 
 def test_only_this_machine_s_names_are_answered_and_only_this_page(

@@ -69,9 +69,7 @@ def entropy_collapse(streams: Streams) -> Alarm | None:
     """
     entropy, flat_groups = streams.get("entropy", ()), streams.get("flat_groups", ())
     flat_shares = flat_groups or [0.0] * len(entropy)
-    counted = [
-        value for value, share in zip(entropy, flat_shares, strict=False) if share < 1
-    ]
+    counted = [value for value, share in zip(entropy, flat_shares, strict=False) if share < 1]
     accuracy = trend(streams, "accuracy")
     start, end = mean(counted[:5]), mean(last(counted))
     if len(counted) < 10 or start is None or end is None or not accuracy:
@@ -148,9 +146,7 @@ def not_finite(streams: Streams) -> Alarm | None:
     ]
     null_steps: dict[str, list[float]] = {}
     for key, values in streams.items():
-        affected = [
-            step for step, value in zip(steps, values, strict=False) if math.isinf(value)
-        ]
+        affected = [step for step, value in zip(steps, values, strict=False) if math.isinf(value)]
         if affected:
             null_steps[key] = affected
     if not skipped and not null_steps:

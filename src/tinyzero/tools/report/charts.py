@@ -291,8 +291,7 @@ def spell_out(line: Line, present: Collection[str]) -> list[Line]:
 
     matched.sort(key=lambda match: (len(match[1]), match[1]))  # 2 before 16
     return [
-        line._replace(key=match[0], label=line.label.replace("*", match[1]))
-        for match in matched
+        line._replace(key=match[0], label=line.label.replace("*", match[1])) for match in matched
     ]
 
 
@@ -325,5 +324,7 @@ LEFT_OUT: dict[str, str] = {
 }
 """What is recorded but not drawn, and why."""
 
-DERIVED = {"tokens/s": "Completion tokens sampled in the step, divided by its seconds of wall time."}
+DERIVED = {
+    "tokens/s": "Completion tokens sampled in the step, divided by its seconds of wall time."
+}
 """What the report itself computes from a step's record."""

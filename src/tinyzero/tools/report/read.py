@@ -155,7 +155,6 @@ class Recorded:
                 sink(record)
         return before != [tail.offset for tail, _ in self._tails]
 
-
     def headline_evaluations(self) -> list[dict[str, Any]]:
         """The evaluations that the headline shows: on test if there are two of them, or else on dev."""
         test = [entry for entry in self.evals if entry["split"] == "test"]

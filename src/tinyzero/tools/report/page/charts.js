@@ -1,14 +1,15 @@
-// One card a chart: curves over steps, answers or minutes, their legend, and the same numbers as a table.
+// One card per chart: curves over steps, answers or minutes, a legend, and the same numbers as a table.
 "use strict";
 
 const HEIGHT = 230;
-const drawn = new Set(); // every chart on the page, to be drawn anew when light turns dark
+const WHOLE = [...Array(13).keys()].flatMap((power) => [1, 2, 5].map((n) => n * 10 ** power)); // ticks that count
+const drawn = new Set(); // every chart on the page, to be redrawn when the colour scheme changes
 
-// The curves of a chart: {label, run, group, hue, x, y, low, high, raw, points, ...}. Over length, which goes up and
-// down, they are clouds of points.
+// The curves of a chart: {label, run, group, hue, x, y, low, high, raw, points, ...}. Over length, which rises and
+// falls, they are clouds of points.
 function curvesOf(spec, story, axis, picked) {
   const several = story.runs.length > 1;
-  const found = [];
+  const curves = [];
   for (const [r, run] of story.runs.entries()) {
     for (const [i, line] of spec.lines.entries()) {
       const source = run.curves[line.source];
@@ -16,14 +17,14 @@ function curvesOf(spec, story, axis, picked) {
       const y = source[line.key], x = source[`x/${axis}`], steps = line.source === "steps", cloud = axis === "length";
       const group = several ? groupOf(story, run) : i, window = steps && !cloud ? around(y) : null;
       const band = several ? null : window && spec.band ? window : { low: source[`${line.key}/low`], high: source[`${line.key}/high`] };
-      found.push({
+      curves.push({
         label: several ? nameOf(story, run) : line.label, run: run.name, group, hue: hue(several ? group : i), x, y,
         smooth: window ? window.mean : y, raw: window && !several, low: band?.low, high: band?.high,
         points: !steps || cloud, small: steps, only: line.source === "test", loose: line.source === "test" || cloud, finished: run.finished,
       });
     }
   }
-  return found;
+  return curves;
 }
 
 function groupOf(story, run) {
@@ -37,8 +38,8 @@ function nameOf(story, run) {
   return found ? found[0] : run.name;
 }
 
-// Around each number, over a window of a twentieth of the curve: the mean, and its 95 % interval by Student's t, as
-// far as the numbers scatter (so a little too wide where the curve climbs). A short curve is its own mean.
+// The mean over a window of a twentieth of the curve, and its 95 % interval by Student's t from the scatter in the
+// window (a little too wide while the curve rises). A short curve is its own mean.
 function around(values) {
   const half = Math.floor(values.length / 40);
   if (half === 0) return { mean: values };
@@ -58,13 +59,13 @@ function around(values) {
 function chartCard(spec) {
   const picker = el("select", { "aria-label": `curve of ${spec.title}` });
   const legend = el("div", { class: "legend" }), place = el("small");
-  const plot = el("div", { class: "plot", tabindex: 0, role: "application", "aria-roledescription": "chart" }); // arrow keys are its own
+  const plot = el("div", { class: "plot", tabindex: 0, role: "application", "aria-roledescription": "chart" }); // it handles arrow keys itself
   const numbers = el("div");
-  const details = el("details", {}, el("summary", {}, "Table and meaning"), numbers);
+  const details = el("details", {}, el("summary", {}, "Table and definitions"), numbers);
   const node = el("figure", { class: "card chart" },
     el("figcaption", {}, el("h3", {}, spec.title), el("span", {}, picker, place), el("p", {}, spec.says)), legend, plot, details);
   const card = { node, spec, u: null, curves: [], baselines: [] };
-  let last = null; // what was last drawn, for what happens between updates
+  let last = null; // what was drawn last, for events between updates
 
   card.update = (fresh, story, axis) => {
     last = { story, axis };
@@ -86,7 +87,7 @@ function chartCard(spec) {
       fit();
     }
     const heard = [...curves.map((c) => said(c, spec.form)), ...card.baselines.map((b) => `${b.label} at ${written(b.value, spec.form)}`)];
-    plot.setAttribute("aria-label", `${spec.title}: ${heard.join("; ")}. Arrow keys read the curves; the table follows.`);
+    plot.setAttribute("aria-label", `${spec.title}: ${heard.join("; ")}. Use the arrow keys to read the curves. A table follows.`);
     card.read = (i) => showLegend(legend, place, card, story, axis, i);
     card.read(null);
     if (details.open) fill();
@@ -103,7 +104,7 @@ function chartCard(spec) {
     const i = Math.min(xs.length - 1, Math.max(0, from + turn));
     card.u.setCursor({ left: card.u.valToPos(xs[i], "x"), top: 0 });
   });
-  for (const [event, live] of [["focus", "polite"], ["blur", "off"]]) // every legend follows the cursor: one is read out
+  for (const [event, live] of [["focus", "polite"], ["blur", "off"]]) // every legend follows the cursor, but only one is read out
     plot.addEventListener(event, () => [place, legend].forEach((node) => node.setAttribute("aria-live", live)));
   const fit = () => {
     const width = Math.floor(plot.clientWidth);
@@ -114,13 +115,13 @@ function chartCard(spec) {
   return card;
 }
 
-// One x for all curves; each curve gives its drawn line, and if it has them its raw line and its bounds.
+// One x for all curves. Each curve gives its drawn line and, if it has them, its raw line and its bounds.
 function joined(curves) {
   const tables = curves.map((c) => ordered([c.x, c.smooth, ...(c.raw ? [c.y] : []), ...(c.low ? [c.low, c.high] : [])]));
   return tables.length ? uPlot.join(tables) : [[]];
 }
 
-// By the first column, without the rows that lack it: along its length a curve goes to and fro.
+// Sort by the first column, without the rows that lack it: over length a curve is not in order.
 function ordered(columns) {
   const [xs] = columns;
   const rows = [...xs.keys()].filter((i) => xs[i] !== null).sort((a, b) => xs[a] - xs[b]);
@@ -148,7 +149,7 @@ function options(card, story, axis) {
     width: 300, height: HEIGHT, series, bands, legend: { show: false },
     scales: { x: { time: false }, y: { range: (u, low, high) => bounds(low, high, form, card.baselines) } },
     axes: [
-      { ...ink, size: 26, labelSize: 18, labelGap: 0, labelFont: "12px system-ui, sans-serif", label: story.axes[axis], space: 60, values: (u, vs) => vs.map((v) => count(v)) },
+      { ...ink, size: 26, labelSize: 18, labelGap: 0, labelFont: "12px system-ui, sans-serif", label: story.axes[axis], space: 60, values: (u, vs) => vs.map((v) => count(v)), ...(["step", "samples"].includes(axis) ? { incrs: WHOLE } : {}) },
       { ...ink, size: 52, space: 34, values: (u, vs) => vs.map((v) => written(v, form)) },
     ],
     cursor: { y: false, sync: { key: "tinyzero", scales: ["x", null] }, drag: { x: true, y: false } },
@@ -159,7 +160,7 @@ function options(card, story, axis) {
   };
 }
 
-// Shares that come near the whole show it all; what is never negative starts at zero; baselines are never off the plot.
+// Shares above 40 % show the whole range. What is never negative starts at zero. Baselines are always in the plot.
 function bounds(low, high, form, baselines) {
   if (low === null || high === null) return [0, 1];
   [low, high] = [Math.min(low, ...baselines.map((b) => b.value)), Math.max(high, ...baselines.map((b) => b.value))];
@@ -174,7 +175,7 @@ function drawBaselines(u, baselines) {
   ctx.font = `${11 * ratio}px system-ui, sans-serif`;
   ctx.textAlign = "right";
   ctx.setLineDash([4 * ratio, 4 * ratio]);
-  let words = Infinity; // where the label below stands: labels of close lines are stacked
+  let words = Infinity; // where the label below is: labels of close lines are stacked
   for (const b of [...baselines].sort((one, other) => one.value - other.value)) {
     const y = Math.round(u.valToPos(b.value, "y", true)), end = u.bbox.left + u.bbox.width;
     words = Math.min(y - 4 * ratio, words - 13 * ratio);
@@ -188,7 +189,7 @@ function drawBaselines(u, baselines) {
   ctx.restore();
 }
 
-// What the legend reads at a place of the joined x: each curve's nearest number, and of a group their mean.
+// The legend at a position of the joined x: the nearest number of each curve, or the mean of a group.
 function showLegend(legend, place, card, story, axis, index) {
   const x = index === null || index === undefined ? null : card.u.data[0][index];
   const groups = new Map();
@@ -207,8 +208,14 @@ function showLegend(legend, place, card, story, axis, index) {
     const words = `${written(mean, card.spec.form)}${g.bounds ? ` ${interval(g.bounds, card.spec.form)}` : ""}`;
     return el("span", {}, swatch, `${g.label} `, el("b", {}, words));
   });
-  place.textContent = x === null ? "at the end" : `at ${count(x)} ${story.axes[axis]}`;
+  place.textContent = x !== null ? positionName(x, axis, story) : story.runs.every((run) => run.finished) ? "at the end" : isLive ? "now" : "so far";
   legend.replaceChildren(...items);
+}
+
+// Whole steps, 0 before training; other axes with their unit.
+function positionName(x, axis, story) {
+  if (axis === "step") return x === 0 ? "before training" : `step ${count(x)}`;
+  return `at ${count(x)} ${story.axes[axis]}`;
 }
 
 function lastAt(values) {
@@ -225,16 +232,16 @@ function nearest(xs, ys, x) {
 
 function said(curve, form) {
   const last = lastAt(curve.y), first = curve.y.findIndex((v) => v !== null);
-  return last === null ? `${curve.label}, nothing yet` : `${curve.label} from ${written(curve.y[first], form)} to ${written(curve.y[last], form)}`;
+  return last === null ? `${curve.label}, no data yet` : `${curve.label} from ${written(curve.y[first], form)} to ${written(curve.y[last], form)}`;
 }
 
 function meaning(spec) {
-  return el("dl", {}, Object.entries(spec.means).flatMap(([key, means]) => [el("dt", {}, el("code", {}, key)), el("dd", {}, means ?? "not in the glossary")]));
+  return el("dl", {}, Object.entries(spec.means).flatMap(([key, means]) => [el("dt", {}, el("code", {}, key)), el("dd", {}, means ?? "no description")]));
 }
 
 function chartTable(card, story, axis) {
   const tables = card.curves.map((c) => ordered([c.x, c.y, ...(c.low ? [c.low, c.high] : [])]));
-  if (!tables.length) return el("p", {}, "Nothing yet.");
+  if (!tables.length) return el("p", {}, "No data yet.");
   const [xs, ...columns] = uPlot.join(tables);
   const heads = card.curves.flatMap((c) => [story.runs.length > 1 ? c.run : c.label, ...(!c.low ? [] : c.raw ? ["mean from", "to"] : ["low", "high"])]);
   const base = card.baselines.map((b) => written(b.value, card.spec.form));

@@ -1,4 +1,4 @@
-// Elements, numbers and words. Text is only ever set as text: what a model wrote can be anything.
+// Elements, numbers and words. Text is only ever set as text, because a model can write anything.
 "use strict";
 
 function el(tag, attributes = {}, ...children) {
@@ -12,7 +12,7 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-// A number as it is read: shares in percent, bytes in GiB, others with three digits that matter.
+// A number for a reader: shares in percent, bytes in GiB, others with three significant digits.
 function written(value, form = "number") {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (form === "share") return `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)}\u202f%`; // a narrow space
@@ -25,7 +25,7 @@ function written(value, form = "number") {
   return String(Number(value.toPrecision(3)));
 }
 
-// A large count in a few characters: 25,600 and 3.1 M.
+// A large count in a few characters: 25,600 or 3.1 M.
 function count(value) {
   return value >= 1e6 && value < 1e9 ? `${(value / 1e6).toPrecision(3)} M` : written(value);
 }
@@ -63,7 +63,7 @@ function table(head, rows, caption) {
         el("tr", {}, el("th", { scope: "row" }, first), rest.map((cell) => el("td", {}, cell)))))));
 }
 
-// Scores beside each other on a scale from 0 to 1: a table whose picture is its own last column.
+// Scores side by side on a scale from 0 to 1: a table whose last column is a picture.
 // rows: {label, note, marks: [{value, low, high, hue, hollow, name}], ceiling, shortcut}
 function dots(rows, caption) {
   const place = (node, value) => (node.style.left = `${100 * value}%`, node);
