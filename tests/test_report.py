@@ -1254,3 +1254,44 @@ def test_every_alarm_does_without_any_column() -> None:
         alarms.find_alarms({k: v for k, v in whole.items() if k != key})
         alarms.find_alarms({key: whole[key]})
     alarms.find_alarms({})
+
+
+def test_a_run_of_ones_own_algorithm_and_task_is_reported_watched_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The repository's own examples, trained for two real steps."""
+    examples = Path(__file__).parent.parent / "examples"
+    folder = tmp_path / "own"
+    settings = {
+        "--algorithm": f"{examples / 'my_algorithm.py'}:RAFT",
+        "--task": f"{examples / 'my_task.py'}:BeatTheSum",
+        "--steps": 2,
+        "--rollout.prompts": 2,
+        "--rollout.samples": 4,
+        "--rollout.max_tokens": 60,
+        "--eval.every": 1,
+        "--eval.problems": 4,
+        "--eval.test_problems": 4,
+        "--eval.max_tokens": 60,
+        "--model.threads": 1,
+        "--run.dir": folder,
+    }
+    arguments = [str(part) for pair in settings.items() for part in pair]
+    assert cli.main(["train", *arguments]) == 0
+    assert cli.main(["report", str(folder)]) == 0
+    (run,) = data_of((folder / "report.html").read_text())["runs"]
+    assert run["finished"]
+    assert run["algorithm"]["name"].endswith("RAFT")
+    assert [alarm["title"] for alarm in run["alarms"] if alarm["title"] == "A check failed"] == []
+    assert "malformed" not in run["curves"]["steps"], "its reward has no part for the form"
+    assert "imitated" in run["curves"]["steps"]
+    assert json.loads(Live(folder).data()[0])["runs"][0]["headline"] == run["headline"]
+
+    fake_run.write(tmp_path / "other", steps=2, every=1)
+    page = tmp_path / "page.html"
+    assert cli.main(["report", str(folder), str(tmp_path / "other"), "--out", str(page)]) == 0
+    compared = data_of(page.read_text())["comparison"]
+    assert compared["comparable"] == "no"
+    assert "different tasks" in compared["reason"]
+    keys = {row["key"] for row in compared["settings"]}
+    assert {"task.name", "algorithm.name", "rollout.samples"} <= keys
