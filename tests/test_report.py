@@ -201,11 +201,15 @@ def entry(**changes: Any) -> dict[str, Any]:
     [
         ({}, "yes", ""),
         ({"k": 8}, "yes", ""),
-        ({"problems": "cd"}, "no", "with different problems."),
-        ({"n": 8, "problems": "cd"}, "no", "numbers of problems (4, 8) and problems."),
-        ({"max_tokens": 50}, "no", "token limits (100, 50)."),
-        ({"temperature": 0.5}, "no", "temperatures (1, 0.5)."),
-        ({"task": "multiplication"}, "no", "tasks (countdown, multiplication)."),
+        ({"problems": "cd"}, "no", "differ in the problems."),
+        ({"n": 8, "problems": "cd"}, "no", "differ in the number of problems (4 or 8)."),
+        ({"temperature": 0.5}, "no", "differ in the temperature (1 or 0.5)."),
+        (
+            {"task": "multiplication", "problems": "cd", "n": 5, "max_tokens": 50},
+            "no",
+            "differ in the task (countdown or multiplication), the number of problems (4 or 5) "
+            "and the token limit (100 or 50).",
+        ),
     ],
 )
 def test_runs_are_compared_only_if_they_were_evaluated_alike(
@@ -1292,6 +1296,6 @@ def test_a_run_of_ones_own_algorithm_and_task_is_reported_watched_and_compared(
     assert cli.main(["report", str(folder), str(tmp_path / "other"), "--out", str(page)]) == 0
     compared = data_of(page.read_text())["comparison"]
     assert compared["comparable"] == "no"
-    assert "different tasks" in compared["reason"]
+    assert "differ in the task (" in compared["reason"]
     keys = {row["key"] for row in compared["settings"]}
     assert {"task.name", "algorithm.name", "rollout.samples"} <= keys

@@ -286,7 +286,7 @@ def test_filters_choose_among_the_samples(browser: Any, report: str) -> None:
         page.get_by_role("button", name="Show all").click()
         tally = page.locator(".tally")
         everything = tally.inner_text()
-        assert everything.startswith("27 answers of the 27"), "of three problems, and one more"
+        assert everything.startswith("27 of the 27 answers"), "of three problems, and one more"
         page.locator("#filter-outcome").select_option("right")
         assert all("right" in text for text in page.locator(".sample .verdict").all_inner_texts())
         page.locator("#filter-step").select_option("20")
@@ -296,7 +296,7 @@ def test_filters_choose_among_the_samples(browser: Any, report: str) -> None:
         page.locator("#filter-kind").select_option("backtrack")
         assert cards.count() == 1
         page.locator("#filter-outcome").select_option("wrong")
-        assert tally.inner_text() == "2 answers of the 27 on this page, 0 right", (
+        assert tally.inner_text() == "2 of the 27 answers on this page, 0 right", (
             "the other two problems"
         )
         page.get_by_role("button", name="Show all").click()
@@ -504,7 +504,7 @@ def test_runs_are_ranked_only_if_they_were_evaluated_alike(browser: Any, tmp_pat
     assert "bb\t+50.0\t[" in table, "2 of 4 problems went from 0 to 2 of 2"
     write("bb", **(same | {"max_tokens": 50}), right=[2, 1, 2, 2])
     sentence, table = top()
-    assert "different token limits (100, 50)" in sentence
+    assert "differ in the token limit (100 or 50)" in sentence
     assert "Difference to" not in table
 
 

@@ -12,14 +12,14 @@ from tinyzero.tools.report.read import Recorded
 
 Z = 1.959964  # a normal variable lies within ± this in 95 % of the cases
 SAME = {
-    "task": "tasks",
-    "split": "splits",
-    "n": "numbers of problems",
-    "problems": "problems",
-    "max_tokens": "token limits",
-    "temperature": "temperatures",
+    "task": "the task",
+    "split": "the split",
+    "n": "the number of problems",
+    "problems": "the problems",
+    "max_tokens": "the token limit",
+    "temperature": "the temperature",
 }
-"""What must be equal in two evaluations whose scores are compared, each in the plural."""
+"""What must be equal in two evaluations whose scores are compared."""
 
 UNKNOWN = (
     "Whether these scores can be compared cannot be checked: a record of an older version does not "
@@ -64,17 +64,21 @@ def check_comparable(finals: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if len(finals) < 2:
         return "", ""
 
-    differing = []
-    for key, plural in SAME.items():
+    differing = {}
+    for key in SAME:
         values = list(dict.fromkeys(final[key] for final in finals if key in final))
-        if len(values) > 1 and key == "problems":
-            differing.append(plural)
-        elif len(values) > 1:
-            differing.append(f"{plural} ({', '.join(_written(value) for value in values)})")
+        if len(values) > 1:
+            differing[key] = " or ".join(_written(value) for value in values)
+    if "task" in differing or "n" in differing:
+        differing.pop("problems", None)  # they are different in any case
     if differing:
+        parts = [
+            SAME[key] if key == "problems" else f"{SAME[key]} ({values})"
+            for key, values in differing.items()
+        ]
+        listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
         return "no", (
-            "These scores cannot be compared: the runs were evaluated with different "
-            f"{' and '.join(differing)}."
+            f"These scores cannot be compared, because the evaluations differ in {listed}."
         )
 
     is_known = all("problems" in final and "max_tokens" in final for final in finals)

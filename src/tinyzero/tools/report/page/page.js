@@ -157,7 +157,7 @@ function alarms() {
   const checks = [...new Set(data.runs.flatMap((run) => run.checks))];
   const looked = el("details", {}, el("summary", {}, `What was checked (${checks.length})`), el("ul", {}, checks.map((c) => el("li", {}, c))));
   const node = el("section", { id: "alarms", class: found.length ? "card alarming" : "card calm" });
-  if (!found.length) node.append(el("h2", {}, "No alarms"), el("p", {}, "The usual signs of trouble do not show in the records."), looked);
+  if (!found.length) node.append(el("h2", {}, "No alarms"), el("p", {}, "The records show none of the usual signs of trouble."), looked);
   else node.append(
     el("h2", {}, found.length === 1 ? "One alarm" : `${found.length} alarms`),
     el("ul", { class: "alarms" }, found.map((a) => el("li", {}, el("b", {}, data.runs.length > 1 ? `${a.run}: ${a.title}` : a.title), el("p", {}, a.seen), el("p", { class: "advice" }, a.advice)))), looked);

@@ -54,7 +54,7 @@ function sampleSection() {
   function show() {
     for (const [name, select] of Object.entries(selects)) select.value = chosen[name];
     const matching = all.filter(fits);
-    tally.textContent = `${plural(matching.length, "answer")} of the ${all.length} on this page, ${matching.filter((s) => s.right).length} right`;
+    tally.textContent = `${written(matching.length)} of the ${plural(all.length, "answer")} on this page, ${matching.filter((s) => s.right).length} right`;
     cards.replaceChildren(...matching.slice(0, most).map((s) => sampleCard(s, story.runs.length > 1)));
     more.hidden = matching.length <= most;
     clear.hidden = Object.values(chosen).every((value) => value === "");
