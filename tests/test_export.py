@@ -273,7 +273,7 @@ def test_the_card_tells_the_scores_of_the_run(exported: Path, run: Path) -> None
     assert ["samples", "8"] in rows
     assert "](curve.png)" in card
     assert (exported / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert "no language" not in card, "it was not made from a bundled base"
+    assert "any language" not in card, "it was not made from a bundled base"
 
 
 def test_a_card_of_an_earlier_checkpoint_knows_nothing_of_later_steps(
@@ -297,7 +297,7 @@ def test_a_model_in_a_run_s_folder_that_is_no_checkpoint_s(run: Path, tmp_path: 
     shutil.copytree(run / "checkpoints" / "step_000002" / "model", again / "merged")
     assert cli.main(["export", str(again / "merged"), str(out)]) == 0
     card = (out / "README.md").read_text()
-    assert "How it was made is not known here." in card
+    assert "How it was trained is not known." in card
     assert "prompt = " in card, "how it is asked is known"
 
 
@@ -305,12 +305,12 @@ def test_a_card_says_what_a_run_needs_besides() -> None:
     record = {"samples/generated": 4, "time/elapsed": 60.0}
     config = resolve(read_recipe("laptop"), {"task.name": "my_task.py:Mine"})
     said = export._training(config, export.History(1, [record], []))
-    assert "repeats the run where `my_task.py:Mine`, no part of TinyZero, can be loaded:" in said
+    assert said.endswith("It needs `my_task.py:Mine`, which is not part of TinyZero.")
 
 
 def test_a_run_that_scored_nothing_says_so() -> None:
     run = export.History(5, [], [])
-    assert export._scores(run) == "The run scored nothing before this step."
+    assert export._scores(run) == "The run was not evaluated before this step."
     early = {
         "split": "dev",
         "n": 4,
@@ -322,7 +322,16 @@ def test_a_run_that_scored_nothing_says_so() -> None:
     }
     said = export._scores(export.History(5, [], [early]))
     assert "| dev | 4 | 2 | 0.500 [0.100, 0.900] |" in said
-    assert "trained for 3 steps more" in said
+    assert "trained for another 3 steps after" in said
+
+
+def test_limits_leave_out_a_figure_that_does_not_apply() -> None:
+    scored = {"split": "test", "step": 1, "truncated": 0.25, "malformed": 0.5, "reward/format": 0.5}
+    said = export._limits(None, export.History(1, [], [scored]))
+    assert "After 1 step, 25.0% of its answers were cut at the token limit, and 50.0% ended" in said
+    del scored["reward/format"]
+    said = export._limits(None, export.History(1, [], [scored]))
+    assert said.endswith("were cut at the token limit.")
 
 
 def test_the_card_begins_as_the_hub_reads_it(exported: Path, bundled: Path) -> None:
@@ -338,7 +347,7 @@ def test_the_card_begins_as_the_hub_reads_it(exported: Path, bundled: Path) -> N
     hub = export._front_matter(config, export.History(1, [], []))
     assert 'base_model: "Qwen/Qwen2.5-3B"' in hub
     assert '"Mine"]' in hub
-    assert "How it was made is not known here." in (bundled / "README.md").read_text()
+    assert "How it was trained is not known." in (bundled / "README.md").read_text()
 
 
 def test_the_cards_own_lines_run(
@@ -384,7 +393,7 @@ def test_a_model_that_chats(
 def test_a_folder_of_which_nothing_is_known(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert cli.main(["export", str(base), str(out)]) == 0
-    assert "How it was made is not known here." in (out / "README.md").read_text()
+    assert "How it was trained is not known." in (out / "README.md").read_text()
     assert not (out / "recipe.toml").exists()
     assert (
         load_file(out / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
@@ -558,7 +567,7 @@ def test_what_keeps_from_pushing_is_said_before_anything_is_made(
     assert "log in with `hf auth login`, or set HF_TOKEN" in refused(capsys, *command, "ada/mine")
     monkeypatch.setenv("HF_TOKEN", "good")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "could not be asked" in refused(capsys, *command, "ada/mine")
+    assert "could not be reached" in refused(capsys, *command, "ada/mine")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "offline" in refused(capsys, *command, "ada/mine")
     assert list(tmp_path.iterdir()) == []
@@ -576,6 +585,6 @@ def test_a_push_that_breaks_off_leaves_the_folder_and_says_how_to_go_on(
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     out = tmp_path / "out"
     said = refused(capsys, "export", run, out, "--push", "ada/mine")
-    assert f"{out} is whole, but not pushed (`hf upload ada/mine {out}` tries again)" in said
+    assert f"{out} is complete, but not pushed (`hf upload ada/mine {out}` tries again)" in said
     assert "500" in said
     models.load_model(str(out))
