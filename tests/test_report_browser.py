@@ -1,4 +1,4 @@
-"""The report's page in a real browser: no complaint, no overflow, and everything does what it says."""
+"""The report's page in a real browser: no errors, no overflow, and every control works."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ EVIL = "<script>window.evil=1</script><img src=x onerror=window.evil=1></script>
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium of this machine."""
+    """A headless Chromium that is installed on this machine."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright: pip install tinyzero[dev]"
     )
@@ -49,7 +49,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the report of a run with an alarm, an evil text and a grown answer."""
+    """The report of a run with an alarm, a malicious text and an answer that became right."""
     folder = tmp_path_factory.mktemp("runs") / "made-up-0"
     fake_run.write(folder, columns={"truncated": lambda step: 0.4})
     records.append(
@@ -68,7 +68,7 @@ BASELINES = {"forced to go on": {"value": 0.05, "low": 0.03, "high": 0.08, "toke
 
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the report of a run that hardly learned, with baselines below and above its curves."""
+    """The report of a run that did not learn, with baselines below and above its curves."""
     folder = tmp_path_factory.mktemp("controlled") / "run"
     fake_run.write(folder, columns={"accuracy": lambda step: 0.2})
     evals = list(records.read(folder / "eval.jsonl"))
@@ -84,7 +84,7 @@ def controlled(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the report of four runs."""
+    """The report of four runs."""
     place = tmp_path_factory.mktemp("grid")
     for seed in range(4):
         fake_run.write(
@@ -112,7 +112,7 @@ rloo = { "algorithm.name" = "rloo" }
 def opened(
     browser: Any, address: str, width: int = 1440, dark: bool = False, quiet: bool = True
 ) -> Iterator[Any]:
-    """The page, of which nothing is complained in the console, and which asks nobody else for anything."""
+    """The opened page. Its console must stay empty, and it must load nothing from elsewhere."""
     context = browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if dark else "light",
@@ -163,7 +163,7 @@ def test_one_run_fits_in_light_and_dark_with_everything_unfolded(
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_several_runs_fit_and_lie_over_each_other(browser: Any, several: str, width: int) -> None:
+def test_several_runs_fit_and_share_their_charts(browser: Any, several: str, width: int) -> None:
     with opened(browser, several, width) as page:
         assert overflow(page) == 0
         figures = page.get_by_role("region", name="Every run in figures")
@@ -187,7 +187,9 @@ def test_several_runs_fit_and_lie_over_each_other(browser: Any, several: str, wi
         assert overflow(page) == 0
 
 
-def test_numbers_stand_under_their_own_run_where_one_has_none(browser: Any, tmp_path: Path) -> None:
+def test_numbers_are_in_the_column_of_their_run_if_one_has_none(
+    browser: Any, tmp_path: Path
+) -> None:
     for i, name in enumerate("abc"):
         kl = {"kl": lambda step, i=i: 0.5 + i} if name != "a" else {}
         fake_run.write(tmp_path / name, steps=10, columns=kl)
@@ -200,7 +202,7 @@ def test_numbers_stand_under_their_own_run_where_one_has_none(browser: Any, tmp_
         assert chart.locator("tbody tr").first.locator("td").all_inner_texts() == ["1.5", "2.5"]
 
 
-# The share of dark pixels along heights of the first plot: about half of a dashed line.
+# The share of dark pixels at given heights of the first plot: about half for a dashed line.
 DARK = """(values) => {
   const { u } = [...drawn][0], { left, width } = u.bbox;
   const { data } = u.ctx.getImageData(left, 0, width, u.ctx.canvas.height);
@@ -212,14 +214,12 @@ DARK = """(values) => {
 }"""
 
 
-def test_baselines_are_drawn_within_the_plot_heard_and_in_the_table(
-    browser: Any, controlled: str
-) -> None:
+def test_baselines_are_in_the_plot_its_label_and_its_table(browser: Any, controlled: str) -> None:
     with opened(browser, controlled) as page:
         chart = page.locator("figure.chart").first
         low, high = page.evaluate("(({ min, max }) => [min, max])([...drawn][0].u.scales.y)")
         for name, b in BASELINES.items():
-            assert low < b["value"] < high < 0.5, "on the plot, which is no larger than it need be"
+            assert low < b["value"] < high < 0.5, "in the plot, which is no larger than needed"
             words = f"{name} at {100 * b['value']:.{int(b['value'] < 0.1)}f}\u202f%"
             assert words in (chart.locator(".plot").get_attribute("aria-label") or "")
         chart.locator("summary").click()
@@ -232,7 +232,7 @@ def test_baselines_are_drawn_within_the_plot_heard_and_in_the_table(
         ]
         *on_lines, off = page.evaluate(DARK, [*(b["value"] for b in BASELINES.values()), 0.28])
         assert all(0.3 < share < 0.9 for share in on_lines)
-        assert off < 0.1, "there is no line where no baseline is"
+        assert off < 0.1, "only baselines have a line"
 
 
 def test_a_grid_is_a_matrix_of_its_choices(browser: Any, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_grid_is_a_matrix_of_its_choices(browser: Any, tmp_path: Path) -> None
         figures = page.get_by_role("region", name="Every run in figures")
         assert figures.locator("tbody tr").count() == 8
         legend = page.locator("figure.chart").first.locator(".legend span")
-        assert legend.count() == 4, "the seeds of a choice are one"
+        assert legend.count() == 4, "the seeds of a choice share an entry"
         assert overflow(page) == 0
 
 
@@ -306,19 +306,17 @@ def test_filters_choose_among_the_samples(browser: Any, report: str) -> None:
         assert "checks, then revises" in cards.first.inner_text()
 
 
-def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(
-    browser: Any, report: str
-) -> None:
+def test_curves_are_read_with_the_keyboard_and_in_a_table(browser: Any, report: str) -> None:
     with opened(browser, report) as page:
         chart = page.locator(
             "figure.chart", has=page.get_by_role("heading", name="Tokens per answer")
         )
         assert "wrong 69.3" in chart.locator(".legend").inner_text(), "the last of 30.25 + step"
         plot = chart.locator(".plot")
-        assert plot.get_attribute("role") == "application", "its arrow keys are its own"
+        assert plot.get_attribute("role") == "application", "it handles arrow keys itself"
         plot.focus()
         assert page.locator("[aria-live=polite]").count() == 2, (
-            "of all legends, one is read out, and where it is"
+            "only one legend is read out, with its position"
         )
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
@@ -373,7 +371,7 @@ def test_the_band_of_a_training_curve_is_students_interval_of_its_neighbours(
         middle = [found[key][2] for key in ("mean", "low", "high")]
         assert middle == pytest.approx([0.4, 0.4 - half, 0.4 + half], rel=0.01)
         assert found["mean"][5] is None
-        assert page.evaluate("around([1, 2])") == {"mean": [1, 2]}, "too short a curve has none"
+        assert page.evaluate("around([1, 2])") == {"mean": [1, 2]}, "a very short curve has no band"
         chart = page.locator(
             "figure.chart", has=page.get_by_role("heading", name="Reward", exact=True)
         )
@@ -388,7 +386,7 @@ def test_the_band_of_a_training_curve_is_students_interval_of_its_neighbours(
         ]
 
 
-def test_the_first_thing_the_tab_key_reaches_leads_past_the_rest(browser: Any, report: str) -> None:
+def test_the_tab_key_first_reaches_a_link_to_the_results(browser: Any, report: str) -> None:
     with opened(browser, report) as page:
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
@@ -401,7 +399,7 @@ def test_the_first_thing_the_tab_key_reaches_leads_past_the_rest(browser: Any, r
         assert {"SUMMARY", "A", "BUTTON", "plot", "thinking"} <= reached
 
 
-def test_alarms_stand_before_the_curves(browser: Any, report: str) -> None:
+def test_alarms_and_answers_come_before_the_curves(browser: Any, report: str) -> None:
     with opened(browser, report) as page:
         ids = page.locator("main > section").evaluate_all("(nodes) => nodes.map((n) => n.id)")
         assert ids[:3] == ["alarms", "samples", "accuracy"], "written answers before the curves"
@@ -508,7 +506,7 @@ def test_runs_are_ranked_only_if_they_were_evaluated_alike(browser: Any, tmp_pat
     assert "Difference to" not in table
 
 
-def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> None:
+def test_the_live_page_updates_itself(browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     with Server(folder, "127.0.0.1", 0) as server:
@@ -530,10 +528,10 @@ def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> No
             records.append(folder / "metrics.jsonl", fake_run.step_record(10, 20) | {"kl": 0.5})
             page.get_by_role("heading", name="KL").wait_for()
             assert page.locator(".setup").get_attribute("open") is not None, (
-                "what was unfolded stays so"
+                "what was unfolded stays unfolded"
             )
             assert page.evaluate("document.activeElement.textContent") == "Problem types", (
-                "and a link in use is kept"
+                "and a link with the focus is kept"
             )
             heard = page.locator(".plot").first.get_attribute("aria-label") or ""
             assert "best of 8 at 38" in heard, "measured since the chart was first drawn"

@@ -1,4 +1,4 @@
-"""The page to play on: what it is told, what it is refused, and how it looks to a browser and to a stranger."""
+"""The play page: its requests and answers, what it refuses, and how it behaves in a real browser."""
 
 import http.client
 import json
@@ -37,7 +37,7 @@ ASKED = {"line": "24 from 3 5 12"}
 def player(
     script: Callable[[str, int], str], name: str = "scripted", max_tokens: int = 200
 ) -> Candidate:
-    """A model that says what a script tells it to, token by token."""
+    """A model that writes what a script says, token by token."""
     tokenizer = tiny.tokenizer()
     encode = partial(models.encode_prompt, tokenizer)
     sampler = ScriptedSampler(script, encode, models.decoder(tokenizer))
@@ -45,7 +45,7 @@ def player(
 
 
 def candidate(name: str, size: int, sampler: Any, encode: Any, params: SamplingParams) -> Candidate:
-    """A model that can be asked; `serving` gives it the task."""
+    """A model on the page; `serving` sets its task."""
     return Candidate(name, size, Player(Countdown(), sampler, encode, "compact"), params)
 
 
@@ -72,7 +72,7 @@ def serving(*candidates: Candidate, task: Task | None = None) -> Iterator[Server
 def send(
     server: Server, path: str, body: Any = None, method: str = "POST", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, str]:
-    """One request, as a browser on the page sends it, save for `headers`; one of "" is left out."""
+    """Send a request as a browser on the page does, with other `headers`; a header of "" is left out."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
     own = f"127.0.0.1:{server.server_port}"
     sent = {"Host": own} | (
@@ -89,14 +89,14 @@ def send(
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """Server-sent events, by the letter of their format."""
+    """The JSON objects of server-sent events, whose format is checked strictly."""
     parts = text.split("\n\n")
     assert parts.pop() == ""
     assert all(part.startswith("data: ") and "\n" not in part for part in parts)
     return [json.loads(part.removeprefix("data: ")) for part in parts]
 
 
-def test_a_thought_comes_token_by_token_with_its_prompt_and_its_verdict() -> None:
+def test_an_answer_comes_token_by_token_with_its_prompt_and_verdict() -> None:
     with serving(scripted()) as server:
         status, headers, text = send(server, "/think", ASKED)
     assert (status, headers.get_content_type()) == (200, "text/event-stream")
@@ -128,7 +128,7 @@ def test_the_verdict_is_the_graders_not_the_models() -> None:
         }
 
 
-def test_each_model_is_asked_by_its_number_and_with_what_the_page_says() -> None:
+def test_the_page_chooses_the_model_the_seed_and_the_temperature() -> None:
     asked = []
 
     class Watched(ScriptedSampler):
@@ -155,7 +155,7 @@ def test_each_model_is_asked_by_its_number_and_with_what_the_page_says() -> None
     assert asked == [("b", 4, 0), ("a", 5, 1.5)]
 
 
-def test_problems_are_drawn_from_the_test_split_and_asked_by_their_number() -> None:
+def test_problems_are_drawn_from_the_test_split_by_index() -> None:
     task = Countdown()
     with serving(scripted(), task=task) as server:
         drawn = json.loads(send(server, "/draw", {"index": 3})[2])
@@ -169,7 +169,7 @@ def test_problems_are_drawn_from_the_test_split_and_asked_by_their_number() -> N
 
 
 class Greet:
-    """A task without words for its problems, whose reward raises."""
+    """A task that cannot be posed, and whose reward raises."""
 
     def problem(self, split: Split, index: int) -> Problem:
         return Problem(f"{index}", {"who": index}, split, f"{index}")
@@ -200,7 +200,7 @@ def test_a_task_that_cannot_be_posed_and_whose_reward_raises() -> None:
 
 
 class Careless(Countdown):
-    """A task whose methods raise whatever they like, in several lines."""
+    """A task whose methods raise errors of several lines."""
 
     def pose(self, line: str) -> Problem:
         return Problem(line, {"numbers": [int(word) for word in line.split("-")]}, "test", line)
@@ -227,7 +227,7 @@ def test_what_a_task_raises_is_one_line() -> None:
         assert json.loads(text)["error"].startswith("Odd raised KeyError: 'numbers' (")
 
 
-def test_what_nothing_expects_is_one_line_when_the_answer_has_begun() -> None:
+def test_an_unexpected_error_in_a_begun_answer_is_one_line() -> None:
     class Broken(ScriptedSampler):
         def stream(self, prompt: Any, params: SamplingParams) -> Iterator[str]:
             yield "1"
@@ -288,7 +288,7 @@ def test_a_problem_is_shown_by_its_question_and_never_by_its_answer(prompt: Any)
         (b"\xff", "send a JSON object"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_in_one_line(body: Any, says: str) -> None:
+def test_an_invalid_request_is_refused_in_one_line(body: Any, says: str) -> None:
     with serving(scripted()) as server:
         status, headers, text = send(server, "/think", body)
     assert (status, headers.get_content_type()) == (400, "application/json")
@@ -297,7 +297,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(body: Any, says: str) -> No
     assert "\n" not in error
 
 
-def test_a_context_that_is_too_small_is_said() -> None:
+def test_a_context_that_is_too_small_is_an_error() -> None:
     sampler = tiny.sampler(tiny.model())
     encode = partial(models.encode_prompt, tiny.tokenizer())
     small = candidate("small", 1, sampler, encode, SamplingParams(max_tokens=125))
@@ -323,7 +323,7 @@ def test_the_bundled_base_streams_what_it_generates() -> None:
 
 
 class Slow(ScriptedSampler):
-    """Says "1" for ever, each time when it is let, and tells who is still listening."""
+    """Writes "1" again each time it is allowed to, without end, and counts its open streams."""
 
     def __init__(self) -> None:
         encode = partial(models.encode_prompt, tiny.tokenizer())
@@ -341,7 +341,7 @@ class Slow(ScriptedSampler):
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether something comes to hold; what it waits for is another thread, so it may take a moment."""
+    """Whether a condition becomes true within ten seconds, because of another thread."""
     for _ in range(1000):
         if holds():
             return True
@@ -350,7 +350,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 def begin(server: Server, body: dict[str, Any]) -> http.client.HTTPResponse:
-    """Ask for a thought, and listen to it no further than its first events."""
+    """Ask for an answer and read only its first event."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
     connection.request("POST", "/think", json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
@@ -358,9 +358,7 @@ def begin(server: Server, body: dict[str, Any]) -> http.client.HTTPResponse:
     return answer
 
 
-def test_no_more_answers_are_written_at_once_than_there_are_places_and_a_closed_tab_gives_its_place_back() -> (
-    None
-):
+def test_answers_written_at_once_are_limited_and_a_closed_tab_frees_its_slot() -> None:
     slow = Slow()
     asking = candidate("slow", 1, slow, slow.encode, SamplingParams())
     with serving(asking) as server:
@@ -369,10 +367,10 @@ def test_no_more_answers_are_written_at_once_than_there_are_places_and_a_closed_
         status, headers, text = send(server, "/think", ASKED)
         assert (status, headers["Retry-After"]) == (503, "2")
         assert "try again in a moment" in json.loads(text)["error"]
-        assert send(server, "/", method="GET")[0] == 200, "the page itself comes all the same"
+        assert send(server, "/", method="GET")[0] == 200, "the page itself is still served"
         listening.pop().close()
         slow.go.set()
-        assert eventually(lambda: slow.writing == ANSWERS - 1), "nobody listens, so nobody writes"
+        assert eventually(lambda: slow.writing == ANSWERS - 1), "a closed tab stops the writing"
         begin(server, ASKED).close()
         for answer in listening:
             answer.close()
@@ -401,7 +399,7 @@ def _answers(server: Server) -> bool:
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[::1", "localhost.x"]
 )
-def test_a_strangers_name_for_this_machine_is_refused(host: str) -> None:
+def test_another_host_name_for_this_machine_is_refused(host: str) -> None:
     with serving(scripted()) as server:
         for method, path, body in (
             ("GET", "/", None),
@@ -422,7 +420,7 @@ def test_a_strangers_name_for_this_machine_is_refused(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "192.168.1.7"])
-def test_its_own_names_and_addresses_are_let_in(host: str) -> None:
+def test_its_own_names_and_addresses_are_accepted(host: str) -> None:
     with serving(scripted()) as server:
         own = f"{host}:{server.server_port}"
         assert send(server, "/", method="GET", Host=own)[0] == 200
@@ -440,7 +438,7 @@ def test_its_own_names_and_addresses_are_let_in(host: str) -> None:
         ({"Content-Type": "text/plain"}, 415),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
         ({"Content-Type": ""}, 415),
-        ({"Origin": ""}, 200),  # no browser: curl, say
+        ({"Origin": ""}, 200),  # not a browser: curl, for example
     ],
 )
 def test_other_sites_cannot_ask(headers: dict[str, str], status: int) -> None:
@@ -483,7 +481,7 @@ def test_the_page_asks_for_nothing_from_elsewhere() -> None:
         ("::1", "[::1]", True),
     ],
 )
-def test_where_it_listens(host: str, name: str, private: bool) -> None:
+def test_the_address_that_it_listens_on(host: str, name: str, private: bool) -> None:
     if host == "::1" and not has_ipv6():
         pytest.skip("this machine has no IPv6")
     with Server(Playground([scripted()]), host, 0) as server:
@@ -551,7 +549,7 @@ def test_the_command_serves_two_models_until_it_is_interrupted(
     assert "there is no password" in capsys.readouterr().out
 
 
-# ---- in a browser
+# ---- in a real browser
 
 
 def chromium() -> str | None:
@@ -564,7 +562,7 @@ def chromium() -> str | None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium of this machine."""
+    """A headless Chromium that is installed on this machine."""
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright: pip install tinyzero[dev]"
     )
@@ -575,14 +573,14 @@ def browser() -> Iterator[Any]:
         found = started.chromium.launch(
             executable_path=path, args=["--no-sandbox"] if sys.platform == "linux" else []
         )
-        sync_api.expect.set_options(timeout=60_000)  # a busy machine is no mistake of the page
+        sync_api.expect.set_options(timeout=60_000)  # a busy machine is not the page's fault
         yield found
         found.close()
 
 
 @contextmanager
 def page_of(browser: Any, server: Server, width: int = 1440) -> Iterator[Any]:
-    """The page as it is opened, without a complaint in its console when it is left."""
+    """The opened page; its console must be empty when it is closed."""
     page = browser.new_page(viewport={"width": width, "height": 800})
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
@@ -600,7 +598,7 @@ def fits(page: Any) -> bool:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [375, 1440])
-def test_a_newcomer_poses_a_problem_with_the_keyboard_and_sees_both_models_think(
+def test_a_problem_is_posed_with_the_keyboard_and_both_models_answer(
     browser: Any, width: int
 ) -> None:
     from playwright.sync_api import expect
@@ -629,7 +627,7 @@ def test_a_newcomer_poses_a_problem_with_the_keyboard_and_sees_both_models_think
 
 
 @pytest.mark.browser
-def test_tokens_are_seen_as_they_come_and_can_be_stopped(browser: Any) -> None:
+def test_tokens_appear_as_they_come_and_can_be_stopped(browser: Any) -> None:
     from playwright.sync_api import expect
 
     slow = Slow()
@@ -646,7 +644,7 @@ def test_tokens_are_seen_as_they_come_and_can_be_stopped(browser: Any) -> None:
                     slow.go.set()
                     assert eventually(lambda: slow.writing == 0)
             slow.go.set()
-            assert eventually(lambda: slow.writing == 0), "a closed tab ends what it asked for"
+            assert eventually(lambda: slow.writing == 0), "a closed tab stops the writing"
 
 
 @pytest.mark.browser
@@ -677,7 +675,7 @@ def test_what_models_write_is_text(browser: Any) -> None:
 
 
 @pytest.mark.browser
-def test_a_mistake_is_told_beside_the_line_and_goes_away(browser: Any) -> None:
+def test_an_error_appears_under_the_line_and_goes_away(browser: Any) -> None:
     from playwright.sync_api import expect
 
     with serving(scripted()) as server:
@@ -733,7 +731,7 @@ def test_an_invalid_problem_leaves_the_answers_and_the_heading_says_whose_they_a
 
 
 @pytest.mark.browser
-def test_products_and_tasks_without_words(browser: Any) -> None:
+def test_products_and_tasks_that_cannot_be_posed(browser: Any) -> None:
     from playwright.sync_api import expect
 
     said = "</think>\n<answer>1692</answer>"
@@ -753,7 +751,9 @@ def test_products_and_tasks_without_words(browser: Any) -> None:
 # ---- connections and methods
 
 
-def test_a_request_has_so_long_in_all_not_so_long_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_is_for_the_whole_request_not_for_each_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Handler, "timeout", 1.0)
     with serving(scripted()) as server:
         for sent in (
@@ -769,21 +769,21 @@ def test_a_request_has_so_long_in_all_not_so_long_a_byte(monkeypatch: pytest.Mon
             assert time.monotonic() - started > 0.9
 
 
-def test_slow_connections_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every place is taken by a connection that sends one byte of its header per moment."""
+def test_slow_connections_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All connections are taken by clients that send their header one byte at a time."""
     monkeypatch.setattr(Handler, "timeout", 2.0)
     with serving(scripted()) as server:
         address = ("127.0.0.1", server.server_port)
         slow = [socket.create_connection(address) for _ in range(CONNECTIONS)]
         started, sent = time.monotonic(), 0
         while not _answers(server):
-            assert time.monotonic() - started < 20, "the slow ones still hold every place"
+            assert time.monotonic() - started < 20, "slow connections still keep others out"
             for connection in slow:
                 with suppress(OSError):
                     connection.sendall(b"GET / HTTP/1.1\r\nHost: "[sent : sent + 1])
             sent += 1
             time.sleep(0.1)
-        assert sent > 1, "all places were taken at first"
+        assert sent > 1, "at first all connections were taken"
         for connection in slow:
             connection.close()
         assert eventually(lambda: threading.active_count() < CONNECTIONS), "their threads ended"
@@ -791,7 +791,7 @@ def test_slow_connections_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def dribbled_until_closed(connection: socket.socket) -> float:
-    """Seconds until the server gives up on one who sends a letter now and then."""
+    """Seconds until the server closes a connection that sends one byte now and then."""
     started = time.monotonic()
     while time.monotonic() - started < 10:
         try:

@@ -284,7 +284,7 @@ def _with_options(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _use(name: str, dtype: str, config: Config) -> str:
-    """The exact prompt, and code that samples an answer to it."""
+    """The exact prompt, and code that generates an answer to it."""
     task = load_task(config.task.name, config.task.options)
     prompt = task.prompt(task.problem("test", 0), config.model.prompt)
     params = _params(config, task)

@@ -56,7 +56,7 @@ def number(value: object) -> float | None:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The mean of the finite values, or None if there are none."""
+    """The mean of the finite values, or None if no value is finite."""
     numbers = [value for value in values if math.isfinite(value)]
     return sum(numbers) / len(numbers) if numbers else None
 

@@ -209,7 +209,7 @@ class Handler(PageHandler):
             self._send_json(500, answer)
 
     def _body(self) -> dict[str, Any]:
-        """The JSON object in the request's body. Raises Refused if there is none, or it is too large."""
+        """The JSON object in the request's body. Raises Refused if it is missing or too large."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             raise Refused(411, "send a Content-Length")
