@@ -52,8 +52,9 @@ class History:
 def export(model: str, recipe: str | None, out: Path, name: str) -> None:
     """Write `model` to the new folder `out`, completely or not at all. Its card calls it `name`.
 
-    `recipe` is the config.toml of the run that made the model, another recipe, or None if neither is
-    known. Raises UserError if `out` exists or cannot be written, or if the model cannot be loaded.
+    `recipe` is the config.toml of the run that made the model, another recipe, or None if neither
+    is known. Raises UserError if `out` exists or cannot be written, or if the model cannot be
+    loaded.
     """
     outputs.refuse_others(out, fix=FIX)
     config = configs.resolve(configs.read_recipe(recipe), {}) if recipe else None
@@ -104,7 +105,7 @@ def _as_os_error() -> Iterator[None]:
 
 @contextmanager
 def _records_of(recipe: str | None) -> Iterator[None]:
-    """Raise UserError if a run's records lack a key that the card needs, or hold an unexpected value."""
+    """Raise UserError if the records lack a key, or hold a value, that the card needs."""
     try:
         yield
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -178,9 +179,9 @@ def card(name: str, kind: str, dtype: str, config: Config | None, run: History |
     else:
         parts += [
             f"`{config.model.name}` ({kind}, {dtype}), trained on {config.task.name} with "
-            f"{config.algorithm.name} for {run.step} steps and written by {made_by}. It was trained "
-            "by reinforcement learning as DeepSeek R1-Zero was: the only reward comes from a program "
-            "that checks the answer.",
+            f"{config.algorithm.name} for {run.step} steps and written by {made_by}. It was "
+            "trained by reinforcement learning as DeepSeek R1-Zero was: the only reward comes "
+            "from a program that checks the answer.",
             f"## Scores\n\n{_scores(run)}\n\n![Accuracy and length over training]({CURVE})",
             f"## Training\n\n{_training(config, run)}",
         ]
@@ -328,7 +329,7 @@ def _transformers_code(name: str, prompt: Prompt) -> str:
 model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})
 inputs = {read}
-output = model.generate(**inputs, tokenizer=tokenizer)  # do_sample=False always takes the most likely token
+output = model.generate(**inputs, tokenizer=tokenizer)  # or greedily: do_sample=False
 print(tokenizer.decode(output[0]))"""
 
 
@@ -354,23 +355,23 @@ print({call}[0].outputs[0].text)"""
 def _limits(config: Config | None, run: History | None) -> str:
     """What a user of the model should know before relying on it."""
     sentences = [
-        "It has not been evaluated on anything else. Only its final answers were checked in training, "
-        "so the text before them may be wrong."
+        "It has not been evaluated on anything else. Only its final answers were checked in "
+        "training, so the text before them may be wrong."
     ]
     scored = (run.scored("test") or run.scored("dev")) if run else []
     if scored:
         last = scored[-1]
         sentence = (
-            f"After {_plural(last['step'], 'step')}, {last['truncated']:.1%} of its answers were cut "
-            "at the token limit"
+            f"After {_plural(last['step'], 'step')}, {last['truncated']:.1%} of its answers were "
+            "cut at the token limit"
         )
         if "reward/format" in last:
             sentence += f", and {last['malformed']:.1%} ended in a form that cannot be judged"
         sentences.append(f"{sentence}.")
     if config and config.model.name in models.BUNDLED:
         sentences.append(
-            "Its base model was trained only on synthetic text about this type of problem, so it does "
-            "not know any language."
+            "Its base model was trained only on synthetic text about this type of problem, so it "
+            "does not know any language."
         )
     return " ".join(sentences)
 

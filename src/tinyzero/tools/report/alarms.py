@@ -13,7 +13,7 @@ from tinyzero.errors import brief
 from tinyzero.tools.report.columns import mean
 
 Streams = Mapping[str, Sequence[float]]
-"""Columns of metrics.jsonl, and `rollouts/step` and `rollouts/looping` with an entry per stored rollout."""
+"""Columns of metrics.jsonl, and of the stored rollouts: `rollouts/step`, `rollouts/looping`."""
 
 GRADER_FAILURES = 0.01  # share of answers on which the grader may fail
 LEAST_RISE = 0.02  # accuracy that rises by less than this does not rise
@@ -37,10 +37,10 @@ def format_farming(streams: Streams) -> Alarm | None:
 
     return Alarm(
         "It learns the form, not the task",
-        f"Well-formed answers went from {percent(form[0])} to {percent(form[1])}, right answers from "
-        f"{percent(accuracy[0])} to {percent(accuracy[1])}.",
-        "Lower the reward for form (task.format_reward), or start with easier problems or a stronger "
-        "model: if no answer is ever right, only the form can be learned.",
+        f"Well-formed answers went from {percent(form[0])} to {percent(form[1])}, right answers "
+        f"from {percent(accuracy[0])} to {percent(accuracy[1])}.",
+        "Lower the reward for form (task.format_reward), or start with easier problems or a "
+        "stronger model: if no answer is ever right, only the form can be learned.",
     )
 
 
@@ -54,11 +54,11 @@ def length_without_success(streams: Streams) -> Alarm | None:
 
     return Alarm(
         "Answers get longer but not better",
-        f"Answers grew from {length[0]:.0f} to {length[1]:.0f} tokens, while right answers went from "
-        f"{percent(accuracy[0])} to {percent(accuracy[1])}.",
-        "Look for padding and loops in the written answers. A loss in which long wrong answers weigh "
-        "less than short ones causes this: try algorithm.aggregate token-mean, or the algorithm "
-        "dr_grpo.",
+        f"Answers grew from {length[0]:.0f} to {length[1]:.0f} tokens, while right answers went "
+        f"from {percent(accuracy[0])} to {percent(accuracy[1])}.",
+        "Look for padding and loops in the written answers. A loss in which long wrong answers "
+        "weigh less than short ones causes this: try algorithm.aggregate token-mean, or the "
+        "algorithm dr_grpo.",
     )
 
 
@@ -81,8 +81,8 @@ def entropy_collapse(streams: Streams) -> Alarm | None:
         "It no longer explores",
         f"The entropy of the next token fell from {start:.3g} to {end:.3g} nats while only "
         f"{percent(accuracy[1])} of the answers are right.",
-        "Lower the learning rate, raise the upper clip range (algorithm.clip_high), or add an entropy "
-        "bonus (algorithm.entropy).",
+        "Lower the learning rate, raise the upper clip range (algorithm.clip_high), or add an "
+        "entropy bonus (algorithm.entropy).",
     )
 
 
@@ -133,8 +133,8 @@ def mismatch(streams: Streams) -> Alarm | None:
     return Alarm(
         "Sampler and learner disagree",
         " ".join(seen),
-        "Sample with higher precision, or with the torch sampler, which shares the learner's weights; "
-        "or correct for the difference (algorithm.correction truncate).",
+        "Sample with higher precision, or with the torch sampler, which shares the learner's "
+        "weights; or correct for the difference (algorithm.correction truncate).",
     )
 
 
@@ -173,13 +173,13 @@ def endless_repetition(streams: Streams) -> Alarm | None:
     looping = sum(loops)
     if looping >= 3 and looping >= 0.1 * len(loops):
         seen = (
-            f"{looping:.0f} of the last {len(loops)} stored answers were cut at the token limit while "
-            "they repeated the same text."
+            f"{looping:.0f} of the last {len(loops)} stored answers were cut at the token limit "
+            "while they repeated the same text."
         )
     elif repeats is not None and repeats >= 0.5:
         seen = (
-            f"In the last steps {percent(repeats)} of the attempts had already been made in the same "
-            "answer."
+            f"In the last steps {percent(repeats)} of the attempts had already been made in the "
+            "same answer."
         )
     else:
         return None
@@ -200,7 +200,8 @@ def truncation(streams: Streams) -> Alarm | None:
 
     return Alarm(
         "Many answers are cut off",
-        f"In the last steps {percent(cut)} of the answers reached the token limit before their end.",
+        f"In the last steps {percent(cut)} of the answers reached the token limit before their "
+        "end.",
         "Raise rollout.max_tokens if the answers were making progress. If they loop, look at what "
         "they repeat.",
     )

@@ -22,7 +22,7 @@ class Line(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Lines over one axis. With several runs only one line is drawn, which the reader can choose."""
+    """Lines over one axis. With several runs, the reader chooses the line that is drawn."""
 
     title: str
     says: str
@@ -32,7 +32,7 @@ class Chart(NamedTuple):
     least: int = 1
     """The chart is left out if it has fewer lines than this."""
     band: bool = False
-    """Whether the mean over neighbouring steps has a band: its 95 % interval, from their scatter."""
+    """Whether the mean over neighbouring steps has a band: its 95 % interval."""
 
 
 def chart(title: str, says: str, *lines: Line | tuple[str, str], **more: Any) -> Chart:
@@ -48,8 +48,8 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
         [
             chart(
                 "Right answers",
-                "Share of answers that are right. Dev is what recipes are tuned on. Test is evaluated "
-                "before and after training.",
+                "Share of answers that are right. Dev is what recipes are tuned on. Test is "
+                "evaluated before and after training.",
                 Line("pass@1", "dev, one answer", "dev"),
                 Line("greedy", "dev, greedy", "dev"),
                 Line("pass@1", "test, one answer", "test"),
@@ -59,15 +59,16 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
             ),
             chart(
                 "The best of several answers",
-                "Share of dev problems that at least one of several answers solves: what the model can "
-                "reach at best.",
+                "Share of dev problems that at least one of several answers solves: what the "
+                "model can reach at best.",
                 Line("pass@*", "one of *", "dev"),
                 form="share",
                 least=2,
             ),
             chart(
                 "Reward",
-                "What is optimized: the reward for the answer, and any other part that the task defines.",
+                "What is optimized: the reward for the answer, and any other part that the task "
+                "defines.",
                 ("reward", "reward"),
                 ("reward/answer", "for the answer"),
                 ("reward/format", "well-formed"),
@@ -82,8 +83,8 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
         [
             chart(
                 "Tokens per answer",
-                "Mean length of right and of wrong answers. Wrong answers that reach the token limit "
-                "raise the mean of the wrong ones.",
+                "Mean length of right and of wrong answers. Wrong answers that reach the token "
+                "limit raise the mean of the wrong ones.",
                 ("response_length/right", "right"),
                 ("response_length/wrong", "wrong"),
                 ("response_length", "all"),
@@ -101,8 +102,8 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
         [
             chart(
                 "Entropy",
-                "How uncertain the policy is about the next token, in nats. Near zero, it no longer "
-                "explores.",
+                "How uncertain the policy is about the next token, in nats. Near zero, it no "
+                "longer explores.",
                 ("entropy", ""),
             ),
             chart(
@@ -123,13 +124,14 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
             ),
             chart(
                 "Sampler against learner",
-                "How far apart their log-probabilities of the same tokens are, in nats. Near zero they "
-                "agree.",
+                "How far apart their log-probabilities of the same tokens are, in nats. Near zero "
+                "they agree.",
                 ("mismatch", "mean"),
             ),
             chart(
                 "Weight of sampled tokens",
-                "The weight that corrects for that difference. It is 1 if there is nothing to correct.",
+                "The weight that corrects for that difference. It is 1 if there is nothing to "
+                "correct.",
                 ("correction", "mean weight"),
             ),
             chart("Learning rate", "As the schedule sets it.", ("learning_rate", "")),
@@ -143,7 +145,8 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
     ),
     "lessons": (
         "How much there is to learn from",
-        "A group whose answers all have the same reward teaches nothing. A cut answer counts as wrong.",
+        "A group whose answers all have the same reward teaches nothing. A cut answer counts as "
+        "wrong.",
         [
             chart(
                 "Groups with equal rewards",
@@ -161,7 +164,8 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
             ),
             chart(
                 "Groups that were not used",
-                "Groups that the algorithm dropped, and how often it sampled again to fill a batch.",
+                "Groups that the algorithm dropped, and how often it sampled again to fill a "
+                "batch.",
                 ("dropped_groups", "dropped groups"),
                 ("refill_rounds", "extra rounds of sampling"),
             ),
@@ -187,7 +191,8 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
             ),
             chart(
                 "Peak memory",
-                "The highest so far in this run, of the training process and of PyTorch on the GPU.",
+                "The highest so far in this run, of the training process and of PyTorch on the "
+                "GPU.",
                 ("memory/peak", "process"),
                 ("memory/gpu_peak", "GPU"),
                 form="bytes",

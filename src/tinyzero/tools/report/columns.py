@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Columns(Mapping[str, Sequence[float]]):
-    """One number per record under each key: NaN if the record lacks the key, infinity if it holds null.
+    """One number per record under each key: NaN for a missing key, infinity for null.
 
     Null is what metrics.jsonl holds for a number that was not finite.
 
@@ -25,7 +25,7 @@ class Columns(Mapping[str, Sequence[float]]):
         self._columns: dict[str, array[float]] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append a record. Values that are not numbers, or are too large for a float, are left out."""
+        """Append a record. Values that are not numbers a float can hold are left out."""
         for key, value in record.items():
             if value is None or number(value) is not None:
                 column = self._columns.setdefault(key, array("d"))

@@ -1,4 +1,4 @@
-"""Which runs can be compared: the same problems, the same limits; and by how much they differ then."""
+"""Whether runs can be compared, by how much they differ, and in which settings."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ UNKNOWN = (
 def comparison(runs: Sequence[Recorded], names: Sequence[str]) -> dict[str, Any]:
     """What the page says about several runs together.
 
-    `comparable` is "yes", "no", "unknown", or "" if fewer than two runs have a final score; `reason`
-    explains it; `differences` are paired differences to the first scored run; `settings` are the
-    configuration keys that differ, with a value per run.
+    `comparable` is "yes", "no", "unknown", or "" if fewer than two runs have a final score;
+    `reason` explains it; `differences` are paired differences to the first scored run; `settings`
+    are the configuration keys that differ, with a value per run.
     """
     scored = []
     for run, name in zip(runs, names, strict=True):
@@ -90,9 +90,9 @@ def paired_difference(
 ) -> dict[str, float] | None:
     """Mean over problems of the accuracy of `other` minus that of `first`, with its 95 % interval.
 
-    Both answered the same problems, so problems that are hard for both add nothing to the width. The
-    variance is cluster-robust: problems of one cluster may depend on each other. None if the records do
-    not hold the right completions per problem.
+    Both answered the same problems, so problems that are hard for both add nothing to the width.
+    The variance is cluster-robust: problems of one cluster may depend on each other. None if the
+    records do not hold the right completions per problem.
     """
     keys = ("right", "clusters", "k")
     if any(key not in entry for key in keys for entry in (first, other)):

@@ -1,8 +1,8 @@
 """The report's page: one HTML file that contains its data, style, code and chart library.
 
 It loads nothing from the network, and only its own code can run: the page's Content-Security-Policy
-names the hash of every script and style in it. What a model wrote is data, and the code only ever sets
-it as text.
+names the hash of every script and style in it. What a model wrote is data, and the code only ever
+sets it as text.
 """
 
 from __future__ import annotations

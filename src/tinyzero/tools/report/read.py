@@ -1,4 +1,4 @@
-"""A run's files as streams, read once or followed as they grow. Memory does not grow with the rollouts."""
+"""A run's files as streams, read once or followed as they grow, in bounded memory."""
 
 from __future__ import annotations
 
@@ -76,15 +76,16 @@ class Tail:
         if self.path.exists():
             self.inode = self.path.stat().st_ino
 
-        for self.offset, record in records.follow(self.path, self.offset):  # noqa: B020 (the offset is kept)
+        new_records = records.follow(self.path, self.offset)
+        for self.offset, record in new_records:
             try:
                 LINES[self.path.name].model_validate(record)
             except ValidationError as error:
                 wrong = error.errors()[0]
                 key = ".".join(map(str, wrong["loc"]))
                 raise UserError(
-                    f"the line that ends at byte {self.offset} of {self.path} is not a run's record "
-                    f"({key}: {wrong['msg'].lower()}): fix or remove it"
+                    f"the line that ends at byte {self.offset} of {self.path} is not a run's "
+                    f"record ({key}: {wrong['msg'].lower()}): fix or remove it"
                 ) from None
             yield record
 
@@ -92,7 +93,8 @@ class Tail:
 def evaluation(record: dict[str, Any]) -> dict[str, Any]:
     """A checked evaluation without the values that have an unexpected type, which count as missing.
 
-    Kept are the split, numbers, the hash of the problems, and the lists with one integer per problem.
+    Kept are the split, numbers, the hash of the problems, and the lists with one integer per
+    problem.
     """
     kept = {key: value for key, value in record.items() if number(value) is not None}
     kept["split"] = record["split"]
@@ -156,7 +158,7 @@ class Recorded:
         return before != [tail.offset for tail, _ in self._tails]
 
     def headline_evaluations(self) -> list[dict[str, Any]]:
-        """The evaluations that the headline shows: on test if there are two of them, or else on dev."""
+        """The evaluations for the headline: on test if there are two, or else on dev."""
         test = [entry for entry in self.evals if entry["split"] == "test"]
         dev = [entry for entry in self.evals if entry["split"] == "dev"]
         return test if len(test) > 1 or not dev else dev

@@ -1,4 +1,4 @@
-"""Which of a run's stored rollouts the page shows, with the steps of their thinking marked in place."""
+"""The stored rollouts that the page shows, with the steps of their thinking marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHARACTERS = 6_000  # shown from the beginning of a completion, and a third of i
 MOST_FIELDS = 120  # characters of a problem's fields that are shown
 SEARCHED = 3_000_000  # characters of right answers searched for the first that checks and revises
 
-# a loop repeats a piece of at most PERIOD characters, at least COPIES times and over LOOPED characters
+# a loop repeats at most PERIOD characters, at least COPIES times and over LOOPED characters
 PERIOD, COPIES, LOOPED = 400, 4, 40
 
 
@@ -58,7 +58,7 @@ class Samples:
     """The part of a stream of rollouts, of any length, that the page may show."""
 
     def __init__(self, task: Task | None = None) -> None:
-        """`task` marks the completions and writes the problems; None for a task that is not bundled."""
+        """`task` marks completions and writes problems; None if it is not bundled."""
         self.task = task
         self.ladders: dict[str, Ladder[list[Record]]] = {split: Ladder() for split in SPLITS}
         self.followed: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -112,7 +112,7 @@ class Samples:
         return sorted(records, key=lambda record: (record["step"], SPLITS.index(record["split"])))
 
     def shown(self) -> list[tuple[Record, dict[str, Any]]]:
-        """The rollouts to show, each with what the page shows of it. Each is marked up only once."""
+        """The rollouts to show, each as the page shows it. Each is marked up only once."""
         known = {id(record): sample for record, sample in self._shown}
         self._shown = [
             (record, known.get(id(record)) or shown(record, self.task)) for record in self.chosen()
@@ -149,7 +149,7 @@ def loops(text: str) -> bool:
 
 
 def attempt(question: Callable[[], Item], otherwise: Item) -> Item:
-    """What a bundled task answers about a record; `otherwise` if the record is not from that task."""
+    """A bundled task's answer about a record; `otherwise` if the record does not fit it."""
     try:
         return question()
     except Exception:  # a record may come from anywhere and hold anything

@@ -1,4 +1,4 @@
-"""All that a page shows, in one dictionary that JSON can hold: of one run, of several, or of a grid."""
+"""All that a page shows about runs or a grid, as a dictionary that JSON can hold."""
 
 from __future__ import annotations
 
@@ -175,8 +175,8 @@ def recent_figures(run: Recorded, keys: Sequence[str]) -> dict[str, float] | Non
 def minutes_left(run: Recorded) -> float | None:
     """Minutes until the end of the run at the pace of its last steps; None if that is not known.
 
-    The pace includes evaluations and checkpoints among those steps. The last evaluations are expected
-    to take as long as the earlier ones of the same split.
+    The pace includes evaluations and checkpoints among those steps. The last evaluations are
+    expected to take as long as the earlier ones of the same split.
     """
     elapsed = [value for value in run.steps.get("time/elapsed", ()) if math.isfinite(value)]
     if len(elapsed) > 1:
@@ -266,7 +266,7 @@ def finite(value: float) -> float | None:
 
 
 def kinds(run: Recorded, tests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """First and last test score for each type of problem, and the share the task's shortcut solves."""
+    """First and last test score per type of problem, and what the task's shortcut solves."""
     if not tests:
         return []
 
@@ -299,8 +299,9 @@ def kinds(run: Recorded, tests: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 def shortcut(task_settings: str, problems: int) -> dict[str, float]:
     """The share of test problems that the task's shortcut solves, by label; "" is all of them.
 
-    `task_settings` is the task's table as JSON. Empty if the task is not bundled or has no shortcut, or
-    if its problems come from a file that is not here: nothing is downloaded for a page.
+    `task_settings` is the task's table as JSON. Empty if the task is not bundled or has no
+    shortcut, or if its problems come from a file that is not here: nothing is downloaded for a
+    page.
     """
     settings = json.loads(task_settings)
     name = settings.pop("name")
@@ -339,7 +340,8 @@ def _shortcut(task: Task, problems: int) -> dict[str, float]:
 def baselines(folder: Path) -> list[dict[str, Any]]:
     """What the base model does without training for the same number of tokens.
 
-    Empty unless benchmarks/what_training_added.py measured it. Raises UserError if the file is damaged.
+    Empty unless benchmarks/what_training_added.py measured it. Raises UserError if the file is
+    damaged.
     """
     path = folder / "baselines.json"
     if not path.is_file():
@@ -361,8 +363,9 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
 def shown_samples(run: Recorded, room: int) -> dict[str, Any]:
     """The rollouts to show, as many as fit in `room` bytes, and which of them come first.
 
-    `opening` are a problem's answers before and after; `revision` is the first answer that checks and
-    revises; `searched` is the number of right answers searched for it, or None if it is all of them.
+    `opening` are a problem's answers before and after; `revision` is the first answer that checks
+    and revises; `searched` is the number of right answers searched for it, or None if it is all of
+    them.
     """
     chosen = run.samples.shown()
     fitting = set()
@@ -389,7 +392,7 @@ def shown_samples(run: Recorded, room: int) -> dict[str, Any]:
 
 
 def by_turns(records: Sequence[samples.Record]) -> list[int]:
-    """The order in which rollouts get room: the first of every evaluation and step, then the second ...
+    """The order in which rollouts get room: the first of every step, then the second ...
 
     So one problem is followed to the end before another begins. The ends of the run come before its
     middle.
@@ -412,7 +415,8 @@ def written_size(sample: Mapping[str, Any]) -> int:
 def opening(shown: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
     """For each split the positions of a problem's first and last answer.
 
-    Best is a problem that is wrong at first and right at the end, if possible by checking and revising.
+    Best is a problem that is wrong at first and right at the end, if possible by checking and
+    revising.
     """
 
     def worth(pair: tuple[int, int]) -> tuple[bool, bool]:
@@ -437,7 +441,7 @@ def opening(shown: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
 
 
 def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
-    """What `tinyzero ablate` computed from these runs: each choice's mean over seeds with its interval.
+    """What `tinyzero ablate` computed: each choice's mean over seeds and its interval.
 
     Raises UserError if its file is damaged.
     """

@@ -16,7 +16,7 @@ from tinyzero.tools.web.server import PageHandler, PageServer, Refused
 
 
 class Live:
-    """The page's data for a folder as it is now. The folder may be empty, or hold one run or several.
+    """The page's data for a folder, which may be empty, or hold one run or several.
 
     An error in the records is part of the data, and each new one is also given to `report`.
     """
@@ -70,7 +70,7 @@ class Server(PageServer):
     def __init__(
         self, folder: Path, host: str, port: int, report: Callable[[str], None] = print
     ) -> None:
-        """Listen from here on. Raises UserError if that is impossible or `folder` does not exist."""
+        """Listen from here on. Raises UserError if it cannot or `folder` does not exist."""
         if not folder.is_dir():
             raise UserError(f"no folder {folder}: name a run's folder, as in runs/laptop-grpo-0")
         self.live = Live(folder, report)

@@ -1,8 +1,8 @@
 """`tinyzero play --web`: a page on which to pose problems to one model, or to two side by side.
 
-The page (play.html) loads nothing from elsewhere. Its requests are checked: each must name this machine
-as its host, come from this very page and be small, and only a few answers are written at once. What a
-model writes travels as data and is shown as text. Closing the tab stops the writing.
+The page (play.html) loads nothing from elsewhere. Its requests are checked: each must name this
+machine as its host, come from this very page and be small, and only a few answers are written at
+once. What a model writes travels as data and is shown as text. Closing the tab stops the writing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Candidate:
 
 
 class Request(BaseModel):
-    """What the page sends: a problem, as a line or by its index in the test split; how to sample."""
+    """What the page sends: a line or the index of a test problem, and how to sample."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -82,7 +82,7 @@ class Playground:
         }
 
     def draw(self, request: Request) -> dict[str, Any]:
-        """The problem at `request.index` of the test split: what to show, and what to type for it."""
+        """The test problem at `request.index`: what to show, and what to type for it."""
         problem = self.task.problem("test", request.index)
         line = self.task.line(problem) if self.task.is_posable else None
         return {"line": line, "shown": shown(self._player(request), problem)}
@@ -93,10 +93,10 @@ class Playground:
         return {"solution": extract_answer(text) or text}
 
     def think(self, request: Request) -> Generator[dict[str, Any], None, None]:
-        """Yield the problem with its prompt, then the answer token by token, then the grader's verdict.
+        """Yield the problem with its prompt, then the answer by token, then the verdict.
 
-        Raises UserError before the first event if the problem is invalid. If something fails later, the
-        last event holds the `error`.
+        Raises UserError before the first event if the problem is invalid. If something fails later,
+        the last event holds the `error`.
         """
         player, problem = self._player(request), self._problem(request)
         ids = player.prompt_ids(problem)
@@ -165,7 +165,7 @@ class Server(PageServer):
 
 
 class Handler(PageHandler):
-    """GET / is the page and GET /about its texts; POST /draw, /solution and /think take a `Request`.
+    """GET / and /about; POST /draw, /solution and /think, which take a `Request`.
 
     /think answers with server-sent events, each a JSON object; the others answer with one object. A
     refusal is an object with `error`.

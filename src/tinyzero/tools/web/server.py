@@ -1,8 +1,8 @@
 """The web server that the pages share: it answers only this machine's own pages, within limits.
 
-A request must name this machine as its host and must come from the page itself, so that no other web
-site can use it. The number of connections is limited, and each has a few seconds to send its request.
-The page's Content-Security-Policy names the hash of every script and style that may run.
+A request must name this machine as its host and must come from the page itself, so that no other
+web site can use it. The number of connections is limited, and each has a few seconds to send its
+request. The page's Content-Security-Policy names the hash of every script and style that may run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PageServer(ThreadingHTTPServer):
     request_queue_size = CONNECTIONS
 
     def __init__(self, page: bytes, handler: type[PageHandler], host: str, port: int) -> None:
-        """Listen on `host` and `port` (0 takes a free one). Raises UserError if that is impossible."""
+        """Listen on `host` and `port` (0 takes a free one). Raises UserError if it cannot."""
         if not host:
             raise UserError(
                 "--host is empty: give an address, such as 127.0.0.1 for this machine only"
@@ -92,7 +92,7 @@ class PageServer(ThreadingHTTPServer):
 
 
 class Reading(io.RawIOBase):
-    """What a connection sends until a deadline. The deadline is for all of it, not for each byte."""
+    """What a connection sends until a deadline, which is for all of it, not per byte."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         self.connection = connection
@@ -129,7 +129,7 @@ class PageHandler(BaseHTTPRequestHandler):
         self.rfile = io.BufferedReader(Reading(self.connection, self.timeout))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse what http.server does not accept, such as an unknown method, under our own policy."""
+        """Refuse what http.server does not accept, such as a method, under our policy."""
         with self._refusals():
             if getattr(self, "headers", None) is not None:
                 self._admit()
@@ -159,7 +159,7 @@ class PageHandler(BaseHTTPRequestHandler):
             self._send_json(500, {"error": f"answering raised {brief(error)}"})
 
     def _admit(self) -> None:
-        """Raises Refused if the request names another machine, or may come from another site's page."""
+        """Raises Refused for another machine's name, or if another site's page may ask."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if not _is_this_machine(host, self.server.host):
             raise Refused(403, f"this page is at {self.server.url}")
@@ -208,8 +208,8 @@ class PageHandler(BaseHTTPRequestHandler):
 def _is_this_machine(host: str, given: str) -> bool:
     """Whether a Host header names this machine: by an address, or by a name of its own.
 
-    A stranger can make a name of theirs lead to this machine (DNS rebinding), and a browser would then
-    take this page for one of theirs. They cannot do that with an address.
+    A stranger can make a name of theirs lead to this machine (DNS rebinding), and a browser would
+    then take this page for one of theirs. They cannot do that with an address.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
