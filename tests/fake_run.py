@@ -1,4 +1,4 @@
-"""Made-up runs for the report: the files of a run on disk, in a size that is written in milliseconds."""
+"""Made-up runs for the report: the files of a run, small enough to be written in milliseconds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +20,16 @@ def write(
     text: Callable[[int], str] = lambda step: SEARCH,
     **overrides: Any,
 ) -> Path:
-    """A run of so many steps, evaluated on dev `every` so many; `columns` say other numbers, `text` what is written."""
+    """Write a run of `steps` steps that is evaluated on dev after `every` steps.
+
+    `columns` replace metrics by step, and `text` gives the answers by step.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     changes = {
         "steps": steps,
         "eval.every": every,
         "sampler.name": "torch",
-    }  # a run says what "auto" came to
+    }  # a run records what "auto" became
     settings = config.resolve(config.read_recipe("laptop"), changes | overrides)
     (folder / "config.toml").write_text(config.to_toml(settings))
     for step in range(steps):
@@ -51,7 +54,7 @@ def skill(step: int, steps: int) -> float:
 
 
 def step_record(step: int, steps: int) -> dict[str, float]:
-    """What a healthy run writes."""
+    """A step's record of a healthy run."""
     right = skill(step, steps)
     return {
         "step": step,

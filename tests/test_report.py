@@ -1,4 +1,4 @@
-"""The report says what the streams say, warns when it should, and cannot be broken by what a model writes."""
+"""The report shows what the records say, warns when it should, and survives any text and any records."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ from tinyzero.tasks.countdown import data as countdown_data
 from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
 from tinyzero.tasks.countdown.thinking import Event
-from tinyzero.tools.report import alarms, charts, samples, story
+from tinyzero.tools.report import alarms, charts, compare, samples, story
 from tinyzero.tools.report.columns import Columns, thin
 from tinyzero.tools.report.page import write_report
 from tinyzero.tools.report.read import Recorded, Tail, find_runs
@@ -49,11 +49,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told(*folders: Path, grid: Path | None = None) -> dict[str, Any]:
-    """The story as the page holds it."""
+    """The page's data."""
     runs = [Recorded(folder) for folder in folders]
     for recorded in runs:
         recorded.update()
-    found: dict[str, Any] = json.loads(json.dumps(story.tell(runs, grid), allow_nan=False))
+    found: dict[str, Any] = json.loads(json.dumps(story.page_data(runs, grid), allow_nan=False))
     return found
 
 
@@ -67,7 +67,7 @@ def data_of(html: str) -> dict[str, Any]:
 # --- streams
 
 
-def test_columns_know_what_is_missing_and_what_was_not_finite() -> None:
+def test_columns_mark_missing_and_infinite_values() -> None:
     columns = Columns()
     for record in ({"a": 1, "text": "x"}, {"b": 2.5}, {"a": None, "b": True}):
         columns.add(record)
@@ -76,7 +76,7 @@ def test_columns_know_what_is_missing_and_what_was_not_finite() -> None:
     assert "text" not in columns
 
 
-def test_a_short_curve_is_kept_as_it_is_and_a_long_one_by_its_means() -> None:
+def test_a_short_curve_is_kept_and_a_long_one_is_averaged() -> None:
     assert thin([1.0, math.nan, math.inf, 4.0], 4) == [1.0, None, None, 4.0]
     assert thin([1.0, 3.0, math.nan, 5.0, 7.0], 3) == [2.0, 5.0, 7.0]
     assert len(thin([0.0] * 5001, 600)) <= 600
@@ -84,7 +84,7 @@ def test_a_short_curve_is_kept_as_it_is_and_a_long_one_by_its_means() -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 400), st.integers(1, 8))
-def test_a_ladder_keeps_few_and_evenly(count: int, half: int) -> None:
+def test_a_ladder_keeps_a_few_evenly_spaced_items(count: int, half: int) -> None:
     ladder = Ladder[int](2 * half)
     for i in range(count):
         ladder.add(i)
@@ -92,19 +92,19 @@ def test_a_ladder_keeps_few_and_evenly(count: int, half: int) -> None:
     assert kept == sorted(set(kept))
     assert (kept[0], kept[-1]) == (0, count - 1)
     assert len(kept) <= 2 * half + 1
-    assert len({b - a for a, b in pairwise(kept[:-1])}) <= 1, "evenly, but for the newest"
+    assert len({b - a for a, b in pairwise(kept[:-1])}) <= 1, "evenly, except for the newest"
     assert count <= 2 * half or len(kept) > half
 
 
 @given(st.lists(st.integers(), min_size=1, max_size=50, unique=True), st.integers(2, 10))
-def test_a_spread_holds_both_ends(items: list[int], most: int) -> None:
+def test_a_spread_includes_both_ends(items: list[int], most: int) -> None:
     found = spread(items, most)
     assert len(found) == min(most, len(items))
     assert (found[0], found[-1]) == (items[0], items[-1])
     assert [items.index(i) for i in found] == sorted(items.index(i) for i in found)
 
 
-def test_a_tail_reads_each_line_once_and_waits_for_torn_ones(tmp_path: Path) -> None:
+def test_a_tail_reads_each_line_once_and_waits_for_incomplete_ones(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     tail = Tail(path)
     assert list(tail.records()) == []
@@ -139,7 +139,7 @@ def test_a_line_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
         ("rollouts.jsonl", {"parts": {"answer": "yes"}}),
     ],
 )
-def test_a_whole_line_that_is_no_runs_is_named(
+def test_a_line_that_is_not_a_runs_record_is_named(
     name: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = fake_run.write(tmp_path / "run", steps=2)
@@ -149,13 +149,13 @@ def test_a_whole_line_that_is_no_runs_is_named(
         (folder / name).write_text(text + json.dumps(line) + "\n")
         with pytest.raises(
             UserError,
-            match=rf"byte {(folder / name).stat().st_size} of .*{name} .*mend or remove it",
+            match=rf"byte {(folder / name).stat().st_size} of .*{name} .*fix or remove it",
         ):
             told(folder)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "eval.jsonl", "rollouts.jsonl"])
-def test_a_torn_last_line_is_no_error(name: str, tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_not_an_error(name: str, tmp_path: Path) -> None:
     folder = fake_run.write(tmp_path / "run", steps=10)
     whole = told(folder)["runs"][0]
     path = folder / name
@@ -171,7 +171,7 @@ def test_a_torn_last_line_is_no_error(name: str, tmp_path: Path) -> None:
     assert told(folder)["runs"][0] == whole
 
 
-def test_a_growing_run_is_read_on_and_a_resumed_one_anew(tmp_path: Path) -> None:
+def test_a_growing_run_is_followed_and_a_resumed_one_is_read_again(tmp_path: Path) -> None:
     folder = fake_run.write(tmp_path / "run", steps=10, every=5)
     recorded = Recorded(folder)
     assert recorded.update()
@@ -186,6 +186,127 @@ def test_a_growing_run_is_read_on_and_a_resumed_one_anew(tmp_path: Path) -> None
         (folder / f".{name}").replace(folder / name)  # as a resumed run does
     assert recorded.update()
     assert recorded.steps.length == 5
+
+
+# --- comparing runs
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    same = {"task": "countdown", "split": "test", "n": 4, "problems": "ab", "max_tokens": 100}
+    return {**same, "temperature": 1.0, "k": 2, "clusters": [0, 1, 2, 2], **changes}
+
+
+@pytest.mark.parametrize(
+    ("other", "comparable", "says"),
+    [
+        ({}, "yes", ""),
+        ({"k": 8}, "yes", ""),
+        ({"problems": "cd"}, "no", "differ in the problems."),
+        ({"n": 8, "problems": "cd"}, "no", "differ in the number of problems (4 or 8)."),
+        ({"temperature": 0.5}, "no", "differ in the temperature (1 or 0.5)."),
+        (
+            {"task": "multiplication", "problems": "cd", "n": 5, "max_tokens": 50},
+            "no",
+            "differ in the task (countdown or multiplication), the number of problems (4 or 5) "
+            "and the token limit (100 or 50).",
+        ),
+    ],
+)
+def test_runs_are_compared_only_if_they_were_evaluated_alike(
+    other: dict[str, Any], comparable: str, says: str
+) -> None:
+    found, reason = compare.check_comparable([entry(), entry(**other)])
+    assert found == comparable
+    assert reason.endswith(says)
+
+
+def test_runs_of_older_versions_cannot_be_checked() -> None:
+    old = {key: value for key, value in entry().items() if key not in ("problems", "max_tokens")}
+    assert compare.check_comparable([old, entry()]) == ("unknown", compare.UNKNOWN)
+    assert compare.check_comparable([old, old]) == ("unknown", compare.UNKNOWN)
+    assert compare.check_comparable([old, entry(n=8)])[0] == "no", "what is known differs"
+    assert compare.check_comparable([entry()]) == ("", "")
+
+
+def test_a_paired_difference_and_its_interval_by_hand() -> None:
+    """Differences 1, 0, 0, 1 with mean 1/2; the last two problems are one cluster.
+
+    The clusters' sums of deviations are 1/2, -1/2 and 0: the variance is 3/2 * 1/2 / 16 = 3/64.
+    """
+    found = compare.paired_difference(entry(right=[0, 1, 2, 0]), entry(right=[2, 1, 2, 2]))
+    half = 1.959964 * math.sqrt(3 / 64)
+    assert found == {
+        "value": 0.5,
+        "low": pytest.approx(0.5 - half),
+        "high": pytest.approx(0.5 + half),
+    }
+    eight = entry(right=[8, 4, 8, 8], k=8)
+    assert compare.paired_difference(entry(right=[0, 1, 2, 0]), eight) == found, "as shares of k"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{}, {"right": [1]}, {"right": [0] * 4, "k": 0}, {"right": [0] * 4, "clusters": [0] * 4}],
+)
+def test_a_paired_difference_needs_whole_records(other: dict[str, Any]) -> None:
+    known = entry(right=[0, 1, 2, 0])
+    broken = entry(**other)
+    assert compare.paired_difference(broken, known) is None
+
+
+def test_settings_that_differ_are_listed(tmp_path: Path) -> None:
+    folders = [
+        fake_run.write(tmp_path / name, steps=2, **changes)
+        for name, changes in {
+            "a": {"seed": 0, "run.dir": "x"},
+            "b": {"seed": 3, "optimizer.learning_rate": 1e-5, "run.dir": "y"},
+        }.items()
+    ]
+    rows = told(*folders)["comparison"]["settings"]
+    assert {row["key"]: row["values"] for row in rows} == {
+        "seed": ["0", "3"],
+        "optimizer.learning_rate": ["0.0006", "1e-05"],
+    }
+    assert told(folders[0])["comparison"] is None
+
+
+# --- the current figures
+
+
+def test_the_current_figures_and_the_time_left_are_those_of_the_last_steps(tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=40, every=10)
+    lines = [line for line in records.read(folder / "metrics.jsonl") if line["step"] < 20]
+    (folder / "metrics.jsonl").unlink()
+    for line in lines:
+        records.append(folder / "metrics.jsonl", line)
+    evals = [line for line in records.read(folder / "eval.jsonl") if line["step"] <= 20]
+    (folder / "eval.jsonl").unlink()
+    for line in evals:
+        records.append(folder / "eval.jsonl", line)
+    run = told(folder)["runs"][0]
+    assert (run["done"], run["finished"]) == (20, False)
+    now = run["headline"]["now"]
+    assert now["steps"] == 5
+    assert now["accuracy"] == pytest.approx(0.2 + 0.6 * 17 / 40), "steps 16 to 20"
+    assert now["behaviour/attempts"] == pytest.approx(1 + 5 * now["accuracy"])
+    assert run["headline"]["left"] * 60 == pytest.approx(20 * 2.5 + 2 * 6), "and two evaluations"
+
+
+def test_peak_memory_is_that_of_the_run_although_a_resumed_process_starts_again(
+    tmp_path: Path,
+) -> None:
+    peaks = [1.0, 3.0, 2.0, None, 4.0]
+    columns: dict[str, Any] = {"memory/peak": lambda step: peaks[step]}
+    folder = fake_run.write(tmp_path / "run", steps=5, every=5, columns=columns)
+    assert told(folder)["runs"][0]["curves"]["steps"]["memory/peak"] == [1, 3, 3, 3, 4]
+
+
+def test_malformed_is_left_out_if_the_reward_has_no_part_for_the_form(tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2)
+    assert "malformed" in told(folder)["runs"][0]["curves"]["steps"]
+    text = (folder / "metrics.jsonl").read_text().replace('"reward/format"', '"reward/date"')
+    (folder / "metrics.jsonl").write_text(text)
+    assert "malformed" not in told(folder)["runs"][0]["curves"]["steps"]
 
 
 # --- alarms
@@ -226,16 +347,16 @@ STUCK = [0.2] * 40
             "99 % of the answers right",
         ),
         ("mismatch", {"mismatch": [0.2] * 40}, "0.2 nats apart"),
-        ("mismatch", {"correction": [0.7] * 40}, "weighed by 0.70"),
+        ("mismatch", {"correction": [0.7] * 40}, "is 0.70 on average"),
         (
             "not_finite",
             {"skipped": [0.0] * 30 + [1.0] * 2 + [0.0] * 8},
-            "2 steps left out updates, first at step 30",
+            "2 steps skipped updates, first in step 31",
         ),
         (
             "not_finite",
             {"entropy": [0.5] * 39 + [math.inf]},
-            "entropy could not be written as a number, first at step 39",
+            "entropy could not be written as a number, first in step 40",
         ),
         (
             "endless_repetition",
@@ -244,7 +365,7 @@ STUCK = [0.2] * 40
         ),
         ("endless_repetition", {"behaviour/repeat_rate": [0.6] * 40}, "60 % of the attempts"),
         ("truncation", {"truncated": [0.4] * 40}, "40 % of the answers"),
-        ("reward_errors", {"reward_errors": [0.0] * 39 + [3.0]}, "raised on 3 answers"),
+        ("reward_errors", {"reward_errors": [0.0] * 39 + [3.0]}, "raised an error on 3 answers"),
         (
             "reward_errors",
             {
@@ -253,39 +374,48 @@ STUCK = [0.2] * 40
                 "grading/ungraded": [0.0] * 39 + [2.0],
                 "samples/generated": [50.0 * i for i in range(1, 41)],
             },
-            "raised on 10 answers, took too long for 30, could not judge 2 (2 % of all)",
+            "raised an error on 10 answers, took too long for 30, could not judge 2 (2 % of all answers)",
         ),
     ],
 )
-def test_an_alarm_is_given_when_it_should_and_only_then(
+def test_an_alarm_is_given_if_and_only_if_it_should_be(
     check: str, sick: dict[str, list[float]], says: str
 ) -> None:
-    look = getattr(alarms, check)
-    assert look in alarms.CHECKS.values()
-    assert look(HEALTHY) is None
-    found = look(HEALTHY | sick)
+    looks = getattr(alarms, check)
+    assert looks in alarms.CHECKS.values()
+    assert looks(HEALTHY) is None
+    found = looks(HEALTHY | sick)
     assert says in found.seen
-    assert found in alarms.look(HEALTHY | sick)
+    assert found in alarms.find_alarms(HEALTHY | sick)
 
 
-def test_one_failure_of_the_grader_in_a_hundred_is_no_alarm() -> None:
+def test_a_grader_that_fails_once_in_a_hundred_is_not_an_alarm() -> None:
     generated = {"samples/generated": [100.0 * i for i in range(1, 41)]}
     assert alarms.reward_errors(HEALTHY | generated | {"reward_errors": [1.0] * 40}) is None
     more = HEALTHY | generated | {"reward_errors": [1.0] * 39 + [2.0]}
-    assert "raised on 41 answers" in getattr(alarms.reward_errors(more), "seen", "")
+    assert "raised an error on 41 answers" in getattr(alarms.reward_errors(more), "seen", "")
+
+
+def test_a_check_that_fails_is_a_line_among_the_alarms(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(streams: alarms.Streams) -> alarms.Alarm | None:
+        raise ValueError("no\nsuch column")
+
+    monkeypatch.setitem(alarms.CHECKS, "trouble", broken)
+    (alarm,) = alarms.find_alarms(HEALTHY)
+    assert alarm.seen == "The check for trouble raised ValueError: no such column."
 
 
 def test_a_healthy_run_and_an_empty_one_give_no_alarm() -> None:
-    assert alarms.look(HEALTHY) == []
-    assert alarms.look({}) == []
+    assert alarms.find_alarms(HEALTHY) == []
+    assert alarms.find_alarms({}) == []
 
 
 def test_a_run_too_short_for_a_trend_gives_none() -> None:
     short = {key: values[:9] for key, values in (HEALTHY | {"accuracy": STUCK}).items()}
-    assert alarms.look(short) == []
+    assert alarms.find_alarms(short) == []
 
 
-def test_success_is_no_collapse() -> None:
+def test_low_entropy_after_success_is_not_a_collapse() -> None:
     solved = HEALTHY | {
         "accuracy": [0.95] * 40,
         "entropy": [0.5] * 5 + [0.01] * 35,
@@ -295,7 +425,7 @@ def test_success_is_no_collapse() -> None:
     assert alarms.equal_groups(solved) is None
 
 
-def test_steps_without_a_lesson_say_nothing_of_entropy() -> None:
+def test_steps_with_only_flat_groups_do_not_count_for_entropy() -> None:
     idle = HEALTHY | {"flat_groups": [0.3] * 20 + [1.0] * 20, "entropy": [0.5] * 20 + [0.0] * 20}
     assert alarms.entropy_collapse(idle) is None
 
@@ -315,9 +445,9 @@ def test_the_files_of_a_run_reach_the_alarms(tmp_path: Path) -> None:
         )
     titles = [alarm["title"] for alarm in told(folder)["runs"][0]["alarms"]]
     assert titles == [
-        "Longer answers, no better ones",
+        "Answers get longer but not better",
         "Numbers that are not finite",
-        "It goes in circles",
+        "It repeats itself",
     ]
 
 
@@ -334,7 +464,7 @@ events = st.builds(
 
 @settings(deadline=None, max_examples=50)
 @given(st.text(max_size=40), st.lists(events, max_size=8), st.integers(0, 10), st.integers(0, 45))
-def test_marking_changes_no_letter_and_covers_each_event(
+def test_marking_keeps_the_text_and_covers_each_event(
     text: str, found: list[Event], start: int, end: int
 ) -> None:
     end = min(max(start, end), len(text))
@@ -374,7 +504,7 @@ def test_the_search_is_marked_where_it_happens() -> None:
     ]
 
 
-def test_every_kind_of_event_has_its_words() -> None:
+def test_every_kind_of_event_has_a_description() -> None:
     assert load_task("countdown").kinds.keys() == behaviours.KINDS.keys() - {"claim"}
 
 
@@ -391,7 +521,7 @@ def test_every_kind_of_event_has_its_words() -> None:
         ),
     ],
 )
-def test_to_revise_is_to_find_it_wrong_then_right(text: str, does: bool) -> None:
+def test_a_revision_is_a_failed_check_and_then_a_confirmed_hit(text: str, does: bool) -> None:
     record = fake_run.rollout(0, "dev", 0, text)
     assert samples.revises(samples.find_events(record, load_task("countdown"))) is does
 
@@ -401,7 +531,7 @@ def test_to_revise_is_to_find_it_wrong_then_right(text: str, does: bool) -> None
     ["a", "wait, ", "12*5=60,60+3=63 vs 24 no\n", "x" * 30 + "\n" + "y" * 300, "abab" * 9 + "c"],
 )
 @pytest.mark.parametrize("cut", [0, 1, 3])
-def test_a_loop_is_seen_wherever_it_is_cut(piece: str, cut: int) -> None:
+def test_a_loop_is_detected_wherever_it_is_cut(piece: str, cut: int) -> None:
     text = "5-3=2\n" + piece * max(5, 60 // len(piece))
     assert samples.loops(text[: len(text) - cut])
 
@@ -417,7 +547,7 @@ def test_a_loop_is_seen_wherever_it_is_cut(piece: str, cut: int) -> None:
         "=" * 20,
     ],
 )
-def test_what_is_no_loop(text: str) -> None:
+def test_what_is_not_a_loop(text: str) -> None:
     assert not samples.loops(text)
 
 
@@ -440,7 +570,7 @@ def test_the_same_problems_are_followed_and_the_first_revision_is_found(run: Pat
     assert (before["right"], after["right"], before["step"], after["step"]) == (False, True, 0, 40)
 
 
-def test_of_many_rollouts_few_are_kept(tmp_path: Path) -> None:
+def test_only_a_few_of_many_rollouts_are_kept(tmp_path: Path) -> None:
     kept = samples.Samples()
     for step in range(3000):
         for _ in range(8):
@@ -481,7 +611,7 @@ def test_a_very_long_answer_loses_its_middle_and_says_so() -> None:
     )
 
 
-# --- the story
+# --- the page's data
 
 
 def test_the_numbers_in_the_page_are_those_of_the_streams(run: Path, tmp_path: Path) -> None:
@@ -513,9 +643,10 @@ def test_the_numbers_in_the_page_are_those_of_the_streams(run: Path, tmp_path: P
     assert (found["done"], found["finished"]) == (40, True)
 
 
-def test_a_step_stands_after_what_came_before_it(run: Path) -> None:
+def test_a_step_is_placed_after_what_came_before_it(run: Path) -> None:
     curves = told(run)["runs"][0]["curves"]
-    assert curves["steps"]["x/step"][:3] == [0, 1, 2]
+    assert curves["steps"]["x/step"][:3] == [1, 2, 3], "steps count from 1"
+    assert curves["dev"]["x/step"] == [0, 10, 20, 30, 40], "0 is before training"
     assert curves["steps"]["x/samples"][:3] == [0, 256, 512]
     assert curves["steps"]["x/minutes"][1] == pytest.approx(22.5 / 60)
     assert curves["dev"]["x/samples"] == [0, 2560, 5120, 7680, 10240]
@@ -525,7 +656,7 @@ def test_a_step_stands_after_what_came_before_it(run: Path) -> None:
     assert curves["steps"].keys() >= {f"x/{axis}" for axis in story.AXES}
 
 
-def test_every_curve_is_in_the_glossary_and_has_its_words(run: Path) -> None:
+def test_every_curve_is_in_the_glossary_and_has_an_explanation(run: Path) -> None:
     for section in told(run)["sections"]:
         for chart in section["charts"]:
             assert chart["says"].endswith(".")
@@ -548,7 +679,7 @@ def test_every_key_of_the_glossary_is_drawn_or_left_out_for_a_reason() -> None:
     assert [key for key in charts.LEFT_OUT if glossary.define(key) is None] == []
 
 
-def test_any_task_has_its_report(tmp_path: Path) -> None:
+def test_any_task_can_be_reported(tmp_path: Path) -> None:
     own = Path(__file__).with_name("toy_task.py")
     columns = {"behaviour/carries": lambda step: 0.25}
     folder = fake_run.write(tmp_path / "run", steps=2, every=1, columns=columns)
@@ -564,7 +695,9 @@ def test_any_task_has_its_report(tmp_path: Path) -> None:
 
     story = told(folder)
     (run,) = story["runs"]
-    assert [s["problem"] for s in run["samples"]] == ["a 12, b 34"] * 2, "no product is guessed"
+    assert [s["problem"] for s in run["samples"]] == ["a 12, b 34"] * 2, (
+        "nothing is guessed from the names of fields"
+    )
     assert [s["kinds"] for s in run["samples"]] == [[], []]
     assert story["marks"] == {}
     assert (run["shortcut"], run["headline"]["highlights"]) == (None, {})
@@ -574,7 +707,7 @@ def test_any_task_has_its_report(tmp_path: Path) -> None:
     assert chart["means"]["behaviour/carries"] == charts.OWN
 
 
-def test_a_bundled_task_is_told_in_its_own_words(run: Path) -> None:
+def test_a_bundled_task_describes_its_own_metrics(run: Path) -> None:
     story = told(run)
     assert story["marks"] == dict(load_task("countdown").kinds)
     (one,) = story["runs"]
@@ -585,14 +718,14 @@ def test_a_bundled_task_is_told_in_its_own_words(run: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"numbers": "3", "target": []}, {"numbers": [{}]}])
-def test_a_record_that_is_none_of_its_tasks_is_shown_as_it_is(fields: dict[str, Any]) -> None:
+def test_a_record_that_does_not_fit_the_task_is_shown_unmarked(fields: dict[str, Any]) -> None:
     record = fake_run.rollout(0, "dev", 0, "12-3=9", fields=fields)
     shown = samples.shown(record, load_task("countdown"))
     assert shown["text"] == ["12-3=9"] or shown["kinds"]
     assert shown["problem"]
 
 
-def test_a_part_of_the_reward_that_a_task_names_has_its_curve(tmp_path: Path) -> None:
+def test_every_part_of_a_reward_has_a_curve(tmp_path: Path) -> None:
     parts = {f"reward/{name}": lambda step: 0.5 for name in ("truncated", "style", "answer")}
     folder = fake_run.write(tmp_path / "run", steps=2, columns=parts)
     (chart,) = (
@@ -610,7 +743,7 @@ def test_a_part_of_the_reward_that_a_task_names_has_its_curve(tmp_path: Path) ->
     assert chart["band"]
 
 
-def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
+def test_pass_at_k_is_drawn_if_it_was_measured(tmp_path: Path) -> None:
     folder = fake_run.write(tmp_path / "run", steps=2)
     records.append(
         folder / "eval.jsonl", fake_run.evaluation(1, "dev", 0.5) | {"pass@16": 0.9, "pass@2": 0.6}
@@ -618,7 +751,7 @@ def test_pass_at_k_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
     found = {
         chart["title"]: chart for section in told(folder)["sections"] for chart in section["charts"]
     }
-    assert [line["label"] for line in found["The best of several"]["lines"]] == [
+    assert [line["label"] for line in found["The best of several answers"]["lines"]] == [
         "one of 1",
         "one of 2",
         "one of 16",
@@ -631,13 +764,13 @@ def test_the_command_is_the_one_that_was_typed(run: Path, tmp_path: Path) -> Non
     def told() -> str:
         recorded = Recorded(folder)
         recorded.update()
-        return str(story.tell_run(recorded, "run")["command"])
+        return str(story.run_data(recorded, "run")["command"])
 
     assert told() == f"tinyzero train {shlex.quote(str(folder / 'config.toml'))}", "0.1 wrote none"
     line = "tinyzero train laptop --task 'my tasks.py:T' --task.hard true"
     asked = config.asked_toml({"task": {"name": "my tasks.py:T", "hard": True}}, [line])
     (folder / "asked.toml").write_text(asked)
-    assert told() == line, "whatever it names is neither loaded nor looked at"
+    assert told() == line, "the task that it names is not loaded"
     again = config.asked_again(folder, config.Command("tinyzero train --resume run", {"steps": 9}))
     (folder / "asked.toml").write_text(again or "")
     assert told() == f"tinyzero train {shlex.quote(str(folder / 'asked.toml'))}"
@@ -688,7 +821,7 @@ def test_the_ceiling_of_problems_from_a_file_is_counted_in_its_rows(tmp_path: Pa
     )
 
 
-def test_a_grid_is_told(run: Path, tmp_path: Path) -> None:
+def test_a_grid_is_reported(run: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         fake_run.write(tmp_path / "grid" / f"grpo-{seed}", steps=10, seed=seed)
     mean = {
@@ -716,7 +849,7 @@ def test_a_grid_is_told(run: Path, tmp_path: Path) -> None:
         write_report([tmp_path / "grid"], tmp_path / "page.html")
 
 
-def test_baselines_are_told_where_they_were_measured(tmp_path: Path) -> None:
+def test_baselines_are_shown_if_they_were_measured(tmp_path: Path) -> None:
     folder = fake_run.write(tmp_path / "run", steps=2)
     assert told(folder)["runs"][0]["baselines"] == []
     measured = {"value": 0.5, "low": 0.4, "high": 0.6, "tokens": 160.0}
@@ -729,7 +862,7 @@ def test_baselines_are_told_where_they_were_measured(tmp_path: Path) -> None:
         told(folder)
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_the_same_name_get_different_names(tmp_path: Path) -> None:
     folders = [fake_run.write(tmp_path / place / "run", steps=2) for place in ("a", "b")]
     assert [run["name"] for run in told(*folders)["runs"]] == ["a/run", "b/run"]
     places = [Path("/x/a/one/run"), Path("/y/a/one/run"), Path("/y/b/run"), Path("/y/c")]
@@ -739,12 +872,12 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_named_twice_is_told_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_named_twice_is_shown_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent)
     assert len(find_runs([run, Path(run.name), run.parent])) == 1
 
 
-def test_a_run_that_has_not_begun_is_told_too(tmp_path: Path) -> None:
+def test_a_run_that_has_not_begun_is_shown(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(config.to_toml(config.Config()))
     found = told(tmp_path)["runs"][0]
     assert (found["done"], found["finished"], found["headline"]["before"], found["samples"]) == (
@@ -759,7 +892,7 @@ def test_a_run_that_has_not_begun_is_told_too(tmp_path: Path) -> None:
 
 
 class Scripts(HTMLParser):
-    """What a browser takes for scripts, as HTML's own rules have it."""
+    """The scripts that a browser finds by the rules of HTML."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -816,7 +949,7 @@ def test_what_a_model_writes_cannot_become_markup(tmp_path: Path) -> None:
     assert "connect-src 'none'" in policy[1]
 
 
-def test_the_page_asks_nobody_for_anything(run: Path, tmp_path: Path) -> None:
+def test_the_page_loads_nothing(run: Path, tmp_path: Path) -> None:
     write_report([run], tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
     markup = html.split("<script")[0]
@@ -831,7 +964,7 @@ def test_the_page_asks_nobody_for_anything(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("piece", ["12*5=60,60+3=63 vs 24 no\n", "<<<<<<<<<<<<", "12*5=60 é"])
-def test_the_page_of_long_runs_is_small_and_tells_each_to_its_end(
+def test_the_page_of_long_runs_is_small_and_shows_each_to_its_end(
     piece: str, tmp_path: Path
 ) -> None:
     def text(step: int) -> str:
@@ -846,7 +979,7 @@ def test_the_page_of_long_runs_is_small_and_tells_each_to_its_end(
         assert {0, 400} <= {s["step"] for s in run["samples"]}
 
 
-def test_room_is_given_problem_by_problem_and_to_the_ends_first() -> None:
+def test_room_goes_to_one_problem_after_another_and_to_the_ends_first() -> None:
     at = [(0, "dev"), (0, "dev"), (0, "train"), (4, "dev"), (4, "dev"), (9, "dev"), (9, "dev")]
     assert story.by_turns([{"step": step, "split": split} for step, split in at]) == [
         0,
@@ -859,14 +992,12 @@ def test_room_is_given_problem_by_problem_and_to_the_ends_first() -> None:
     ]
 
 
-def test_an_answer_is_marked_up_once_however_often_it_is_told(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_is_marked_up_only_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = Recorded(run)
     recorded.update()
-    first = story.tell([recorded])
+    first = story.page_data([recorded])
     monkeypatch.setattr(samples, "shown", lambda record: pytest.fail("marked up again"))
-    assert story.tell([recorded]) == first
+    assert story.page_data([recorded]) == first
 
 
 def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -878,7 +1009,7 @@ def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (run / "report.html").read_text() == out.read_text()
 
 
-def test_runs_named_from_here_and_from_the_root_have_their_page_beside_them(
+def test_the_page_of_several_runs_is_written_next_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b"):
@@ -893,7 +1024,7 @@ def test_runs_named_from_here_and_from_the_root_have_their_page_beside_them(
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder that is still empty, and the address where it is watched."""
+    """An empty folder and the address of its live page."""
     folder = tmp_path / "run"
     folder.mkdir()
     with Server(folder, "127.0.0.1", 0) as made:
@@ -916,7 +1047,7 @@ def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
             return error.code, dict(error.headers), error.read()
 
 
-def test_a_watched_run_is_told_as_it_grows(server: tuple[Path, str]) -> None:
+def test_a_watched_run_is_updated_as_it_grows(server: tuple[Path, str]) -> None:
     folder, address = server
     assert b'<script id="data" type="application/json">null</script>' in get(address + "/")[2]
     assert "waiting for a run" in json.loads(get(address + "/data.json")[2])["waiting"]
@@ -939,10 +1070,32 @@ def test_a_watched_run_is_told_as_it_grows(server: tuple[Path, str]) -> None:
     (folder / "rollouts.jsonl").write_text(rollouts + "{}\n")
     assert "rollouts.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
     (folder / "rollouts.jsonl").write_text(rollouts)
-    assert json.loads(get(address + "/data.json")[2])["runs"][0]["done"] == 11, "mended"
+    assert json.loads(get(address + "/data.json")[2])["runs"][0]["done"] == 11, "repaired"
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("damaged\n{}\n")
     assert "metrics.jsonl" in json.loads(get(address + "/data.json")[2])["error"]
+
+
+def test_what_cannot_be_shown_is_a_line_on_the_page_and_in_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=2)
+    said: list[str] = []
+    live = Live(folder, said.append)
+
+    def broken(*args: Any) -> Any:
+        raise ZeroDivisionError("no\nsteps")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(story, "curves", broken)
+        for _ in range(2):
+            error = json.loads(live.data()[0])["error"]
+    assert error == f"the records in {folder} cannot be shown: ZeroDivisionError: no steps"
+    assert said == [error], "once"
+    assert json.loads(live.data()[0])["runs"][0]["done"] == 2
+    (folder / "metrics.jsonl").write_text("damaged\n{}\n")
+    assert "metrics.jsonl" in json.loads(live.data()[0])["error"]
+    assert len(said) == 2
 
 
 def test_only_this_machine_s_names_are_answered_and_only_this_page(
@@ -956,7 +1109,7 @@ def test_only_this_machine_s_names_are_answered_and_only_this_page(
     assert get(address + "/../config.toml")[0] == 404
 
 
-def test_a_browser_is_told_what_the_live_page_may_do(server: tuple[Path, str]) -> None:
+def test_the_live_page_has_a_content_security_policy(server: tuple[Path, str]) -> None:
     _, headers, body = get(server[1] + "/")
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -968,7 +1121,7 @@ def test_a_browser_is_told_what_the_live_page_may_do(server: tuple[Path, str]) -
     assert get(server[1] + "/data.json")[1]["Content-Security-Policy"] == policy
 
 
-def test_the_live_page_has_so_many_connections_and_patience(server: tuple[Path, str]) -> None:
+def test_the_live_page_limits_connections_and_time(server: tuple[Path, str]) -> None:
     port = int(server[1].rpartition(":")[2])
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
     with pytest.raises(OSError):
@@ -978,7 +1131,7 @@ def test_the_live_page_has_so_many_connections_and_patience(server: tuple[Path, 
     assert Handler.timeout == PATIENCE
 
 
-def test_the_live_page_says_where_it_is_and_who_can_see_it(
+def test_the_live_page_prints_its_address_and_who_can_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
@@ -998,7 +1151,9 @@ def test_the_live_page_says_where_it_is_and_who_can_see_it(
     assert said.count("\n") == 1
 
 
-def test_a_folder_or_a_port_that_is_not_there(server: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_missing_folder_or_a_used_port_is_an_error(
+    server: tuple[Path, str], tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"no folder .*nothing"):
         Server(tmp_path / "nothing", "127.0.0.1", 0)
     port = int(server[1].rpartition(":")[2])
@@ -1021,7 +1176,7 @@ ODD = {
 
 
 def odd_run(folder: Path, odd: Any) -> Path:
-    """A run in whose records every number that may be missing is something else."""
+    """A run whose records hold `odd` in place of every number that may be missing."""
     fake_run.write(folder, steps=4, every=2)
     for name, needed in (
         ("metrics.jsonl", {"step"}),
@@ -1034,21 +1189,21 @@ def odd_run(folder: Path, odd: Any) -> Path:
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
-def test_what_is_no_number_counts_as_missing(odd: Any, tmp_path: Path) -> None:
+def test_values_that_are_not_numbers_count_as_missing(odd: Any, tmp_path: Path) -> None:
     folder = odd_run(tmp_path / "run", odd)
     write_report([folder], tmp_path / "page.html")
     told = data_of((tmp_path / "page.html").read_text())["runs"][0]
     assert told["headline"]["minutes"] is None
     assert told["headline"]["after"]["value"] == pytest.approx(0.8)
-    body, _ = Live(folder).story()
+    body, _ = Live(folder).data()
     assert json.loads(body)["runs"][0]["headline"] == told["headline"]
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
-def test_a_rollout_of_anything_is_told_or_named(
+def test_an_odd_rollout_is_shown_or_named(
     odd: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where a line cannot be a run's, that is one line; in no case a traceback."""
+    """A line that cannot belong to a run is an error of one line, never a traceback."""
     fields = [{"numbers": odd, "target": odd}, {"numbers": [odd], "target": 3}, {"a": odd, "b": 2}]
     changes: list[dict[str, Any]] = [{"fields": field} for field in fields]
     changes += [{"reward": odd}, {"response_length": odd}, {"parts": {"answer": odd}}]
@@ -1060,7 +1215,7 @@ def test_a_rollout_of_anything_is_told_or_named(
         if "fields" in change:
             write_report([folder], tmp_path / f"{number}.html")
         elif cli.main(["report", str(folder)]):
-            assert "is none of a run's" in capsys.readouterr().err
+            assert "is not a run's record" in capsys.readouterr().err
 
 
 def test_a_billion_problems_are_counted_up_to_a_bound(
@@ -1096,12 +1251,53 @@ def test_a_run_of_a_version_with_fewer_options_is_shown(tmp_path: Path) -> None:
     assert write_report([folder], tmp_path / "page.html")
 
 
-def test_every_alarm_does_without_any_column() -> None:
-    """A user's algorithm, or a run whose every step was refused, may leave out what ours record."""
+def test_every_alarm_works_without_any_column() -> None:
+    """A user's algorithm may not record what the bundled ones record."""
     keys = ["step", "reward", "accuracy", "entropy", "flat_groups", "skipped", "mismatch"]
     keys += ["truncated", "response_length", "reward_errors", "samples/generated", "loss"]
     whole = {key: [0.5] * 20 for key in keys}
     for key in keys:
-        alarms.look({k: v for k, v in whole.items() if k != key})
-        alarms.look({key: whole[key]})
-    alarms.look({})
+        alarms.find_alarms({k: v for k, v in whole.items() if k != key})
+        alarms.find_alarms({key: whole[key]})
+    alarms.find_alarms({})
+
+
+def test_a_run_of_ones_own_algorithm_and_task_is_reported_watched_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The repository's own examples, trained for two real steps."""
+    examples = Path(__file__).parent.parent / "examples"
+    folder = tmp_path / "own"
+    settings = {
+        "--algorithm": f"{examples / 'my_algorithm.py'}:RAFT",
+        "--task": f"{examples / 'my_task.py'}:BeatTheSum",
+        "--steps": 2,
+        "--rollout.prompts": 2,
+        "--rollout.samples": 4,
+        "--rollout.max_tokens": 60,
+        "--eval.every": 1,
+        "--eval.problems": 4,
+        "--eval.test_problems": 4,
+        "--eval.max_tokens": 60,
+        "--model.threads": 1,
+        "--run.dir": folder,
+    }
+    arguments = [str(part) for pair in settings.items() for part in pair]
+    assert cli.main(["train", *arguments]) == 0
+    assert cli.main(["report", str(folder)]) == 0
+    (run,) = data_of((folder / "report.html").read_text())["runs"]
+    assert run["finished"]
+    assert run["algorithm"]["name"].endswith("RAFT")
+    assert [alarm["title"] for alarm in run["alarms"] if alarm["title"] == "A check failed"] == []
+    assert "malformed" not in run["curves"]["steps"], "its reward has no part for the form"
+    assert "imitated" in run["curves"]["steps"]
+    assert json.loads(Live(folder).data()[0])["runs"][0]["headline"] == run["headline"]
+
+    fake_run.write(tmp_path / "other", steps=2, every=1)
+    page = tmp_path / "page.html"
+    assert cli.main(["report", str(folder), str(tmp_path / "other"), "--out", str(page)]) == 0
+    compared = data_of(page.read_text())["comparison"]
+    assert compared["comparable"] == "no"
+    assert "differ in the task (" in compared["reason"]
+    keys = {row["key"] for row in compared["settings"]}
+    assert {"task.name", "algorithm.name", "rollout.samples"} <= keys

@@ -1,4 +1,4 @@
-"""The report's page in a real browser: no complaint, no overflow, and everything does what it says."""
+"""The report's page in a real browser: no errors, no overflow, and every control works."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ EVIL = "<script>window.evil=1</script><img src=x onerror=window.evil=1></script>
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium of this machine."""
+    """A headless Chromium that is installed on this machine."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright: pip install tinyzero[dev]"
     )
@@ -49,7 +49,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the report of a run with an alarm, an evil text and a grown answer."""
+    """The report of a run with an alarm, a malicious text and an answer that became right."""
     folder = tmp_path_factory.mktemp("runs") / "made-up-0"
     fake_run.write(folder, columns={"truncated": lambda step: 0.4})
     records.append(
@@ -68,7 +68,7 @@ BASELINES = {"forced to go on": {"value": 0.05, "low": 0.03, "high": 0.08, "toke
 
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the report of a run that hardly learned, with baselines below and above its curves."""
+    """The report of a run that did not learn, with baselines below and above its curves."""
     folder = tmp_path_factory.mktemp("controlled") / "run"
     fake_run.write(folder, columns={"accuracy": lambda step: 0.2})
     evals = list(records.read(folder / "eval.jsonl"))
@@ -84,7 +84,7 @@ def controlled(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the report of four runs."""
+    """The report of four runs."""
     place = tmp_path_factory.mktemp("grid")
     for seed in range(4):
         fake_run.write(
@@ -112,7 +112,7 @@ rloo = { "algorithm.name" = "rloo" }
 def opened(
     browser: Any, address: str, width: int = 1440, dark: bool = False, quiet: bool = True
 ) -> Iterator[Any]:
-    """The page, of which nothing is complained in the console, and which asks nobody else for anything."""
+    """The opened page. Its console must stay empty, and it must load nothing from elsewhere."""
     context = browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if dark else "light",
@@ -163,10 +163,11 @@ def test_one_run_fits_in_light_and_dark_with_everything_unfolded(
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_several_runs_fit_and_lie_over_each_other(browser: Any, several: str, width: int) -> None:
+def test_several_runs_fit_and_share_their_charts(browser: Any, several: str, width: int) -> None:
     with opened(browser, several, width) as page:
         assert overflow(page) == 0
-        assert page.locator("#table .scroll tbody tr").count() == 4
+        figures = page.get_by_role("region", name="Every run in figures")
+        assert figures.locator("tbody tr").count() == 4
         chart = page.locator("figure.chart").first
         assert "a-choice-with-a-rather-long-name-0 80" in chart.locator(".legend").inner_text()
         chart.get_by_role("combobox").select_option(label="training answers")
@@ -186,7 +187,9 @@ def test_several_runs_fit_and_lie_over_each_other(browser: Any, several: str, wi
         assert overflow(page) == 0
 
 
-def test_numbers_stand_under_their_own_run_where_one_has_none(browser: Any, tmp_path: Path) -> None:
+def test_numbers_are_in_the_column_of_their_run_if_one_has_none(
+    browser: Any, tmp_path: Path
+) -> None:
     for i, name in enumerate("abc"):
         kl = {"kl": lambda step, i=i: 0.5 + i} if name != "a" else {}
         fake_run.write(tmp_path / name, steps=10, columns=kl)
@@ -195,11 +198,11 @@ def test_numbers_stand_under_their_own_run_where_one_has_none(browser: Any, tmp_
         chart = page.locator("figure.chart", has=page.get_by_role("heading", name="KL"))
         chart.locator("summary").click()
         chart.locator("tbody tr").first.wait_for()
-        assert chart.locator("thead th").all_inner_texts() == ["steps", "b", "c"]
+        assert chart.locator("thead th").all_inner_texts() == ["step", "b", "c"]
         assert chart.locator("tbody tr").first.locator("td").all_inner_texts() == ["1.5", "2.5"]
 
 
-# The share of dark pixels along heights of the first plot: about half of a dashed line.
+# The share of dark pixels at given heights of the first plot: about half for a dashed line.
 DARK = """(values) => {
   const { u } = [...drawn][0], { left, width } = u.bbox;
   const { data } = u.ctx.getImageData(left, 0, width, u.ctx.canvas.height);
@@ -211,14 +214,12 @@ DARK = """(values) => {
 }"""
 
 
-def test_baselines_are_drawn_within_the_plot_heard_and_in_the_table(
-    browser: Any, controlled: str
-) -> None:
+def test_baselines_are_in_the_plot_its_label_and_its_table(browser: Any, controlled: str) -> None:
     with opened(browser, controlled) as page:
         chart = page.locator("figure.chart").first
         low, high = page.evaluate("(({ min, max }) => [min, max])([...drawn][0].u.scales.y)")
         for name, b in BASELINES.items():
-            assert low < b["value"] < high < 0.5, "on the plot, which is no larger than it need be"
+            assert low < b["value"] < high < 0.5, "in the plot, which is no larger than needed"
             words = f"{name} at {100 * b['value']:.{int(b['value'] < 0.1)}f}\u202f%"
             assert words in (chart.locator(".plot").get_attribute("aria-label") or "")
         chart.locator("summary").click()
@@ -231,7 +232,7 @@ def test_baselines_are_drawn_within_the_plot_heard_and_in_the_table(
         ]
         *on_lines, off = page.evaluate(DARK, [*(b["value"] for b in BASELINES.values()), 0.28])
         assert all(0.3 < share < 0.9 for share in on_lines)
-        assert off < 0.1, "there is no line where no baseline is"
+        assert off < 0.1, "only baselines have a line"
 
 
 def test_a_grid_is_a_matrix_of_its_choices(browser: Any, tmp_path: Path) -> None:
@@ -257,9 +258,10 @@ def test_a_grid_is_a_matrix_of_its_choices(browser: Any, tmp_path: Path) -> None
         assert grid.locator("tbody th").all_inner_texts() == ["grpo", "rloo"]
         assert grid.locator("td .heat b").all_inner_texts() == ["80\u202f%"] * 4
         assert "Means over 2 seeds." in page.locator("#table").inner_text()
-        assert page.locator("#table .scroll").last.locator("tbody tr").count() == 8
+        figures = page.get_by_role("region", name="Every run in figures")
+        assert figures.locator("tbody tr").count() == 8
         legend = page.locator("figure.chart").first.locator(".legend span")
-        assert legend.count() == 4, "the seeds of a choice are one"
+        assert legend.count() == 4, "the seeds of a choice share an entry"
         assert overflow(page) == 0
 
 
@@ -278,11 +280,13 @@ def test_filters_choose_among_the_samples(browser: Any, report: str) -> None:
         assert page.locator("#filter-problem").input_value() == "24 from 3 5 12", (
             "one that was learned"
         )
-        assert cards.count() == 12, "5 from dev, 2 from test, 5 from training"
+        assert cards.count() == 6, "of 12: 5 from dev, 2 from test, 5 from training"
+        page.get_by_role("button", name="Show more").click()
+        assert cards.count() == 12
         page.get_by_role("button", name="Show all").click()
         tally = page.locator(".tally")
         everything = tally.inner_text()
-        assert everything.startswith("27 answers of 27"), "of three problems, and one more"
+        assert everything.startswith("27 of the 27 answers"), "of three problems, and one more"
         page.locator("#filter-outcome").select_option("right")
         assert all("right" in text for text in page.locator(".sample .verdict").all_inner_texts())
         page.locator("#filter-step").select_option("20")
@@ -292,7 +296,9 @@ def test_filters_choose_among_the_samples(browser: Any, report: str) -> None:
         page.locator("#filter-kind").select_option("backtrack")
         assert cards.count() == 1
         page.locator("#filter-outcome").select_option("wrong")
-        assert tally.inner_text() == "2 answers of 27 kept here, 0 right", "the other two problems"
+        assert tally.inner_text() == "2 of the 27 answers on this page, 0 right", (
+            "the other two problems"
+        )
         page.get_by_role("button", name="Show all").click()
         assert tally.inner_text() == everything
         page.get_by_role("button", name="Show it").click()
@@ -300,19 +306,17 @@ def test_filters_choose_among_the_samples(browser: Any, report: str) -> None:
         assert "checks, then revises" in cards.first.inner_text()
 
 
-def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(
-    browser: Any, report: str
-) -> None:
+def test_curves_are_read_with_the_keyboard_and_in_a_table(browser: Any, report: str) -> None:
     with opened(browser, report) as page:
         chart = page.locator(
-            "figure.chart", has=page.get_by_role("heading", name="Tokens an answer")
+            "figure.chart", has=page.get_by_role("heading", name="Tokens per answer")
         )
         assert "wrong 69.3" in chart.locator(".legend").inner_text(), "the last of 30.25 + step"
         plot = chart.locator(".plot")
-        assert plot.get_attribute("role") == "application", "its arrow keys are its own"
+        assert plot.get_attribute("role") == "application", "it handles arrow keys itself"
         plot.focus()
         assert page.locator("[aria-live=polite]").count() == 2, (
-            "of all legends, one is read out, and where it is"
+            "only one legend is read out, with its position"
         )
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
@@ -320,12 +324,12 @@ def test_curves_are_read_with_the_keyboard_and_their_numbers_stand_below(
             "(node) => node.textContent.includes('31.3')",
             arg=chart.locator(".legend").element_handle(),
         )
-        assert "at 1 steps" in chart.locator("figcaption").inner_text()
+        assert "step 2" in chart.locator("figcaption").inner_text()
         assert "from 30.3 to 69.3" in (plot.get_attribute("aria-label") or "")
         chart.locator("summary").focus()
         page.keyboard.press("Enter")
         cells = chart.locator("tbody tr").nth(1).locator("th, td").all_inner_texts()
-        assert cells[:3] == ["1", "90.5", "31.3"]
+        assert cells[:3] == ["2", "90.5", "31.3"]
         page.locator("#axis").select_option("samples")
         chart.locator("tbody tr").nth(1).wait_for()
         assert chart.locator("tbody tr").nth(1).locator("th").inner_text() == "256"
@@ -348,11 +352,13 @@ def test_over_length_curves_are_clouds_in_order(browser: Any, tmp_path: Path) ->
         assert "249" in chart.locator(".legend").inner_text(), (
             "the run's end, which is not the longest answer"
         )
-        xs = page.evaluate("[...drawn].find((card) => card.spec.title === 'KL').u.data[0]")
+        xs = page.evaluate(
+            "[...drawn].find((card) => card.spec.title === 'KL divergence').u.data[0]"
+        )
         assert xs == sorted(lengths)
         dev = page.evaluate("[...drawn][0].u.data[0]")
         assert dev == sorted(dev)
-        assert "tokens an answer" in page.locator("#axis option:checked").inner_text()
+        assert "tokens per answer" in page.locator("#axis option:checked").inner_text()
 
 
 def test_the_band_of_a_training_curve_is_students_interval_of_its_neighbours(
@@ -365,23 +371,25 @@ def test_the_band_of_a_training_curve_is_students_interval_of_its_neighbours(
         middle = [found[key][2] for key in ("mean", "low", "high")]
         assert middle == pytest.approx([0.4, 0.4 - half, 0.4 + half], rel=0.01)
         assert found["mean"][5] is None
-        assert page.evaluate("around([1, 2])") == {"mean": [1, 2]}, "too short a curve has none"
-        chart = page.locator("figure.chart", has=page.get_by_role("heading", name="Reward"))
+        assert page.evaluate("around([1, 2])") == {"mean": [1, 2]}, "a very short curve has no band"
+        chart = page.locator(
+            "figure.chart", has=page.get_by_role("heading", name="Reward", exact=True)
+        )
         assert "[" in chart.locator(".legend span").first.inner_text()
         chart.locator("summary").click()
         chart.locator("tbody tr").first.wait_for()
         assert chart.locator("thead th").all_inner_texts()[:4] == [
-            "steps",
+            "step",
             "reward",
             "mean from",
             "to",
         ]
 
 
-def test_the_first_thing_the_tab_key_reaches_leads_past_the_rest(browser: Any, report: str) -> None:
+def test_the_tab_key_first_reaches_a_link_to_the_results(browser: Any, report: str) -> None:
     with opened(browser, report) as page:
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "Skip to the story"
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
         reached = set()
         for _ in range(60):
             page.keyboard.press("Tab")
@@ -391,15 +399,114 @@ def test_the_first_thing_the_tab_key_reaches_leads_past_the_rest(browser: Any, r
         assert {"SUMMARY", "A", "BUTTON", "plot", "thinking"} <= reached
 
 
-def test_alarms_stand_before_the_curves(browser: Any, report: str) -> None:
+def test_alarms_and_answers_come_before_the_curves(browser: Any, report: str) -> None:
     with opened(browser, report) as page:
         ids = page.locator("main > section").evaluate_all("(nodes) => nodes.map((n) => n.id)")
-        assert ids[:2] == ["alarms", "accuracy"]
-        assert ids[-1] == "samples"
+        assert ids[:3] == ["alarms", "samples", "accuracy"], "written answers before the curves"
+        assert ids[-1] == "kinds"
         assert "Many answers are cut off" in page.locator("#alarms").inner_text()
 
 
-def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> None:
+@contextmanager
+def watched(folder: Path) -> Iterator[str]:
+    """The address of the live page of a folder."""
+    with Server(folder, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_live_page_headlines_the_current_training_accuracy(
+    browser: Any, tmp_path: Path, width: int
+) -> None:
+    folder = tmp_path / "run"
+    fake_run.write(folder, steps=40, every=10)
+    for name in ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl"):
+        kept = [line for line in records.read(folder / name) if line["step"] <= 11]
+        (folder / name).unlink()
+        for line in kept:
+            records.append(folder / name, line)
+    with watched(folder) as address, opened(browser, address, width) as page:
+        top = page.locator("#top")
+        assert top.locator(".state").inner_text() == "step 12 of 40, about 1.37 min left"
+        assert top.locator(".score").count() == 1
+        accuracy = 0.2 + 0.6 * 9 / 40  # the mean of steps 8 to 12
+        assert top.locator(".score b").inner_text() == f"{100 * accuracy:.0f}\u202f%"
+        assert "in the last 5 steps" in top.inner_text()
+        facts = dict(
+            zip(
+                top.locator(".facts dt").all_inner_texts(),
+                top.locator(".facts dd").all_inner_texts(),
+                strict=True,
+            )
+        )
+        assert facts["held-out problems, before training"].startswith("20\u202f%")
+        assert facts["held-out problems, step 10"].startswith("35\u202f%")
+        assert page.locator("figure.chart small").first.inner_text() == "now"
+        assert overflow(page) == 0
+
+
+def test_the_live_page_says_what_is_wrong_with_the_records(browser: Any, tmp_path: Path) -> None:
+    folder = fake_run.write(tmp_path / "run", steps=4, every=2)
+    whole = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(whole + "damaged\n{}\n")
+    with watched(folder) as address:
+        page = browser.new_context().new_page()
+        page.goto(address)
+        page.locator("#top").get_by_text("metrics.jsonl").wait_for()
+        (folder / "metrics.jsonl").write_text(whole)
+        page.locator("#live").get_by_text("finished").wait_for()
+        page.context.close()
+
+
+def test_steps_are_counted_from_one_with_whole_ticks(browser: Any, tmp_path: Path) -> None:
+    fake_run.write(tmp_path / "run", steps=7, every=7)
+    write_report([tmp_path / "run"], tmp_path / "report.html")
+    with opened(browser, (tmp_path / "report.html").as_uri()) as page:
+        find = "[...drawn].find((card) => card.spec.title === 'Entropy').u"
+        assert page.evaluate(f"{find}.data[0]") == [1, 2, 3, 4, 5, 6, 7]
+        ticks = page.evaluate(f"{find}.axes[0]._splits")
+        assert ticks
+        assert all(tick == int(tick) for tick in ticks)
+
+
+def test_runs_are_ranked_only_if_they_were_evaluated_alike(browser: Any, tmp_path: Path) -> None:
+    def write(name: str, **evaluated: Any) -> None:
+        folder = fake_run.write(tmp_path / name, steps=2, every=2, seed=len(name))
+        lines = list(records.read(folder / "eval.jsonl"))
+        (folder / "eval.jsonl").unlink()
+        for line in lines:
+            records.append(folder / "eval.jsonl", line | evaluated)
+
+    def top() -> tuple[str, str]:
+        write_report([tmp_path / "a", tmp_path / "bb"], tmp_path / "report.html")
+        with opened(browser, (tmp_path / "report.html").as_uri(), 375) as page:
+            assert overflow(page) == 0
+            return page.locator("#top .sentence").inner_text(), page.locator("#table").inner_text()
+
+    write("a")
+    write("bb")
+    sentence, table = top()
+    assert "cannot be checked" in sentence
+    assert "seed\t1\t2" in table
+    same = {"max_tokens": 100, "problems": "0" * 16, "k": 2, "clusters": [0, 1, 2, 2]}
+    write("a", **same, right=[0, 1, 2, 0])
+    write("bb", **same, right=[2, 1, 2, 2])
+    sentence, table = top()
+    assert "highest accuracy" in sentence
+    assert "bb\t+50.0\t[" in table, "2 of 4 problems went from 0 to 2 of 2"
+    write("bb", **(same | {"max_tokens": 50}), right=[2, 1, 2, 2])
+    sentence, table = top()
+    assert "differ in the token limit (100 or 50)" in sentence
+    assert "Difference to" not in table
+
+
+def test_the_live_page_updates_itself(browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     with Server(folder, "127.0.0.1", 0) as server:
@@ -411,7 +518,7 @@ def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> No
             errors: list[str] = []
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
-            page.get_by_text("waiting for a run to begin").wait_for()
+            page.locator("#top").get_by_text("waiting for a run to begin").wait_for()
             fake_run.write(folder, steps=10, every=5)
             page.get_by_text("finished").wait_for()
             page.locator(".setup summary").click()
@@ -421,10 +528,10 @@ def test_a_watched_run_grows_before_the_eyes(browser: Any, tmp_path: Path) -> No
             records.append(folder / "metrics.jsonl", fake_run.step_record(10, 20) | {"kl": 0.5})
             page.get_by_role("heading", name="KL").wait_for()
             assert page.locator(".setup").get_attribute("open") is not None, (
-                "what was unfolded stays so"
+                "what was unfolded stays unfolded"
             )
-            assert page.evaluate("document.activeElement.textContent") == "Samples", (
-                "and a link in use is kept"
+            assert page.evaluate("document.activeElement.textContent") == "Problem types", (
+                "and a link with the focus is kept"
             )
             heard = page.locator(".plot").first.get_attribute("aria-label") or ""
             assert "best of 8 at 38" in heard, "measured since the chart was first drawn"

@@ -76,7 +76,7 @@ def strange_model(folder: Path, base: Path, **names: str) -> Path:
 
 
 def watch(folder: Path) -> int:
-    Live(folder).story()
+    Live(folder).data()
     return 0
 
 

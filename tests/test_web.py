@@ -1,4 +1,4 @@
-"""The page to play on: what it is told, what it is refused, and how it looks to a browser and to a stranger."""
+"""The play page: its requests and answers, what it refuses, and how it behaves in a real browser."""
 
 import http.client
 import json
@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tinyzero.tasks.countdown.task import Countdown
 from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.tasks.multiplication.task import Multiplication
 from tinyzero.tools.web.play import ANSWERS, MAX_BODY, Candidate, Handler, Playground, Server
-from tinyzero.tools.web.server import CONNECTIONS
+from tinyzero.tools.web.server import CONNECTIONS, PATIENCE
 from tinyzero.types import Problem, Reward, SamplingParams, Split
 
 THOUGHT = "12-3=9,9*5=45 vs 24 no\n5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>(5-3)*12</answer>"
@@ -37,7 +37,7 @@ ASKED = {"line": "24 from 3 5 12"}
 def player(
     script: Callable[[str, int], str], name: str = "scripted", max_tokens: int = 200
 ) -> Candidate:
-    """A model that says what a script tells it to, token by token."""
+    """A model that writes what a script says, token by token."""
     tokenizer = tiny.tokenizer()
     encode = partial(models.encode_prompt, tokenizer)
     sampler = ScriptedSampler(script, encode, models.decoder(tokenizer))
@@ -45,7 +45,7 @@ def player(
 
 
 def candidate(name: str, size: int, sampler: Any, encode: Any, params: SamplingParams) -> Candidate:
-    """A model that can be asked; `serving` gives it the task."""
+    """A model on the page; `serving` sets its task."""
     return Candidate(name, size, Player(Countdown(), sampler, encode, "compact"), params)
 
 
@@ -72,7 +72,7 @@ def serving(*candidates: Candidate, task: Task | None = None) -> Iterator[Server
 def send(
     server: Server, path: str, body: Any = None, method: str = "POST", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, str]:
-    """One request, as a browser on the page sends it, save for `headers`; one of "" is left out."""
+    """Send a request as a browser on the page does, with other `headers`; a header of "" is left out."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
     own = f"127.0.0.1:{server.server_port}"
     sent = {"Host": own} | (
@@ -89,20 +89,20 @@ def send(
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """Server-sent events, by the letter of their format."""
+    """The JSON objects of server-sent events, whose format is checked strictly."""
     parts = text.split("\n\n")
     assert parts.pop() == ""
     assert all(part.startswith("data: ") and "\n" not in part for part in parts)
     return [json.loads(part.removeprefix("data: ")) for part in parts]
 
 
-def test_a_thought_comes_token_by_token_with_its_prompt_and_its_verdict() -> None:
+def test_an_answer_comes_token_by_token_with_its_prompt_and_verdict() -> None:
     with serving(scripted()) as server:
         status, headers, text = send(server, "/think", ASKED)
     assert (status, headers.get_content_type()) == (200, "text/event-stream")
     first, *pieces, last = events(text)
     assert first == {
-        "fields": {"numbers": [3, 5, 12], "target": 24},
+        "shown": "24 from 3 5 12",
         "prompt": "24 from 3 5 12\n<think>\n",
     }
     assert "".join(piece["text"] for piece in pieces) == THOUGHT
@@ -128,7 +128,7 @@ def test_the_verdict_is_the_graders_not_the_models() -> None:
         }
 
 
-def test_each_model_is_asked_by_its_number_and_with_what_the_page_says() -> None:
+def test_the_page_chooses_the_model_the_seed_and_the_temperature() -> None:
     asked = []
 
     class Watched(ScriptedSampler):
@@ -155,27 +155,27 @@ def test_each_model_is_asked_by_its_number_and_with_what_the_page_says() -> None
     assert asked == [("b", 4, 0), ("a", 5, 1.5)]
 
 
-def test_problems_are_drawn_from_the_test_split_and_asked_by_their_number() -> None:
+def test_problems_are_drawn_from_the_test_split_by_index() -> None:
     task = Countdown()
     with serving(scripted(), task=task) as server:
         drawn = json.loads(send(server, "/draw", {"index": 3})[2])
         asked = events(send(server, "/think", {"index": 3})[2])[0]
         solution = json.loads(send(server, "/solution", {"index": 3})[2])["solution"]
     problem = task.problem("test", 3)
-    assert drawn == {"line": task.line(problem), "fields": dict(problem.fields)}
-    assert asked["fields"] == dict(problem.fields)
+    assert drawn == {"line": task.line(problem), "shown": task.line(problem)}
+    assert asked["shown"] == task.line(problem)
     assert task.reward(problem, f"</think><answer>{solution}</answer>").value == 1
     assert task.pose(drawn["line"]) == problem
 
 
 class Greet:
-    """A task without words for its problems, whose reward raises."""
+    """A task that cannot be posed, and whose reward raises."""
 
     def problem(self, split: Split, index: int) -> Problem:
         return Problem(f"{index}", {"who": index}, split, f"{index}")
 
     def prompt(self, problem: Problem, template: str) -> str:
-        return "hello\n"
+        return f"hello {problem.fields['who']}\n"
 
     def reward(self, problem: Problem, text: str) -> Reward:
         raise ZeroDivisionError("no reward")
@@ -190,7 +190,7 @@ def test_a_task_that_cannot_be_posed_and_whose_reward_raises() -> None:
         assert (about["posable"], about["rules"]) == (False, "")
         assert json.loads(send(server, "/draw", {"index": 2})[2]) == {
             "line": None,
-            "fields": {"who": 2},
+            "shown": "hello 2",
         }
         assert json.loads(send(server, "/solution", {"index": 2})[2]) == {"solution": "good day"}
         last = events(send(server, "/think", {"index": 2})[2])[-1]
@@ -200,7 +200,7 @@ def test_a_task_that_cannot_be_posed_and_whose_reward_raises() -> None:
 
 
 class Careless(Countdown):
-    """A task whose methods raise whatever they like, in several lines."""
+    """A task whose methods raise errors of several lines."""
 
     def pose(self, line: str) -> Problem:
         return Problem(line, {"numbers": [int(word) for word in line.split("-")]}, "test", line)
@@ -212,10 +212,7 @@ class Careless(Countdown):
 def test_what_a_task_raises_is_one_line() -> None:
     class Odd(Careless):
         def pose(self, line: str) -> Problem:
-            return Problem(line, {"set": {1}}, "test", line)  # which JSON cannot hold
-
-        def prompt(self, problem: Problem, template: str) -> str:
-            return "hello\n"
+            return Problem(line, {"set": {1}}, "test", line)  # `line` finds no numbers
 
     with serving(scripted(), task=Careless()) as server:
         status, _, text = send(server, "/think", {"line": "x"})
@@ -226,8 +223,47 @@ def test_what_a_task_raises_is_one_line() -> None:
         assert json.loads(text)["error"].startswith(r"Careless raised KeyError: 'no\nsolution' (")
     with serving(scripted(), task=Odd()) as server:
         status, _, text = send(server, "/think", {"line": "x"})
-        assert (status, len(events(text))) == (200, 1), "the answer was begun"
-        assert events(text)[0]["error"].startswith("asking GuardedTask raised TypeError")
+        assert status == 500
+        assert json.loads(text)["error"].startswith("Odd raised KeyError: 'numbers' (")
+
+
+def test_an_unexpected_error_in_a_begun_answer_is_one_line() -> None:
+    class Broken(ScriptedSampler):
+        def stream(self, prompt: Any, params: SamplingParams) -> Iterator[str]:
+            yield "1"
+            raise RuntimeError("no\nmemory")
+
+    encode = partial(models.encode_prompt, tiny.tokenizer())
+    broken = Broken(lambda prompt, sample: "", encode, models.decoder(tiny.tokenizer()))
+    with serving(candidate("broken", 1, broken, encode, SamplingParams())) as server:
+        status, _, text = send(server, "/think", ASKED)
+    *_, piece, last = events(text)
+    assert (status, piece) == (200, {"text": "1"})
+    assert "no memory" in last["error"]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "  What is 3 + 4?\n",
+        [
+            {"role": "system", "content": "Think first."},
+            {"role": "user", "content": "What is 3 + 4?"},
+            {"role": "assistant", "content": "<think>"},
+        ],
+    ],
+)
+def test_a_problem_is_shown_by_its_question_and_never_by_its_answer(prompt: Any) -> None:
+    class Secret(Greet):
+        def problem(self, split: Split, index: int) -> Problem:
+            return Problem(f"{index}", {"answer": 7, "why": "x" * 9000}, split, f"{index}")
+
+        def prompt(self, problem: Problem, template: str) -> Any:
+            return prompt
+
+    with serving(scripted("7"), task=Secret()) as server:
+        text = send(server, "/draw", {"index": 0})[2]
+    assert json.loads(text) == {"line": None, "shown": "What is 3 + 4?"}
 
 
 @pytest.mark.parametrize(
@@ -252,7 +288,7 @@ def test_what_a_task_raises_is_one_line() -> None:
         (b"\xff", "send a JSON object"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_in_one_line(body: Any, says: str) -> None:
+def test_an_invalid_request_is_refused_in_one_line(body: Any, says: str) -> None:
     with serving(scripted()) as server:
         status, headers, text = send(server, "/think", body)
     assert (status, headers.get_content_type()) == (400, "application/json")
@@ -261,7 +297,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(body: Any, says: str) -> No
     assert "\n" not in error
 
 
-def test_a_context_that_is_too_small_is_said() -> None:
+def test_a_context_that_is_too_small_is_an_error() -> None:
     sampler = tiny.sampler(tiny.model())
     encode = partial(models.encode_prompt, tiny.tokenizer())
     small = candidate("small", 1, sampler, encode, SamplingParams(max_tokens=125))
@@ -287,7 +323,7 @@ def test_the_bundled_base_streams_what_it_generates() -> None:
 
 
 class Slow(ScriptedSampler):
-    """Says "1" for ever, each time when it is let, and tells who is still listening."""
+    """Writes "1" again each time it is allowed to, without end, and counts its open streams."""
 
     def __init__(self) -> None:
         encode = partial(models.encode_prompt, tiny.tokenizer())
@@ -305,7 +341,7 @@ class Slow(ScriptedSampler):
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether something comes to hold; what it waits for is another thread, so it may take a moment."""
+    """Whether a condition becomes true within ten seconds, because of another thread."""
     for _ in range(1000):
         if holds():
             return True
@@ -314,7 +350,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 def begin(server: Server, body: dict[str, Any]) -> http.client.HTTPResponse:
-    """Ask for a thought, and listen to it no further than its first events."""
+    """Ask for an answer and read only its first event."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
     connection.request("POST", "/think", json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
@@ -322,9 +358,7 @@ def begin(server: Server, body: dict[str, Any]) -> http.client.HTTPResponse:
     return answer
 
 
-def test_no_more_answers_are_written_at_once_than_there_are_places_and_a_closed_tab_gives_its_place_back() -> (
-    None
-):
+def test_answers_written_at_once_are_limited_and_a_closed_tab_frees_its_slot() -> None:
     slow = Slow()
     asking = candidate("slow", 1, slow, slow.encode, SamplingParams())
     with serving(asking) as server:
@@ -333,10 +367,10 @@ def test_no_more_answers_are_written_at_once_than_there_are_places_and_a_closed_
         status, headers, text = send(server, "/think", ASKED)
         assert (status, headers["Retry-After"]) == (503, "2")
         assert "try again in a moment" in json.loads(text)["error"]
-        assert send(server, "/", method="GET")[0] == 200, "the page itself comes all the same"
+        assert send(server, "/", method="GET")[0] == 200, "the page itself is still served"
         listening.pop().close()
         slow.go.set()
-        assert eventually(lambda: slow.writing == ANSWERS - 1), "nobody listens, so nobody writes"
+        assert eventually(lambda: slow.writing == ANSWERS - 1), "a closed tab stops the writing"
         begin(server, ASKED).close()
         for answer in listening:
             answer.close()
@@ -365,7 +399,7 @@ def _answers(server: Server) -> bool:
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[::1", "localhost.x"]
 )
-def test_a_strangers_name_for_this_machine_is_refused(host: str) -> None:
+def test_another_host_name_for_this_machine_is_refused(host: str) -> None:
     with serving(scripted()) as server:
         for method, path, body in (
             ("GET", "/", None),
@@ -386,7 +420,7 @@ def test_a_strangers_name_for_this_machine_is_refused(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "192.168.1.7"])
-def test_its_own_names_and_addresses_are_let_in(host: str) -> None:
+def test_its_own_names_and_addresses_are_accepted(host: str) -> None:
     with serving(scripted()) as server:
         own = f"{host}:{server.server_port}"
         assert send(server, "/", method="GET", Host=own)[0] == 200
@@ -404,7 +438,7 @@ def test_its_own_names_and_addresses_are_let_in(host: str) -> None:
         ({"Content-Type": "text/plain"}, 415),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
         ({"Content-Type": ""}, 415),
-        ({"Origin": ""}, 200),  # no browser: curl, say
+        ({"Origin": ""}, 200),  # not a browser: curl, for example
     ],
 )
 def test_other_sites_cannot_ask(headers: dict[str, str], status: int) -> None:
@@ -447,7 +481,7 @@ def test_the_page_asks_for_nothing_from_elsewhere() -> None:
         ("::1", "[::1]", True),
     ],
 )
-def test_where_it_listens(host: str, name: str, private: bool) -> None:
+def test_the_address_that_it_listens_on(host: str, name: str, private: bool) -> None:
     if host == "::1" and not has_ipv6():
         pytest.skip("this machine has no IPv6")
     with Server(Playground([scripted()]), host, 0) as server:
@@ -515,7 +549,7 @@ def test_the_command_serves_two_models_until_it_is_interrupted(
     assert "there is no password" in capsys.readouterr().out
 
 
-# ---- in a browser
+# ---- in a real browser
 
 
 def chromium() -> str | None:
@@ -528,7 +562,7 @@ def chromium() -> str | None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium of this machine."""
+    """A headless Chromium that is installed on this machine."""
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright: pip install tinyzero[dev]"
     )
@@ -539,14 +573,14 @@ def browser() -> Iterator[Any]:
         found = started.chromium.launch(
             executable_path=path, args=["--no-sandbox"] if sys.platform == "linux" else []
         )
-        sync_api.expect.set_options(timeout=60_000)  # a busy machine is no mistake of the page
+        sync_api.expect.set_options(timeout=60_000)  # a busy machine is not the page's fault
         yield found
         found.close()
 
 
 @contextmanager
 def page_of(browser: Any, server: Server, width: int = 1440) -> Iterator[Any]:
-    """The page as it is opened, without a complaint in its console when it is left."""
+    """The opened page; its console must be empty when it is closed."""
     page = browser.new_page(viewport={"width": width, "height": 800})
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
@@ -564,7 +598,7 @@ def fits(page: Any) -> bool:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [375, 1440])
-def test_a_newcomer_poses_a_problem_with_the_keyboard_and_sees_both_models_think(
+def test_a_problem_is_posed_with_the_keyboard_and_both_models_answer(
     browser: Any, width: int
 ) -> None:
     from playwright.sync_api import expect
@@ -593,7 +627,7 @@ def test_a_newcomer_poses_a_problem_with_the_keyboard_and_sees_both_models_think
 
 
 @pytest.mark.browser
-def test_tokens_are_seen_as_they_come_and_can_be_stopped(browser: Any) -> None:
+def test_tokens_appear_as_they_come_and_can_be_stopped(browser: Any) -> None:
     from playwright.sync_api import expect
 
     slow = Slow()
@@ -610,7 +644,7 @@ def test_tokens_are_seen_as_they_come_and_can_be_stopped(browser: Any) -> None:
                     slow.go.set()
                     assert eventually(lambda: slow.writing == 0)
             slow.go.set()
-            assert eventually(lambda: slow.writing == 0), "a closed tab ends what it asked for"
+            assert eventually(lambda: slow.writing == 0), "a closed tab stops the writing"
 
 
 @pytest.mark.browser
@@ -641,7 +675,7 @@ def test_what_models_write_is_text(browser: Any) -> None:
 
 
 @pytest.mark.browser
-def test_a_mistake_is_told_beside_the_line_and_goes_away(browser: Any) -> None:
+def test_an_error_appears_under_the_line_and_goes_away(browser: Any) -> None:
     from playwright.sync_api import expect
 
     with serving(scripted()) as server:
@@ -663,7 +697,41 @@ def test_a_mistake_is_told_beside_the_line_and_goes_away(browser: Any) -> None:
 
 
 @pytest.mark.browser
-def test_products_and_tasks_without_words(browser: Any) -> None:
+def test_an_invalid_problem_leaves_the_answers_and_the_heading_says_whose_they_are(
+    browser: Any,
+) -> None:
+    from playwright.sync_api import expect
+
+    with serving(scripted(), scripted("5*5")) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.wait_for_selector(".player")
+        heading, line = page.locator("#problem"), page.get_by_label("Problem")
+        line.fill("hello")
+        line.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("hello")
+        expect(heading).to_have_text("")
+        line.fill("24 from 3 5 12")
+        line.press("Enter")
+        expect(page.locator(".verdict")).to_have_text(["✓ right", "✗ wrong"])
+        expect(heading).to_have_text("24 from 3 5 12")
+        answers = page.locator("pre").all_text_contents()
+        for _ in range(2):
+            line.fill("hello")
+            line.press("Enter")
+            expect(page.get_by_role("alert")).to_contain_text("hello")
+            expect(heading).to_have_text("Previous problem: 24 from 3 5 12")
+            expect(page.locator(".verdict")).to_have_text(["✓ right", "✗ wrong"])
+            assert page.locator("pre").all_text_contents() == answers
+        page.get_by_role("button", name="Draw another").click()
+        expect(heading).to_have_text(Countdown().line(Countdown().problem("test", 1)))
+        expect(page.locator("pre")).to_have_text(["", ""])
+        expect(page.locator(".verdict")).to_have_text(["", ""])
+        page.close()
+
+
+@pytest.mark.browser
+def test_products_and_tasks_that_cannot_be_posed(browser: Any) -> None:
     from playwright.sync_api import expect
 
     said = "</think>\n<answer>1692</answer>"
@@ -672,10 +740,10 @@ def test_products_and_tasks_without_words(browser: Any) -> None:
         page.get_by_role("button", name="Think").click()
         expect(page.locator(".verdict")).to_have_text("✓ right")
     with serving(scripted("good day"), task=Greet()) as server, page_of(browser, server) as page:
-        expect(page.get_by_role("heading", name="who 0")).to_be_visible()
+        expect(page.get_by_role("heading", name="hello 0")).to_be_visible()
         expect(page.get_by_label("Problem")).to_be_hidden()
         page.get_by_role("button", name="Draw another").click()
-        expect(page.get_by_role("heading", name="who 1")).to_be_visible()
+        expect(page.get_by_role("heading", name="hello 1")).to_be_visible()
         page.get_by_role("button", name="Think").click()
         expect(page.locator(".verdict")).to_contain_text("ZeroDivisionError")
 
@@ -683,7 +751,9 @@ def test_products_and_tasks_without_words(browser: Any) -> None:
 # ---- connections and methods
 
 
-def test_a_request_has_so_long_in_all_not_so_long_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_is_for_the_whole_request_not_for_each_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Handler, "timeout", 1.0)
     with serving(scripted()) as server:
         for sent in (
@@ -699,8 +769,29 @@ def test_a_request_has_so_long_in_all_not_so_long_a_byte(monkeypatch: pytest.Mon
             assert time.monotonic() - started > 0.9
 
 
+def test_slow_connections_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All connections are taken by clients that send their header one byte at a time."""
+    monkeypatch.setattr(Handler, "timeout", 2.0)
+    with serving(scripted()) as server:
+        address = ("127.0.0.1", server.server_port)
+        slow = [socket.create_connection(address) for _ in range(CONNECTIONS)]
+        started, sent = time.monotonic(), 0
+        while not _answers(server):
+            assert time.monotonic() - started < 20, "slow connections still keep others out"
+            for connection in slow:
+                with suppress(OSError):
+                    connection.sendall(b"GET / HTTP/1.1\r\nHost: "[sent : sent + 1])
+            sent += 1
+            time.sleep(0.1)
+        assert sent > 1, "at first all connections were taken"
+        for connection in slow:
+            connection.close()
+        assert eventually(lambda: threading.active_count() < CONNECTIONS), "their threads ended"
+    assert PATIENCE <= 5
+
+
 def dribbled_until_closed(connection: socket.socket) -> float:
-    """Seconds until the server gives up on one who sends a letter now and then."""
+    """Seconds until the server closes a connection that sends one byte now and then."""
     started = time.monotonic()
     while time.monotonic() - started < 10:
         try:

@@ -14,7 +14,7 @@ from tinyzero.errors import UserError, printable
 from tinyzero.grading import Verdict
 from tinyzero.rollouts import Player
 from tinyzero.tasks import load_task
-from tinyzero.types import Problem, SamplingParams
+from tinyzero.types import SamplingParams
 
 EXAMPLES = """\
   tinyzero play runs/laptop-grpo-0              in the terminal
@@ -97,25 +97,15 @@ def _think(player: Player, params: SamplingParams, line: str, drawn: int) -> Non
     problem = task.pose(line) if line and task.is_posable else task.problem("test", drawn)
     ids = player.prompt_ids(problem)
     if not line:
-        print(printable(_question(player, problem)))
+        from tinyzero.tools.web.play import shown
+
+        print(printable(shown(player, problem)))
 
     text = ""
     for piece in player.stream(ids, replace(params, seed=params.seed + drawn + 1)):
         print(printable(piece), end="", flush=True)
         text += piece
     print(f"\n[{_in_words(player.judge(problem, text))}]")
-
-
-def _question(player: Player, problem: Problem) -> str:
-    """The problem as a person would type it, or else as the model reads it. Never its answer."""
-    if player.task.is_posable:
-        return str(player.task.line(problem))
-
-    prompt = player.task.prompt(problem, player.template)
-    if isinstance(prompt, str):
-        return prompt
-    asked = [turn["content"] for turn in prompt if turn["role"] == "user"]
-    return str(asked[-1] if asked else prompt[-1]["content"])
 
 
 def _in_words(verdict: Verdict) -> str:

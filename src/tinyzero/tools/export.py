@@ -1,19 +1,19 @@
-"""`tinyzero export`: a trained model as a folder that transformers, vLLM and the hub take as it is.
+"""`tinyzero export`: a trained model as a folder for transformers, vLLM or the Hugging Face hub.
 
     OUT/
-      model.safetensors, config.json, the tokenizer's files
-      generation_config.json   how it was sampled when it was scored, and where it stops
-      README.md, curve.png     its card, made from its run
+      model.safetensors, config.json and the tokenizer's files
+      generation_config.json   how it was sampled when it was evaluated, and where its answers end
+      README.md, curve.png     the model card, made from the records of the run
       recipe.toml              repeats the run
 
-The one importer of huggingface_hub.
+No other module imports huggingface_hub.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -45,34 +45,36 @@ class History:
     evaluations: list[dict[str, Any]]
 
     def scored(self, split: str) -> list[dict[str, Any]]:
-        """The evaluations on a split."""
-        return [e for e in self.evaluations if e["split"] == split]
+        """The evaluations on a split, in the order of the steps."""
+        return [entry for entry in self.evaluations if entry["split"] == split]
 
 
 def export(model: str, recipe: str | None, out: Path, name: str) -> None:
-    """Write `model` to the new folder `out`, whole or not at all; `name` is what its card calls it.
+    """Write `model` to the new folder `out`, completely or not at all. Its card calls it `name`.
 
-    `recipe` is the config.toml of the run that made the model, another recipe, or None where nothing is known of it.
-    Raises UserError where `out` exists or cannot be written, or the model cannot be loaded.
+    `recipe` is the config.toml of the run that made the model, another recipe, or None if neither
+    is known. Raises UserError if `out` exists or cannot be written, or if the model cannot be
+    loaded.
     """
     outputs.refuse_others(out, fix=FIX)
     config = configs.resolve(configs.read_recipe(recipe), {}) if recipe else None
-    run = (
-        read_run(Path(recipe).parent, model)
-        if recipe and Path(recipe).name == "config.toml"
-        else None
-    )
+    run = None
+    if recipe and Path(recipe).name == "config.toml":
+        run = read_run(Path(recipe).parent, model)
     if run and find_spec("matplotlib") is None:
         raise UserError("the card's picture needs matplotlib: pip install 'tinyzero[report]'")
+
     dtype = models.stored_dtype(model)
     lm, tokenizer = models.load_model(model, dtype), models.load_tokenizer(model)
     if config:
         task = load_task(config.task.name, config.task.options)
         models.set_generation(lm, tokenizer, _params(config, task))
-    size = sum(p.numel() for p in lm.parameters())
-    kind = f"{size:,} parameters, {lm.config.model_type}"
+
+    parameters = sum(parameter.numel() for parameter in lm.parameters())
+    kind = f"{parameters:,} parameters, {lm.config.model_type}"
     with _records_of(recipe):
         text = card(name, kind, str(dtype).removeprefix("torch."), config, run)
+
     _make_parents(out)
     with outputs.whole(out, fix=FIX) as temporary, _as_os_error():
         temporary.mkdir()
@@ -94,7 +96,7 @@ def _make_parents(out: Path) -> None:
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """What a full disk is to safetensors, as it is to everybody else."""
+    """Turn what safetensors raises for a full disk into the OSError that all others raise."""
     try:
         yield
     except SafetensorError as error:
@@ -103,88 +105,99 @@ def _as_os_error() -> Iterator[None]:
 
 @contextmanager
 def _records_of(recipe: str | None) -> Iterator[None]:
-    """What a card is made from may lack a key, or hold another kind of value: say so in one line."""
+    """Raise UserError if the records lack a key, or hold a value, that the card needs."""
     try:
         yield
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if recipe is None:
             raise
         raise UserError(
-            f"the records in {Path(recipe).parent} are not what a card is made from ({brief(error)}): "
-            "mend them, or name the model's own folder, copied elsewhere"
+            f"the card cannot be made from the records in {Path(recipe).parent} ({brief(error)}): "
+            "fix them, or copy the model's own folder elsewhere and export that"
         ) from error
 
 
 def read_run(folder: Path, model: str) -> History | None:
-    """What the run in `folder` recorded until it saved `model`, one of its step_N; None where that is no checkpoint's
-    model but another that lies in the folder."""
-    found = re.search(r"/step_(\d+)(?:/model)?$", Path(model).resolve().as_posix())
-    if found is None:
+    """What the run in `folder` recorded until it saved `model`, one of its step_N.
+
+    None if `model` is not a checkpoint's. Raises UserError if steps are missing in the records.
+    """
+    match = re.search(r"/step_(\d+)(?:/model)?$", Path(model).resolve().as_posix())
+    if match is None:
         return None
-    step = int(found[1])
-    steps = [record for record in records.read(folder / "metrics.jsonl") if record["step"] < step]
-    if len(steps) < step:
+
+    step = int(match[1])
+    metrics = [record for record in records.read(folder / "metrics.jsonl") if record["step"] < step]
+    if len(metrics) < step:
         raise UserError(
-            f"{folder / 'metrics.jsonl'} has {len(steps)} of {step} steps, which the card is made from"
+            f"{folder / 'metrics.jsonl'} has {len(metrics)} of {step} steps, "
+            "and the card is made from all of them"
         )
-    return History(
-        step, steps, [e for e in records.read(folder / "eval.jsonl") if e["step"] <= step]
-    )
+    evaluations = [entry for entry in records.read(folder / "eval.jsonl") if entry["step"] <= step]
+    return History(step, metrics, evaluations)
 
 
 def draw(run: History, picture: Path) -> None:
-    """Accuracy and length over training, with the evaluations on dev and the 95 % intervals of their accuracy."""
+    """Plot accuracy and length over training, in training and on dev with 95 % intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3), layout="constrained")
     accuracy, length = figure.subplots(1, 2)
-    after = [record["step"] + 1 for record in run.metrics]
+    steps = [record["step"] + 1 for record in run.metrics]
     dev = run.scored("dev")
-    for axis, key, score in (
+    dev_steps = [entry["step"] for entry in dev]
+
+    panels = (
         (accuracy, "accuracy", "pass@1"),
         (length, "response_length", "response_length"),
-    ):
-        axis.plot(after, [record[key] for record in run.metrics], alpha=0.4, label="in training")
-        axis.plot([e["step"] for e in dev], [e[score] for e in dev], marker="o", label="on dev")
+    )
+    for axis, metric, score in panels:
+        axis.plot(steps, [record[metric] for record in run.metrics], alpha=0.4, label="in training")
+        axis.plot(dev_steps, [entry[score] for entry in dev], marker="o", label="on dev")
         axis.set(xlabel="step", ylim=(0, None))
         axis.legend()
-    bounds = [[e[f"pass@1/{end}"] for e in dev] for end in ("low", "high")]
-    accuracy.fill_between([e["step"] for e in dev], *bounds, color="C1", alpha=0.2, linewidth=0)
+
+    low, high = ([entry[f"pass@1/{end}"] for entry in dev] for end in ("low", "high"))
+    accuracy.fill_between(dev_steps, low, high, color="C1", alpha=0.2, linewidth=0)
     accuracy.set_title("accuracy")
-    length.set_title("tokens an answer")
+    length.set_title("tokens per answer")
     figure.savefig(picture, dpi=130)
 
 
 def card(name: str, kind: str, dtype: str, config: Config | None, run: History | None) -> str:
-    """The model card: what is known of the model, and how it is used."""
+    """The model card in Markdown: how the model was made, how it scores, and how to use it.
+
+    `kind` is its size and architecture. Without a run, the card says only how to use the model.
+    """
     made_by = f"TinyZero {__version__}"
     parts = [_front_matter(config, run), f"# {name}"]
     if config is None or run is None:
-        parts += [
-            f"A causal language model ({kind}, {dtype}), written by {made_by}. How it was made is not known here."
-        ]
+        parts.append(
+            f"A causal language model ({kind}, {dtype}), written by {made_by}. "
+            "How it was trained is not known."
+        )
     else:
         parts += [
-            f"`{config.model.name}` ({kind}, {dtype}), trained on {config.task.name} with {config.algorithm.name} for "
-            f"{run.step} steps and written by {made_by}: reinforcement learning from rewards that a program computes "
-            "from the answer, and from nothing else, as for DeepSeek R1-Zero.",
+            f"`{config.model.name}` ({kind}, {dtype}), trained on {config.task.name} with "
+            f"{config.algorithm.name} for {run.step} steps and written by {made_by}. It was "
+            "trained by reinforcement learning as DeepSeek R1-Zero was: the only reward comes "
+            "from a program that checks the answer.",
             f"## Scores\n\n{_scores(run)}\n\n![Accuracy and length over training]({CURVE})",
             f"## Training\n\n{_training(config, run)}",
         ]
     if config:
-        parts += [f"## Use\n\n{_use(name, dtype, config)}"]
-    return "\n\n".join([*parts, f"## Limits\n\n{_limits(config, run)}"]) + "\n"
+        parts.append(f"## Use\n\n{_use(name, dtype, config)}")
+    parts.append(f"## Limits\n\n{_limits(config, run)}")
+    return "\n\n".join(parts) + "\n"
 
 
 def _front_matter(config: Config | None, run: History | None) -> str:
-    """What the hub reads, as YAML (of which JSON is a part)."""
+    """The YAML that the hub reads. JSON is a subset of YAML, so values are written as JSON."""
     tags = ["tinyzero"]
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
     if config and run:
-        tags += [
-            "reinforcement-learning",
-            *(_last(n) for n in (config.algorithm.name, config.task.name)),
-        ]
+        plugins = [_last(config.algorithm.name), _last(config.task.name)]
+        tags += ["reinforcement-learning", *plugins]
         base = config.model.name
         if models.is_hub_id(base):
             lines.append(f"base_model: {json.dumps(base)}")
@@ -194,52 +207,58 @@ def _front_matter(config: Config | None, run: History | None) -> str:
 
 
 def _last(name: str) -> str:
-    """The name of a plug-in without its place."""
+    """The name of a plug-in without its module or file: `my_task.py:Mine` is `Mine`."""
     return re.split("[/:]", name)[-1]
 
 
 def _scores(run: History) -> str:
-    """The first and the last evaluation of each split, with 95 % intervals."""
-    chosen = [e for split in ("test", "dev") for e in _ends(run.scored(split))]
+    """A table of the first and the last evaluation on each split, with 95 % intervals."""
+    chosen = [entry for split in ("test", "dev") for entry in _ends(run.scored(split))]
     if not chosen:
-        return "The run scored nothing before this step."
+        return "The run was not evaluated before this step."
+
     keys = [key for key in chosen[0] if SCORE.fullmatch(key)]
     rows = [["split", "problems", "steps", *keys], ["---"] * (3 + len(keys))]
-    for e in chosen:
+    for entry in chosen:
         scores = [
-            f"{e[key]:.3f} [{e[f'{key}/low']:.3f}, {e[f'{key}/high']:.3f}]" if key in e else ""
+            f"{entry[key]:.3f} [{entry[f'{key}/low']:.3f}, {entry[f'{key}/high']:.3f}]"
+            if key in entry
+            else ""
             for key in keys
         ]
-        rows.append([e["split"], str(e["n"]), str(e["step"]), *scores])
-    late = run.step - max(e["step"] for e in chosen)
-    return "\n".join(
-        [
-            *("| " + " | ".join(row) + " |" for row in rows),
-            "",
-            f"At temperature {chosen[0]['temperature']:g}, on problems that training has not held, with 95 % intervals."
-            + (
-                f" The model was trained for {late} steps more after the last of them."
-                if late
-                else ""
-            ),
-        ]
+        rows.append([entry["split"], str(entry["n"]), str(entry["step"]), *scores])
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+    notes = (
+        f"Sampled at temperature {chosen[0]['temperature']:g}, on problems that were never used in "
+        "training, with 95 % intervals."
     )
+    later_steps = run.step - max(entry["step"] for entry in chosen)
+    if later_steps:
+        notes += (
+            f" The model was trained for another {_plural(later_steps, 'step')} after the last "
+            "evaluation."
+        )
+    return f"{table}\n\n{notes}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _ends(scored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first and the last, or the only one."""
+    """The first and the last evaluation, or the only one."""
     return [scored[0], scored[-1]] if len(scored) > 1 else list(scored)
 
 
 def _training(config: Config, run: History) -> str:
+    """A table of the main settings, and the command that repeats the run."""
     last = run.metrics[-1]
-    named = ", ".join(f"{key} {value}" for key, value in config.task.options.items())
-    options = ", ".join(f"{key} {value}" for key, value in config.algorithm.options.items())
     rows = {
-        "task": f"{config.task.name}{f' ({named})' if named else ''}",
-        "algorithm": f"{config.algorithm.name}{f' ({options})' if options else ''}",
-        "batch": f"{config.rollout.prompts} problems × {config.rollout.samples} completions of at most "
-        f"{config.rollout.max_tokens} tokens, at temperature {config.rollout.temperature:g}",
+        "task": _with_options(config.task.name, config.task.options),
+        "algorithm": _with_options(config.algorithm.name, config.algorithm.options),
+        "batch": f"{config.rollout.prompts} problems × {config.rollout.samples} completions of at "
+        f"most {config.rollout.max_tokens} tokens, at temperature {config.rollout.temperature:g}",
         "steps": f"{run.step} of {config.steps}",
         "samples": f"{last['samples/generated']:,}",
         "learning rate": f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}",
@@ -247,25 +266,31 @@ def _training(config: Config, run: History) -> str:
         "minutes": f"{last['time/elapsed'] / 60:.1f}",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    own = [name for name in (config.task.name, config.algorithm.name) if ":" in name]
-    needs = (
-        f" where {' and '.join(f'`{name}`' for name in own)}, no part of TinyZero, can be loaded"
-        if own
-        else ""
-    )
+
+    own = [f"`{name}`" for name in (config.task.name, config.algorithm.name) if ":" in name]
+    needs = ""
+    if own:
+        verb = "is" if len(own) == 1 else "are"
+        needs = f"\n\nIt needs {' and '.join(own)}, which {verb} not part of TinyZero."
     return (
-        f"| | |\n|---|---|\n{table}\n\nEvery setting is in [{RECIPE}]({RECIPE}), and this repeats the run{needs}:\n\n"
-        f"```\ntinyzero train {RECIPE}\n```"
+        f"| | |\n|---|---|\n{table}\n\n"
+        f"[{RECIPE}]({RECIPE}) holds every setting. This command repeats the run:\n\n"
+        f"```\ntinyzero train {RECIPE}\n```{needs}"
     )
+
+
+def _with_options(name: str, options: Mapping[str, Any]) -> str:
+    listed = ", ".join(f"{key} {value}" for key, value in options.items())
+    return f"{name} ({listed})" if listed else name
 
 
 def _use(name: str, dtype: str, config: Config) -> str:
-    """The prompt, to the letter, and how to sample from it."""
+    """The exact prompt, and code that generates an answer to it."""
     task = load_task(config.task.name, config.task.options)
     prompt = task.prompt(task.problem("test", 0), config.model.prompt)
     params = _params(config, task)
     return (
-        f"It was trained on this form of prompt and on no other ({config.model.prompt}), and ends its answer"
+        f"It was trained only on prompts of this form ({config.model.prompt}), and ends its answer"
         f"{_ending(params.stop)}:\n\n```python\n{_assignment(prompt)}\n```\n\n"
         f"With transformers:\n\n```python\n{_transformers_code(name, prompt)}\n```\n\n"
         f"With vLLM:\n\n```python\n{_vllm_code(name, dtype, prompt, params)}\n```\n\n"
@@ -274,13 +299,13 @@ def _use(name: str, dtype: str, config: Config) -> str:
 
 
 def _params(config: Config, task: Task) -> SamplingParams:
-    """How the model was sampled when it was scored."""
+    """How the model was sampled when it was evaluated."""
     return SamplingParams(max_tokens=config.eval_tokens, stop=tuple(task.stop))
 
 
 def _ending(stop: Sequence[str]) -> str:
-    """How a card tells what an answer ends with."""
-    shown = [f"`{json.dumps(s)[1:-1]}`" if "`" not in s else f"`` {s} ``" for s in stop]
+    """What an answer ends with, as the end of a sentence."""
+    shown = [f"`` {text} ``" if "`" in text else f"`{json.dumps(text)[1:-1]}`" for text in stop]
     return f" with {' or '.join(shown)}" if shown else " with its end token"
 
 
@@ -291,27 +316,30 @@ def _assignment(prompt: Prompt) -> str:
 
 
 def _transformers_code(name: str, prompt: Prompt) -> str:
-    read = (
-        'tokenizer(prompt, return_tensors="pt")'
-        if isinstance(prompt, str)
-        else "tokenizer.apply_chat_template(\n    messages, continue_final_message=True, return_dict=True, "
-        'return_tensors="pt"\n)'
-    )
+    if isinstance(prompt, str):
+        read = 'tokenizer(prompt, return_tensors="pt")'
+    else:
+        read = (
+            "tokenizer.apply_chat_template(\n"
+            "    messages, continue_final_message=True, return_dict=True, "
+            'return_tensors="pt"\n)'
+        )
     return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})
 inputs = {read}
-output = model.generate(**inputs, tokenizer=tokenizer)  # do_sample=False for its likeliest answer
+output = model.generate(**inputs, tokenizer=tokenizer)  # or greedily: do_sample=False
 print(tokenizer.decode(output[0]))"""
 
 
 def _vllm_code(name: str, dtype: str, prompt: Prompt, params: SamplingParams) -> str:
-    call = (
-        "llm.generate([prompt], params)"
-        if isinstance(prompt, str)
-        else "llm.chat(messages, params, add_generation_prompt=False, continue_final_message=True)"
-    )
+    if isinstance(prompt, str):
+        call = "llm.generate([prompt], params)"
+    else:
+        call = (
+            "llm.chat(messages, params, add_generation_prompt=False, continue_final_message=True)"
+        )
     return f"""from vllm import LLM, SamplingParams
 
 llm = LLM({json.dumps(name)}, dtype="{dtype}")
@@ -325,25 +353,31 @@ print({call}[0].outputs[0].text)"""
 
 
 def _limits(config: Config | None, run: History | None) -> str:
-    lines = [
-        "It has been scored on nothing but what is said above. Nobody checks what it writes while it thinks."
+    """What a user of the model should know before relying on it."""
+    sentences = [
+        "It has not been evaluated on anything else. Only its final answers were checked in "
+        "training, so the text before them may be wrong."
     ]
     scored = (run.scored("test") or run.scored("dev")) if run else []
     if scored:
-        cut, malformed = scored[-1]["truncated"], scored[-1].get("malformed", 0.0)
-        lines.append(
-            f"After {scored[-1]['step']} steps {cut:.1%} of its answers were cut at the limit of tokens, and "
-            f"{malformed:.1%} ended without one that can be judged."
+        last = scored[-1]
+        sentence = (
+            f"After {_plural(last['step'], 'step')}, {last['truncated']:.1%} of its answers were "
+            "cut at the token limit"
         )
+        if "reward/format" in last:
+            sentence += f", and {last['malformed']:.1%} ended in a form that cannot be judged"
+        sentences.append(f"{sentence}.")
     if config and config.model.name in models.BUNDLED:
-        lines.append(
-            "Its base has read nothing but synthetic text of this one kind of problem: it knows no language."
+        sentences.append(
+            "Its base model was trained only on synthetic text about this type of problem, so it "
+            "does not know any language."
         )
-    return " ".join(lines)
+    return " ".join(sentences)
 
 
 def check_hub(name: str) -> None:
-    """Raises UserError where `name` cannot be pushed to: before anything is made that would have to wait for it."""
+    """Raises UserError if the model cannot be pushed as `name`, before any work is done for it."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -355,11 +389,11 @@ def check_hub(name: str) -> None:
 
 
 def push(folder: Path, name: str, private: bool) -> str:
-    """Upload an exported folder as the new repository `name`; returns its address."""
+    """Upload an exported folder as the new repository `name`, and return its URL."""
     from huggingface_hub import HfApi
 
-    with _hub(f"{folder} is whole, but not pushed (`hf upload {name} {folder}` tries again)"):
-        created = HfApi().create_repo(name, private=private or None)  # None: as the account has it
+    with _hub(f"{folder} is complete, but not pushed (`hf upload {name} {folder}` tries again)"):
+        created = HfApi().create_repo(name, private=private or None)  # None: the account's default
         HfApi().upload_folder(
             repo_id=created.repo_id, folder_path=folder, commit_message="Exported by TinyZero"
         )
@@ -368,7 +402,7 @@ def push(folder: Path, name: str, private: bool) -> str:
 
 @contextmanager
 def _hub(consequence: str) -> Iterator[None]:
-    """Whatever the hub, its client or the network raises becomes one line."""
+    """Turn what the hub, its client or the network raises into a UserError of one line."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     try:
@@ -377,15 +411,17 @@ def _hub(consequence: str) -> Iterator[None]:
         raise
     except LocalTokenNotFoundError:
         raise UserError(
-            f"{consequence}: there is no token; log in with `hf auth login`, or set HF_TOKEN"
+            f"{consequence}: there is no token: log in with `hf auth login`, or set HF_TOKEN"
         ) from None
     except HFValidationError as error:
         raise UserError(f"{consequence}: {models.first_line(error)}") from None
     except HfHubHTTPError as error:
         raise UserError(
-            f"{consequence}: the hub answered {error.response.status_code}: {models.first_line(error)}"
+            f"{consequence}: the hub answered {error.response.status_code}: "
+            f"{models.first_line(error)}"
         ) from error
-    except Exception as error:  # of the client's network library, whichever it is
+    except Exception as error:  # the client may use any network library
         raise UserError(
-            f"{consequence}: the hub could not be asked: {type(error).__name__}: {models.first_line(error)}"
+            f"{consequence}: the hub could not be reached: {type(error).__name__}: "
+            f"{models.first_line(error)}"
         ) from error

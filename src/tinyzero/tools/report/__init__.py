@@ -1,7 +1,8 @@
-"""`tinyzero report` and `tinyzero watch`: a run as pictures and readable samples, in one page without a network.
+"""The pages of `tinyzero report` and `tinyzero watch`: curves, scores and written answers of runs.
 
-read.py takes the run's files as streams; alarms.py, samples.py and charts.py say what is worth seeing in them;
-story.py makes a small dictionary of it; page.py and watch.py hand that to the browser, where page/ draws it.
+`read` takes a run's files as streams; `alarms`, `samples`, `charts` and `compare` choose what is
+worth seeing in them; `story` puts it in one dictionary; `page` and `watch` give that to the
+browser, where the scripts in page/ draw it.
 """
 
 __all__ = ["page", "watch"]

@@ -1,4 +1,4 @@
-"""Which curves are drawn, under which heading, and what is said of them. Only data: page/ draws it."""
+"""Which curves the page draws, under which headings and with which explanations. Only data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tinyzero.tasks.base import Task
 
 
 class Line(NamedTuple):
-    """One key of a stream: `steps` (metrics.jsonl), or `dev` and `test` (eval.jsonl by split).
+    """One key of a source: `steps` (metrics.jsonl), or `dev` and `test` (eval.jsonl by split).
 
-    A `*` in the key stands for a name without slash; the label's `*` for the same name.
+    A `*` in the key stands for any name without a slash, and a `*` in the label for that same name.
     """
 
     key: str
@@ -22,7 +22,7 @@ class Line(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Lines over one axis. Of several runs the first line is drawn, until the reader picks another."""
+    """Lines over one axis. With several runs, the reader chooses the line that is drawn."""
 
     title: str
     says: str
@@ -30,24 +30,26 @@ class Chart(NamedTuple):
     form: str = "number"
     """How values are written: number, share, dollars, bytes."""
     least: int = 1
-    """Fewer lines than this are not drawn."""
+    """The chart is left out if it has fewer lines than this."""
     band: bool = False
-    """Whether the mean over neighbouring steps is drawn with its 95 % interval, by their scatter."""
+    """Whether the mean over neighbouring steps has a band: its 95 % interval."""
 
 
 def chart(title: str, says: str, *lines: Line | tuple[str, str], **more: Any) -> Chart:
+    """A chart of lines, or of (key, label) pairs from metrics.jsonl."""
     return Chart(title, says, tuple(Line(*line) for line in lines), **more)
 
 
 SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
     "accuracy": (
         "Accuracy",
-        "Does it get better? Bands are 95 % intervals: of dev and test, which are never trained on, over their "
-        "problems; of training over neighbouring steps.",
+        "Does it get better? Bands are 95 % intervals. For dev and test, whose problems are never "
+        "trained on, they are over problems; for training they are over neighbouring steps.",
         [
             chart(
                 "Right answers",
-                "Share of problems answered rightly. Dev is what recipes are tuned on; test is scored at both ends.",
+                "Share of answers that are right. Dev is what recipes are tuned on. Test is "
+                "evaluated before and after training.",
                 Line("pass@1", "dev, one answer", "dev"),
                 Line("greedy", "dev, greedy", "dev"),
                 Line("pass@1", "test, one answer", "test"),
@@ -56,15 +58,17 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 band=True,
             ),
             chart(
-                "The best of several",
-                "Share of dev problems that at least one of so many answers solves: what the model can reach at all.",
+                "The best of several answers",
+                "Share of dev problems that at least one of several answers solves: what the "
+                "model can reach at best.",
                 Line("pass@*", "one of *", "dev"),
                 form="share",
                 least=2,
             ),
             chart(
                 "Reward",
-                "What the policy is paid: the answer's part, and every other part that the task names.",
+                "What is optimized: the reward for the answer, and any other part that the task "
+                "defines.",
                 ("reward", "reward"),
                 ("reward/answer", "for the answer"),
                 ("reward/format", "well-formed"),
@@ -74,12 +78,13 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
         ],
     ),
     "length": (
-        "Length of the thinking",
-        "Nothing asks for long answers. Where right ones grow, thinking longer has paid.",
+        "Length of the answers",
+        "Nothing rewards long answers. If the right ones grow, longer thinking has paid off.",
         [
             chart(
-                "Tokens an answer",
-                "Mean length of right and of wrong answers. Wrong ones that run into the limit pull their mean up.",
+                "Tokens per answer",
+                "Mean length of right and of wrong answers. Wrong answers that reach the token "
+                "limit raise the mean of the wrong ones.",
                 ("response_length/right", "right"),
                 ("response_length/wrong", "wrong"),
                 ("response_length", "all"),
@@ -88,83 +93,95 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
     ),
     "behaviours": (
         "What it does while it thinks",
-        "Counted by rule in the text of every training answer; no model judges another.",
-        [],  # `charts_of` the tasks
+        "Counted by rules in the text of every training answer. No model judges another.",
+        [],  # see `charts_of`
     ),
     "health": (
         "Is training healthy?",
-        "Signs that the updates are neither too bold nor without effect.",
+        "Signs of updates that are too large, or that change nothing.",
         [
             chart(
                 "Entropy",
-                "How open the next token is, in nats. Near zero, nothing new is tried.",
+                "How uncertain the policy is about the next token, in nats. Near zero, it no "
+                "longer explores.",
                 ("entropy", ""),
             ),
-            chart("KL", "How far the policy has moved from the frozen start, in nats.", ("kl", "")),
+            chart(
+                "KL divergence",
+                "How far the policy has moved from the frozen initial model, in nats.",
+                ("kl", ""),
+            ),
             chart(
                 "Clipped tokens",
-                "Share of tokens whose change was cut; zero when every batch is used once.",
+                "Share of tokens whose change was clipped. It is zero if every batch is used once.",
                 ("clip_fraction", ""),
                 form="share",
             ),
             chart(
                 "Gradient norm",
-                "Before clipping. Spikes are bad batches; growth is trouble.",
+                "Before clipping. A spike is an unusual batch; steady growth is a bad sign.",
                 ("grad_norm", ""),
             ),
             chart(
                 "Sampler against learner",
-                "How far apart their log-probabilities of the same tokens are, in nats. Near zero they agree.",
+                "How far apart their log-probabilities of the same tokens are, in nats. Near zero "
+                "they agree.",
                 ("mismatch", "mean"),
             ),
             chart(
                 "Weight of sampled tokens",
-                "What makes up for that difference; 1 where there is nothing to make up for.",
+                "The weight that corrects for that difference. It is 1 if there is nothing to "
+                "correct.",
                 ("correction", "mean weight"),
             ),
-            chart("Learning rate", "What the schedule gave.", ("learning_rate", "")),
-            chart("Critic", "How well the value model foresees the reward.", ("value/*", "*")),
+            chart("Learning rate", "As the schedule sets it.", ("learning_rate", "")),
+            chart("Critic", "How well the value model predicts the reward.", ("value/*", "*")),
             chart(
-                "Process reward model", "What gives PRIME a reward at every token.", ("prm/*", "*")
+                "Process reward model",
+                "The model that gives PRIME a reward for every token.",
+                ("prm/*", "*"),
             ),
         ],
     ),
     "lessons": (
-        "What there was to learn from",
-        "A group whose answers all earn the same teaches nothing; a cut answer counts as wrong.",
+        "How much there is to learn from",
+        "A group whose answers all have the same reward teaches nothing. A cut answer counts as "
+        "wrong.",
         [
             chart(
-                "Flat groups",
-                "Share of groups in which every answer earned the same.",
-                ("flat_groups", "flat"),
+                "Groups with equal rewards",
+                "Share of groups in which every answer has the same reward.",
+                ("flat_groups", "equal rewards"),
                 form="share",
             ),
             chart(
-                "Cut and malformed",
-                "Share of answers cut at the token limit, and of those that ended without one that can be judged.",
+                "Cut and malformed answers",
+                "Share of answers cut at the token limit, and of answers that ended in a form that "
+                "cannot be judged.",
                 ("truncated", "cut"),
                 ("malformed", "malformed"),
                 form="share",
             ),
             chart(
-                "Sampled in vain",
-                "Groups that the algorithm did not keep, and how often it had to sample more to fill a batch.",
+                "Groups that were not used",
+                "Groups that the algorithm dropped, and how often it sampled again to fill a "
+                "batch.",
                 ("dropped_groups", "dropped groups"),
-                ("refill_rounds", "extra rounds"),
+                ("refill_rounds", "extra rounds of sampling"),
             ),
         ],
     ),
     "cost": (
         "Speed and cost",
-        "What it took.",
+        "Time, memory and computation.",
         [
             chart(
-                "Tokens a second",
-                "Sampled tokens over the time of the whole step.",
+                "Tokens per second",
+                "Sampled tokens divided by the time of the whole step.",
                 ("tokens/s", ""),
             ),
             chart(
-                "Seconds a step",
+                "Seconds per step",
                 "Where the time goes.",
                 ("time/step", "step"),
                 ("time/sample", "sampling"),
@@ -174,7 +191,8 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
             ),
             chart(
                 "Peak memory",
-                "Of the training process, and of PyTorch on the GPU.",
+                "The highest so far in this run, of the training process and of PyTorch on the "
+                "GPU.",
                 ("memory/peak", "process"),
                 ("memory/gpu_peak", "GPU"),
                 form="bytes",
@@ -183,17 +201,17 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 "Computation",
                 "Floating-point operations since the run began.",
                 ("flops", "so far"),
-                ("time/flops_total", "in the end, at this pace"),
+                ("time/flops_total", "at the end, at this pace"),
             ),
             chart(
                 "GPU-hours",
-                "Of one GPU.",
+                "Hours of one GPU.",
                 ("time/gpu_hours", "so far"),
-                ("time/gpu_hours_total", "in the end, at this pace"),
+                ("time/gpu_hours_total", "at the end, at this pace"),
             ),
             chart(
                 "Use of the GPU",
-                "Of what its data sheet allows.",
+                "Share of the speed in its data sheet.",
                 ("time/utilisation", "utilisation"),
                 form="share",
             ),
@@ -201,7 +219,7 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 "Dollars",
                 "At the price that the run was given.",
                 ("time/dollars", "so far"),
-                ("time/dollars_total", "in the end, at this pace"),
+                ("time/dollars_total", "at the end, at this pace"),
                 form="dollars",
             ),
         ],
@@ -213,18 +231,19 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
 def described(
     present: Mapping[str, Collection[str]], tasks: Sequence[Task] = ()
 ) -> list[dict[str, Any]]:
-    """The sections as the page takes them: lines whose key is in its source's `present`, with the glossary's words.
+    """The sections as the page takes them: the charts whose keys are `present`, by source.
 
-    `tasks` are the bundled ones among those of the runs. They say how their own metrics are drawn.
+    `tasks` are the bundled tasks of the runs. They say how their own metrics are drawn.
     """
     glossary = {key: means for task in tasks for key, means in task.glossary.items()}
-    found = []
+    sections = []
     for name, (title, says, charts) in SECTIONS.items():
-        chosen = charts_of(tasks, present["steps"]) if name == "behaviours" else charts
-        drawn = [d for c in chosen if (d := drawn_chart(c, present, glossary))]
+        if name == "behaviours":
+            charts = charts_of(tasks, present["steps"])
+        drawn = [drawing for c in charts if (drawing := drawn_chart(c, present, glossary))]
         if drawn:
-            found.append({"name": name, "title": title, "says": says, "charts": drawn})
-    return found
+            sections.append({"name": name, "title": title, "says": says, "charts": drawn})
+    return sections
 
 
 def drawn_chart(
@@ -234,11 +253,12 @@ def drawn_chart(
     by_key: dict[tuple[str, str], Line] = {}
     for line in c.lines:
         for spelt in spell_out(line, present[line.source]):
-            # what is named goes before what a * finds
+            # a line with its own label goes before one that a * matches
             by_key.setdefault((spelt.source, spelt.key), spelt)
     lines = list(by_key.values())
     if len(lines) < c.least:
         return None
+
     return {
         "title": c.title,
         "says": c.says,
@@ -252,66 +272,64 @@ def drawn_chart(
 
 
 def charts_of(tasks: Sequence[Task], present: Collection[str]) -> list[Chart]:
-    """How the metrics of several tasks are drawn: as each says it, and then what none of them draws."""
+    """The charts of the tasks' own metrics: those that the tasks define, then one for the rest."""
     by_title: dict[str, Chart] = {}
     for task in tasks:
         for own in task.charts:
-            lines = tuple(Line(*line) for line in own.lines)
-            before = by_title.get(own.title)
-            more = before.lines if before else ()
-            lines = (*more, *(line for line in lines if line not in more))
-            by_title[own.title] = Chart(own.title, own.says, lines, form=own.form)
-    named = {line.key for c in by_title.values() for line in c.lines}
-    others = sorted(key for key in present if key.startswith("behaviour/") and key not in named)
-    rest = [Line(key, key.removeprefix("behaviour/")) for key in others]
-    return [*by_title.values(), Chart("As the task measures it", OWN, tuple(rest))]
+            earlier = by_title[own.title].lines if own.title in by_title else ()
+            new = [line for line in (Line(*pair) for pair in own.lines) if line not in earlier]
+            by_title[own.title] = Chart(own.title, own.says, (*earlier, *new), form=own.form)
+
+    drawn = {line.key for c in by_title.values() for line in c.lines}
+    others = sorted(key for key in present if key.startswith("behaviour/") and key not in drawn)
+    rest = tuple(Line(key, key.removeprefix("behaviour/")) for key in others)
+    return [*by_title.values(), Chart("Other measurements of the task", OWN, rest)]
 
 
 def spell_out(line: Line, present: Collection[str]) -> list[Line]:
-    """The lines that are there: none, the one, or each that a `*` stands for."""
+    """The lines that exist: none, the line itself, or one for each name that a `*` matches."""
     pattern = re.compile(re.escape(line.key).replace(r"\*", "([^/=]+)"))
-    found = [match for key in present if key not in LEFT_OUT and (match := pattern.fullmatch(key))]
-    if "*" in line.key:
-        found.sort(key=lambda m: (len(m[1]), m[1]))  # 2 before 16
-        return [line._replace(key=m[0], label=line.label.replace("*", m[1])) for m in found]
-    return [line] if found else []
+    matches = [pattern.fullmatch(key) for key in present if key not in LEFT_OUT]
+    matched = [match for match in matches if match]
+    if "*" not in line.key:
+        return [line] if matched else []
+
+    matched.sort(key=lambda match: (len(match[1]), match[1]))  # 2 before 16
+    return [
+        line._replace(key=match[0], label=line.label.replace("*", match[1])) for match in matched
+    ]
 
 
 OWN = "What the task measures in the completions of a step, as a mean."
 
 LEFT_OUT: dict[str, str] = {
-    **dict.fromkeys(("step", "samples/generated", "time/elapsed"), "an axis"),
-    **dict.fromkeys(("samples", "tokens", "version", "time/cpu"), "it goes up evenly"),
-    **dict.fromkeys(("split", "n", "k", "temperature"), "how an evaluation was made"),
-    **dict.fromkeys(("reward_errors", "skipped"), "an alarm tells it"),
-    **dict.fromkeys(("grading/raised", "grading/timeout", "grading/ungraded"), "an alarm tells it"),
+    **dict.fromkeys(("step", "samples/generated", "time/elapsed"), "it is an axis"),
+    **dict.fromkeys(("samples", "tokens", "version", "time/cpu"), "it rises evenly"),
+    **dict.fromkeys(("split", "n", "k", "temperature"), "it says how an evaluation was made"),
+    **dict.fromkeys(("max_tokens", "problems", "right", "clusters"), "runs are compared by it"),
+    **dict.fromkeys(("reward_errors", "skipped"), "an alarm reports it"),
     **dict.fromkeys(
-        (
-            "problem",
-            "prompt",
-            "fields",
-            "group",
-            "text",
-            "finish_reason",
-            "parts",
-            "right",
-            "failure",
-        ),
-        "a sample shows it",
+        ("grading/raised", "grading/timeout", "grading/ungraded"), "an alarm reports it"
     ),
     **dict.fromkeys(
-        ("pass@*/low", "pass@*/high", "greedy*/low", "greedy*/high"), "the band of a curve"
+        ("problem", "prompt", "fields", "group", "text", "finish_reason", "parts", "failure"),
+        "a written answer shows it",
     ),
-    **dict.fromkeys(("pass@*/*=*", "greedy/*=*"), "the kinds of problem tell it"),
-    "reward/truncated": "the share of answers cut off, which has its curve",
-    "loss": "its value says nothing of progress",
-    "skipped_prompts": "the console says it once",
-    "refused": "every group is flat then, which has its curve",
+    **dict.fromkeys(
+        ("pass@*/low", "pass@*/high", "greedy*/low", "greedy*/high"), "it is the band of a curve"
+    ),
+    **dict.fromkeys(("pass@*/*=*", "greedy/*=*"), "the table by type of problem shows it"),
+    "reward/truncated": "it is the share of answers cut off, which has a curve",
+    "loss": "its value says nothing about progress",
+    "skipped_prompts": "the console reports it once",
+    "refused": "every group has equal rewards then, which has a curve",
     "graded": "it stays the same in a run",
-    "tokens/generated": "it is in the tokens a second, and in the length",
+    "tokens/generated": "it is in the tokens per second and in the length",
     "tokens/trained": "it is in the length",
 }
-"""What is measured and has no curve, and why."""
+"""What is recorded but not drawn, and why."""
 
-DERIVED = {"tokens/s": "Completion tokens sampled in the step, over its seconds of wall time."}
-"""What the report itself makes of a step's record."""
+DERIVED = {
+    "tokens/s": "Completion tokens sampled in the step, divided by its seconds of wall time."
+}
+"""What the report itself computes from a step's record."""

@@ -1,4 +1,4 @@
-"""A stream of records as columns of numbers: 8 bytes a number, whatever the run's length."""
+"""A stream of records as columns of numbers: 8 bytes per number, whatever the length of the run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from typing import Any
 
 
 class Columns(Mapping[str, Sequence[float]]):
-    """One number a record under each key: NaN where the record lacks the key, infinity where it holds null.
+    """One number per record under each key: NaN for a missing key, infinity for null.
 
-    (Null is what metrics.jsonl has for a number that was not finite.)
+    Null is what metrics.jsonl holds for a number that was not finite.
+
+    >>> columns = Columns()
+    >>> columns.add({"step": 0})
+    >>> columns.add({"step": 1, "kl": 0.5})
+    >>> list(columns["kl"])
+    [nan, 0.5]
     """
 
     def __init__(self) -> None:
@@ -19,7 +25,7 @@ class Columns(Mapping[str, Sequence[float]]):
         self._columns: dict[str, array[float]] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """One more record; what is no number, or too large for one, is left out."""
+        """Append a record. Values that are not numbers a float can hold are left out."""
         for key, value in record.items():
             if value is None or number(value) is not None:
                 column = self._columns.setdefault(key, array("d"))
@@ -40,22 +46,33 @@ class Columns(Mapping[str, Sequence[float]]):
 
 
 def number(value: object) -> float | None:
-    """A finite number as a float, None for anything else: records may be a stranger's."""
+    """A finite number as a float, or None for anything else: a record may hold anything."""
     if not isinstance(value, int | float):
         return None
     try:
         return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer beyond any float
+    except OverflowError:  # an integer larger than any float
         return None
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The mean of the numbers that are there and finite."""
-    found = [value for value in values if math.isfinite(value)]
-    return sum(found) / len(found) if found else None
+    """The mean of the finite values, or None if no value is finite."""
+    numbers = [value for value in values if math.isfinite(value)]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def highest_so_far(values: Sequence[float]) -> list[float]:
+    """At each position the largest finite value up to there; NaN before the first."""
+    highest, result = math.nan, []
+    for value in values:
+        if math.isfinite(value) and not highest >= value:
+            highest = value
+        result.append(highest)
+    return result
 
 
 def thin(values: Sequence[float], most: int) -> list[float | None]:
-    """At most `most` numbers: each the mean of as many neighbours as it takes, None where there is none."""
+    """At most `most` means of neighbouring values; None where no value is finite."""
     width = max(1, math.ceil(len(values) / most))
-    return [mean(values[start : start + width]) for start in range(0, len(values), width)]
+    starts = range(0, len(values), width)
+    return [mean(values[start : start + width]) for start in starts]

@@ -1,7 +1,8 @@
-"""The page itself: one HTML file that holds its data, its style, its code and the chart library.
+"""The report's page: one HTML file that contains its data, style, code and chart library.
 
-Nothing is fetched when it is looked at, and nothing but its own code can run: the page's policy names the hash of
-every script and style in it. What a model wrote is data, which the code only ever sets as text.
+It loads nothing from the network, and only its own code can run: the page's Content-Security-Policy
+names the hash of every script and style in it. What a model wrote is data, and the code only ever
+sets it as text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from tinyzero.run import outputs
 from tinyzero.tools.report.read import Recorded, find_runs
-from tinyzero.tools.report.story import tell
+from tinyzero.tools.report.story import page_data
 from tinyzero.tools.web.server import hashes
 
 FOLDER = files("tinyzero.tools.report") / "page"
@@ -27,52 +28,57 @@ SCRIPTS = ("vendor/uPlot.iife.min.js", "parts.js", "charts.js", "samples.js", "p
 
 
 def write_report(paths: list[Path], out: Path) -> int:
-    """Write the page of these runs; returns its size in bytes. Raises UserError."""
+    """Write the page about the runs at `paths` to `out`, and return its size in bytes.
+
+    Raises UserError if there is no run, a record is damaged, or `out` is another's file.
+    """
     outputs.refuse_others(out, outputs.is_report, FIX)
-    folders = find_runs(paths)
-    runs = [Recorded(folder) for folder in folders]
+    runs = [Recorded(folder) for folder in find_runs(paths)]
     for run in runs:
         run.update()
+
     title = runs[0].folder.resolve().name if len(runs) == 1 else f"{len(runs)} runs"
-    text = page(title, tell(runs, paths[0] if len(paths) == 1 else None))
-    written = text.encode(errors="replace")  # a folder's name may hold any bytes
+    grid_folder = paths[0] if len(paths) == 1 else None
+    html = page(title, page_data(runs, grid_folder))
+
+    encoded = html.encode(errors="replace")  # a folder's name may hold any bytes
     with outputs.whole(out, outputs.is_report, FIX) as temporary:
-        temporary.write_bytes(written)
-    return len(written)
+        temporary.write_bytes(encoded)
+    return len(encoded)
 
 
-def page(title: str, story: Mapping[str, Any] | None) -> str:
-    """The HTML text; without a story it asks the server that it came from, again and again."""
+def page(title: str, data: Mapping[str, Any] | None) -> str:
+    """The HTML of the page. Without `data` it keeps asking the server that it came from."""
     styles = [read(name) for name in STYLES]
     scripts = [read(name) for name in SCRIPTS]
-    source = "'none'" if story else "'self'"  # a live page asks where it came from
+    connections = "'none'" if data else "'self'"
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-        f"script-src {hashes(scripts)}; style-src {hashes(styles)}; connect-src {source}"
+        f"script-src {hashes(scripts)}; style-src {hashes(styles)}; connect-src {connections}"
     )
     parts = {
         "POLICY": policy,
         "TITLE": escape(title),
         "STYLES": "\n".join(f"<style>{text}</style>" for text in styles),
-        "DATA": embedded(story),
+        "DATA": embedded(data),
         "SCRIPTS": "\n".join(f"<script>{text}</script>" for text in scripts),
     }
     return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], read("page.html"))
 
 
-def embedded(story: Mapping[str, Any] | None) -> str:
-    """JSON that may stand within a script element: nothing in it can end that."""
+def embedded(data: Mapping[str, Any] | None) -> str:
+    """JSON that can be put inside a script element: nothing in it can end the element."""
     return (
-        as_json(story)
+        as_json(data)
         .replace("<", "\\u003c")
         .replace("\u2028", "\\u2028")
         .replace("\u2029", "\\u2029")
     )
 
 
-def as_json(story: Any) -> str:
-    """Strict JSON of what a page tells; a number that is not finite is null, which the page leaves out."""
-    return json.dumps(_finite(story), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def as_json(data: Any) -> str:
+    """Strict JSON of the page's data. Numbers that are not finite become null."""
+    return json.dumps(_finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -84,4 +90,5 @@ def _finite(value: Any) -> Any:
 
 
 def read(name: str) -> str:
+    """The text of a file in page/."""
     return (FOLDER / name).read_text(encoding="utf-8")

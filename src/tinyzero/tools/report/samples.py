@@ -1,4 +1,4 @@
-"""Which of a run's stored rollouts are shown, and their thinking marked up in place."""
+"""The stored rollouts that the page shows, with the steps of their thinking marked."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from tinyzero.types import SPLITS, Problem
 Record = dict[str, Any]
 Item = TypeVar("Item")
 
-PROBLEMS = 8  # of each evaluated split that are followed through the run
-SHOWN_STEPS = 6  # of each split
-KEPT_STEPS = 32  # of each split while reading; even
-TRAINED = 2  # right ones, and as many wrong ones, of a step's training rollouts
-CHARACTERS = (
-    6_000  # of a completion that are shown, from its beginning; and a third of that from its end
-)
-MOST_FIELDS = 120  # characters of what a problem is made of that are shown
-SEARCHED = 3_000_000  # characters of right answers that are searched for the first one that checks and revises
-PERIOD, COPIES, LOOPED = (
-    400,
-    4,
-    40,
-)  # a loop repeats at most so many characters, so often, and over so many at least
+PROBLEMS = 8  # problems of each evaluated split that are followed through the run
+SHOWN_STEPS = 6  # steps shown of each split
+KEPT_STEPS = 32  # steps kept of each split while reading; even
+TRAINED = 2  # right answers, and as many wrong ones, shown of a step's training rollouts
+CHARACTERS = 6_000  # shown from the beginning of a completion, and a third of it from the end
+MOST_FIELDS = 120  # characters of a problem's fields that are shown
+SEARCHED = 3_000_000  # characters of right answers searched for the first that checks and revises
+
+# a loop repeats at most PERIOD characters, at least COPIES times and over LOOPED characters
+PERIOD, COPIES, LOOPED = 400, 4, 40
 
 
 class Ladder(Generic[Item]):
-    """Evenly spaced items of a stream of unknown length: about `most`, an even number, and the newest one."""
+    """About `most` evenly spaced items of a stream of unknown length, and its newest one.
+
+    `most` is even. When it is exceeded, every other item is dropped and the spacing doubles.
+    """
 
     def __init__(self, most: int = KEPT_STEPS) -> None:
         self.most, self.stride, self.count = most, 1, 0
@@ -39,46 +38,51 @@ class Ladder(Generic[Item]):
         self.newest: list[Item] = []
 
     def add(self, item: Item) -> None:
-        """The next item."""
-        kept = self.count % self.stride == 0
-        self.newest = [] if kept else [item]
-        self.kept += [item] if kept else []
+        """Append the next item."""
+        if self.count % self.stride == 0:
+            self.kept.append(item)
+            self.newest = []
+        else:
+            self.newest = [item]
+
         self.count += 1
         if len(self.kept) > self.most:
             self.kept, self.stride = self.kept[::2], 2 * self.stride
 
     def items(self) -> list[Item]:
-        """What is kept, in the stream's order."""
+        """The kept items in the order of the stream."""
         return self.kept + self.newest
 
 
 class Samples:
-    """What is kept of a stream of rollouts, of whatever length."""
+    """The part of a stream of rollouts, of any length, that the page may show."""
 
     def __init__(self, task: Task | None = None) -> None:
-        """`task` tells what the completions do and how problems are written; None for one that is not bundled."""
+        """`task` marks completions and writes problems; None if it is not bundled."""
         self.task = task
         self.ladders: dict[str, Ladder[list[Record]]] = {split: Ladder() for split in SPLITS}
         self.followed: dict[str, list[str]] = {split: [] for split in SPLITS}
         self.columns = Columns()
         self.revision: Record | None = None
-        self.searched = 0  # right answers, until it was found
+        self.searched = 0  # right answers read before the revision was found
         self.unread = SEARCHED
         self._at: tuple[int, str] | None = None
         self._group: list[Record] = []
         self._shown: list[tuple[Record, dict[str, Any]]] = []
 
     def add(self, record: Record) -> None:
-        """The next rollout of the stream."""
-        split, at = record["split"], (record["step"], record["split"])
-        if at != self._at:
-            self._at, self._group = at, []
+        """Read the next rollout of the stream."""
+        split = record["split"]
+        if (record["step"], split) != self._at:
+            self._at, self._group = (record["step"], split), []
             self.ladders[split].add(self._group)
+
         if self._wanted(record):
             self._group.append(record)
         if split == "train":
             looping = record["finish_reason"] == "length" and loops(record["text"])
             self.columns.add({"rollouts/step": record["step"], "rollouts/looping": float(looping)})
+
         if self.revision is None and right(record) and self.unread > 0:
             self.searched += 1
             self.unread -= len(record["text"])
@@ -86,30 +90,29 @@ class Samples:
                 self.revision = record
 
     def _wanted(self, record: Record) -> bool:
-        if record["split"] == "train":
-            return sum(right(r) == right(record) for r in self._group) < TRAINED
-        followed = self.followed[record["split"]]
-        if self.ladders[record["split"]].count == 1 and len(followed) < PROBLEMS:
+        split = record["split"]
+        if split == "train":
+            alike = [other for other in self._group if right(other) == right(record)]
+            return len(alike) < TRAINED
+
+        followed = self.followed[split]
+        if self.ladders[split].count == 1 and len(followed) < PROBLEMS:
             followed.append(record["problem"])
-        return record["problem"] in followed and all(
-            r["problem"] != record["problem"] for r in self._group
-        )
+        is_new = all(other["problem"] != record["problem"] for other in self._group)
+        return record["problem"] in followed and is_new
 
     def chosen(self) -> list[Record]:
-        """The rollouts to show: those of a few steps of each split, and the first that checks and revises."""
-        found = [
-            r
-            for split in SPLITS
-            for group in spread(self.ladders[split].items(), SHOWN_STEPS)
-            for r in group
-        ]
-        found += [
-            r for r in [self.revision] if r is not None and not any(r is other for other in found)
-        ]
-        return sorted(found, key=lambda r: (r["step"], SPLITS.index(r["split"])))
+        """The rollouts to show: those of a few steps of each split, and the first that revises."""
+        records: list[Record] = []
+        for split in SPLITS:
+            for group in spread(self.ladders[split].items(), SHOWN_STEPS):
+                records += group
+        if self.revision is not None and not any(record is self.revision for record in records):
+            records.append(self.revision)
+        return sorted(records, key=lambda record: (record["step"], SPLITS.index(record["split"])))
 
     def shown(self) -> list[tuple[Record, dict[str, Any]]]:
-        """The rollouts to show, and each as the page has it: marked up once, however often it is asked for."""
+        """The rollouts to show, each as the page shows it. Each is marked up only once."""
         known = {id(record): sample for record, sample in self._shown}
         self._shown = [
             (record, known.get(id(record)) or shown(record, self.task)) for record in self.chosen()
@@ -118,25 +121,26 @@ class Samples:
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most `most` of `items`, evenly, the first and the last among them."""
+    """At most `most` evenly spaced items, with the first and the last among them."""
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 def right(record: Record) -> bool:
-    """Whether the answer was right, as `Reward.right` says it."""
+    """Whether the answer was right, by the rule of `Reward.right`."""
     return bool(record["parts"].get("answer", record["reward"]) >= 1)
 
 
 def loops(text: str) -> bool:
-    """Whether `text` ends in the same piece over and over, cut anywhere."""
+    """Whether `text` ends in repetitions of one piece; the last repetition may be cut anywhere."""
     if len(text) < LOOPED:
         return False
+
     end = text[-16:]
     start = len(text) - len(end)
     at = text.rfind(end, max(0, start - PERIOD), len(text) - 1)
-    while at >= 0:  # where the end stood before says how long the piece may be
+    while at >= 0:  # an earlier place of the end gives a possible length of the piece
         piece = text[at - start :]
         if text.endswith(piece * max(COPIES, -(-LOOPED // len(piece)))):
             return True
@@ -144,112 +148,112 @@ def loops(text: str) -> bool:
     return False
 
 
-def ask(question: Callable[[], Item], otherwise: Item) -> Item:
-    """What a bundled task says of a record; `otherwise` if the record is not one of that task."""
+def attempt(question: Callable[[], Item], otherwise: Item) -> Item:
+    """A bundled task's answer about a record; `otherwise` if the record does not fit it."""
     try:
         return question()
-    except Exception:  # a record may come from anywhere, and hold anything
+    except Exception:  # a record may come from anywhere and hold anything
         return otherwise
 
 
 def problem_of(record: Record) -> Problem:
-    """The problem that a record tells of."""
+    """The problem of a rollout."""
     return Problem(record["problem"], record["fields"], record["split"], record["problem"])
 
 
 def find_events(record: Record, task: Task | None) -> list[Event]:
-    """What the completion does, where; a new start is marked at its beginning only."""
+    """What happens in the completion, by place. Backtracking is marked only where it begins."""
     if task is None:
         return []
-    found: Sequence[Event] = ask(lambda: task.mark(problem_of(record), record["text"]), ())
+    events: Sequence[Event] = attempt(lambda: task.mark(problem_of(record), record["text"]), ())
     return [
-        e._replace(end=e.start) if e.kind == "backtrack" else e
-        for e in found
-        if e.kind in task.kinds
+        event._replace(end=event.start) if event.kind == "backtrack" else event
+        for event in events
+        if event.kind in task.kinds
     ]
 
 
 def revises(events: Sequence[Event]) -> bool:
-    """Whether a check says no, and after it an attempt that is right is checked and says yes."""
-    said = {
-        answer: [e for e in events if e.kind == "verification" and e.detail == answer]
-        for answer in ("no", "yes")
-    }
-    doubted = min((e.end for e in said["no"]), default=math.inf)
-    hit = min(
-        (e.start for e in events if e.kind == "right" and e.start >= doubted), default=math.inf
-    )
-    return any(e.end > hit for e in said["yes"])
+    """Whether a check says no, and a later attempt is right and is confirmed by a check."""
+    checks = [event for event in events if event.kind == "verification"]
+    first_no = min((event.end for event in checks if event.detail == "no"), default=math.inf)
+    hits = [event.start for event in events if event.kind == "right" and event.start >= first_no]
+    first_hit = min(hits, default=math.inf)
+    return any(event.detail == "yes" and event.end > first_hit for event in checks)
 
 
 Segment = str | tuple[str, str]
-"""A piece of text; or with it the names of what it belongs to, space between."""
+"""A piece of text, or a piece with the names of its marks, separated by spaces."""
 
 
 def names(event: Event) -> list[str]:
-    """What an event is called in the page: its kind, and for a check what it says."""
+    """The names by which the page styles an event: its kind, and the verdict of a check."""
     return [event.kind, event.detail] if event.kind == "verification" else [event.kind]
 
 
 def marked(
     text: str, events: Sequence[Event], start: int = 0, end: int | None = None
 ) -> list[Segment]:
-    """`text[start:end]` in pieces that the events begin and end; joined, they are the text."""
+    """`text[start:end]` split where events begin and end. Joined, the pieces are the text."""
     end = len(text) if end is None else end
     waiting = [e for e in events if e.start < end and max(e.end, e.start + 1) > start]
-    waiting.sort(key=lambda e: e.start, reverse=True)
-    edges = sorted(
-        {start, end, *(min(max(edge, start), end) for e in waiting for edge in (e.start, e.end))}
-    )
-    found: list[Segment] = []
-    here: list[Event] = []
+    waiting.sort(key=lambda event: event.start, reverse=True)
+    inner = {min(max(edge, start), end) for e in waiting for edge in (e.start, e.end)}
+    edges = sorted({start, end, *inner})
+
+    pieces: list[Segment] = []
+    current: list[Event] = []
     for left, following in pairwise(edges):
-        here = [e for e in here if e.end > left]
+        current = [event for event in current if event.end > left]
         while waiting and waiting[-1].start <= left:
-            here.append(waiting.pop())
-        called = " ".join(dict.fromkeys(name for e in here for name in names(e)))
-        found.append((text[left:following], called) if called else text[left:following])
-    return found
+            current.append(waiting.pop())
+
+        piece = text[left:following]
+        marks = " ".join(dict.fromkeys(name for event in current for name in names(event)))
+        pieces.append((piece, marks) if marks else piece)
+    return pieces
 
 
 def shown(record: Record, task: Task | None = None) -> dict[str, Any]:
-    """A rollout as the page has it: in marked pieces, the middle of a very long one left out."""
+    """A rollout as the page shows it, in marked pieces. A very long one loses its middle."""
     text, events = record["text"], find_events(record, task)
-    kinds = sorted({e.kind for e in events})
+    kinds = sorted({event.kind for event in events})
+    is_revised = right(record) and revises(events)
+
+    answer = text.rfind("<answer>")
+    if answer >= 0:
+        answer_end = len(text.removesuffix("</answer>"))
+        events = [*events, Event("answer", answer + len("<answer>"), answer_end)]
+
     tail = len(text) - CHARACTERS // 3
-    if (answer := text.rfind("<answer>")) >= 0:
-        events = [
-            *events,
-            Event("answer", answer + len("<answer>"), len(text.removesuffix("</answer>"))),
-        ]
-    pieces = marked(text, events, 0, min(len(text), CHARACTERS) if tail > CHARACTERS else None)
     if tail > CHARACTERS:
-        pieces += [
-            (f"{tail - CHARACTERS:,} characters are left out here", "gap"),
-            *marked(text, events, tail),
-        ]
+        gap = (f"{tail - CHARACTERS:,} characters are left out here", "gap")
+        pieces = [*marked(text, events, 0, CHARACTERS), gap, *marked(text, events, tail)]
+    else:
+        pieces = marked(text, events)
     return {
         "step": record["step"],
         "split": record["split"],
-        "problem": posed(record, task),
+        "problem": problem_line(record, task),
         "right": right(record),
         "reward": record["reward"],
         "tokens": record["response_length"],
         "cut": record["finish_reason"] == "length",
         "kinds": kinds,
-        "revises": right(record) and revises(events),
+        "revises": is_revised,
         "text": pieces,
     }
 
 
-def posed(record: Record, task: Task | None) -> str:
-    """The problem in a line: as it is typed, or else what it is made of."""
-    line = ask(lambda: task.line(problem_of(record)), "") if task else ""
+def problem_line(record: Record, task: Task | None) -> str:
+    """The problem on one line: as the task writes it, or its fields."""
+    line = attempt(lambda: task.line(problem_of(record)), "") if task else ""
     if line:
         return line
+
     fields = ", ".join(f"{name} {value}" for name, value in record["fields"].items())
-    if not 0 < len(fields) <= MOST_FIELDS:
-        fields = (
-            f"{fields[:MOST_FIELDS]} ... ({record['problem']})" if fields else record["problem"]
-        )
+    if not fields:
+        fields = record["problem"]
+    elif len(fields) > MOST_FIELDS:
+        fields = f"{fields[:MOST_FIELDS]} ... ({record['problem']})"
     return " ".join(fields.split())

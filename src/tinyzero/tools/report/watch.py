@@ -1,4 +1,4 @@
-"""`tinyzero watch`: the report's page in the browser, telling the run anew whenever its files have grown."""
+"""`tinyzero watch`: the report's page in the browser, updated while the run writes its files."""
 
 from __future__ import annotations
 
@@ -8,43 +8,56 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, brief
 from tinyzero.tools.report.page import as_json, page
 from tinyzero.tools.report.read import Recorded, find_runs
-from tinyzero.tools.report.story import tell
+from tinyzero.tools.report.story import page_data
 from tinyzero.tools.web.server import PageHandler, PageServer, Refused
 
 
 class Live:
-    """A folder's story as it stands. The folder may be empty still; it may hold one run, or several."""
+    """The page's data for a folder, which may be empty, or hold one run or several.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    An error in the records is part of the data, and each new one is also given to `report`.
+    """
+
+    def __init__(self, folder: Path, report: Callable[[str], None] = print) -> None:
+        self.folder, self.report = folder, report
         self.runs: dict[Path, Recorded] = {}
         self.body, self.tag = b"", ""
         self.lock = Lock()
+        self._last_error = ""
 
-    def story(self) -> tuple[bytes, str]:
-        """The page's data as JSON, and a tag that is another one whenever the data are."""
+    def data(self) -> tuple[bytes, str]:
+        """The page's data as JSON, and a tag that changes whenever the data do."""
         with self.lock:
             try:
                 if self._update() or not self.body:
-                    self._set(tell(list(self.runs.values()), self.folder))
+                    self._set(page_data(list(self.runs.values()), self.folder))
+                self._last_error = ""
             except UserError as error:
-                begun = any(self.folder.glob("**/config.toml"))
-                self._set(
-                    {"error": str(error)}
-                    if begun
-                    else {"waiting": f"waiting for a run to begin in {self.folder}"}
-                )
-                self.runs = {}  # read from the start when it is mended, or has begun
+                self._failed(str(error))
+            except Exception as error:
+                self._failed(f"the records in {self.folder} cannot be shown: {brief(error)}")
             return self.body, self.tag
 
     def _update(self) -> bool:
         folders = find_runs([self.folder])
         changed = list(self.runs) != folders
         self.runs = {folder: self.runs.get(folder) or Recorded(folder) for folder in folders}
-        return any([run.update() for run in self.runs.values()]) or changed
+        grown = [run.update() for run in self.runs.values()]
+        return any(grown) or changed
+
+    def _failed(self, reason: str) -> None:
+        self.runs = {}  # read from the start once the records are repaired, or a run has begun
+        if not any(self.folder.glob("**/config.toml")):
+            self._set({"waiting": f"waiting for a run to begin in {self.folder}"})
+            return
+
+        self._set({"error": reason})
+        if reason != self._last_error:
+            self.report(reason)
+        self._last_error = reason
 
     def _set(self, data: Any) -> None:
         self.body = as_json(data).encode(errors="replace")
@@ -52,18 +65,20 @@ class Live:
 
 
 class Server(PageServer):
-    """The report's page, and the data that it asks for."""
+    """Serves the report's page and the data that it asks for."""
 
-    def __init__(self, folder: Path, host: str, port: int) -> None:
-        """Listens from here on. Raises UserError where it cannot, or there is no such folder."""
+    def __init__(
+        self, folder: Path, host: str, port: int, report: Callable[[str], None] = print
+    ) -> None:
+        """Listen from here on. Raises UserError if it cannot or `folder` does not exist."""
         if not folder.is_dir():
             raise UserError(f"no folder {folder}: name a run's folder, as in runs/laptop-grpo-0")
-        self.live = Live(folder)
+        self.live = Live(folder, report)
         super().__init__(page(folder.resolve().name, None).encode(), Handler, host, port)
 
 
 class Handler(PageHandler):
-    """GET / is the page, GET /data.json what it shows: nothing where it has that already."""
+    """GET / is the page and GET /data.json its data; 304 if the browser has those already."""
 
     server: Server
 
@@ -73,12 +88,12 @@ class Handler(PageHandler):
             if self.path == "/":
                 self._send_page()
             elif self.path == "/data.json":
-                self._send_story()
+                self._send_data()
             else:
                 raise Refused(404, f"there is nothing at {self.path[:80]}")
 
-    def _send_story(self) -> None:
-        body, tag = self.server.live.story()
+    def _send_data(self) -> None:
+        body, tag = self.server.live.data()
         if self.headers.get("If-None-Match") == tag:
             self._head(304, "application/json", more={"ETag": tag})
         else:
@@ -86,11 +101,11 @@ class Handler(PageHandler):
 
 
 def watch(folder: Path, host: str, port: int, report: Callable[[str], None] = print) -> None:
-    """Serve until Ctrl-C."""
-    with Server(folder, host, port) as server:
+    """Serve the page until Ctrl-C. `report` prints a line in the terminal."""
+    with Server(folder, host, port, report) as server:
         report(f"{folder} is live at {server.url} (Ctrl-C ends)")
         if not server.is_private:
-            report("whoever reaches this machine can see it: there is no password")
+            report("anyone who can reach this machine can see it: there is no password")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -1,3 +1,3 @@
-"""The page of `tinyzero play --web`, and the small server behind it and `tinyzero watch`."""
+"""The page of `tinyzero play --web`, and the small web server that `tinyzero watch` uses too."""
 
 __all__ = ["play", "server"]

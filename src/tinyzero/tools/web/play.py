@@ -1,8 +1,8 @@
-"""`tinyzero play --web`: a page on which to pose problems, to one model or to two side by side.
+"""`tinyzero play --web`: a page on which to pose problems to one model, or to two side by side.
 
-The page (play.html) asks for nothing from elsewhere. What it asks of this server is checked: a request names a
-host that is this machine, comes from this very page, is small, and finds a place among the few that are answered at
-once. What models write is data on the way and text on the page. A closed tab ends the thinking it asked for.
+The page (play.html) loads nothing from elsewhere. Its requests are checked: each must name this
+machine as its host, come from this very page and be small, and only a few answers are written at
+once. What a model writes travels as data and is shown as text. Closing the tab stops the writing.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tinyzero.tools.web.server import PageHandler, PageServer, Refused
 from tinyzero.types import Problem, SamplingParams
 
 PAGE = Path(__file__).with_name("play.html")
-ANSWERS = 4  # written at once: they share the processor
-MAX_BODY = 4096  # bytes of a request
+ANSWERS = 4  # written at the same time: they share the processor
+MAX_BODY = 4096  # bytes of a request's body
 MAX_TEMPERATURE = 5
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that can be asked, and how it is asked."""
+    """A model on the page, with its name, its size and how it is sampled."""
 
     name: str
     parameters: int
@@ -40,8 +40,8 @@ class Candidate:
     params: SamplingParams
 
 
-class Asked(BaseModel):
-    """What the page sends: a problem by its line, or by its number in the test split, and how to sample."""
+class Request(BaseModel):
+    """What the page sends: a line or the index of a test problem, and how to sample."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -53,15 +53,15 @@ class Asked(BaseModel):
 
 
 class Playground:
-    """A task and the models that are asked, whatever carries the questions."""
+    """A task and the models that answer its problems."""
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.task, self.candidates = candidates[0].player.task, candidates
         self._free = BoundedSemaphore(ANSWERS)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """One of the few places to work in. Raises Refused where all are taken."""
+    def slot(self) -> Iterator[None]:
+        """Hold one of the `ANSWERS` slots for work. Raises Refused if all are taken."""
         if not self._free.acquire(blocking=False):
             raise Refused(
                 503, f"{ANSWERS} answers are being written already: try again in a moment"
@@ -72,39 +72,41 @@ class Playground:
             self._free.release()
 
     def about(self) -> dict[str, Any]:
-        """What the page says before anything is asked."""
+        """What the page shows before the first question: the task's rules and the models."""
         return {
             "rules": self.task.rules if self.task.is_posable else "",
             "posable": self.task.is_posable,
-            "models": [{"name": p.name, "parameters": p.parameters} for p in self.candidates],
+            "models": [{"name": c.name, "parameters": c.parameters} for c in self.candidates],
             "temperature": self.candidates[0].params.temperature,
             "seed": self.candidates[0].params.seed,
         }
 
-    def draw(self, asked: Asked) -> dict[str, Any]:
-        """The problem at `asked.index` of the test split, as it is shown and as it could be typed."""
-        problem = self.task.problem("test", asked.index)
+    def draw(self, request: Request) -> dict[str, Any]:
+        """The test problem at `request.index`: what to show, and what to type for it."""
+        problem = self.task.problem("test", request.index)
         line = self.task.line(problem) if self.task.is_posable else None
-        return {"line": line, "fields": dict(problem.fields)}
+        return {"line": line, "shown": shown(self._player(request), problem)}
 
-    def solution(self, asked: Asked) -> dict[str, Any]:
+    def solution(self, request: Request) -> dict[str, Any]:
         """An answer that the grader accepts."""
-        text = self.task.solution(self._problem(asked))
+        text = self.task.solution(self._problem(request))
         return {"solution": extract_answer(text) or text}
 
-    def think(self, asked: Asked) -> Generator[dict[str, Any], None, None]:
-        """The problem and the prompt; what the model writes, token by token; the grader's verdict.
+    def think(self, request: Request) -> Generator[dict[str, Any], None, None]:
+        """Yield the problem with its prompt, then the answer by token, then the verdict.
 
-        Raises UserError where the problem is none, before anything is given out; what goes wrong later is an
-        `error` given out.
+        Raises UserError before the first event if the problem is invalid. If something fails later,
+        the last event holds the `error`.
         """
-        if asked.model >= len(self.candidates):
-            raise UserError(f"there is no model {asked.model}: there are {len(self.candidates)}")
-        candidate = self.candidates[asked.model]
-        player, problem = candidate.player, self._problem(asked)
+        player, problem = self._player(request), self._problem(request)
         ids = player.prompt_ids(problem)
-        params = replace(candidate.params, seed=asked.seed, temperature=asked.temperature)
-        yield {"fields": dict(problem.fields), "prompt": player.sampler.decode(ids)}
+        params = replace(
+            self.candidates[request.model].params,
+            seed=request.seed,
+            temperature=request.temperature,
+        )
+        yield {"shown": shown(player, problem), "prompt": player.sampler.decode(ids)}
+
         text, tokens = "", 0
         try:
             for piece in player.stream(ids, params):
@@ -113,21 +115,40 @@ class Playground:
         except (UserError, NonFiniteError) as error:
             yield {"error": str(error)}
             return
-        yield {
-            "tokens": tokens,
-            "limit": tokens == params.max_tokens,
-            **_judged(player.judge(problem, text)),
-        }
 
-    def _problem(self, asked: Asked) -> Problem:
-        if asked.line is None:
-            return self.task.problem("test", asked.index)
+        verdict = _verdict_event(player.judge(problem, text))
+        yield {"tokens": tokens, "limit": tokens == params.max_tokens, **verdict}
+
+    def _player(self, request: Request) -> Player:
+        if request.model >= len(self.candidates):
+            raise UserError(f"there is no model {request.model}: there are {len(self.candidates)}")
+        return self.candidates[request.model].player
+
+    def _problem(self, request: Request) -> Problem:
+        if request.line is None:
+            return self.task.problem("test", request.index)
         if not self.task.is_posable:
             raise UserError("this task's problems can only be drawn: give it pose and line")
-        return self.task.pose(asked.line)
+        return self.task.pose(request.line)
 
 
-def _judged(verdict: Verdict) -> dict[str, Any]:
+def shown(player: Player, problem: Problem) -> str:
+    """What a person is shown of a problem: the task's `line`, or else the question in its prompt.
+
+    The fields of a problem are not shown, because its answer may be among them.
+    """
+    line = player.task.line(problem)
+    if line:
+        return line
+
+    prompt = player.task.prompt(problem, player.template)
+    if isinstance(prompt, str):
+        return prompt.strip()
+    asked = [message["content"] for message in prompt if message["role"] == "user"]
+    return asked[-1].strip() if asked else ""
+
+
+def _verdict_event(verdict: Verdict) -> dict[str, Any]:
     if verdict.error:
         return {"error": f"the reward function raised {verdict.error}"}
     assert verdict.reward is not None
@@ -135,19 +156,19 @@ def _judged(verdict: Verdict) -> dict[str, Any]:
 
 
 class Server(PageServer):
-    """The playground's page, and what it asks for."""
+    """Serves the playground's page and answers its requests."""
 
     def __init__(self, playground: Playground, host: str, port: int) -> None:
-        """Listens from here on; port 0 takes a free one. Raises UserError where it cannot."""
+        """Listen from here on; port 0 takes a free one. Raises UserError if that is impossible."""
         self.playground = playground
         super().__init__(PAGE.read_bytes(), Handler, host, port)
 
 
 class Handler(PageHandler):
-    """GET / is the page, GET /about what it says; POST /draw, /solution and /think take an `Asked` as JSON.
+    """GET / and /about; POST /draw, /solution and /think, which take a `Request`.
 
-    /think answers with server-sent events, each a JSON object; the others with one object. What is refused is
-    an object with `error`.
+    /think answers with server-sent events, each a JSON object; the others answer with one object. A
+    refusal is an object with `error`.
     """
 
     server: Server
@@ -165,41 +186,42 @@ class Handler(PageHandler):
     def do_POST(self) -> None:
         playground = self.server.playground
         with self._refusals():
-            body = self._body()  # first, so that a refusal finds a browser that listens
+            body = self._body()  # read first: a browser that still sends misses a refusal
             self._admit()
-            asked = validate(Asked, body, "request")
-            with playground.place():
+            request = validate(Request, body, "request")
+
+            with playground.slot():
                 if self.path == "/think":
-                    self._stream(playground.think(asked))
+                    self._stream(playground.think(request))
                 elif self.path == "/draw":
-                    self._send_json(200, playground.draw(asked))
+                    self._send_json(200, playground.draw(request))
                 elif self.path == "/solution":
-                    self._send_json(200, playground.solution(asked))
+                    self._send_json(200, playground.solution(request))
                 else:
                     raise Refused(404, f"there is nothing at {self.path[:80]}")
 
     def _raised(self, error: Exception) -> None:
-        why = {
-            "error": f"asking {type(self.server.playground.task).__name__} raised {brief(error)}"
-        }
+        task = type(self.server.playground.task).__name__
+        answer = {"error": f"asking {task} raised {brief(error)}"}
         if self.begun:
-            self._event(why)
+            self._event(answer)
         else:
-            self._send_json(500, why)
+            self._send_json(500, answer)
 
     def _body(self) -> dict[str, Any]:
-        """The JSON object that a request carries. Raises Refused where it carries none, or too much."""
+        """The JSON object in the request's body. Raises Refused if it is missing or too large."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             raise Refused(411, "send a Content-Length")
-        wanted = int(length[:9])  # so many digits are too much already
+
+        wanted = int(length[:9])  # a number of more digits is too large in any case
         text = self.rfile.read(min(wanted, MAX_BODY))
         if len(text) < wanted:
             raise Refused(413, f"a request has at most {MAX_BODY} bytes")
-        if (
-            self.headers.get_content_type() != "application/json"
-        ):  # no other site's page can send this unasked
+        # another site's page cannot send this type without asking first
+        if self.headers.get_content_type() != "application/json":
             raise Refused(415, "send application/json")
+
         try:
             body = json.loads(text)
         except (ValueError, RecursionError):
@@ -209,9 +231,9 @@ class Handler(PageHandler):
         return body
 
     def _stream(self, events: Generator[dict[str, Any], None, None]) -> None:
-        """Pass events on as they come. Where the browser went away, writing fails, which ends the events."""
+        """Send events as they come. If the browser has left, writing fails and closes `events`."""
         with closing(events):
-            first = next(events)  # a problem that is none is refused before anything is sent
+            first = next(events)  # an invalid problem is refused before anything is sent
             self._head(200, "text/event-stream; charset=utf-8")
             self._event(first)
             for event in events:

@@ -1,7 +1,8 @@
-"""What the pages served here share: who is answered, how many at once, and what a browser may do with the answer.
+"""The web server that the pages share: it answers only this machine's own pages, within limits.
 
-A request names a host that is this machine and comes from the page itself; a connection finds a place among the few
-that there are, and gives it back in time. The page's policy names the hash of its script and its style.
+A request must name this machine as its host and must come from the page itself, so that no other
+web site can use it. The number of connections is limited, and each has a few seconds to send its
+request. The page's Content-Security-Policy names the hash of every script and style that may run.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from urllib.parse import urlsplit
 from tinyzero.errors import TaskError, UserError, brief
 
 CONNECTIONS = 32
-PATIENCE = 30  # seconds for a whole request, and for a reader to take what is written
+PATIENCE = 5  # seconds for a whole request to arrive: a slow connection keeps others out no longer
+STALLED = 30  # seconds that a browser may take to accept what is written to it
 
 
 class Refused(Exception):
-    """A request that is not answered, and why."""
+    """A request that is not answered: the HTTP status and the reason."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -37,38 +39,43 @@ class Refused(Exception):
 
 
 class PageServer(ThreadingHTTPServer):
-    """One thread a connection, and a bound on how many there are."""
+    """Serves one page, with one thread per connection and at most `CONNECTIONS` of them."""
 
     daemon_threads = True
     request_queue_size = CONNECTIONS
 
     def __init__(self, page: bytes, handler: type[PageHandler], host: str, port: int) -> None:
-        """Listens from here on; port 0 takes a free one. Raises UserError where it cannot."""
+        """Listen on `host` and `port` (0 takes a free one). Raises UserError if it cannot."""
         if not host:
             raise UserError(
                 "--host is empty: give an address, such as 127.0.0.1 for this machine only"
             )
+
         self.page, self.host = page, host
         self.policy = _policy(page.decode())
         self.connections = BoundedSemaphore(CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
         try:
             super().__init__((host, port), handler)
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise UserError(
-                f"cannot listen on {host} port {port}: {why}; give another --port (0 for any), or --host"
+                f"cannot listen on {host} port {port}: {why}; "
+                "give another --port (0 for any), or --host"
             ) from None
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds the page."""
+        """The page's address for a browser on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/"
+        if ":" in host:
+            host = f"[{host}]"
+        return f"http://{host}:{self.server_port}/"
 
     @property
     def is_private(self) -> bool:
-        """Whether nobody but this machine can reach the page."""
+        """Whether only this machine can reach the page."""
         return ip_address(str(self.server_address[0])).is_loopback
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -85,10 +92,10 @@ class PageServer(ThreadingHTTPServer):
 
 
 class Reading(io.RawIOBase):
-    """What a connection sends, until a deadline: not so long a byte, but so long in all."""
+    """What a connection sends until a deadline, which is for all of it, not per byte."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
-        self.connection, self.seconds = connection, seconds
+        self.connection = connection
         self.deadline = time.monotonic() + seconds
 
     def readable(self) -> bool:
@@ -96,32 +103,33 @@ class Reading(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Raises TimeoutError after the deadline."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
+        seconds_left = self.deadline - time.monotonic()
+        if seconds_left <= 0:
             raise TimeoutError
-        self.connection.settimeout(left)
+
+        self.connection.settimeout(seconds_left)
         try:
             return self.connection.recv_into(buffer)
         finally:
-            self.connection.settimeout(self.seconds)  # what is written has its own
+            self.connection.settimeout(STALLED)
 
 
 class PageHandler(BaseHTTPRequestHandler):
-    """Admits, answers, and refuses with an object that says why: `error`."""
+    """Answers one request. A refusal is a JSON object whose `error` says why."""
 
     server: PageServer
     timeout = PATIENCE
     server_version, sys_version = "tinyzero", ""
-    begun = False  # the answer, of which a connection has one
+    begun = False  # whether the answer has begun; each connection has one
 
     def setup(self) -> None:
-        """From here to the end of its body a request has `timeout` seconds."""
+        """Give the request `timeout` seconds, from here to the end of its body."""
         super().setup()
         self.rfile.close()
         self.rfile = io.BufferedReader(Reading(self.connection, self.timeout))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server refuses by itself, such as a method: by our check and under our policy."""
+        """Refuse what http.server does not accept, such as a method, under our policy."""
         with self._refusals():
             if getattr(self, "headers", None) is not None:
                 self._admit()
@@ -129,7 +137,7 @@ class PageHandler(BaseHTTPRequestHandler):
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """Answer what cannot be done by its reason. A browser that went away needs none."""
+        """Turn an exception into an answer that gives the reason. A browser that left gets none."""
         try:
             yield
         except Refused as refused:
@@ -144,14 +152,14 @@ class PageHandler(BaseHTTPRequestHandler):
             self._raised(error)
 
     def _raised(self, error: Exception) -> None:
-        """Answer what nothing here expects, such as what a user's own task raises."""
+        """Answer an exception that nothing here expects."""
         if self.begun:
             self.close_connection = True
         else:
             self._send_json(500, {"error": f"answering raised {brief(error)}"})
 
     def _admit(self) -> None:
-        """Raises Refused where the request names another machine, or another site's page may have sent it."""
+        """Raises Refused for another machine's name, or if another site's page may ask."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if not _is_this_machine(host, self.server.host):
             raise Refused(403, f"this page is at {self.server.url}")
@@ -194,12 +202,15 @@ class PageHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the terminal belongs to whoever started the page."""
+        """Print nothing: the terminal belongs to the person who started the page."""
 
 
 def _is_this_machine(host: str, given: str) -> bool:
-    """Whether a Host header names this machine. A name of somebody else's may lead here too (DNS rebinding), and then
-    the page that it belongs to would be taken for ours; an address cannot belong to a page of theirs."""
+    """Whether a Host header names this machine: by an address, or by a name of its own.
+
+    A stranger can make a name of theirs lead to this machine (DNS rebinding), and a browser would
+    then take this page for one of theirs. They cannot do that with an address.
+    """
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if name in ("localhost", given, socket.gethostname().lower()):
@@ -211,19 +222,17 @@ def _is_this_machine(host: str, given: str) -> bool:
 
 
 def _policy(page: str) -> str:
-    """A Content-Security-Policy under which nothing runs but the page's own script, and nothing is fetched from
-    elsewhere."""
-    script, style = (
-        hashes(re.findall(f"<{k}>(.*?)</{k}>", page, re.DOTALL)) for k in ("script", "style")
-    )
+    """A Content-Security-Policy: only the page's own scripts run, and it asks only this server."""
+    scripts = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    styles = re.findall("<style>(.*?)</style>", page, re.DOTALL)
     return (
-        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src {hashes(scripts)}; style-src {hashes(styles)}; "
+        "connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
 
 def hashes(texts: Iterable[str]) -> str:
-    """As a content security policy names inline code."""
-    return " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in texts
-    )
+    """The sources by which a Content-Security-Policy allows these inline scripts or styles."""
+    digests = [hashlib.sha256(text.encode()).digest() for text in texts]
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)

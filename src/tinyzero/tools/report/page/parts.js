@@ -1,4 +1,4 @@
-// Elements, numbers and words. Text is only ever set as text: what a model wrote can be anything.
+// Elements, numbers and words. Text is only ever set as text, because a model can write anything.
 "use strict";
 
 function el(tag, attributes = {}, ...children) {
@@ -6,13 +6,14 @@ function el(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
+    else if (value !== false && value !== null && value !== undefined)
+      node.setAttribute(name, value);
   }
   node.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return node;
 }
 
-// A number as it is read: shares in percent, bytes in GiB, others with three digits that matter.
+// A number for a reader: shares in percent, bytes in GiB, others with three significant digits.
 function written(value, form = "number") {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (form === "share") return `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)}\u202f%`; // a narrow space
@@ -25,7 +26,7 @@ function written(value, form = "number") {
   return String(Number(value.toPrecision(3)));
 }
 
-// A large count in a few characters: 25,600 and 3.1 M.
+// A large count in a few characters: 25,600 or 3.1 M.
 function count(value) {
   return value >= 1e6 && value < 1e9 ? `${(value / 1e6).toPrecision(3)} M` : written(value);
 }
@@ -55,18 +56,42 @@ const hue = (i) => `--hue-${(i % HUES) + 1}`;
 
 // A table of numbers; the first cell of a row is its heading.
 function table(head, rows, caption) {
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
-    el("table", {},
+  return el(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    el(
+      "table",
+      {},
       el("caption", { class: "unseen" }, caption),
-      el("thead", {}, el("tr", {}, head.map((cell) => el("th", { scope: "col" }, cell)))),
-      el("tbody", {}, rows.map(([first, ...rest]) =>
-        el("tr", {}, el("th", { scope: "row" }, first), rest.map((cell) => el("td", {}, cell)))))));
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          head.map((cell) => el("th", { scope: "col" }, cell)),
+        ),
+      ),
+      el(
+        "tbody",
+        {},
+        rows.map(([first, ...rest]) =>
+          el(
+            "tr",
+            {},
+            el("th", { scope: "row" }, first),
+            rest.map((cell) => el("td", {}, cell)),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
-// Scores beside each other on a scale from 0 to 1: a table whose picture is its own last column.
+// Scores side by side on a scale from 0 to 1: a table whose last column is a picture.
 // rows: {label, note, marks: [{value, low, high, hue, hollow, name}], ceiling, shortcut}
 function dots(rows, caption) {
-  const place = (node, value) => (node.style.left = `${100 * value}%`, node);
+  const place = (node, value) => ((node.style.left = `${100 * value}%`), node);
   const line = (row) => {
     const track = el("div", { class: "track", "aria-hidden": "true" });
     if (row.ceiling !== null && row.ceiling !== undefined)
@@ -82,12 +107,23 @@ function dots(rows, caption) {
       dot.style.setProperty("--hue", `var(${mark.hue})`);
       track.append(dot);
     }
-    const words = row.marks.map((m) =>
-      `${m.name ? `${m.name} ` : ""}${written(m.value, "share")}${m.low === undefined ? "" : ` ${interval(m)}`}`);
-    if (row.ceiling !== null && row.ceiling !== undefined) words.push(`${row.shortcut} ${written(row.ceiling, "share")}`);
-    return el("tr", {},
+    const words = row.marks.map(
+      (m) =>
+        `${m.name ? `${m.name} ` : ""}${written(m.value, "share")}${m.low === undefined ? "" : ` ${interval(m)}`}`,
+    );
+    if (row.ceiling !== null && row.ceiling !== undefined)
+      words.push(`${row.shortcut} ${written(row.ceiling, "share")}`);
+    return el(
+      "tr",
+      {},
       el("th", { scope: "row" }, row.label, row.note ? el("small", {}, row.note) : null),
-      el("td", { class: "picture" }, track, el("small", {}, words.join(" · "))));
+      el("td", { class: "picture" }, track, el("small", {}, words.join(" · "))),
+    );
   };
-  return el("table", { class: "dots" }, el("caption", { class: "unseen" }, caption), el("tbody", {}, rows.map(line)));
+  return el(
+    "table",
+    { class: "dots" },
+    el("caption", { class: "unseen" }, caption),
+    el("tbody", {}, rows.map(line)),
+  );
 }

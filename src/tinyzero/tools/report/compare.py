@@ -1,0 +1,137 @@
+"""Whether runs can be compared, by how much they differ, and in which settings."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tinyzero import config as configs
+from tinyzero.tools.report.read import Recorded
+
+Z = 1.959964  # a normal variable lies within ± this in 95 % of the cases
+SAME = {
+    "task": "the task",
+    "split": "the split",
+    "n": "the number of problems",
+    "problems": "the problems",
+    "max_tokens": "the token limit",
+    "temperature": "the temperature",
+}
+"""What must be equal in two evaluations whose scores are compared."""
+
+UNKNOWN = (
+    "Whether these scores can be compared cannot be checked: a record of an older version does not "
+    "say which problems were evaluated, nor with which token limit."
+)
+
+
+def comparison(runs: Sequence[Recorded], names: Sequence[str]) -> dict[str, Any]:
+    """What the page says about several runs together.
+
+    `comparable` is "yes", "no", "unknown", or "" if fewer than two runs have a final score;
+    `reason` explains it; `differences` are paired differences to the first scored run; `settings`
+    are the configuration keys that differ, with a value per run.
+    """
+    scored = []
+    for run, name in zip(runs, names, strict=True):
+        evaluations = run.headline_evaluations()
+        if len(evaluations) > 1:
+            scored.append((name, {**evaluations[-1], "task": run.config.task.name}))
+
+    comparable, reason = check_comparable([final for _, final in scored])
+    differences = []
+    if comparable == "yes":
+        first_name, first = scored[0]
+        for name, final in scored[1:]:
+            difference = paired_difference(first, final)
+            if difference is not None:
+                differences.append({"run": name, "to": first_name, **difference})
+    return {
+        "comparable": comparable,
+        "reason": reason,
+        "differences": differences,
+        "settings": differing_settings(runs),
+    }
+
+
+def check_comparable(finals: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Whether evaluations had the same problems and limits ("yes", "no", "unknown"), and why not.
+
+    ("", "") if there are fewer than two.
+    """
+    if len(finals) < 2:
+        return "", ""
+
+    differing = {}
+    for key in SAME:
+        values = list(dict.fromkeys(final[key] for final in finals if key in final))
+        if len(values) > 1:
+            differing[key] = " or ".join(_written(value) for value in values)
+    if "task" in differing or "n" in differing:
+        differing.pop("problems", None)  # they are different in any case
+    if differing:
+        parts = [
+            SAME[key] if key == "problems" else f"{SAME[key]} ({values})"
+            for key, values in differing.items()
+        ]
+        listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        return "no", (
+            f"These scores cannot be compared, because the evaluations differ in {listed}."
+        )
+
+    is_known = all("problems" in final and "max_tokens" in final for final in finals)
+    return ("yes", "") if is_known else ("unknown", UNKNOWN)
+
+
+def paired_difference(
+    first: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, float] | None:
+    """Mean over problems of the accuracy of `other` minus that of `first`, with its 95 % interval.
+
+    Both answered the same problems, so problems that are hard for both add nothing to the width.
+    The variance is cluster-robust: problems of one cluster may depend on each other. None if the
+    records do not hold the right completions per problem.
+    """
+    keys = ("right", "clusters", "k")
+    if any(key not in entry for key in keys for entry in (first, other)):
+        return None
+    clusters = first["clusters"]
+    lengths = {len(clusters), len(first["right"]), len(other["right"])}
+    if len(lengths) > 1 or not clusters or min(first["k"], other["k"]) < 1:
+        return None
+
+    differences = [
+        right / other["k"] - before / first["k"]
+        for before, right in zip(first["right"], other["right"], strict=True)
+    ]
+    problems = len(differences)
+    mean = sum(differences) / problems
+
+    sums: dict[int, float] = defaultdict(float)
+    for difference, cluster in zip(differences, clusters, strict=True):
+        sums[cluster] += difference - mean
+    if len(sums) < 2:
+        return None
+    correction = len(sums) / (len(sums) - 1)
+    variance = correction * sum(total**2 for total in sums.values()) / problems**2
+
+    half = Z * math.sqrt(variance)
+    return {"value": mean, "low": max(-1.0, mean - half), "high": min(1.0, mean + half)}
+
+
+def differing_settings(runs: Sequence[Recorded]) -> list[dict[str, Any]]:
+    """The keys of config.toml that differ between runs, each with its value in every run."""
+    flat = [configs.flat(run.config.model_dump(mode="json", exclude_none=True)) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings if key != "run.dir")
+    rows = []
+    for key in keys:
+        values = [_written(settings.get(key, "–")) for settings in flat]
+        if len(set(values)) > 1:
+            rows.append({"key": key, "values": values})
+    return rows
+
+
+def _written(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
