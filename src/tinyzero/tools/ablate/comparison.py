@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ from tinyzero.tools.ablate.intervals import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LONGEST_LINE = 200
 FIX = "name another folder with --out"
 LENGTHS = ("response_length", "response_length/right", "response_length/wrong")
 CURVES = {
@@ -87,7 +89,7 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
         **compare(by_choice, out),
     }
     with outputs.whole(out / "ablation.json", outputs.is_comparison, FIX) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(compact(record), encoding="utf-8")
     with outputs.whole(out / "ablation.md", outputs.is_comparison, FIX) as temporary:
         temporary.write_text(markdown(record), encoding="utf-8")
     if by_choice:
@@ -104,7 +106,6 @@ def compare(by_choice: Mapping[str, Sequence[Cell]], out: Path) -> dict[str, Any
         results[name] = {
             "mean": summary([outcome(out / cell.name) for cell in members], scores[name]),
             "seeds": {cell.seed: seed_record(out / cell.name) for cell in members},
-            "settings": settings(out / members[0].name),
         }
     return {"results": results, "differences": differences(scores)}
 
@@ -166,13 +167,6 @@ def evaluations(folder: Path) -> dict[str, Any]:
     }
 
 
-def settings(folder: Path) -> dict[str, Any]:
-    """The complete configuration of a run, without its seed and folder."""
-    recorded = config.read_recorded(folder).model_dump(exclude={"seed"})
-    recorded["run"].pop("dir")
-    return recorded
-
-
 def tests(folder: Path) -> list[dict[str, Any]]:
     """A run's evaluations on the test split, in order."""
     return [entry for entry in records.read(folder / "eval.jsonl") if entry["split"] == "test"]
@@ -202,6 +196,17 @@ def machine() -> dict[str, str]:
     return described | ({"commit": commit} if commit else {})
 
 
+def compact(record: Mapping[str, Any]) -> str:
+    """The record as indented JSON, with short lists and objects on one line each."""
+    text = json.dumps(record, indent=1)
+
+    def on_one_line(match: re.Match[str]) -> str:
+        joined = re.sub(r"\n\s*", " ", match[0])
+        return joined if len(joined) <= LONGEST_LINE else match[0]
+
+    return re.sub(r"[\[{][^\[\]{}]*[\]}]", on_one_line, text) + "\n"
+
+
 def markdown(record: Mapping[str, Any]) -> str:
     """The comparison as Markdown: a table of the choices, one of the differences, and notes."""
     seeds = record["grid"]["seeds"]
@@ -213,8 +218,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     parts.append(explanation(seeds, len(record["differences"]["choices"])))
 
     commit = f" at commit {record['commit']}" if "commit" in record else ""
-    notes = "".join(f" {note}" for note in record.get("notes", ()))
-    parts.append(f"Made by `{record['command']}`{commit} on {record['machine']}.{notes}")
+    parts.append(f"Made by `{record['command']}`{commit} on {record['machine']}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -264,7 +268,7 @@ def explanation(seeds: Sequence[int], comparisons: int) -> str:
             "One seed says nothing about other seeds, which may differ by more than the interval.",
         ]
     if comparisons:
-        sentences.append("Differences compare runs of the same seed.")
+        sentences.append("Differences are paired by problem if the runs recorded each problem.")
     if comparisons > 1:
         sentences.append(
             f"Their intervals are widened so that all {comparisons} hold at once with 95 %"
