@@ -246,6 +246,7 @@ def test_differences_are_told_in_words() -> None:
     assert lines[0] == "| minus a | pass@1 | told apart? |"
     assert re.fullmatch(r"\| b \| \+0.200 \[\+0.18\d, \+0.21\d\] \| yes, b is better \|", lines[2])
     assert lines[3].endswith("| no |")
+    assert "told apart, on this seed?" in difference_table(found, one_seed=True)
     assert "all 2 hold at once" in explanation([0], 2)
     assert "One seed says nothing about other seeds" in explanation([0], 0)
     assert differences({}) == {"from": "", "choices": {}}

@@ -214,7 +214,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     if record["not finished"]:
         parts.append(f"Not finished: {', '.join(record['not finished'])}.")
     if record["differences"]["choices"]:
-        parts.append(difference_table(record["differences"]))
+        parts.append(difference_table(record["differences"], one_seed=len(seeds) == 1))
     parts.append(explanation(seeds, len(record["differences"]["choices"])))
 
     commit = f" at commit {record['commit']}" if "commit" in record else ""
@@ -242,11 +242,11 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def difference_table(found_differences: Mapping[str, Any]) -> str:
-    """One row per choice but the first: its difference to the first, in words too."""
-    first = found_differences["from"]
-    lines = [f"| minus {first} | pass@1 | told apart? |", "|---|---|---|"]
-    for name, entry in found_differences["choices"].items():
+def difference_table(compared: Mapping[str, Any], one_seed: bool = False) -> str:
+    """One row per choice but the first: its difference to the first, in figures and in words."""
+    question = "told apart, on this seed?" if one_seed else "told apart?"
+    lines = [f"| minus {compared['from']} | pass@1 | {question} |", "|---|---|---|"]
+    for name, entry in compared["choices"].items():
         verdict = "no"
         if entry["low"] > 0:
             verdict = f"yes, {name} is better"
