@@ -388,6 +388,8 @@ def test_a_stopped_grid_is_resumed_and_writes_the_comparison(grid: Path, tmp_pat
             ]
             assert all("response_length" in e for e in found_there["curve"])
             assert found_there["test"].items() <= written[-1].items()
+            assert found_there["test/before"].items() <= written[0].items()
+            assert found_there["test/before"].keys() == found_there["test"].keys() != set()
             assert {key.partition("/")[0] for key in found_there["test"]} >= {"response_length"}
         assert f"| {name} |" in (out / "ablation.md").read_text()
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")

@@ -154,16 +154,20 @@ def outcome(folder: Path) -> dict[str, float]:
 
 
 def evaluations(folder: Path) -> dict[str, Any]:
-    """One run's curve on dev, and what its answers were like in the last evaluation on test."""
+    """One run's curve on dev, and what its answers on test were like before and after training."""
     kept = ("step", "samples", "pass@1", *LENGTHS)
-    last = tests(folder)[-1]
+    first, last = tests(folder)[0], tests(folder)[-1]
     return {
         "curve": [{key: entry[key] for key in kept if key in entry} for entry in curve(folder)],
-        "test": {
-            key: value
-            for key, value in last.items()
-            if key.startswith("behaviour/") or key in LENGTHS
-        },
+        "test/before": answers(first),
+        "test": answers(last),
+    }
+
+
+def answers(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation says about the answers: their lengths and behaviours."""
+    return {
+        key: value for key, value in entry.items() if key.startswith("behaviour/") or key in LENGTHS
     }
 
 
