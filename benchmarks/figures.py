@@ -3,14 +3,14 @@
     python benchmarks/figures.py            # list the figures that differ or have no source
     python benchmarks/figures.py --write    # write the figures of the results files into the documents
 
-docs/figures.toml lists the sentences and table rows of each document that state figures. A figure is
-written there as {FILE.KEY...:FORMAT}, so that this line
+docs/figures.toml lists, in their order, the sentences and table rows that state figures. A figure is
+written there as {FILE.KEY...:FORMAT}; the key * stands for the mean over all keys. So this line
 
     "| GRPO | {algorithms.grpo.mean.after:.3f} |"
 
-says that the document has a row such as `| GRPO | 0.897 |`, and that the figure is results["grpo"]
-["mean"]["after"] of algorithms.json, with three decimals. FILE is a file in ablations/results or
-benchmarks/results. Other numbers that look like measurements have to be listed under `given`, with
+says that the document has a row such as `| GRPO | 0.897 |`, and that the figure is
+results["grpo"]["mean"]["after"] of algorithms.json with three decimals. FILE is a file in
+ablations/results or benchmarks/results. Other numbers that look like measurements have to be listed under `given`, with
 the reason why they need no file.
 """
 
@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ MEASUREMENT = re.compile(
     r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?: %|%| (?:s|ms|seconds?|minutes?|hours?|GiB|GB|MB|kB)\b)"
     r"|(?<![\w.])\d[\d,]*\.\d{2,}"
 )
-CODE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)\s]*\)|<!--.*?-->", re.DOTALL)
+CODE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)\s]*\)|arXiv:\S+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -49,28 +50,29 @@ class Statement:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Finds the statement in a document, whatever its figures and line breaks are."""
+        """Finds the statement in a document, whatever its figures and its line breaks are."""
         pieces = [re.escape(piece) for piece in PLACEHOLDER.split(self.template)[::3]]
-        pieces = [re.sub(r"(?:\\ |\\\n)+", r"\\s+", piece) for piece in pieces]
-        return re.compile(f"({NUMBER})".join(pieces))
+        text = f"({NUMBER})".join(pieces)
+        if self.template.startswith("|"):  # a table row is one whole line
+            return re.compile(f"^{text}$", re.MULTILINE)
+        return re.compile(text.replace("\\ ", r"\s+"))
 
 
 def read_statement(template: str) -> Statement:
     """The statement of a line of figures.toml, with its figures from the results files."""
     figures = [
-        formatted(value_of(source.strip()), style)
-        for source, style in PLACEHOLDER.findall(template)
+        formatted(value_of(source), style) for source, style in PLACEHOLDER.findall(template)
     ]
     return Statement(template, tuple(figures))
 
 
 def formatted(value: float, style: str) -> str:
-    """The figure as the documents write it: `{:.0%}` of 0.56 is "56 %".
+    """The figure as the documents write it, with a space before % and a true minus sign.
 
-    >>> formatted(0.56, ".0%")
-    '56 %'
+    >>> formatted(-0.56, ".0%")
+    '−56 %'
     """
-    return format(value, style).replace("%", " %")
+    return format(value, style).replace("%", " %").replace("-", "−")
 
 
 def value_of(source: str) -> float:
@@ -86,9 +88,11 @@ def value_of(source: str) -> float:
 
 
 def look_up(value: Any, parts: list[str]) -> Any:
-    """Follow the parts of a path. A key may contain dots itself, such as `0.1M`."""
+    """Follow the parts of a path. `*` is the mean over all keys; a key may contain dots: `0.1M`."""
     if not parts:
         return value
+    if parts[0] == "*":
+        return mean(look_up(inner, parts[1:]) for inner in value.values())
     if isinstance(value, list):
         return look_up(value[int(parts[0])], parts[1:])
     for length in range(len(parts), 0, -1):
@@ -116,19 +120,21 @@ def check(document: str, entry: Mapping[str, Any], text: str) -> tuple[list[str]
     problems: list[str] = []
     covered: list[tuple[int, int]] = [match.span() for match in CODE.finditer(text)]
     corrections: list[tuple[int, int, str]] = []
+    end_of_last = 0
 
     for template in entry.get("statements", ()):
         statement = read_statement(template)
-        matches = list(statement.pattern.finditer(text))
-        if len(matches) != 1:
-            problems.append(f"{document}: found {len(matches)} times, not once: {template}")
+        match = statement.pattern.search(text, end_of_last)
+        if match is None:
+            problems.append(f"{document}: not there, or not in this order: {template}")
             continue
-        covered.append(matches[0].span())
+
+        covered.append(match.span())
+        end_of_last = match.end()
         for i, figure in enumerate(statement.figures, 1):
-            stated = matches[0][i]
-            if stated.replace("−", "-") != figure:
-                problems.append(f"{document}: states {stated}, the file has {figure}: {template}")
-                corrections.append((*matches[0].span(i), figure.replace("-", "−")))
+            if match[i] != figure:
+                problems.append(f"{document}: states {match[i]}, the file has {figure}: {template}")
+                corrections.append((*match.span(i), figure))
 
     for literal in entry.get("given", {}):
         places = [match.span() for match in re.finditer(re.escape(literal), text)]

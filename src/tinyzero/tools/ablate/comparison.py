@@ -124,8 +124,8 @@ def differences(scores: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
     return {
         "from": first,
         "choices": {
-            name: {"difference": found.mean, "low": found.low, "high": found.high}
-            for name, found in compared.items()
+            name: {"difference": interval.mean, "low": interval.low, "high": interval.high}
+            for name, interval in compared.items()
         },
     }
 
