@@ -1,11 +1,11 @@
-"""Is the bundled base a base worth training? What it can do before any reinforcement learning.
+"""Is the bundled base worth training? What it can do before any reinforcement learning.
 
     python benchmarks/base.py                      # the bundled base
     python benchmarks/base.py runs/base/model
 
-On distinct dev problems of the laptop recipe: pass@1 and pass@32 at temperature 1; how often stated
-arithmetic is right, also when it goes on after eleven supplied wrong tries; how often a stated value
-equal to the target is recognised, and how often one that differs is claimed.
+On distinct dev problems of the laptop recipe, this measures pass@1 and pass@32 at temperature 1, how
+often stated arithmetic is right, also after eleven supplied wrong attempts, how often a value that
+equals the target is recognised, and how often another value is claimed to equal it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def main() -> None:
     encode = partial(models.encode_prompt, tokenizer)
     params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
     player = Player(task, sampler, encode, "compact")
-    found = evaluate(player, split="dev", problems=given.n, params=params).metrics
+    metrics = evaluate(player, split="dev", problems=given.n, params=params).metrics
     figures = {
-        key: found[key]
+        key: metrics[key]
         for key in ("pass@1", "pass@1/low", "pass@1/high", f"pass@{given.k}", "response_length")
     }
     names = (
@@ -59,7 +59,7 @@ def main() -> None:
         "legal_rate",
         "repeat_rate",
     )
-    figures |= {f"behaviour/{name}": found[f"behaviour/{name}"] for name in names}
+    figures |= {f"behaviour/{name}": metrics[f"behaviour/{name}"] for name in names}
 
     prompts, problems, limit, rng = (
         [],

@@ -142,7 +142,7 @@ def check(document: str, entry: Mapping[str, Any], text: str) -> tuple[list[str]
             problems.append(f"{document}: listed as given, but not there: {literal}")
         covered += places
 
-    problems += [f"{document}: no source for {found}" for found in unlisted(text, covered)]
+    problems += [f"{document}: no source for {figure}" for figure in unlisted(text, covered)]
     for start, end, figure in sorted(corrections, reverse=True):
         text = text[:start] + figure + text[end:]
     return problems, text

@@ -1,4 +1,4 @@
-"""Draw runs of one recipe as one picture: accuracy, attempts and length over training, mean and range over seeds.
+"""Draw runs of one recipe: accuracy, attempts and length, with mean and range over seeds.
 
 pip install matplotlib
 python benchmarks/plot_curve.py docs/laptop-curve.png runs/laptop-grpo-0 runs/laptop-grpo-1 runs/laptop-grpo-2
@@ -16,8 +16,8 @@ from tinyzero.run import records
 
 PANELS = {
     "accuracy": "accuracy of the step's answers",
-    "behaviour/attempts": "attempts a problem",
-    "response_length": "tokens a problem",
+    "behaviour/attempts": "attempts per problem",
+    "response_length": "tokens per problem",
 }
 
 
