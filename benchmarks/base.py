@@ -3,9 +3,9 @@
     python benchmarks/base.py                      # the bundled base
     python benchmarks/base.py runs/base/model
 
-On distinct dev problems of the laptop recipe, this measures pass@1 and pass@32 at temperature 1, how
-often stated arithmetic is right, also after eleven supplied wrong attempts, how often a value that
-equals the target is recognised, and how often another value is claimed to equal it.
+On distinct dev problems of the laptop recipe, this measures pass@1 and pass@32 at temperature 1,
+how often stated arithmetic is right, also after eleven supplied wrong attempts, how often a value
+that equals the target is recognised, and how often another value is claimed to equal it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python benchmarks/behaviour_f1.py
 
-The labelled completions are in tests/data/behaviours_*.jsonl. The rules were tuned on the first, third
-... completion of each file, and the others were held out. docs/behaviours.md defines the labels.
+The labelled completions are in tests/data/behaviours_*.jsonl. The rules were tuned on the first,
+third ... completion of each file, and the others were held out. docs/behaviours.md defines the
+labels.
 """
 
 from __future__ import annotations
@@ -191,8 +192,8 @@ def main() -> None:
                 head, [[f"{x:.2f}" if isinstance(x, float) else x for x in line] for line in lines]
             ),
             f"Tuned on, held out: {counts}. Intervals come from {RESAMPLES} bootstrap draws of the "
-            "completions, seed 0; if nothing is missed, they cannot say how rare a miss is. Rules and "
-            f"labels agree on whether an answer is faithful to the thinking for {agreed}.",
+            "completions, seed 0; if nothing is missed, they cannot say how rare a miss is. "
+            f"Rules and labels agree on whether answers are faithful to the thinking for {agreed}.",
         ]
     taken = " and ".join(
         f"{results['seconds'][file] * 1000:.0f} ms in the {name}" for file, name in FILES.items()

@@ -2,8 +2,8 @@
 
     python benchmarks/diversity.py tiny runs/laptop-grpo-0 runs/overtrained/1000-steps-0
 
-The problems are test problems of the laptop recipe with three numbers and with four. In the base's text
-4 % of the problems have four numbers, and reinforcement learning never posed one.
+The problems are test problems of the laptop recipe with three numbers and with four. In the base's
+text 4 % of the problems have four numbers, and reinforcement learning never posed one.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def main() -> None:
             rows.append(list(row.values()))
     text = (
         f"{given.n} distinct test problems of each kind, {given.k} completions each, with 95 % "
-        "intervals. Answers that differ only in the order of terms or factors count as one. Distinct "
-        "right answers are those of solved problems.\n\n"
+        "intervals. Answers that differ only in the order of terms or factors count as one. "
+        "Distinct right answers are those of solved problems.\n\n"
     )
     text += common.table([key for key in figures[0] if not key.endswith(("/low", "/high"))], rows)
     common.write(

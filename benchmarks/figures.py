@@ -1,17 +1,17 @@
 """Check that every figure in the documents is the one in the results file that it comes from.
 
     python benchmarks/figures.py            # list the figures that differ or have no source
-    python benchmarks/figures.py --write    # write the figures of the results files into the documents
+    python benchmarks/figures.py --write    # correct the figures in the documents
 
-docs/figures.toml lists, in their order, the sentences and table rows that state figures. A figure is
-written there as {FILE.KEY...:FORMAT}; the key * stands for the mean over all keys. So this line
+docs/figures.toml lists, in their order, the sentences and table rows that state figures. A figure
+is written there as {FILE.KEY...:FORMAT}; the key * stands for the mean over all keys. So this line
 
     "| GRPO | {algorithms.grpo.mean.after:.3f} |"
 
 says that the document has a row such as `| GRPO | 0.897 |`, and that the figure is
 results["grpo"]["mean"]["after"] of algorithms.json with three decimals. FILE is a file in
-ablations/results or benchmarks/results. Other numbers that look like measurements have to be listed under `given`, with
-the reason why they need no file.
+ablations/results or benchmarks/results. Other numbers that look like measurements have to be listed
+under `given`, with the reason why they need no file.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def formatted(value: float, style: str) -> str:
 
 
 def value_of(source: str) -> float:
-    """The number at a dotted path such as `algorithms.grpo.mean.after`. Raises KeyError if none is."""
+    """The number at a path such as `sampler.0.median.ours`. Raises KeyError if there is none."""
     name, _, path = source.partition(".")
     record = results(name)
     inner = record["results"]

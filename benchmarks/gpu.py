@@ -2,22 +2,24 @@
 
     python benchmarks/gpu.py --part decode|update|step|trl
 
-decode    Tokens per second of the torch sampler, of transformers' `generate` with a growing and with a
-          static cache, and of its continuous batching, next to what the memory's bandwidth allows.
+decode    Tokens per second of the torch sampler, of transformers' `generate` with a growing and
+          with a static cache, and of its continuous batching, next to what the memory's bandwidth
+          allows.
 update    Trained tokens per second of the GRPO update, and the share of the GPU's rate that the
           model's own FLOPs reach.
-step      Seconds of a whole GRPO step and a whole PPO step by part, with the options of the recipes'
-          profile for this card's memory or of --profile, and a projection of what a run would cost.
+step      Seconds of a whole GRPO step and a whole PPO step by part, with the options of the
+          recipes' profile for this card's memory or of --profile, and a projection of what a run
+          would cost.
 trl       The GRPO step in TRL's GRPOTrainer. It needs trl.
 
-Models have random weights in bf16, prompts are random tokens, and every completion runs to the limit.
-A part stops after --minutes and continues when it is run again: its figures are in results/NAME.json.
-All parts but the last need torch >= 2.11, transformers >= 5.17 and what TinyZero itself needs.
-`--device cpu` runs a toy model through the same code, to test it without a GPU; its figures mean
-nothing.
+Models have random weights in bf16, prompts are random tokens, and every completion runs to the
+limit. A part stops after --minutes and continues when it is run again: its figures are in
+results/NAME.json. All parts but the last need torch >= 2.11, transformers >= 5.17 and what TinyZero
+itself needs. `--device cpu` runs a toy model through the same code, to test it without a GPU; its
+figures mean nothing.
 
-If `tinyzero plan` knows the GPU, shares are of the peak rates in its data sheet. Otherwise they are of
-the rates measured here. Both are printed.
+If `tinyzero plan` knows the GPU, shares are of the peak rates in its data sheet. Otherwise they are
+of the rates measured here. Both are printed.
 """
 
 from __future__ import annotations
@@ -79,8 +81,8 @@ Found = dict[str, Any]
 def decode_bound(shape: Shape, batch: int, prompt: int, new: int, bandwidth: float) -> float:
     """Tokens per second if only memory takes time: a step reads the weights and the whole cache.
 
-    The first new token comes from the prompt. The step after it reads a context of prompt + 1 tokens,
-    and the last step one of prompt + new - 1.
+    The first new token comes from the prompt. The step after it reads a context of prompt + 1
+    tokens, and the last step one of prompt + new - 1.
     """
     steps = new - 1
     contexts = sum(prompt + t for t in range(1, new))
@@ -382,7 +384,8 @@ def update_table(given: argparse.Namespace, results: Found) -> str:
                 f"{found['flops/s'] / rate:.0%}" if "flops/s" in found else cell(found, "flops/s")
             )
             rows.append([name, kind, cell(found, "tokens/s"), share, cell(found, "peak", 1e9)])
-    title = f"The GRPO update of {given.update_rows} rows of {given.prompt} + {given.update_new} tokens.\n\n"
+    tokens = f"{given.prompt} + {given.update_new} tokens"
+    title = f"The GRPO update of {given.update_rows} rows of {tokens}.\n\n"
     head = ["model", "activations", "tokens/s", "model FLOPs / peak", "peak, GB"]
     return title + common.table(head, rows)
 

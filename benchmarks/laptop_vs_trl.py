@@ -7,14 +7,14 @@ reward, group size, optimizer and hyper-parameters: fused AdamW, beta 0, one upd
 recipe's clipped surrogate and mean over tokens, and advantages over the group's standard deviation.
 
 step      Seconds per step at equal tokens. End tokens and stop strings are ignored, so that every
-          completion reaches the limit. Ours also computes rows without a gradient, which it skips in
-          training; their share is reported. First, TRL's settings are tried for a step each, and the
-          fastest is kept. Then both take turns in processes of their own: a warm-up step, then timed
-          steps.
+          completion reaches the limit. Ours also computes rows without a gradient, which it skips
+          in training; their share is reported. First, TRL's settings are tried for a step each, and
+          the fastest is kept. Then both take turns in processes of their own: a warm-up step, then
+          timed steps.
 accuracy  Training time until pass@1 on dev reaches the given accuracy, with normal stopping: at
-          `</answer>` or the end token here, and at the end token in TRL, which the bundled base writes
-          right after `</answer>`. Both are evaluated by TinyZero on the same problems, and the time of
-          evaluations is not counted.
+          `</answer>` or the end token here, and at the end token in TRL, which the bundled base
+          writes right after `</answer>`. Both are evaluated by TinyZero on the same problems, and
+          the time of evaluations is not counted.
 
 benchmarks/README.md says how to install TRL.
 """
@@ -113,7 +113,7 @@ class Race:
         self.began = time.perf_counter()
 
     def over(self, step: int, last: int, weights: Any) -> bool:
-        """Stop the clock after `step`, evaluate if it is due, and return whether the race is over."""
+        """Stop the clock after `step`, evaluate if it is due, and tell whether the race is over."""
         self.seconds += time.perf_counter() - self.began
         late = self.seconds > self.given.limit or step >= last
         reached = False
@@ -431,8 +431,8 @@ def compare_accuracy(
     )
     text = (
         f"Training time to {given.accuracy:.0%} pass@1 on {given.problems} dev problems, laptop "
-        f"recipe, seed {given.seed}, {given.threads} threads, evaluated every {given.every} steps. TRL "
-        f"with {settings}. TRL / TinyZero: {says}.\n\n"
+        f"recipe, seed {given.seed}, {given.threads} threads, evaluated every {given.every} steps. "
+        f"TRL with {settings}. TRL / TinyZero: {says}.\n\n"
         + common.table(["", "seconds", "steps", "at the start", "at the end"], rows)
     )
     return measured | {"settings": settings}, text

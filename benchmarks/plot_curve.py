@@ -1,7 +1,7 @@
 """Draw runs of one recipe: accuracy, attempts and length, with mean and range over seeds.
 
 pip install matplotlib
-python benchmarks/plot_curve.py docs/laptop-curve.png runs/laptop-grpo-0 runs/laptop-grpo-1 runs/laptop-grpo-2
+python benchmarks/plot_curve.py docs/laptop-curve.png runs/laptop-grpo-*
 """
 
 from __future__ import annotations

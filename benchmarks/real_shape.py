@@ -3,9 +3,9 @@
     python benchmarks/real_shape.py                  # ten steps in each way of computing them
     python benchmarks/real_shape.py --part memory    # log-probabilities in chunks or all at once
 
-The weights are random, so no answer would ever be right. The task (vowels.py) therefore rewards vowels,
-which any model can learn to write more of. At the first step the weights are the same in all ways, and
-so are the samples of the torch sampler.
+The weights are random, so no answer would ever be right. The task (vowels.py) therefore rewards
+vowels, which any model can learn to write more of. At the first step the weights are the same in
+all ways, and so are the samples of the torch sampler.
 """
 
 from __future__ import annotations

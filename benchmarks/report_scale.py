@@ -2,8 +2,9 @@
 
     python benchmarks/report_scale.py
 
-This writes a run of 5,000 steps with 200,000 stored rollouts, invented but of the form and size of real
-ones, then makes its report in a process of its own. The goals are 30 s, 1 GB, and a page of 5 MB.
+This writes a run of 5,000 steps with 200,000 stored rollouts, invented but of the form and size of
+real ones, then makes its report in a process of its own. The goals are 30 s, 1 GB, and a page of 5
+MB.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from pathlib import Path
 from tinyzero.tools.report.page import write_report
 size = write_report([Path(sys.argv[1])], Path(sys.argv[1]) / "report.html")
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(size, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), used.ru_utime + used.ru_stime)
+unit = 1 if sys.platform == "darwin" else 1024
+print(size, used.ru_maxrss * unit, used.ru_utime + used.ru_stime)
 """
 
 

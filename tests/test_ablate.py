@@ -182,8 +182,8 @@ def test_several_comparisons_widen_the_intervals() -> None:
 def simulated(generator: np.random.Generator, seeds: int, problems: int, spread: float) -> Any:
     """Runs of two choices with equal expected accuracy, 0.8, on problems in clusters of two.
 
-    `spread` is the standard deviation of a run's accuracy over seeds. Every cluster has a difficulty
-    of its own.
+    `spread` is the standard deviation of a run's accuracy over seeds. Every cluster has a
+    difficulty of its own.
     """
     clusters = np.arange(problems) // 2
     difficulty = np.repeat(generator.choice([-0.15, 0.15], problems // 2), 2)
@@ -403,7 +403,7 @@ def test_a_stopped_grid_is_resumed_and_writes_the_comparison(grid: Path, tmp_pat
 
 
 def assert_an_unscored_run_is_not_finished(grid: Path, out: Path) -> None:
-    """A run that died between its last checkpoint and its last score is not done: its first score is not its last."""
+    """A run that died between its last checkpoint and its last evaluation is not finished."""
     cell = ablate.read_grid(grid)[1][0]
     assert finished(cell, out / cell.name)
     path = out / cell.name / "eval.jsonl"
@@ -537,7 +537,7 @@ def test_a_run_that_fails_is_named(
 def test_the_grids_here_can_run(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the bases that their own commands make; that they can be made is checked as far as their options go."""
+    """With the bases that their own commands make, of which only the options are checked."""
     text = path.read_text()
     made: list[str] = []
 

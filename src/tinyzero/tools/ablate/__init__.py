@@ -11,9 +11,9 @@ A grid is a TOML file. Each cell is one choice on every axis with one seed, and 
     grpo = { "algorithm.name" = "grpo" }
     ppo = { "algorithm.name" = "ppo" }
 
-Finished runs are kept and unfinished ones are resumed, so a grid that was stopped continues when the
-same command is given again. The comparison is written into the folder of the runs, as ablation.json,
-ablation.md and ablation.png.
+Finished runs are kept and unfinished ones are resumed, so a grid that was stopped continues when
+the same command is given again. The comparison is written into the folder of the runs, as
+ablation.json, ablation.md and ablation.png.
 """
 
 from tinyzero.tools.ablate.comparison import write

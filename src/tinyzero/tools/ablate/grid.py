@@ -100,7 +100,7 @@ def _from_folder(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_choices(path: Path, grid: Grid) -> None:
-    """Raise UserError if an axis is empty, a choice cannot name a folder, or there are too many runs."""
+    """Raise UserError if an axis is empty, a choice is not a folder name, or there are too many."""
     for axis, choices in grid.axes.items():
         if not choices:
             raise UserError(

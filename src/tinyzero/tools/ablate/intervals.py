@@ -45,7 +45,7 @@ class Scores(NamedTuple):
     high: float
     """The ends of the run's own 95 % interval, which is over problems."""
     problems: str = ""
-    """A hash of the problems, equal in two runs that were scored on the same ones. Empty if unknown."""
+    """A hash of the problems: equal if two runs were scored on the same ones, empty if unknown."""
     rates: tuple[float, ...] = ()
     """Share of right completions per problem. Empty if unknown, as in records of version 0.1."""
     clusters: tuple[int, ...] = ()
@@ -94,8 +94,8 @@ def difference(runs: Sequence[Scores], others: Sequence[Scores], comparisons: in
     """How much higher the mean pass@1 of `runs` is than that of `others`, with its interval.
 
     Results on the same problem are compared with each other if all runs were scored on the same
-    problems. Seeds are not paired, since the same seed does not make two choices alike: their part of
-    the width is that of Student's two-sample t. The interval is widened so that `comparisons`
+    problems. Seeds are not paired, since the same seed does not make two choices alike: their part
+    of the width is that of Student's two-sample t. The interval is widened so that `comparisons`
     intervals all hold at once with 95 % (Bonferroni).
     """
     level = 1 - (1 - LEVEL) / comparisons
@@ -133,7 +133,7 @@ def _mean_over_problems(runs: Sequence[Scores]) -> Interval:
 
 
 def _half_over_seeds(runs: Sequence[Scores], others: Sequence[Scores], level: float) -> float:
-    """Half the width of the interval of a difference, over the seeds only; 0 if there is one each."""
+    """Half the width of a difference's interval, over the seeds only; 0 if each has one seed."""
     degrees = len(runs) + len(others) - 2
     if not degrees:
         return 0.0

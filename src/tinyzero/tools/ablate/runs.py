@@ -110,7 +110,7 @@ def time_left(durations: Sequence[float], ages: Sequence[float], waiting: int, j
 
 
 def _require_packages() -> None:
-    """Raise UserError if a package that the comparison needs is missing: before any run, not after."""
+    """Raise UserError before any run if a package that the comparison needs is missing."""
     for package in NEEDED:
         if find_spec(package) is None:
             raise UserError(f"the comparison needs {package}: pip install 'tinyzero[report]'")
@@ -155,7 +155,7 @@ def _run_all(waiting: list[Cell], out: Path, jobs: int, report: Callable[[str], 
 
 @contextmanager
 def _stopped_at_the_end(running: list[Process], report: Callable[[str], None]) -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM raise KeyboardInterrupt. After it, nothing is running."""
+    """Within the block, SIGINT and SIGTERM raise KeyboardInterrupt. After it, no run is left."""
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
