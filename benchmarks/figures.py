@@ -38,6 +38,7 @@ MEASUREMENT = re.compile(
     r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?: %|%| (?:s|ms|seconds?|minutes?|hours?|GiB|GB|MB|kB)\b)"
     r"|(?<![\w.])\d[\d,]*\.\d{2,}"
 )
+EVERYWHERE = re.compile(r"95 % (?:confidence )?intervals?|with 95 %|Python 3\.\d+")
 CODE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)\s]*\)|arXiv:\S+", re.DOTALL)
 
 
@@ -119,6 +120,7 @@ def check(document: str, entry: Mapping[str, Any], text: str) -> tuple[list[str]
     """What is wrong with the figures of one document, and its text with the right figures."""
     problems: list[str] = []
     covered: list[tuple[int, int]] = [match.span() for match in CODE.finditer(text)]
+    covered += [match.span() for match in EVERYWHERE.finditer(text)]
     corrections: list[tuple[int, int, str]] = []
     end_of_last = 0
 

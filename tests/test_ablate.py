@@ -142,12 +142,19 @@ def test_the_widths_over_seeds_and_problems_add_as_squares() -> None:
 
 def test_a_difference_is_paired_by_problem_by_hand() -> None:
     runs, others = [scores(1, 1, 0, 1)], [scores(1, 0, 0, 1)]
-    # The differences are 0, 1, 0, 0: their mean is 1/4, and their standard deviation 1/2.
-    half = 3.182 * 0.5 / 4**0.5
-    expected = (0.25, 0.25 - half, min(1.0, 0.25 + half))
-    assert difference(runs, others) == pytest.approx(expected, abs=1e-3)
-    same = difference(runs, runs)
-    assert same == (0, 0, 0), "the same answers differ by nothing, whatever the problems"
+    # The differences are 0, 1, 0, 0, and their deviations from the mean 3/4 once and -1/4 three
+    # times. With one problem won and one lost, the squares sum to 2.75, over six problems.
+    half = 2.5706 * (2.75 * 6 / 5) ** 0.5 / 6
+    assert difference(runs, others) == pytest.approx((0.25, 0.25 - half, 1.0), abs=1e-4)
+    assert 0.25 + half > 1
+
+
+def test_equal_results_on_few_problems_leave_a_difference_possible() -> None:
+    few, many = [scores(*[1, 0] * 16)], [scores(*[1, 0] * 512)]
+    assert difference(few, few).high == pytest.approx(2.0345 * (2 * 34 / 33) ** 0.5 / 34, abs=1e-4)
+    assert difference(few, few).high > 0.08
+    assert difference(many, many).high < 0.003
+    assert difference(many, many).mean == 0
 
 
 def test_a_difference_of_other_problems_is_not_paired() -> None:

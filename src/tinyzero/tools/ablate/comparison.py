@@ -75,6 +75,7 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
     """Write ablation.json, .md and .png into `out`, for the choices whose runs are all finished."""
     waiting = [cell.name for cell in cells if not finished(cell, out / cell.name)]
     incomplete = {cell.choice for cell in cells if cell.name in waiting}
+
     by_choice: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell.choice not in incomplete:
@@ -88,10 +89,12 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
         "not finished": waiting,
         **compare(by_choice, out),
     }
+
     with outputs.whole(out / "ablation.json", outputs.is_comparison, FIX) as temporary:
         temporary.write_text(compact(record), encoding="utf-8")
     with outputs.whole(out / "ablation.md", outputs.is_comparison, FIX) as temporary:
         temporary.write_text(markdown(record), encoding="utf-8")
+
     if by_choice:
         with outputs.whole(out / "ablation.png", outputs.is_comparison, FIX) as temporary:
             draw(by_choice, out, temporary)
@@ -101,12 +104,14 @@ def compare(by_choice: Mapping[str, Sequence[Cell]], out: Path) -> dict[str, Any
     """The results of each choice, and the differences of all choices to the first."""
     results: dict[str, Any] = {}
     scores: dict[str, list[Scores]] = {}
+
     for name, members in by_choice.items():
         scores[name] = [read_scores(tests(out / cell.name)[-1]) for cell in members]
         results[name] = {
             "mean": summary([outcome(out / cell.name) for cell in members], scores[name]),
             "seeds": {cell.seed: seed_record(out / cell.name) for cell in members},
         }
+
     return {"results": results, "differences": differences(scores)}
 
 
@@ -121,6 +126,7 @@ def differences(scores: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
     """How every choice but the first differs from the first, each with its corrected interval."""
     first, *others = scores or [""]
     compared = {name: difference(scores[name], scores[first], len(others)) for name in others}
+
     return {
         "from": first,
         "choices": {
@@ -229,6 +235,7 @@ def markdown(record: Mapping[str, Any]) -> str:
 def table(results: Mapping[str, Any]) -> str:
     """One row per choice: its means over seeds."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+
     for name, result in results.items():
         means = result["mean"]
         row = [
@@ -256,6 +263,7 @@ def difference_table(compared: Mapping[str, Any], one_seed: bool = False) -> str
             verdict = f"yes, {name} is better"
         elif entry["high"] < 0:
             verdict = f"yes, {name} is worse"
+
         interval = f"{entry['difference']:+.3f} [{entry['low']:+.3f}, {entry['high']:+.3f}]"
         lines.append(f"| {name} | {interval} | {verdict} |")
     return "\n".join(lines)
@@ -271,6 +279,7 @@ def explanation(seeds: Sequence[int], comparisons: int) -> str:
             f"pass@1 on test of one seed, {listed}, with 95 % intervals over the problems.",
             "One seed says nothing about other seeds, which may differ by more than the interval.",
         ]
+
     if comparisons:
         sentences.append("Differences are paired by problem if the runs recorded each problem.")
     if comparisons > 1:
@@ -278,6 +287,7 @@ def explanation(seeds: Sequence[int], comparisons: int) -> str:
             f"Their intervals are widened so that all {comparisons} hold at once with 95 %"
             " (Bonferroni)."
         )
+
     sentences.append(
         "Tokens are per answer on test, and answers are cut off at the limit of tokens. "
         "Samples are all completions that were generated, those of dropped groups too. "
@@ -301,6 +311,7 @@ def draw(by_choice: Mapping[str, Sequence[Cell]], out: Path, picture: Path) -> N
     for axis, key in zip(axes, drawn, strict=True):
         for name, runs in curves.items():
             draw_choice(axis, key, name, runs)
+
         axis.set(title=CURVES[key], xlabel="samples")
     axes[0].legend(fontsize=7)
     figure.savefig(picture, dpi=130)

@@ -147,7 +147,11 @@ def _half_over_seeds(runs: Sequence[Scores], others: Sequence[Scores], level: fl
 
 
 def _half_over_problems(runs: Sequence[Scores], others: Sequence[Scores], level: float) -> float:
-    """Half the width of the interval of a difference, over the problems only."""
+    """Half the width of a difference's interval, over the problems only.
+
+    If every problem is paired, two invented clusters are added, one won and one lost (Agresti and
+    Min, 2005), so that equal results on a few problems do not give an interval without width.
+    """
     if not _same_problems([*runs, *others]):
         widths = [_mean_over_problems(choice) for choice in (runs, others)]
         standard_errors = [(w.high - w.low) / 2 / quantile(LEVEL, inf) for w in widths]
@@ -156,10 +160,12 @@ def _half_over_problems(runs: Sequence[Scores], others: Sequence[Scores], level:
     deviations = _rates(runs) - _rates(others)
     deviations -= deviations.mean()
     sums = np.bincount(_numbered(runs[0].clusters), deviations)
-    if len(sums) < 2:
-        return 0.0
-    variance = float((sums**2).sum()) * len(sums) / (len(sums) - 1) / len(deviations) ** 2
-    return quantile(level, len(sums) - 1) * sqrt(variance)
+    cluster_size = len(deviations) / len(sums)
+    sums = np.concatenate([sums, [cluster_size, -cluster_size]])
+
+    clusters, problems = len(sums), len(sums) * cluster_size
+    variance = float((sums**2).sum()) * clusters / (clusters - 1) / problems**2
+    return quantile(level, clusters - 1) * sqrt(variance)
 
 
 def _same_problems(runs: Sequence[Scores]) -> bool:
