@@ -36,17 +36,21 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+
     torch.set_num_threads(given.threads)
+
     recipe = config.resolve(config.read_recipe("laptop"), {})
     task = load_task(recipe.task.name, recipe.task.options)
     model, tokenizer = models.load_model(given.model), models.load_tokenizer(given.model)
     sampler = TorchSampler(
         model, models.decoder(tokenizer), models.end_ids(tokenizer, model, task.stop)
     )
+
     encode = partial(models.encode_prompt, tokenizer)
     params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
     player = Player(task, sampler, encode, "compact")
     metrics = evaluate(player, split="dev", problems=given.n, params=params).metrics
+
     figures = {
         key: metrics[key]
         for key in ("pass@1", "pass@1/low", "pass@1/high", f"pass@{given.k}", "response_length")
@@ -77,12 +81,14 @@ def main() -> None:
             assert isinstance(text, str)
             prompts.append(models.encode_prompt(tokenizer, text + supplied))
             problems.append(problem)
+
     params = SamplingParams(max_tokens=200, stop=("</answer>",))
     after = sampler.generate(requests_for(prompts), params)
     counts = [behaviours.measure(p, c[0].text) for p, c in zip(problems, after, strict=True)]
     summary = behaviours.summarise(counts)
     figures["arithmetic after eleven wrong tries"] = summary["behaviour/arithmetic_accuracy"]
     figures["continuations"] = len(prompts)
+
     text = f"{given.n} distinct dev problems, {given.k} completions each.\n\n"
     text += common.table(
         ["figure", "value"], [[key, f"{value:.4g}"] for key, value in figures.items()]

@@ -64,6 +64,7 @@ def detected(row: Row) -> list[set[str]]:
     ends: list[int] = []
     for sentence, _ in row["sentences"]:
         ends.append(len(sentence) + (ends[-1] if ends else 0))
+
     for event in behaviours.events(
         text_of(row), {"numbers": row["numbers"], "target": row["target"]}
     ):
@@ -76,6 +77,7 @@ def detected(row: Row) -> list[set[str]]:
 def scores(chosen: Sequence[Row]) -> dict[str, tuple[float, float, float, int]]:
     """Precision, recall, F1 and number of labels, for each kind that is labelled or detected."""
     total = sum((tally(row) for row in chosen), Tally())
+
     table = {}
     for kind in KINDS:
         hit, extra, missed = (total[kind, how] for how in ("hit", "extra", "missed"))
@@ -120,6 +122,7 @@ def intervals(chosen: Sequence[Row]) -> dict[str, tuple[float, float]]:
         # A draw without a kind says nothing about that kind.
         for kind in {kind for kind, _ in total} & set(KINDS):
             seen[kind].append(f1(total, kind))
+
     ends = {kind: sorted(values) for kind, values in seen.items() if values}
     return {
         kind: (v[round(0.025 * (len(v) - 1))], v[round(0.975 * (len(v) - 1))])
@@ -147,6 +150,7 @@ def seconds(file: str, completions: int = 256, characters: int = 600) -> float:
         thinking = text_of(row).partition("</think>")[0]
         if thinking:
             posed.append((problem, (thinking * (characters // len(thinking) + 1))[:characters]))
+
     took = []
     for _ in range(5):
         start = time.process_time()
@@ -165,12 +169,14 @@ def main() -> None:
         spread = intervals(halves[1])
         results[file] = {"tuned on": tuned, "held out": held, "held out, F1, 95 %": spread}
         results[file]["faithful"] = [faithful(half) for half in halves]
+
         nothing = ("-", "-", "-", 0)
         shown = {kind: f"{low:.2f} to {high:.2f}" for kind, (low, high) in spread.items()}
         lines = [
             (kind, *tuned.get(kind, nothing)[2:], *held.get(kind, nothing), shown.get(kind, "-"))
             for kind in KINDS
         ]
+
         head = [
             name,
             "F1, tuned on",
@@ -181,12 +187,14 @@ def main() -> None:
             "labels",
         ]
         head += ["95 % interval of F1, held out"]
+
         sizes = [(len(half), sum(len(row["sentences"]) for row in half)) for half in halves]
         counts = ", ".join(
             f"{completions} completions of {sentences} sentences"
             for completions, sentences in sizes
         )
         agreed = ", ".join(f"{share:.2f}" for share in results[file]["faithful"])
+
         parts += [
             common.table(
                 head, [[f"{x:.2f}" if isinstance(x, float) else x for x in line] for line in lines]
@@ -195,6 +203,7 @@ def main() -> None:
             "completions, seed 0; if nothing is missed, they cannot say how rare a miss is. "
             f"Rules and labels agree on whether answers are faithful to the thinking for {agreed}.",
         ]
+
     taken = " and ".join(
         f"{results['seconds'][file] * 1000:.0f} ms in the {name}" for file, name in FILES.items()
     )

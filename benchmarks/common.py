@@ -51,6 +51,7 @@ def cpu() -> str:
         for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
             key, _, value = line.partition(":")
             info[key.strip()] = value.strip()
+
     if "model name" not in info:
         return platform.processor() or platform.machine()
     return f"{info['model name']} (family {info.get('cpu family')}, model {info.get('model')})"
@@ -70,6 +71,7 @@ def write(name: str, about: dict[str, Any], results: Any, text: str) -> None:
         f"{about['cores']} cores, threads {' and '.join(map(str, about['threads']))}; "
         f"Python {about['python']}{versions}."
     )
+
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(f"{text}\n\n{note}\n")

@@ -52,14 +52,17 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=32, help="completions per problem")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+
     torch.set_num_threads(given.threads)
     recipe = config.resolve(config.read_recipe("laptop"), {})
+
     figures, rows = [], []
     for name in given.models:
         model, tokenizer = models.load_model(locate(name)), models.load_tokenizer(locate(name))
         sampler = TorchSampler(
             model, models.decoder(tokenizer), models.end_ids(tokenizer, model, ("</answer>",))
         )
+
         encode = partial(models.encode_prompt, tokenizer)
         params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
         for count in (3, 4):
@@ -68,23 +71,27 @@ def main() -> None:
             )
             player = Player(task, sampler, encode, "compact")
             result = evaluate(player, split="test", problems=given.n, params=params, greedy=True)
+
             scores = ("pass@1", f"pass@{given.k}", "greedy")
             lengths = ("response_length", "behaviour/repeat_rate")
             entry = {"model": name, "numbers": count} | {
                 key: result.metrics[key] for key in (*scores, *lengths)
             }
+
             groups = result.groups
             entry["distinct answers"] = sum(distinct(g, False) for g in groups) / len(groups)
             solved = [g for g in groups if any(r.reward.right for r in g)]
             entry["distinct right answers"] = sum(distinct(g, True) for g in solved) / max(
                 len(solved), 1
             )
+
             limits = {
                 f"{key}/{side}": result.metrics[f"{key}/{side}"]
                 for key in scores
                 for side in ("low", "high")
             }
             figures.append(entry | limits)
+
             row = {
                 key: f"{value:.3f}" if isinstance(value, float) else value
                 for key, value in entry.items()
@@ -94,6 +101,7 @@ def main() -> None:
                 for key in scores
             }
             rows.append(list(row.values()))
+
     text = (
         f"{given.n} distinct test problems of each kind, {given.k} completions each, with 95 % "
         "intervals. Answers that differ only in the order of terms or factors count as one. "

@@ -92,11 +92,13 @@ def make_model(folder: Path) -> None:
     library = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
     texts = (path.read_text(encoding="utf-8", errors="replace") for path in files)
+
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(
         texts, vocab_size=VOCABULARY, show_progress=False, special_tokens=["<|endoftext|>"]
     )
     assert bpe.get_vocab_size() == VOCABULARY, "Python's library is too short for that vocabulary"
+
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
     model = models.build_model(
         SHAPE | {"eos_token_id": 0, "bos_token_id": None, "pad_token_id": 0}, seed=0
@@ -118,6 +120,7 @@ def train(
             "model.threads": threads,
         }
     )
+
     command = [sys.executable, "-m", "tinyzero.cli", "train"]
     command += [f"--{key}={json.dumps(value)}" for key, value in settings.items()]
     # A call that was stopped may have left a finished run.
@@ -139,6 +142,7 @@ def agreeing(figures: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         for name in figures
         if not WAYS[name].keys() & {"sampler.name", "model.dtype", "lora.rank"}
     ]
+
     for key in ("tokens/generated", "tokens/trained"):
         counts = {name: figures[name][0][key] for name in alike}
         if len(set(counts.values())) > 1:
@@ -160,6 +164,7 @@ def compare(given: argparse.Namespace) -> None:
                 print(f"{name}: left out, because vLLM is not installed here")
                 continue
             print(f"{name} ...", flush=True)
+
             steps = train(way, root / "model", root / f"run-{i}", given.steps, given.threads)
             first, last = steps[0], steps[-1]
             figures[name] = steps
@@ -176,6 +181,7 @@ def compare(given: argparse.Namespace) -> None:
                     f"{max(s['memory/peak'] for s in steps) / 2**30:.2f}",
                 ]
             )
+
     head = [
         "way",
         "tokens generated (step 1)",
@@ -239,11 +245,14 @@ def one(given: argparse.Namespace) -> None:
     from tinyzero.algorithms import losses
 
     torch.set_num_threads(given.threads)
+
     torch.manual_seed(0)
     hidden, weight = torch.randn(4096, 896), torch.randn(151_936, 896).mul_(0.02)
     hidden.requires_grad_(), weight.requires_grad_()
     targets = torch.randint(0, 151_936, (4096,))
+
     before, started = peak(), time.process_time()
+
     if given.rows:
         logprobs, entropy = losses.chosen_logprobs(hidden, weight, None, targets, 1.0, given.rows)
     else:
@@ -252,6 +261,7 @@ def one(given: argparse.Namespace) -> None:
         entropy = losses.entropy(logits)
     (logprobs.mean() + 0.01 * entropy.mean()).backward()
     assert weight.grad is not None
+
     took = {
         "bytes": peak() - before,
         "seconds": time.process_time() - started,

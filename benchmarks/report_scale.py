@@ -51,6 +51,7 @@ def write_run(folder: Path, steps: int, rollouts: int) -> None:
         "reward/answer",
         "reward/format",
     ]
+
     with (folder / "metrics.jsonl").open("w") as file:
         for step in range(steps):
             record = {key: rng.random() for key in keys} | {
@@ -69,10 +70,12 @@ def write_run(folder: Path, steps: int, rollouts: int) -> None:
                 "reward_errors": 0,
             }
             file.write(json.dumps(record) + "\n")
+
     with (folder / "eval.jsonl").open("w") as file:
         for step in range(0, steps + 1, 25):
             for split in ("dev", "test") if step in (0, steps) else ("dev",):
                 file.write(json.dumps(evaluation(step, split, skill(step, steps))) + "\n")
+
     with (folder / "rollouts.jsonl").open("w") as file:
         for step in range(steps):
             for record in stored(rng, step, steps, rollouts // steps):
@@ -92,6 +95,7 @@ def evaluation(step: int, split: str, score: float) -> dict[str, Any]:
         "/operators=+-": min(1.0, score * 1.1),
         "/operators=*/": score * 0.8,
     }
+
     bounds = {
         f"pass@1{name}{end}": v
         for name, v in parts.items()
@@ -117,11 +121,13 @@ def stored(rng: random.Random, step: int, steps: int, count: int) -> Iterator[di
         numbers = [draw.randint(1, 25) for _ in range(3)]
         a, b, c = numbers
         target = a + b + c
+
         right = rng.random() < skill(step, steps)
         tries = 1 + int(rng.random() * 2 * 40 * (0.2 + step / steps))
         lines = [f"{a}*{b}={a * b},{a * b}-{c}={a * b - c} vs {target} no" for _ in range(tries)]
         # Without a "yes", the report has to search the whole text for one.
         lines += [f"{a}+{b}={a + b},{a + b}+{c}={target}"] if right else []
+
         answer = f"{a}+{b}+{c}" if right else f"{a}*{b}-{c}"
         yield {
             "step": step,
@@ -146,6 +152,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--rollouts", type=int, default=200_000)
     given = parser.parse_args()
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_run(folder, given.steps, given.rollouts)
@@ -155,6 +162,7 @@ def main() -> None:
             [sys.executable, "-c", REPORT, temporary], check=True, capture_output=True, text=True
         )
         seconds = time.perf_counter() - began
+
     page, memory, cpu = map(float, done.stdout.split())
     measured = {
         "seconds": seconds,
@@ -162,6 +170,7 @@ def main() -> None:
         "peak memory, GB": memory / 1e9,
         "page, MB": page / 1e6,
     }
+
     rows = [[name, f"{measured[name]:.2f}", f"under {goal:g}"] for name, goal in GOALS.items()]
     text = (
         f"The report of a run of {given.steps:,} steps with {given.rollouts:,} stored rollouts, "

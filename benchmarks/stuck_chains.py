@@ -41,10 +41,12 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+
     torch.set_num_threads(given.threads)
     recipe, trained = common.open_run(given.run)
     task, rng = load_task(recipe.task.name, recipe.task.options), random.Random(0)
     limit, most = int(recipe.task.options["max_intermediate"]), max(given.k)
+
     posed = []  # pairs of a problem and the wrong attempts to supply
     for problem in distinct_problems(task, "test", given.n):
         numbers, target = problem.fields["numbers"], problem.fields["target"]
@@ -63,6 +65,7 @@ def main() -> None:
             model, models.decoder(tokenizer), models.end_ids(tokenizer, model, task.stop)
         )
         problems = [problem for problem, _ in posed]
+
         prompts = {
             k: [
                 models.encode_prompt(tokenizer, f"{task.prompt(p, 'compact')}{''.join(wrong[:k])}")
@@ -70,6 +73,7 @@ def main() -> None:
             ]
             for k in given.k
         }
+
         # The limit has to be the same for every k, so it is that of the longest prompt.
         longest = max(len(prompt) for row in prompts.values() for prompt in row)
         params = SamplingParams(
@@ -78,18 +82,21 @@ def main() -> None:
         for k in given.k:
             continued = [c[0] for c in sampler.generate(requests_for(prompts[k]), params)]
             verdicts = judge_group(task, problems, [c.text for c in continued])
+
             right = [float(v.reward is not None and v.reward.right is True) for v in verdicts]
             searched = [
                 bool(behaviours.measure(p, c.text)["lines"])
                 for p, c in zip(problems, continued, strict=True)
             ]
             mean, (low, high) = sum(right) / len(right), interval(right, [p.key for p in problems])
+
             entry = {"model": name, "k": k, "solved": mean, "low": low, "high": high}
             entry |= {
                 "searched on": sum(searched) / len(right),
                 "tokens": sum(len(c.token_ids) for c in continued) / len(right),
             }
             figures.append(entry)
+
             row = [
                 name,
                 k,
@@ -98,6 +105,7 @@ def main() -> None:
                 f"{entry['tokens']:.0f}",
             ]
             rows.append(row)
+
     text = f"{len(posed)} distinct test problems, the same for every row.\n\n"
     text += common.table(
         ["model", "wrong attempts supplied", "solved", "made another attempt", "tokens after them"],

@@ -86,6 +86,7 @@ def blind_search(bench: Bench, budget: float) -> tuple[list[float], float]:
     The limit is chosen so that the mean is `budget`.
     """
     rng, limit = random.Random(0), int(bench.recipe.task.options["max_intermediate"])
+
     costs: list[int] = []
     for problem in bench.problems:
         numbers, target = problem.fields["numbers"], problem.fields["target"]
@@ -98,6 +99,7 @@ def blind_search(bench: Bench, budget: float) -> tuple[list[float], float]:
             if hit:
                 break
         costs.append(spent)
+
     answer = 12  # tokens of </think>, <answer>, the expression and </answer>
     low, high = 0, 2000
     # Find the smallest cap whose mean cost reaches the budget.
@@ -105,6 +107,7 @@ def blind_search(bench: Bench, budget: float) -> tuple[list[float], float]:
         cap = (low + high) // 2
         mean = sum(min(c, cap) + answer for c in costs) / len(costs)
         low, high = (cap + 1, high) if mean < budget else (low, cap)
+
     spent_mean = sum(min(c, low) + answer for c in costs) / len(costs)
     return [float(c <= low) for c in costs], spent_mean
 
@@ -115,6 +118,7 @@ def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
     ends = tuple(bench.sampler.end_ids.tolist())
     first = replace(bench.params, banned=(close, *ends), stop=(" yes\n",), max_tokens=cap)
     thought = [cs[0] for cs in bench.sampler.generate(requests_for(bench.prompts), first)]
+
     said_yes = [i for i, c in enumerate(thought) if c.finish_reason == "stop"]
     rest = bench.sampler.generate(
         [
@@ -123,6 +127,7 @@ def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
         ],
         replace(bench.params, max_tokens=64),
     )
+
     scores, tokens = [0.0] * len(thought), [len(c.token_ids) for c in thought]
     whole = [
         replace(c[0], text=thought[i].text + c[0].text) for i, c in zip(said_yes, rest, strict=True)
@@ -147,6 +152,7 @@ def forced_at(bench: Bench, budget: float) -> tuple[list[float], float]:
 def best_of(bench: Bench, k: int) -> tuple[list[float], float]:
     """Scores of the first of k completions that says yes, and the mean tokens of those read."""
     sampled = bench.sampler.generate(requests_for(bench.prompts, k), replace(bench.params, seed=7))
+
     chosen, tokens = [], 0
     for problem, completions in zip(bench.problems, sampled, strict=True):
         numbers, target = problem.fields["numbers"], problem.fields["target"]
@@ -168,13 +174,16 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=8, help="completions per problem for pass@k")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+
     torch.set_num_threads(given.threads)
     recipe, folder = common.open_run(given.run)
     problems = distinct_problems(load_task(recipe.task.name, recipe.task.options), "test", given.n)
+
     base = Bench(recipe.model.name, recipe, problems)
     trained = Bench(folder, recipe, problems)
     figures = {"base": base.evaluate(given.k), "trained": trained.evaluate(given.k)}
     budget = figures["trained"]["response_length"]
+
     rows: list[list[str]] = []
 
     def row(name: str, value: float, low: float, high: float, tokens: float | None) -> None:
@@ -190,21 +199,25 @@ def main() -> None:
                 k * f["response_length"],
             )
         row(f"{name}, greedy", *(f[f"greedy{end}"] for end in ("", "/low", "/high")), None)
+
     k = max(1, round(budget / figures["base"]["response_length"]))
     # Reading stops at the first yes, so that more completions fit into the budget.
     while best_of(base, k)[1] < budget:
         k += 1
+
     clusters = [p.key for p in problems]
     baselines = {
         "blind search, no repeats": blind_search(base, budget),
         "base forced to go on": forced_at(base, budget),
         f"base, best of {k} by its own verdict": best_of(base, k),
     }
+
     drawn = {}
     for name, (scores, tokens) in baselines.items():
         value, (low, high) = sum(scores) / len(scores), interval(scores, clusters)
         row(name, value, low, high, tokens)
         drawn[name] = {"value": value, "low": low, "high": high, "tokens": tokens}
+
     text = (
         f"{given.n} distinct test problems. The 95 % intervals treat problems with the same "
         "numbers as one cluster.\n\n"
@@ -218,7 +231,9 @@ def main() -> None:
             ],
         )
     )
+
     summary = {name: {"solved": sum(s) / len(s), "tokens": t} for name, (s, t) in baselines.items()}
+
     about = common.describe([given.threads], "torch", "transformers")
     common.write("what_training_added", about, {**figures, "baselines": summary}, text)
     (Path(given.run) / "baselines.json").write_text(
