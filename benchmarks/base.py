@@ -1,11 +1,11 @@
-"""Is the bundled base a base worth training? What it can do before any reinforcement learning.
+"""Is the bundled base worth training? What it can do before any reinforcement learning.
 
     python benchmarks/base.py                      # the bundled base
     python benchmarks/base.py runs/base/model
 
-On distinct dev problems of the laptop recipe: pass@1 and pass@32 at temperature 1; how often stated
-arithmetic is right, also when it goes on after eleven supplied wrong tries; how often a stated value
-equal to the target is recognised, and how often one that differs is claimed.
+On distinct dev problems of the laptop recipe, this measures pass@1 and pass@32 at temperature 1,
+how often stated arithmetic is right, also after eleven supplied wrong attempts, how often a value
+that equals the target is recognised, and how often another value is claimed to equal it.
 """
 
 from __future__ import annotations
@@ -36,19 +36,23 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+
     torch.set_num_threads(given.threads)
+
     recipe = config.resolve(config.read_recipe("laptop"), {})
     task = load_task(recipe.task.name, recipe.task.options)
     model, tokenizer = models.load_model(given.model), models.load_tokenizer(given.model)
     sampler = TorchSampler(
         model, models.decoder(tokenizer), models.end_ids(tokenizer, model, task.stop)
     )
+
     encode = partial(models.encode_prompt, tokenizer)
     params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
     player = Player(task, sampler, encode, "compact")
-    found = evaluate(player, split="dev", problems=given.n, params=params).metrics
+    metrics = evaluate(player, split="dev", problems=given.n, params=params).metrics
+
     figures = {
-        key: found[key]
+        key: metrics[key]
         for key in ("pass@1", "pass@1/low", "pass@1/high", f"pass@{given.k}", "response_length")
     }
     names = (
@@ -59,7 +63,7 @@ def main() -> None:
         "legal_rate",
         "repeat_rate",
     )
-    figures |= {f"behaviour/{name}": found[f"behaviour/{name}"] for name in names}
+    figures |= {f"behaviour/{name}": metrics[f"behaviour/{name}"] for name in names}
 
     prompts, problems, limit, rng = (
         [],
@@ -77,12 +81,14 @@ def main() -> None:
             assert isinstance(text, str)
             prompts.append(models.encode_prompt(tokenizer, text + supplied))
             problems.append(problem)
+
     params = SamplingParams(max_tokens=200, stop=("</answer>",))
     after = sampler.generate(requests_for(prompts), params)
     counts = [behaviours.measure(p, c[0].text) for p, c in zip(problems, after, strict=True)]
     summary = behaviours.summarise(counts)
     figures["arithmetic after eleven wrong tries"] = summary["behaviour/arithmetic_accuracy"]
     figures["continuations"] = len(prompts)
+
     text = f"{given.n} distinct dev problems, {given.k} completions each.\n\n"
     text += common.table(
         ["figure", "value"], [[key, f"{value:.4g}"] for key, value in figures.items()]

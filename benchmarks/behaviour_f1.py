@@ -1,9 +1,10 @@
-"""How well the behaviour rules agree with a reader, sentence by sentence, and how long they take.
+"""How well the behaviour rules agree with a human reader, per sentence, and how long they take.
 
     python benchmarks/behaviour_f1.py
 
-The labelled completions are tests/data/behaviours_*.jsonl: the first, third, ... of each file were there to tune the
-rules on, the others were held out. docs/behaviours.md says what the labels mean.
+The labelled completions are in tests/data/behaviours_*.jsonl. The rules were tuned on the first,
+third ... completion of each file, and the others were held out. docs/behaviours.md defines the
+labels.
 """
 
 from __future__ import annotations
@@ -47,22 +48,23 @@ Tally = Counter[tuple[str, str]]
 
 
 def rows(file: str, half: int) -> list[Row]:
-    """The labelled completions of one half of a file: numbers, target, and sentences with their labels."""
+    """One half of a file: completions with numbers, target, and sentences with their labels."""
     lines = (DATA / f"behaviours_{file}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[half::2]]
 
 
 def text_of(row: Row) -> str:
-    """The completion."""
+    """The text of a labelled completion."""
     return "".join(sentence for sentence, _ in row["sentences"])
 
 
-def found(row: Row) -> list[set[str]]:
-    """The kinds of events that the rules find in each sentence."""
+def detected(row: Row) -> list[set[str]]:
+    """The kinds of events that the rules detect in each sentence."""
     kinds: list[set[str]] = [set() for _ in row["sentences"]]
     ends: list[int] = []
     for sentence, _ in row["sentences"]:
         ends.append(len(sentence) + (ends[-1] if ends else 0))
+
     for event in behaviours.events(
         text_of(row), {"numbers": row["numbers"], "target": row["target"]}
     ):
@@ -73,8 +75,9 @@ def found(row: Row) -> list[set[str]]:
 
 
 def scores(chosen: Sequence[Row]) -> dict[str, tuple[float, float, float, int]]:
-    """Precision, recall, F1 and number of labels of each kind that is labelled or found."""
+    """Precision, recall, F1 and number of labels, for each kind that is labelled or detected."""
     total = sum((tally(row) for row in chosen), Tally())
+
     table = {}
     for kind in KINDS:
         hit, extra, missed = (total[kind, how] for how in ("hit", "extra", "missed"))
@@ -89,9 +92,9 @@ def scores(chosen: Sequence[Row]) -> dict[str, tuple[float, float, float, int]]:
 
 
 def tally(row: Row) -> Tally:
-    """In how many sentences of a completion each kind is found rightly, found without a label, or missed."""
+    """How many sentences of a completion are hits, false detections and misses, for each kind."""
     counts = Tally()
-    for (_, labels), kinds in zip(row["sentences"], found(row), strict=True):
+    for (_, labels), kinds in zip(row["sentences"], detected(row), strict=True):
         meant = set(labels.split())
         for how, chosen in (
             ("hit", kinds & meant),
@@ -103,23 +106,23 @@ def tally(row: Row) -> Tally:
 
 
 def f1(counts: Tally, kind: str) -> float:
-    """The harmonic mean of precision and recall; 0 where there is nothing."""
+    """The harmonic mean of precision and recall; 0 if nothing is labelled or detected."""
     wrong = counts[kind, "extra"] + counts[kind, "missed"]
     return 2 * counts[kind, "hit"] / max(1, 2 * counts[kind, "hit"] + wrong)
 
 
 def intervals(chosen: Sequence[Row]) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap intervals of each kind's F1: whole completions are drawn, with replacement."""
+    """95 % bootstrap intervals of each kind's F1, drawing whole completions with replacement."""
     tallies, rng = [tally(row) for row in chosen], random.Random(0)
     seen: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(RESAMPLES):
         total = Tally()
-        for one in rng.choices(tallies, k=len(tallies)):
-            total.update(one)
-        for kind in {kind for kind, _ in total} & set(
-            KINDS
-        ):  # a draw without the kind says nothing of it
+        for drawn in rng.choices(tallies, k=len(tallies)):
+            total.update(drawn)
+        # A draw without a kind says nothing about that kind.
+        for kind in {kind for kind, _ in total} & set(KINDS):
             seen[kind].append(f1(total, kind))
+
     ends = {kind: sorted(values) for kind, values in seen.items() if values}
     return {
         kind: (v[round(0.025 * (len(v) - 1))], v[round(0.975 * (len(v) - 1))])
@@ -128,7 +131,7 @@ def intervals(chosen: Sequence[Row]) -> dict[str, tuple[float, float]]:
 
 
 def faithful(chosen: Sequence[Row]) -> float:
-    """Share of the completions for which rules and labels agree on faithful, unfaithful or neither."""
+    """Share of completions for which rules and labels agree: faithful, unfaithful or neither."""
     agreed = []
     for row in chosen:
         problem = Problem("", {"numbers": row["numbers"], "target": row["target"]}, "dev", "")
@@ -140,13 +143,14 @@ def faithful(chosen: Sequence[Row]) -> float:
 
 
 def seconds(file: str, completions: int = 256, characters: int = 600) -> float:
-    """CPU seconds to count so many completions of so many characters, made of the labelled ones; best of five."""
+    """CPU seconds to measure completions of that length, made of labelled ones; best of five."""
     posed = []
     for row in rows(file, 0) + rows(file, 1):
         problem = Problem("", {"numbers": row["numbers"], "target": row["target"]}, "dev", "")
         thinking = text_of(row).partition("</think>")[0]
         if thinking:
             posed.append((problem, (thinking * (characters // len(thinking) + 1))[:characters]))
+
     took = []
     for _ in range(5):
         start = time.process_time()
@@ -165,12 +169,14 @@ def main() -> None:
         spread = intervals(halves[1])
         results[file] = {"tuned on": tuned, "held out": held, "held out, F1, 95 %": spread}
         results[file]["faithful"] = [faithful(half) for half in halves]
+
         nothing = ("-", "-", "-", 0)
         shown = {kind: f"{low:.2f} to {high:.2f}" for kind, (low, high) in spread.items()}
         lines = [
             (kind, *tuned.get(kind, nothing)[2:], *held.get(kind, nothing), shown.get(kind, "-"))
             for kind in KINDS
         ]
+
         head = [
             name,
             "F1, tuned on",
@@ -181,24 +187,27 @@ def main() -> None:
             "labels",
         ]
         head += ["95 % interval of F1, held out"]
+
         sizes = [(len(half), sum(len(row["sentences"]) for row in half)) for half in halves]
         counts = ", ".join(
             f"{completions} completions of {sentences} sentences"
             for completions, sentences in sizes
         )
         agreed = ", ".join(f"{share:.2f}" for share in results[file]["faithful"])
+
         parts += [
             common.table(
                 head, [[f"{x:.2f}" if isinstance(x, float) else x for x in line] for line in lines]
             ),
-            f"Tuned on, held out: {counts}. Intervals by {RESAMPLES} draws of as many completions, with replacement, "
-            "seed 0; where nothing is missed they cannot say how rare a miss is. On whether an answer is faithful to "
-            f"the thinking they agree for {agreed}.",
+            f"Tuned on, held out: {counts}. Intervals come from {RESAMPLES} bootstrap draws of the "
+            "completions, seed 0; if nothing is missed, they cannot say how rare a miss is. "
+            f"Rules and labels agree on whether answers are faithful to the thinking for {agreed}.",
         ]
+
     taken = " and ".join(
         f"{results['seconds'][file] * 1000:.0f} ms in the {name}" for file, name in FILES.items()
     )
-    parts.append(f"256 completions of 600 characters are counted in {taken}, CPU time.")
+    parts.append(f"256 completions of 600 characters are measured in {taken}, CPU time.")
     common.write("behaviour_f1", common.describe([1]), results, "\n\n".join(parts))
 
 

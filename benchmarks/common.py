@@ -1,4 +1,4 @@
-"""What every benchmark here writes down beside its figures, and how."""
+"""What all benchmarks share: describing the machine, and writing a table with its figures."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def open_run(folder: str) -> tuple[Config, str]:
-    """A run's recipe, and the folder of its newest whole model. Ends the program where it has none."""
+    """A run's configuration and the folder of its newest model. Exits if it has no checkpoint."""
     from tinyzero import config
     from tinyzero.run import checkpoint
 
-    found = checkpoint.load_latest(Path(folder), print)
-    if found is None:
+    newest = checkpoint.load_latest(Path(folder), print)
+    if newest is None:
         sys.exit(f"{folder} has no checkpoint")
-    return config.resolve(config.read_recipe(f"{folder}/config.toml"), {}), str(found[0] / "model")
+    recipe = config.read_recipe(f"{folder}/config.toml")
+    return config.resolve(recipe, {}), str(newest[0] / "model")
 
 
 def describe(threads: Sequence[int], *packages: str) -> dict[str, Any]:
@@ -44,12 +45,13 @@ def describe(threads: Sequence[int], *packages: str) -> dict[str, Any]:
 
 
 def cpu() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name as the system reports it."""
     info: dict[str, str] = {}
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
             key, _, value = line.partition(":")
             info[key.strip()] = value.strip()
+
     if "model name" not in info:
         return platform.processor() or platform.machine()
     return f"{info['model name']} (family {info.get('cpu family')}, model {info.get('model')})"
@@ -62,12 +64,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def write(name: str, about: dict[str, Any], results: Any, text: str) -> None:
-    """Print the table; write results/NAME.json and results/NAME.md."""
+    """Print the table and write it to results/NAME.md, and the figures to results/NAME.json."""
     versions = "".join(f", {k} {v}" for k, v in about["versions"].items())
     note = (
-        f"`{about['command']}` at commit {about['commit']}, on {about['cpu']}, {about['cores']} cores, "
-        f"threads {' and '.join(map(str, about['threads']))}; Python {about['python']}{versions}."
+        f"`{about['command']}` at commit {about['commit']}, on {about['cpu']}, "
+        f"{about['cores']} cores, threads {' and '.join(map(str, about['threads']))}; "
+        f"Python {about['python']}{versions}."
     )
+
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(f"{text}\n\n{note}\n")
@@ -75,13 +79,13 @@ def write(name: str, about: dict[str, Any], results: Any, text: str) -> None:
 
 
 def _commit() -> str:
-    found = subprocess.run(
+    answer = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=RESULTS.parent,
         capture_output=True,
         text=True,
     )
-    return found.stdout.strip() or "unknown"
+    return answer.stdout.strip() or "unknown"
 
 
 def _version(package: str) -> str:

@@ -1,9 +1,9 @@
-"""Several models on the same problems, each many times: accuracy, and how many different answers there are.
+"""Several models on the same problems, many times each: accuracy, and how many answers differ.
 
     python benchmarks/diversity.py tiny runs/laptop-grpo-0 runs/overtrained/1000-steps-0
 
-On test problems of the laptop recipe with three numbers, and with four: the base has read 4 in 100 of those, and no
-reinforcement learning has posed one.
+The problems are test problems of the laptop recipe with three numbers and with four. In the base's
+text 4 % of the problems have four numbers, and reinforcement learning never posed one.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from tinyzero.types import Group, SamplingParams
 
 
 def locate(model: str) -> str:
-    """A run's newest checkpoint, or the model as it is named."""
+    """The newest checkpoint if `model` is a run's folder; otherwise `model` itself."""
     return common.open_run(model)[1] if (Path(model) / "config.toml").is_file() else model
 
 
 def distinct(group: Group, only_right: bool) -> int:
-    """Different answers among the completions of one problem; the order of terms and factors makes no difference."""
-    found = (extract_answer(r.completion.text) for r in group if r.reward.right or not only_right)
-    return len({form(answer) for answer in found if answer is not None})
+    """Number of different answers to one problem, ignoring the order of terms and factors."""
+    chosen = [rollout for rollout in group if rollout.reward.right or not only_right]
+    answers = [extract_answer(rollout.completion.text) for rollout in chosen]
+    return len({form(answer) for answer in answers if answer is not None})
 
 
 def form(answer: str) -> str:
-    """The same for expressions that differ in order and grouping; text that is no expression is itself."""
+    """A form that is equal for expressions that differ in order only; other text is unchanged."""
     expression = expressions.parse(answer)
     return answer if expression is None else expressions.canonical(expression)
 
@@ -48,17 +49,20 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="+")
     parser.add_argument("--n", type=int, default=256, help="distinct test problems of each kind")
-    parser.add_argument("--k", type=int, default=32, help="completions a problem")
+    parser.add_argument("--k", type=int, default=32, help="completions per problem")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+
     torch.set_num_threads(given.threads)
     recipe = config.resolve(config.read_recipe("laptop"), {})
+
     figures, rows = [], []
     for name in given.models:
         model, tokenizer = models.load_model(locate(name)), models.load_tokenizer(locate(name))
         sampler = TorchSampler(
             model, models.decoder(tokenizer), models.end_ids(tokenizer, model, ("</answer>",))
         )
+
         encode = partial(models.encode_prompt, tokenizer)
         params = SamplingParams(max_tokens=recipe.eval_tokens, n=given.k)
         for count in (3, 4):
@@ -67,35 +71,41 @@ def main() -> None:
             )
             player = Player(task, sampler, encode, "compact")
             result = evaluate(player, split="test", problems=given.n, params=params, greedy=True)
+
             scores = ("pass@1", f"pass@{given.k}", "greedy")
             lengths = ("response_length", "behaviour/repeat_rate")
-            found = {"model": name, "numbers": count} | {
+            entry = {"model": name, "numbers": count} | {
                 key: result.metrics[key] for key in (*scores, *lengths)
             }
+
             groups = result.groups
-            found["distinct answers"] = sum(distinct(g, False) for g in groups) / len(groups)
+            entry["distinct answers"] = sum(distinct(g, False) for g in groups) / len(groups)
             solved = [g for g in groups if any(r.reward.right for r in g)]
-            found["distinct right answers"] = sum(distinct(g, True) for g in solved) / max(
+            entry["distinct right answers"] = sum(distinct(g, True) for g in solved) / max(
                 len(solved), 1
             )
+
             limits = {
                 f"{key}/{side}": result.metrics[f"{key}/{side}"]
                 for key in scores
                 for side in ("low", "high")
             }
-            figures.append(found | limits)
+            figures.append(entry | limits)
+
             row = {
                 key: f"{value:.3f}" if isinstance(value, float) else value
-                for key, value in found.items()
+                for key, value in entry.items()
             }
             row |= {
                 key: f"{row[key]} [{limits[f'{key}/low']:.3f}, {limits[f'{key}/high']:.3f}]"
                 for key in scores
             }
             rows.append(list(row.values()))
+
     text = (
-        f"{given.n} distinct test problems of each kind, {given.k} completions each, with 95 % intervals; answers "
-        "that differ in the order of terms or factors are one; right answers of the solved.\n\n"
+        f"{given.n} distinct test problems of each kind, {given.k} completions each, with 95 % "
+        "intervals. Answers that differ only in the order of terms or factors count as one. "
+        "Distinct right answers are those of solved problems.\n\n"
     )
     text += common.table([key for key in figures[0] if not key.endswith(("/low", "/high"))], rows)
     common.write(

@@ -1,21 +1,25 @@
-"""Decoding, learning and whole steps of Qwen2.5 shapes on one GPU, against bounds, transformers and TRL.
+"""Decoding, updates and whole steps of Qwen2.5 shapes on a GPU, with bounds, transformers and TRL.
 
     python benchmarks/gpu.py --part decode|update|step|trl
 
-decode    tokens a second: the torch sampler, transformers' `generate` with a growing and with a static cache, and its
-          continuous batching, against what the memory's bandwidth allows
-update    trained tokens a second of the GRPO update, and what share of the GPU's rate the model's own FLOPs are
-step      seconds of a whole GRPO step and a whole PPO step by part, with the options of the recipes' profile for this
-          card's memory, or of --profile; and a projection of what a run would cost
-trl       the GRPO step in TRL's GRPOTrainer; needs trl
+decode    Tokens per second of the torch sampler, of transformers' `generate` with a growing and
+          with a static cache, and of its continuous batching, next to what the memory's bandwidth
+          allows.
+update    Trained tokens per second of the GRPO update, and the share of the GPU's rate that the
+          model's own FLOPs reach.
+step      Seconds of a whole GRPO step and a whole PPO step by part, with the options of the
+          recipes' profile for this card's memory or of --profile, and a projection of what a run
+          would cost.
+trl       The GRPO step in TRL's GRPOTrainer. It needs trl.
 
-Models are randomly initialised in bf16, prompts are random tokens, and every completion runs to the limit. A part
-stops after --minutes and goes on where it was when it is run again: what was measured is in results/NAME.json. The
-parts but the last need torch >= 2.11, transformers >= 5.17 and what TinyZero itself needs. `--device cpu` runs a toy
-through the same lines, to try them where there is no GPU; its figures mean nothing.
+Models have random weights in bf16, prompts are random tokens, and every completion runs to the
+limit. A part stops after --minutes and continues when it is run again: its figures are in
+results/NAME.json. All parts but the last need torch >= 2.11, transformers >= 5.17 and what TinyZero
+itself needs. `--device cpu` runs a toy model through the same code, to test it without a GPU; its
+figures mean nothing.
 
-Shares are of the data sheet's peaks for a GPU that `tinyzero plan` knows, and for any other of the rates measured here;
-both are printed.
+If `tinyzero plan` knows the GPU, shares are of the peak rates in its data sheet. Otherwise they are
+of the rates measured here. Both are printed.
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams,
 def qwen(
     layers: int, width: int, heads: int, feed_forward: int, vocabulary: int = 151_936
 ) -> dict[str, Any]:
-    """A Qwen2.5 configuration: two key-value heads, tied embeddings."""
+    """A Qwen2.5 configuration with two key-value heads and tied embeddings."""
     sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": feed_forward}
     sizes |= {"num_attention_heads": heads, "num_key_value_heads": 2, "vocab_size": vocabulary}
     fixed = {"model_type": "qwen2", "tie_word_embeddings": True, "rms_norm_eps": 1e-6}
@@ -68,17 +72,17 @@ SHAPES = {
     "0.5b": qwen(24, 896, 14, 4864),
     "toy": qwen(2, 64, 4, 96, vocabulary=300),
 }
-STEPS, PRICE = 475, 2.5  # of the projection: GRPO steps, dollars an hour
-OUT_OF_MEMORY = "out of memory"  # the one error that would come again
+STEPS, PRICE = 475, 2.5  # for the projection: GRPO steps, and dollars per hour
+OUT_OF_MEMORY = "out of memory"  # the only error that would happen again
 ENGINES = ("ours", "generate", "static", "continuous")
 Found = dict[str, Any]
 
 
 def decode_bound(shape: Shape, batch: int, prompt: int, new: int, bandwidth: float) -> float:
-    """Tokens a second where nothing but memory takes time: each step reads the weights and all that is cached.
+    """Tokens per second if only memory takes time: a step reads the weights and the whole cache.
 
-    The first new token comes from the prompt; the step after it reads a context of prompt + 1 tokens, the last one
-    of prompt + new - 1.
+    The first new token comes from the prompt. The step after it reads a context of prompt + 1
+    tokens, and the last step one of prompt + new - 1.
     """
     steps = new - 1
     contexts = sum(prompt + t for t in range(1, new))
@@ -87,8 +91,11 @@ def decode_bound(shape: Shape, batch: int, prompt: int, new: int, bandwidth: flo
 
 
 def update_flops(shape: Shape, rows: int, prompt: int, new: int) -> float:
-    """The model's FLOPs of learning `new` tokens after `prompt` in each row: three forwards, the head for what is
-    learned, attention over what is seen. What is computed again to save memory is no work of the model."""
+    """The model's FLOPs of an update on `new` tokens after `prompt` tokens in each row.
+
+    They are three forward passes, with the head for the new tokens only, and attention over all
+    earlier tokens. What is computed again to save memory does not count.
+    """
     head, length = shape.vocabulary * shape.width, prompt + new
     products = 2 * rows * (length * (shape.active - head) + new * head)
     seen = rows * length * (length + 1) / 2
@@ -96,16 +103,16 @@ def update_flops(shape: Shape, rows: int, prompt: int, new: int) -> float:
 
 
 def cost(seconds: float, steps: int = STEPS, price: float = PRICE) -> float:
-    """Dollars of `steps` steps of so many seconds."""
+    """Dollars that `steps` steps of `seconds` each cost."""
     return steps * seconds / 3600 * price
 
 
 def build(
     name: str, device: str, pack: bool = True, checkpointing: bool = False
 ) -> models.Backbone:
-    """A random model of that shape, its weights in bf16 and, as in a loaded one, nothing else rounded.
+    """A model of that shape with random weights in bf16; as in a loaded one, only they are rounded.
 
-    Peaks of memory count from here on: a run loads its models and does not draw them.
+    The peak of memory is reset afterwards, because a run loads its models and does not draw them.
     """
     torch.manual_seed(0)
     with torch.device(device):
@@ -123,7 +130,7 @@ def build(
 
 
 def prompts_of(given: argparse.Namespace, name: str, count: int) -> list[list[int]]:
-    """Random tokens."""
+    """Prompts of random tokens."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(
         1, SHAPES[name]["vocab_size"], (count, given.prompt), generator=generator
@@ -131,7 +138,7 @@ def prompts_of(given: argparse.Namespace, name: str, count: int) -> list[list[in
 
 
 def timed(given: argparse.Namespace, work: Callable[[], Any]) -> float:
-    """Seconds of `work`, waiting for the device."""
+    """Seconds that `work` takes, including the device's part."""
     synchronize(given.device)
     began = time.perf_counter()
     work()
@@ -145,7 +152,7 @@ def synchronize(device: str) -> None:
 
 
 def ceilings(given: argparse.Namespace) -> Found:
-    """What this device reaches: bytes a second of a large copy, bf16 FLOPs a second of a large product."""
+    """What this device reaches: bytes per second of a copy, bf16 FLOPs per second of a product."""
     size = 1 << 30 if given.device == "cuda" else 1 << 24
     source = torch.randint(0, 100, (size,), dtype=torch.int8, device=given.device)
     target = torch.empty_like(source)
@@ -157,7 +164,7 @@ def ceilings(given: argparse.Namespace) -> Found:
 
 
 def peaks(given: argparse.Namespace, results: Found) -> tuple[float, float]:
-    """(bytes a second, FLOPs a second) that the shares are of."""
+    """Bytes per second and FLOPs per second that the shares in the tables are of."""
     if (device := device_named(given.name_of_device)) is not None:
         return device.bandwidth, device.rate("bfloat16")
     return results["ceilings"]["bandwidth"], results["ceilings"]["rate"]
@@ -174,12 +181,12 @@ def decode_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], 
 
 
 def decode_case(given: argparse.Namespace, name: str, batch: int, engine: str) -> Found:
-    """Tokens a second of one engine at one batch size, the best of the rounds after a warm-up."""
+    """Tokens per second of one engine at one batch size: the best round after a warm-up."""
     prompts = prompts_of(given, name, batch)
     run = our_engine(given, name, batch) if engine == "ours" else their_engine(given, name, engine)
     run(
         prompts, given.new if engine == "static" else min(given.new, 16)
-    )  # a static cache compiles for its length
+    )  # a static cache is compiled for its length
     seconds, counts = [], []
     for _ in range(given.rounds):
         seconds.append(timed(given, lambda: counts.append(run(prompts, given.new))))
@@ -192,7 +199,7 @@ def decode_case(given: argparse.Namespace, name: str, batch: int, engine: str) -
 def our_engine(
     given: argparse.Namespace, name: str, batch: int
 ) -> Callable[[list[list[int]], int], int]:
-    """The torch sampler, in slots, as a run on a GPU has it."""
+    """The torch sampler in slots, as a run on a GPU uses it."""
     sampler = TorchSampler(
         build(name, given.device), lambda ids: "", frozenset(), max_rows=batch, in_slots=True
     )
@@ -213,8 +220,8 @@ def their_engine(
 
     lm = build(name, given.device).lm
     lm.set_attn_implementation("sdpa")
-    lm.generation_config = GenerationConfig()  # else its end token comes back
-    # on a CPU it would take all memory for its cache
+    lm.generation_config = GenerationConfig()  # otherwise its end token is used
+    # On a CPU, the cache would take all memory.
     small = (
         {"num_blocks": 64, "page_size": 32, "max_batch_tokens": 256}
         if given.device == "cpu"
@@ -277,7 +284,7 @@ def decode_table(given: argparse.Namespace, results: Found) -> str:
                 ]
             )
     head = ["model", "batch", *given.engines, "bandwidth bound", "ours / bound", "our peak, GB"]
-    return f"Tokens a second, {given.prompt} prompt tokens, {given.new} new.\n\n" + common.table(
+    return f"Tokens per second, {given.prompt} prompt tokens, {given.new} new.\n\n" + common.table(
         head, rows
     )
 
@@ -288,7 +295,7 @@ def decode_table(given: argparse.Namespace, results: Found) -> str:
 def rollouts(
     name: str, prompts: list[list[int]], completions: list[list[Completion]]
 ) -> list[list[Rollout]]:
-    """Groups whose rewards alternate, so that every row has a gradient."""
+    """Groups of rollouts whose rewards alternate, so that every row has a gradient."""
     problem = Problem("random", {}, "train", "random")
     return [
         [
@@ -302,7 +309,7 @@ def rollouts(
 def invented(
     given: argparse.Namespace, name: str, groups: int, samples: int, new: int
 ) -> list[list[Rollout]]:
-    """Random completions, for an update without sampling."""
+    """Groups of random completions, for an update without sampling."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(
         1, SHAPES[name]["vocab_size"], (groups, samples, new), generator=generator
@@ -316,12 +323,12 @@ PROFILES = ("141gb", "80gb", "48gb")
 
 
 def profile_of(memory: float) -> str:
-    """The recipes' profile for a card of so many bytes; the least of those that train whole weights for any other."""
+    """The recipes' profile for a card with that many bytes of memory; 48gb if it has less."""
     return next((p for p in PROFILES if memory >= 1e9 * int(p.removesuffix("gb"))), PROFILES[-1])
 
 
 def recipe_of(given: argparse.Namespace, name: str, kind: str) -> Config:
-    """The recipe of that size and algorithm under the profile; a toy has the laptop's."""
+    """The recipe of that size and algorithm with the profile; the laptop's for the toy."""
     if name == "toy":
         return resolve(read_recipe(f"laptop-countdown-{kind}"), {"rollout.rows": 16})
     return resolve(read_recipe(f"qwen2.5-{name}-countdown-{kind}"), {}, given.profile)
@@ -337,7 +344,7 @@ def update_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], 
 
 
 def update_case(given: argparse.Namespace, name: str, checkpointing: bool) -> Found:
-    """One optimizer step on a whole batch, the best of the rounds after a warm-up."""
+    """Figures of one optimizer step on a whole batch: the best round after a warm-up."""
     algorithm = load_algorithm("grpo")
     model, outputs = (
         build(name, given.device, checkpointing=checkpointing),
@@ -377,7 +384,8 @@ def update_table(given: argparse.Namespace, results: Found) -> str:
                 f"{found['flops/s'] / rate:.0%}" if "flops/s" in found else cell(found, "flops/s")
             )
             rows.append([name, kind, cell(found, "tokens/s"), share, cell(found, "peak", 1e9)])
-    title = f"The GRPO update of {given.update_rows} rows of {given.prompt} + {given.update_new} tokens.\n\n"
+    tokens = f"{given.prompt} + {given.update_new} tokens"
+    title = f"The GRPO update of {given.update_rows} rows of {tokens}.\n\n"
     head = ["model", "activations", "tokens/s", "model FLOPs / peak", "peak, GB"]
     return title + common.table(head, rows)
 
@@ -389,8 +397,11 @@ def step_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Fo
 
 
 def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
-    """Sampling, scoring and the update of every model, with the recipe's settings: several updates a batch, truncated
-    importance sampling, and whatever makes it fit. A warm-up step, then timed ones."""
+    """Seconds of sampling, scoring and the update of every model, with the recipe's settings.
+
+    Those are several updates per batch, truncated importance sampling, and whatever makes it fit. A
+    warm-up step comes before the timed ones.
+    """
     algorithm, recipe = (
         load_algorithm(kind, {"correction": "truncate"}),
         recipe_of(given, name, kind),
@@ -462,7 +473,7 @@ def step_table(given: argparse.Namespace, results: Found) -> str:
             if kind == "grpo" and "step" in found:
                 notes.append(projection(name, found["step"]))
     title = f"Seconds of a step, {given.prompt} prompt tokens and {given.step_new} new"
-    title += f", as the recipes' profile {given.profile} has it.\n\n" if given.profile else ".\n\n"
+    title += f", with the recipes' profile {given.profile}.\n\n" if given.profile else ".\n\n"
     head = ["model", "step", "rows at once", "layers computed twice", *laps, "peak, GB"]
     return title + common.table(head, rows) + "\n\n" + "\n".join(notes)
 
@@ -471,7 +482,7 @@ def projection(name: str, seconds: float) -> str:
     hours = STEPS * seconds / 3600
     return (
         f"PROJECTION, not a run: {STEPS} such GRPO steps of {name} take {hours:.1f} hours, "
-        f"${cost(seconds):.2f} at ${PRICE:.2f} an hour."
+        f"${cost(seconds):.2f} at ${PRICE:.2f} per hour."
     )
 
 
@@ -484,8 +495,11 @@ def trl_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Fou
 
 
 def trl_case(given: argparse.Namespace, name: str) -> Found:
-    """TRL's GRPOTrainer on a step of the same shape: as many updates a batch, no reference model, no logging."""
-    sys.modules.setdefault("vllm", None)  # type: ignore[arg-type]  # not used: spare TRL its import
+    """Figures of a step of the same shape in TRL's GRPOTrainer, with as many updates per batch.
+
+    It has no reference model and no logging.
+    """
+    sys.modules.setdefault("vllm", None)  # type: ignore[arg-type]  # saves its import
     import datasets
     from transformers import GenerationConfig, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -558,7 +572,7 @@ def trl_case(given: argparse.Namespace, name: str) -> Found:
 
         trainer.add_callback(Clock())
         trainer.train()
-    assert set(tokens) == {rows * given.step_new}, f"TRL made {tokens} tokens a step"
+    assert set(tokens) == {rows * given.step_new}, f"TRL made {tokens} tokens per step"
     return {
         "seconds": seconds,
         "tokens": rows * given.step_new,
@@ -599,7 +613,7 @@ PARTS: dict[str, tuple[Any, Any]] = {
 
 
 def cell(found: Found, key: str, unit: float = 1.0, digits: int | None = None) -> str:
-    """A figure of a table: what was measured, why it was not, or a dash where it is still to come."""
+    """A cell of a table: the figure, why there is none, or a dash if it was not measured yet."""
     if key not in found:
         return str(found.get("error", "-"))
     return f"{found[key] / unit:,.{(1 if unit > 1 else 0) if digits is None else digits}f}"
@@ -610,7 +624,7 @@ def file_of(given: argparse.Namespace, part: str) -> str:
 
 
 def settings_of(given: argparse.Namespace) -> Found:
-    """What a figure depends on: results of other settings are never mixed."""
+    """What the figures depend on, so that results of different settings are never mixed."""
     kept = (
         "device",
         "name_of_device",
@@ -627,14 +641,14 @@ def settings_of(given: argparse.Namespace) -> Found:
 
 
 def read(given: argparse.Namespace, part: str) -> Found:
-    """What an earlier run of a part has written; nothing where there was none, or with other settings."""
+    """The record of an earlier run of a part with the same settings; empty if there is none."""
     path = common.RESULTS / f"{file_of(given, part)}.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     return found if found.get("settings") == settings_of(given) else {}
 
 
 def measure(given: argparse.Namespace) -> None:
-    """Measure the cases of a part that are not there yet, until the time is over; write and print the table."""
+    """Measure the missing cases of a part until the time is over, and write the table."""
     cases, table = PARTS[given.part]
     began, longest, left = time.perf_counter(), 0.0, 0
     results: Found = read(given, given.part).get("results", {})
@@ -667,7 +681,10 @@ def gigas(bandwidth: float, rate: float) -> str:
 
 
 def with_memory(given: argparse.Namespace, run: Callable[[], Found]) -> Found:
-    """What a case found, and the peak of its memory in bytes (on a CPU the process's); or why it found nothing."""
+    """The figures of a case and its peak memory in bytes, or the error that it ended with.
+
+    On a CPU, the peak is that of the process.
+    """
     gc.collect()
     if given.device == "cuda":
         torch.cuda.empty_cache()
@@ -676,7 +693,7 @@ def with_memory(given: argparse.Namespace, run: Callable[[], Found]) -> Found:
         found = run()
     except torch.OutOfMemoryError:
         return {"error": OUT_OF_MEMORY}
-    except Exception as error:  # whatever goes wrong in one case, the others are measured
+    except Exception as error:  # the other cases are measured whatever happens here
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:80]}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -690,7 +707,7 @@ def save(given: argparse.Namespace, about: Found, results: Found) -> None:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; a CPU gets the toy."""
+    """The command line's options, with the toy model's defaults on a CPU."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -701,20 +718,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=SHAPES)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--batches", nargs="+", type=int)
-    parser.add_argument("--rounds", type=int, default=2, help="timed, after a warm-up (default: 2)")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="timed rounds after a warm-up (default: 2)"
+    )
     parser.add_argument(
         "--minutes",
         type=float,
         default=7.0,
-        help="no case is begun that would end later (default: 7)",
+        help="do not start a case that would end later (default: 7)",
     )
     parser.add_argument(
-        "--micro-tokens", type=int, default=8192, help="of update and trl; a step has its recipe's"
+        "--micro-tokens", type=int, default=8192, help="for update and trl; step uses its recipe's"
     )
     parser.add_argument(
-        "--profile", choices=PROFILES, help="of the recipes, for step (default: this card's memory)"
+        "--profile",
+        choices=PROFILES,
+        help="profile of the recipes, for step (default: by this card's memory)",
     )
-    parser.add_argument("--name", help="of the files in benchmarks/results")
+    parser.add_argument("--name", help="name of the files in benchmarks/results")
     given = parser.parse_args(arguments)
     toy = given.device == "cpu"
     given.models = given.models or (["toy"] if toy else ["3b", "1.5b", "0.5b"])
@@ -725,9 +746,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         given.profile = given.profile or profile_of(torch.cuda.get_device_properties().total_memory)
     given.prompt, given.new, given.step_new = (10, 12, 8) if toy else (140, 512, 400)
     given.update_rows, given.update_new = (8, 14) if toy else (256, 510)
-    given.grpo, given.ppo = (
-        ((4, 5, 2), (8, 1, 4)) if toy else ((128, 5, 2), (256, 1, 4))
-    )  # prompts, samples, updates
+    # Prompts, samples per prompt, and updates per step.
+    given.grpo, given.ppo = ((4, 5, 2), (8, 1, 4)) if toy else ((128, 5, 2), (256, 1, 4))
     return given
 
 

@@ -1,18 +1,20 @@
-"""One GRPO step, and the way to a given accuracy, here and in TRL's GRPOTrainer, on one CPU.
+"""A GRPO step, and training to a given accuracy, here and in TRL's GRPOTrainer, on a CPU.
 
     python benchmarks/laptop_vs_trl.py [MODEL_FOLDER] [--part step|accuracy|both]
 
-Both train the same model folder on the same problems in the same order, with the laptop recipe's reward,
-group size, optimizer and hyper-parameters: AdamW (fused), beta 0, one update a batch, clipped surrogate with
-the mean over tokens then over sequences, advantages over the group's standard deviation. fp32.
+Both train the same model on the same problems in the same order, in fp32, with the laptop recipe's
+reward, group size, optimizer and hyper-parameters: fused AdamW, beta 0, one update per batch, the
+recipe's clipped surrogate and mean over tokens, and advantages over the group's standard deviation.
 
-step      seconds a step at equal tokens: no end token and no stop string is heeded, so every completion is
-          as long as the limit, and ours computes the rows without gradient too, which it skips in training
-          (their share is reported). First TRL's settings are tried, a step each, and the fastest is kept.
-          Then both take turns, each time in a process of its own: a warm-up step, then timed ones.
-accuracy  training time until pass@1 on dev reaches the given accuracy, with real stopping: `</answer>` or the
-          end token here, the end token in TRL, which the bundled base writes right after `</answer>`.
-          Evaluations are ours for both, on the same problems, and are not counted.
+step      Seconds per step at equal tokens. End tokens and stop strings are ignored, so that every
+          completion reaches the limit. Ours also computes rows without a gradient, which it skips
+          in training; their share is reported. First, TRL's settings are tried for a step each, and
+          the fastest is kept. Then both take turns in processes of their own: a warm-up step, then
+          timed steps.
+accuracy  Training time until pass@1 on dev reaches the given accuracy, with normal stopping: at
+          `</answer>` or the end token here, and at the end token in TRL, which the bundled base
+          writes right after `</answer>`. Both are evaluated by TinyZero on the same problems, and
+          the time of evaluations is not counted.
 
 benchmarks/README.md says how to install TRL.
 """
@@ -52,7 +54,7 @@ class Laps:
         self.seconds: dict[str, float] = {}
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, with its time added to `name`."""
+        """`call`, wrapped so that its time is added to `name`."""
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
@@ -64,13 +66,13 @@ class Laps:
         return wrapped
 
     def take(self) -> dict[str, float]:
-        """What was gathered; starts anew."""
-        found, self.seconds = self.seconds, {}
-        return found
+        """Return the seconds so far and start again from zero."""
+        seconds, self.seconds = self.seconds, {}
+        return seconds
 
 
 class Referee:
-    """Our evaluation on dev, for the weights of either trainer."""
+    """TinyZero's evaluation on dev, for the weights of either trainer."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         from tinyzero import models
@@ -86,7 +88,7 @@ class Referee:
         self.problems = given.problems
 
     def accuracy(self, weights: Any) -> float:
-        """pass@1 at temperature 1 of the model with these weights."""
+        """pass@1 of the model with these weights, at temperature 1."""
         from tinyzero.evaluate import evaluate
         from tinyzero.rollouts import Player
         from tinyzero.types import SamplingParams
@@ -94,12 +96,12 @@ class Referee:
         self.sampler.load_weights(weights, self.sampler.version + 1)
         params = SamplingParams(max_tokens=self.config.eval_tokens)
         player = Player(self.task, self.sampler, self.encode, self.config.model.prompt)
-        found = evaluate(player, split="dev", problems=self.problems, params=params)
-        return float(found.metrics["pass@1"])
+        result = evaluate(player, split="dev", problems=self.problems, params=params)
+        return float(result.metrics["pass@1"])
 
 
 class Race:
-    """The clock of the accuracy part: training time, with pauses for the referee."""
+    """The clock of the accuracy part: training time without the evaluations."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given, self.referee = given, Referee(given)
@@ -107,11 +109,11 @@ class Race:
         self.seconds, self.began = 0.0, 0.0
 
     def start(self) -> None:
-        """Run the clock."""
+        """Start the clock."""
         self.began = time.perf_counter()
 
     def over(self, step: int, last: int, weights: Any) -> bool:
-        """Stop the clock after `step`; evaluate when due; say whether to end, else run the clock again."""
+        """Stop the clock after `step`, evaluate if it is due, and tell whether the race is over."""
         self.seconds += time.perf_counter() - self.began
         late = self.seconds > self.given.limit or step >= last
         reached = False
@@ -145,7 +147,7 @@ def recipe(given: argparse.Namespace) -> Any:
         }
     config = resolve(read_recipe("laptop"), overrides)
     assert config.algorithm.name == "grpo", "TRL's side is written for GRPO"
-    assert config.update.minibatches == config.update.epochs == 1, "and for one update a batch"
+    assert config.update.minibatches == config.update.epochs == 1, "and for one update per batch"
     return config
 
 
@@ -201,9 +203,9 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def train_trl(given: argparse.Namespace) -> dict[str, Any]:
-    """TRL's GRPOTrainer with the recipe's settings."""
+    """What TRL's GRPOTrainer measures with the recipe's settings."""
     warnings.filterwarnings("ignore")
-    sys.modules["vllm"] = None  # type: ignore[assignment]  # not used: spare TRL its import and memory
+    sys.modules["vllm"] = None  # type: ignore[assignment]  # saves its import and memory
     import datasets
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
@@ -318,10 +320,10 @@ def train_trl(given: argparse.Namespace) -> dict[str, Any]:
                         state.global_step, total, model.state_dict().items()
                     )
                     return
-                seconds, found = time.perf_counter() - self.began, laps.take()
+                seconds, laps_of_step = time.perf_counter() - self.began, laps.take()
                 made = trainer._metrics["train"]["completions/mean_length"][-1] * rows
-                update = seconds - found.pop("prepare")
-                steps.append({"step": seconds, "tokens": made, "update": update} | found)
+                update = seconds - laps_of_step.pop("prepare")
+                steps.append({"step": seconds, "tokens": made, "update": update} | laps_of_step)
                 self.began = time.perf_counter()
 
         trainer.add_callback(Clock())
@@ -330,9 +332,9 @@ def train_trl(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_process(given: argparse.Namespace, who: str, part: str, **changed: Any) -> dict[str, Any]:
-    """Run one trainer in a process of its own; what it measured, and its peak memory."""
+    """What one trainer measures in a process of its own, and its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
+        out = Path(folder) / "measured.json"
         asked = vars(given) | {"part": part, "worker": who, "out": str(out)} | changed
         flags = [f"--{key}={value}" for key, value in asked.items() if key != "model"]
         done = subprocess.run(
@@ -346,32 +348,32 @@ def in_process(given: argparse.Namespace, who: str, part: str, **changed: Any) -
 
 
 def compare_steps(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Part one."""
+    """The figures and the text of the step part."""
     settings, tried = json.loads(given.settings), []
     if not settings:
         for settings in TUNE:
-            found = in_process(
+            trial = in_process(
                 given, "trl", "step", warmup=1, steps=1, settings=json.dumps(settings)
             )
             tried.append(
-                settings | {"seconds": found["steps"][0]["step"], "memory": found["memory"]}
+                settings | {"seconds": trial["steps"][0]["step"], "memory": trial["memory"]}
             )
             print(f"trl {tried[-1]}", file=sys.stderr, flush=True)
         best = min(tried, key=lambda entry: float(entry["seconds"]))
         settings = {key: best[key] for key in ("attention", "cache", "micro")}
     runs: dict[str, list[dict[str, Any]]] = {"trl": [], "ours": []}
     for turn in range(given.rounds):
-        for who, found in runs.items():
-            found.append(in_process(given, who, "step", settings=json.dumps(settings)))
-            times = [round(s["step"], 2) for s in found[-1]["steps"]]
+        for who, measured in runs.items():
+            measured.append(in_process(given, who, "step", settings=json.dumps(settings)))
+            times = [round(s["step"], 2) for s in measured[-1]["steps"]]
             print(f"round {turn + 1} {who}: {times} s", file=sys.stderr, flush=True)
     middle: dict[str, dict[str, float]] = {}
-    for who, found in runs.items():
-        steps = [s for f in found for s in f["steps"]]
+    for who, measured in runs.items():
+        steps = [s for f in measured for s in f["steps"]]
         for s in steps:
             s["rest"] = s["step"] - s["generation"] - s["update"]
         middle[who] = {key: median(s[key] for s in steps) for key in steps[0]}
-        middle[who]["memory"] = max(f["memory"] for f in found)
+        middle[who]["memory"] = max(f["memory"] for f in measured)
     assert middle["trl"]["tokens"] == middle["ours"]["tokens"], "not the same number of tokens"
     columns = ("step", "generation", "update", "rest", "memory")
     rows = [
@@ -385,11 +387,12 @@ def compare_steps(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
         ]
     )
     text = (
-        f"A step of {given.prompts} prompts × {given.samples} samples × {given.tokens} tokens, {given.threads} "
-        f"threads: seconds, median of {given.rounds} × {given.steps} steps; peak memory in GB. TRL with {settings}. "
-        f"Ours would have skipped {middle['ours']['idle']:.0%} of the rows; here it did not.\n\n"
+        f"A step of {given.prompts} prompts × {given.samples} samples × {given.tokens} tokens, "
+        f"{given.threads} threads: seconds, median of {given.rounds} × {given.steps} steps; peak "
+        f"memory in GB. TRL with {settings}. In training, ours would have skipped "
+        f"{middle['ours']['idle']:.0%} of the rows.\n\n"
         + common.table(
-            ["", "s a step", "generation", "forward, backward, optimizer", "rest", "GB"], rows
+            ["", "s per step", "generation", "forward, backward, optimizer", "rest", "GB"], rows
         )
     )
     return {"settings": settings, "tried": tried, "median": middle, "runs": runs}, text
@@ -398,14 +401,14 @@ def compare_steps(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def compare_accuracy(
     given: argparse.Namespace, settings: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """Part two."""
-    found: dict[str, Any] = {}
+    """The figures and the text of the accuracy part."""
+    measured: dict[str, Any] = {}
     rows: list[list[object]] = []
     for who, label in (("ours", "TinyZero"), ("trl", "TRL GRPOTrainer")):
-        found[who] = in_process(given, who, "accuracy", settings=json.dumps(settings))
-        curve = found[who]["curve"]
+        measured[who] = in_process(given, who, "accuracy", settings=json.dumps(settings))
+        curve = measured[who]["curve"]
         reached = next((e for e in curve if e["accuracy"] >= given.accuracy), None)
-        found[who]["reached"] = reached
+        measured[who]["reached"] = reached
         last = reached or curve[-1]
         when = f"{last['seconds']:.0f}" if reached else f"not in {last['seconds']:.0f}"
         rows.append(
@@ -417,24 +420,26 @@ def compare_accuracy(
                 f"{last['accuracy']:.1%}",
             ]
         )
-    ends = [(found[w]["reached"] or found[w]["curve"][-1])["seconds"] for w in ("trl", "ours")]
-    at_least = "at least " if not found["trl"]["reached"] else ""
+    ends = [
+        (measured[w]["reached"] or measured[w]["curve"][-1])["seconds"] for w in ("trl", "ours")
+    ]
+    at_least = "at least " if not measured["trl"]["reached"] else ""
     says = (
         f"{at_least}{ends[0] / ends[1]:.1f}"
-        if found["ours"]["reached"]
+        if measured["ours"]["reached"]
         else "ours did not reach it"
     )
     text = (
-        f"Training time to {given.accuracy:.0%} pass@1 on {given.problems} dev problems, laptop recipe, seed "
-        f"{given.seed}, {given.threads} threads, evaluated every {given.every} steps. TRL with {settings}. "
-        f"TRL / TinyZero: {says}.\n\n"
+        f"Training time to {given.accuracy:.0%} pass@1 on {given.problems} dev problems, laptop "
+        f"recipe, seed {given.seed}, {given.threads} threads, evaluated every {given.every} steps. "
+        f"TRL with {settings}. TRL / TinyZero: {says}.\n\n"
         + common.table(["", "seconds", "steps", "at the start", "at the end"], rows)
     )
-    return found | {"settings": settings}, text
+    return measured | {"settings": settings}, text
 
 
 def main() -> None:
-    """Measure, print, write; or, started by itself, be one of the two."""
+    """Measure and write the table, or be one of the two trainers if started by this script."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -445,16 +450,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--settings", default="{}", help="TRL's, as JSON (attention, cache, micro); else tried"
+        "--settings",
+        default="{}",
+        help="TRL's, as JSON (attention, cache, micro); all are tried by default",
     )
     parser.add_argument(
         "--name",
         default="",
-        help="of the files in benchmarks/results (default: this script's, and the part)",
+        help="name of the files in benchmarks/results (default: this script's and the part's)",
     )
     step = parser.add_argument_group("step")
     step.add_argument("--rounds", type=int, default=3)
-    step.add_argument("--steps", type=int, default=3, help="timed steps a round (default: 3)")
+    step.add_argument("--steps", type=int, default=3, help="timed steps per round (default: 3)")
     step.add_argument("--warmup", type=int, default=1)
     step.add_argument("--prompts", type=int, default=16)
     step.add_argument("--samples", type=int, default=16)
@@ -473,11 +480,11 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(given.threads)
-        found = (train_ours if given.worker == "ours" else train_trl)(given)
+        measured = (train_ours if given.worker == "ours" else train_trl)(given)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
             1 if sys.platform == "darwin" else 1024
         )
-        Path(given.out).write_text(json.dumps(found | {"memory": peak / 1e9}))
+        Path(given.out).write_text(json.dumps(measured | {"memory": peak / 1e9}))
         return
     results: dict[str, Any] = {}
     texts = []
@@ -487,7 +494,7 @@ def main() -> None:
         settings = results["step"]["settings"]
         texts.append(text)
     if given.part != "step":
-        # long completions of unequal length: the smaller micro-batch keeps TRL within memory
+        # Long completions of unequal length: the smaller micro-batch keeps TRL within memory.
         settings = settings or {"attention": "eager", "cache": "dynamic", "micro": 64}
         results["accuracy"], text = compare_accuracy(given, settings)
         texts.append(text)

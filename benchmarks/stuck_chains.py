@@ -1,9 +1,10 @@
-"""Once it has gone wrong, does it still recover? Solved problems after k supplied wrong attempts.
+"""Does a model recover from wrong attempts? Share of problems solved after k supplied ones.
 
     python benchmarks/stuck_chains.py runs/laptop-grpo-0
 
-The model is given the problem and k attempts that are legal, judged rightly and wrong, drawn at random, and goes on
-from there. The same test problems for every k and both models: those with enough wrong attempts to supply.
+The model continues from a problem and k wrong attempts, which are legal, judged rightly and drawn
+at random. The test problems are the same for every k and for both models: those that have enough
+wrong attempts to supply.
 """
 
 from __future__ import annotations
@@ -33,18 +34,20 @@ def main() -> None:
         "--n",
         type=int,
         default=1024,
-        help="distinct test problems, those without enough ways left out",
+        help="distinct test problems, before those with too few attempts are left out",
     )
     parser.add_argument(
         "--k", type=int, nargs="+", default=[0, 2, 4, 8], help="supplied wrong attempts"
     )
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+
     torch.set_num_threads(given.threads)
     recipe, trained = common.open_run(given.run)
     task, rng = load_task(recipe.task.name, recipe.task.options), random.Random(0)
     limit, most = int(recipe.task.options["max_intermediate"]), max(given.k)
-    posed = []  # (problem, wrong attempts to supply)
+
+    posed = []  # pairs of a problem and the wrong attempts to supply
     for problem in distinct_problems(task, "test", given.n):
         numbers, target = problem.fields["numbers"], problem.fields["target"]
         wrong = [
@@ -62,6 +65,7 @@ def main() -> None:
             model, models.decoder(tokenizer), models.end_ids(tokenizer, model, task.stop)
         )
         problems = [problem for problem, _ in posed]
+
         prompts = {
             k: [
                 models.encode_prompt(tokenizer, f"{task.prompt(p, 'compact')}{''.join(wrong[:k])}")
@@ -69,25 +73,30 @@ def main() -> None:
             ]
             for k in given.k
         }
+
+        # The limit has to be the same for every k, so it is that of the longest prompt.
         longest = max(len(prompt) for row in prompts.values() for prompt in row)
         params = SamplingParams(
             max_tokens=min(recipe.eval_tokens, model.context - longest), stop=tuple(task.stop)
-        )  # the same for every k
+        )
         for k in given.k:
-            went_on = [c[0] for c in sampler.generate(requests_for(prompts[k]), params)]
-            verdicts = judge_group(task, problems, [c.text for c in went_on])
+            continued = [c[0] for c in sampler.generate(requests_for(prompts[k]), params)]
+            verdicts = judge_group(task, problems, [c.text for c in continued])
+
             right = [float(v.reward is not None and v.reward.right is True) for v in verdicts]
             searched = [
                 bool(behaviours.measure(p, c.text)["lines"])
-                for p, c in zip(problems, went_on, strict=True)
+                for p, c in zip(problems, continued, strict=True)
             ]
             mean, (low, high) = sum(right) / len(right), interval(right, [p.key for p in problems])
+
             entry = {"model": name, "k": k, "solved": mean, "low": low, "high": high}
             entry |= {
                 "searched on": sum(searched) / len(right),
-                "tokens": sum(len(c.token_ids) for c in went_on) / len(right),
+                "tokens": sum(len(c.token_ids) for c in continued) / len(right),
             }
             figures.append(entry)
+
             row = [
                 name,
                 k,
@@ -96,6 +105,7 @@ def main() -> None:
                 f"{entry['tokens']:.0f}",
             ]
             rows.append(row)
+
     text = f"{len(posed)} distinct test problems, the same for every row.\n\n"
     text += common.table(
         ["model", "wrong attempts supplied", "solved", "made another attempt", "tokens after them"],

@@ -1,4 +1,4 @@
-"""A task for models that know nothing: any text earns the share of vowels among its letters."""
+"""A task for models with random weights: the reward is the share of vowels among the letters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tinyzero.types import Problem, Prompt, Reward, Split
 
 
 class Vowels:
-    """Any text is an answer, worth the share of vowels among its letters."""
+    """Rewards any text by the share of vowels among its letters."""
 
     def problem(self, split: Split, index: int) -> Problem:
         return Problem(

@@ -1,13 +1,15 @@
-"""What did training add to the base? Base and trained model against what the base could do anyway.
+"""What did training add? The trained model compared with what its base can do with as many tokens.
 
     python benchmarks/what_training_added.py runs/laptop-grpo-0
 
-Three baselines spend the trained model's mean number of tokens a problem:
-  blind search    every legal try in random order, never twice, judged without error (no model at all)
-  forced base     the base may not stop thinking before it has said yes
-  best of k       k completions of the base, the first that says yes counts
-Beside them: pass@1, pass@k and greedy of both models, and how they search.
-The baselines go into the run's baselines.json too, where `tinyzero report` finds them.
+Three baselines spend as many tokens per problem as the trained model does on average:
+
+    blind search    every legal attempt once, in random order, judged without error, by no model
+    forced base     the base, which may not stop thinking before it has said yes
+    best of k       k completions of the base, of which the first that says yes counts
+
+The table also has pass@1, pass@k and greedy accuracy of both models, and how they search. The
+baselines are also written into the run's baselines.json, which `tinyzero report` reads.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ SHOWN = (
 
 
 class Bench:
-    """One model on the run's task and test problems."""
+    """One model with the task and the test problems of the run."""
 
     def __init__(self, folder: str, recipe: config.Config, problems: Sequence[Problem]) -> None:
         self.model, self.tokenizer = models.load_model(folder), models.load_tokenizer(folder)
@@ -74,12 +76,17 @@ class Bench:
 
 
 def tokens_of(bench: Bench, text: str) -> int:
+    """How many tokens a text has."""
     return len(bench.tokenizer(text)["input_ids"])
 
 
 def blind_search(bench: Bench, budget: float) -> tuple[list[float], float]:
-    """1 for each problem whose hit comes within the cap, and the mean tokens spent; the cap makes that `budget`."""
+    """Scores of a search that stops after a number of tokens, and the mean number of tokens.
+
+    The limit is chosen so that the mean is `budget`.
+    """
     rng, limit = random.Random(0), int(bench.recipe.task.options["max_intermediate"])
+
     costs: list[int] = []
     for problem in bench.problems:
         numbers, target = problem.fields["numbers"], problem.fields["target"]
@@ -92,22 +99,26 @@ def blind_search(bench: Bench, budget: float) -> tuple[list[float], float]:
             if hit:
                 break
         costs.append(spent)
-    answer = 12  # </think>, <answer>, the expression, </answer>
+
+    answer = 12  # tokens of </think>, <answer>, the expression and </answer>
     low, high = 0, 2000
-    while low < high:  # the smallest cap whose mean cost reaches the budget
+    # Find the smallest cap whose mean cost reaches the budget.
+    while low < high:
         cap = (low + high) // 2
         mean = sum(min(c, cap) + answer for c in costs) / len(costs)
         low, high = (cap + 1, high) if mean < budget else (low, cap)
+
     spent_mean = sum(min(c, low) + answer for c in costs) / len(costs)
     return [float(c <= low) for c in costs], spent_mean
 
 
 def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
-    """The base without leave to close its thinking before a yes, with at most `cap` tokens of thinking."""
+    """Scores and mean tokens of the base if it has to think until a yes, or for `cap` tokens."""
     close = int(bench.tokenizer.convert_tokens_to_ids("</think>"))
     ends = tuple(bench.sampler.end_ids.tolist())
     first = replace(bench.params, banned=(close, *ends), stop=(" yes\n",), max_tokens=cap)
     thought = [cs[0] for cs in bench.sampler.generate(requests_for(bench.prompts), first)]
+
     said_yes = [i for i, c in enumerate(thought) if c.finish_reason == "stop"]
     rest = bench.sampler.generate(
         [
@@ -116,6 +127,7 @@ def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
         ],
         replace(bench.params, max_tokens=64),
     )
+
     scores, tokens = [0.0] * len(thought), [len(c.token_ids) for c in thought]
     whole = [
         replace(c[0], text=thought[i].text + c[0].text) for i, c in zip(said_yes, rest, strict=True)
@@ -129,7 +141,7 @@ def forced(bench: Bench, cap: int) -> tuple[list[float], float]:
 
 
 def forced_at(bench: Bench, budget: float) -> tuple[list[float], float]:
-    """`forced` with the cap that comes nearest to the budget, found by halving."""
+    """`forced` with the cap that comes closest to the budget, by bisection."""
     low, high = 16, bench.model.context - 128
     while high - low > 8:
         cap = (low + high) // 2
@@ -138,8 +150,9 @@ def forced_at(bench: Bench, budget: float) -> tuple[list[float], float]:
 
 
 def best_of(bench: Bench, k: int) -> tuple[list[float], float]:
-    """The first of k completions with a yes, else the first one; tokens of all that were read."""
+    """Scores of the first of k completions that says yes, and the mean tokens of those read."""
     sampled = bench.sampler.generate(requests_for(bench.prompts, k), replace(bench.params, seed=7))
+
     chosen, tokens = [], 0
     for problem, completions in zip(bench.problems, sampled, strict=True):
         numbers, target = problem.fields["numbers"], problem.fields["target"]
@@ -158,16 +171,19 @@ def main() -> None:
     )
     parser.add_argument("run")
     parser.add_argument("--n", type=int, default=1024, help="distinct test problems")
-    parser.add_argument("--k", type=int, default=8, help="completions a problem for pass@k")
+    parser.add_argument("--k", type=int, default=8, help="completions per problem for pass@k")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+
     torch.set_num_threads(given.threads)
     recipe, folder = common.open_run(given.run)
     problems = distinct_problems(load_task(recipe.task.name, recipe.task.options), "test", given.n)
+
     base = Bench(recipe.model.name, recipe, problems)
     trained = Bench(folder, recipe, problems)
     figures = {"base": base.evaluate(given.k), "trained": trained.evaluate(given.k)}
     budget = figures["trained"]["response_length"]
+
     rows: list[list[str]] = []
 
     def row(name: str, value: float, low: float, high: float, tokens: float | None) -> None:
@@ -183,23 +199,29 @@ def main() -> None:
                 k * f["response_length"],
             )
         row(f"{name}, greedy", *(f[f"greedy{end}"] for end in ("", "/low", "/high")), None)
+
     k = max(1, round(budget / figures["base"]["response_length"]))
-    while best_of(base, k)[1] < budget:  # reading stops at the first yes, so more fit in the budget
+    # Reading stops at the first yes, so that more completions fit into the budget.
+    while best_of(base, k)[1] < budget:
         k += 1
+
     clusters = [p.key for p in problems]
     baselines = {
         "blind search, no repeats": blind_search(base, budget),
         "base forced to go on": forced_at(base, budget),
         f"base, best of {k} by its own verdict": best_of(base, k),
     }
+
     drawn = {}
     for name, (scores, tokens) in baselines.items():
         value, (low, high) = sum(scores) / len(scores), interval(scores, clusters)
         row(name, value, low, high, tokens)
         drawn[name] = {"value": value, "low": low, "high": high, "tokens": tokens}
+
     text = (
-        f"{given.n} distinct test problems; 95 % intervals cluster the problems of one number set.\n\n"
-        + common.table(["", "solved", "tokens a problem"], rows)
+        f"{given.n} distinct test problems. The 95 % intervals treat problems with the same "
+        "numbers as one cluster.\n\n"
+        + common.table(["", "solved", "tokens per problem"], rows)
         + "\n\n"
         + common.table(
             ["", *SHOWN],
@@ -209,7 +231,9 @@ def main() -> None:
             ],
         )
     )
+
     summary = {name: {"solved": sum(s) / len(s), "tokens": t} for name, (s, t) in baselines.items()}
+
     about = common.describe([given.threads], "torch", "transformers")
     common.write("what_training_added", about, {**figures, "baselines": summary}, text)
     (Path(given.run) / "baselines.json").write_text(

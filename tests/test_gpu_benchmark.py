@@ -107,7 +107,7 @@ def test_the_updates_flops_by_hand(gpu: Any) -> None:
 def test_the_projection_by_hand(gpu: Any) -> None:
     assert gpu.cost(20.0) == pytest.approx(475 * 20 / 3600 * 2.5)
     assert gpu.projection("3b", 20.0) == (
-        "PROJECTION, not a run: 475 such GRPO steps of 3b take 2.6 hours, $6.60 at $2.50 an hour."
+        "PROJECTION, not a run: 475 such GRPO steps of 3b take 2.6 hours, $6.60 at $2.50 per hour."
     )
 
 

@@ -136,7 +136,7 @@ def test_no_command_runs_what_a_folder_names(
     theirs.write_text(f'recipe = "{own_recipe(folder)}"\nseeds = [0]\n[axes.x]\na = {{}}\n')
     for served in ("tinyzero.tools.web.play.Server.serve_forever",):
         monkeypatch.setattr(served, lambda self: None)
-    monkeypatch.setattr("tinyzero.tools.ablate.start", lambda *given: pytest.fail("it began"))
+    monkeypatch.setattr("tinyzero.tools.ablate.runs.start", lambda *given: pytest.fail("it began"))
     monkeypatch.setattr("builtins.input", lambda prompt: (_ for _ in ()).throw(EOFError))
     tried = commands(folder, grid)
     if made is strange_model:
