@@ -147,7 +147,7 @@ def test_a_group_of_one_has_no_baseline() -> None:
 
 @pytest.mark.parametrize("scale", ["group", "batch"])
 def test_uncentred_rewards_are_not_scaled(scale: Scale) -> None:
-    with pytest.raises(ValueError, match="not centred"):
+    with pytest.raises(ValueError, match="only centred rewards can be scaled"):
         group_advantages(ONE_RIGHT, ONE_GROUP, "none", scale)
 
 

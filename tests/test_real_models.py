@@ -543,7 +543,7 @@ def test_packing_trains_the_same(written: dict[str, str], tmp_path: Path) -> Non
         ({"optimizer.offload": True}, "optimizer.offload moves things to CPU memory"),
         ({"critic.offload": True}, "critic.offload moves things"),
         ({"model.park": True}, "model.park moves things"),
-        ({"model.device": "cuda"}, "torch sees 0 CUDA devices: use cpu or auto"),
+        ({"model.device": "cuda"}, "torch finds 0 CUDA devices: use cpu or auto"),
         ({"model.device": "gpu"}, "model.device"),
         ({"lora.rank": 2, "lora.targets": ["nowhere"]}, "lora.targets"),
     ],

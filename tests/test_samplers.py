@@ -174,7 +174,9 @@ def test_the_mismatch_by_hand() -> None:
 
 def test_without_vllm_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=r"pip install tinyzero\[vllm\], or --sampler.name torch"):
+    with pytest.raises(
+        UserError, match=r"pip install tinyzero\[vllm\], or use --sampler.name torch"
+    ):
         VllmSampler("tiny", tiny.model(layers=1), str, frozenset())
 
 

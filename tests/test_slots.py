@@ -20,7 +20,7 @@ from tinyzero.samplers import draw as draw_room
 from tinyzero.samplers import slots as slots_room
 from tinyzero.samplers.draw import invert, invert_large
 from tinyzero.samplers.slots import Slots, fault_of, flash_attention, masked_attention, supports
-from tinyzero.samplers.torch import TorchSampler, _take_off
+from tinyzero.samplers.torch import TorchSampler, _to_host
 from tinyzero.types import Completion, SamplingParams
 
 PROMPTS = [[5, 6, 7], [9] * 11, [30, 31, 32, 33, 34, 35], [8], [40] * 5, [41, 42]]
@@ -316,9 +316,9 @@ def test_what_flies_lands() -> None:
         torch.tensor([7, 8]),
         torch.tensor([-1.0, 0.0]),
     )
-    flight = _take_off(*drawn)
+    flight = _to_host(*drawn)
     assert flight.arrived is None, "nothing to wait for on a CPU"
-    for landed, sent in zip(flight.land(), drawn, strict=True):
+    for landed, sent in zip(flight.wait(), drawn, strict=True):
         assert torch.equal(landed, sent)
 
 

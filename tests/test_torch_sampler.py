@@ -173,9 +173,9 @@ def test_a_request_is_done_while_others_are_still_written(
     in_slots: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    note = TorchSampler._note
+    note = TorchSampler._record
     monkeypatch.setattr(
-        TorchSampler, "_note", lambda *given: (events.append("step"), note(*given))[1]
+        TorchSampler, "_record", lambda *given: (events.append("step"), note(*given))[1]
     )
     sampler = TorchSampler(tiny.model(), words, ENDS, in_slots=in_slots)
 

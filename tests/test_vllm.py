@@ -224,7 +224,7 @@ def test_a_layer_that_computes_with_old_weights_is_an_error(
         "apply",
         lambda layer, x, bias=None: torch.nn.functional.linear(x, packed, bias),
     )
-    with pytest.raises(UserError, match=r"1 of its layers .* first model.layers.1.mlp.down_proj"):
+    with pytest.raises(UserError, match=r"1 of its layers .* first is model.layers.1.mlp.down_proj"):
         sampler.load_weights(nudged(policy, 1e-6).items(), sampler.version + 1)
 
 

@@ -1,7 +1,8 @@
-"""Algorithms by name: the files beside this one. A user's own is `path/file.py:Name`.
+"""Reinforcement learning algorithms by name, one file each.
 
-A name is its file's, with `++` for `_pp`: `reinforce++-baseline` is reinforce_pp_baseline.py.
-Each file ends with `ALGORITHM = ...`, so a new one is one new file.
+The name is that of the file, with `++` for `_pp`: reinforce_pp_baseline.py holds
+`reinforce++-baseline`. Each file ends with `ALGORITHM = ...`, so a new algorithm is one new file.
+An algorithm outside the package is named as `path/file.py:Name`.
 """
 
 from __future__ import annotations
@@ -17,28 +18,37 @@ from tinyzero.registry import Registry, validate
 
 __all__ = ["NAMES", "REGISTRY", "Algorithm", "composition", "load_algorithm", "losses", "preset"]
 
+# Modules of this folder that are not algorithms.
 PARTS = ("advantages", "base", "guarded", "losses", "options", "stages")
 REGISTRY = Registry("algorithm", __name__, "ALGORITHM", PARTS, ("annotate", "loss"))
 NAMES = REGISTRY.names()
 
 
 def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> GuardedAlgorithm:
-    """The algorithm called `name` (one of NAMES, `package.module:Name` or `path/file.py:Name`).
+    """Build the algorithm called `name`, with `options` in place of its defaults.
 
-    Raises UserError on an unknown name, a class that is no algorithm, or a wrong option.
+    `name` is one of NAMES, `package.module:Name` or `path/file.py:Name`. Raises UserError if there
+    is no such algorithm, if it lacks a method that an algorithm needs, or if an option is wrong.
+
+    >>> load_algorithm("dapo", {"clip_high": 0.3}).options.clip_high
+    0.3
     """
     kind = REGISTRY.find(name)
-    model = getattr(kind, "Options", None)
-    if model is None and options:
+    options_model = getattr(kind, "Options", None)
+
+    if options_model is None and options:
         unknown = ", ".join(f"algorithm.{key}" for key in options)
         raise UserError(f"algorithm {name} takes no options: remove {unknown}")
-    given = [] if model is None else [validate(model, options or {}, "algorithm")]
-    with building(f"algorithm {name}", given):
-        owner = kind(*given)
+
+    arguments = []
+    if options_model is not None:
+        arguments = [validate(options_model, options or {}, "algorithm")]
+    with building(f"algorithm {name}", arguments):
+        owner = kind(*arguments)
     return GuardedAlgorithm(owner, name, options or {})
 
 
-STAGES = {  # in the order in which they act; the first option of a stage switches it on
+STAGES = {
     "filter": ("filter", "band_low", "band_high"),
     "length": ("overlong", "overlong_penalty"),
     "KL in the reward": ("kl_in_reward",),
@@ -51,29 +61,34 @@ STAGES = {  # in the order in which they act; the first option of a stage switch
     "lambda by length": ("lam_alpha",),
     "critic": ("value_clip", "value_warmup", "critic_lam"),
 }
+"""The options of each stage, in the order in which the stages act.
+
+The first option of a stage switches it on. Options of no stage belong to the advantage.
+"""
 
 
 def composition(name: str) -> tuple[str, str, dict[str, str]]:
-    """An algorithm's title with its source, its formulas, and what it does at each stage: options with their defaults.
+    """What an algorithm is made of: (title with its source, formulas, {stage: its options}).
 
-    Stages that are off and options without effect are left out; options of no stage are the advantage's.
+    Title and formulas come from the docstring of the algorithm's file. The options are shown with
+    their defaults. Stages that are switched off and options without effect are left out.
     """
     kind = REGISTRY.find(name)
     algorithm: Any = kind(kind.Options())
-    given = algorithm.options.model_dump(exclude_none=True)
-    values = {k: v for k, v in given.items() if k not in algorithm.options.without_effect}
-    placed = {option for options in STAGES.values() for option in options}
+    defaults = algorithm.options.model_dump(exclude_none=True)
+    ignored = algorithm.options.without_effect
+    values = {option: value for option, value in defaults.items() if option not in ignored}
+
+    staged = {option for options in STAGES.values() for option in options}
     stages = {
         "models": ["policy", *algorithm.roles],
-        "advantage": [
-            f"{option} {value}" for option, value in values.items() if option not in placed
-        ],
+        "advantage": [f"{key} {value}" for key, value in values.items() if key not in staged],
     }
     for stage, options in STAGES.items():
         if values.get(options[0]) not in (None, 0, "none"):
-            stages[stage] = [
-                f"{option} {values[option]}" for option in options if values.get(option, 0) != 0
-            ]
+            used = [option for option in options if values.get(option, 0) != 0]
+            stages[stage] = [f"{option} {values[option]}" for option in used]
+
     title, *rest = (sys.modules[kind.__module__].__doc__ or name).splitlines()
     formulas = "\n".join(line.strip() for line in rest if line.startswith("    "))
     return title, formulas, {stage: ", ".join(choices) for stage, choices in stages.items()}

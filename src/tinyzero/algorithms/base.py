@@ -1,7 +1,8 @@
-"""What an algorithm may define: one base class with defaults, and presets of one.
+"""The base class of algorithms, with a default for everything but the advantages and the loss.
 
-An algorithm needs `annotate` and `loss`; everything else has a default. A class with these two
-methods and no base class is an algorithm too: `load_algorithm` fills in the rest.
+An algorithm must define `annotate` and `loss`. A class that has these two methods and no base class
+is an algorithm too: `load_algorithm` adds the defaults. `preset` makes an algorithm from another
+one by changing the defaults of its options.
 """
 
 from __future__ import annotations
@@ -20,62 +21,70 @@ if TYPE_CHECKING:
     from tinyzero.batching import Batch, Totals
 
 Metrics = dict[str, tuple["Tensor", "Tensor"]]
+"""{name: (sum, count)}; the mean over a whole step is the quotient of the two totals."""
 
 
 class Algorithm:
-    """How rewards become gradients. Holds no state: what is learned lives in learners.
+    """How rewards become gradients. It has no state: everything that is learned is in the models.
 
-    Example: see examples/my_algorithm.py.
+    One step of training calls `keep`, then `annotate`, then `loss` for every micro-batch.
+    examples/my_algorithm.py is a complete algorithm of 40 lines.
     """
 
     Options: ClassVar[type[BaseModel] | None] = None
-    """A pydantic model; its fields are options of the command line, as `--algorithm.NAME value`."""
+    """A pydantic model. Its fields are the algorithm's options: `--algorithm.NAME value`."""
 
     roles: tuple[str, ...] = ()
     """The models it needs besides the policy: any of "reference", "critic" and "prm"."""
 
     min_samples: int = 1
-    """Fewest completions a prompt."""
+    """The fewest completions per prompt."""
 
     refresh: int = 0
-    """Steps after which the policy becomes the reference; 0 for never."""
+    """Number of steps after which the policy becomes the new reference; 0 means never."""
 
     drops_groups: bool = False
-    """Whether `keep` is expected to drop groups, so that more are drawn: for estimates of cost."""
+    """Whether `keep` usually drops groups, so that more are sampled. Cost estimates use it."""
 
     for_other_samplers: Mapping[str, Any] = {}
-    """Options that a run takes if its sampler is not the learner itself and the user chose none of them."""
+    """Options that apply if the sampler computes other probabilities than the learner.
+
+    They are ignored if the user has set one of them.
+    """
 
     def __init__(self, options: Any = None) -> None:
         self.options: Any = self.Options() if options is None and self.Options else options
 
     def check(self, max_tokens: int) -> None:
-        """Raise UserError if an option does not go with answers of at most `max_tokens` tokens."""
+        """Raise UserError if the options make no sense for completions of `max_tokens` tokens."""
 
     def scorers(self, updates: int) -> tuple[str, ...]:
-        """The models that `annotate` asks to score a batch of which `updates` steps are taken.
+        """The models that `annotate` asks to score a batch on which `updates` steps are taken.
 
-        By default every other model, and the policy if there are several steps.
+        By default these are all models other than the policy. If there are several steps the policy
+        scores the batch too, because its ratio to the policy before the first step is needed.
         """
         return ("policy", *self.roles) if updates > 1 else self.roles
 
     def keep(self, groups: list[Group]) -> list[Group]:
-        """The groups worth training on; what is dropped is drawn anew, within a cap."""
+        """The groups to train on. Those that are left out are replaced, up to `rollout.refills`."""
         return groups
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
-        """Fill in advantages (B, T) and whatever the losses need (old logprobs, returns).
+        """Add advantages (B, T), and whatever else the losses need, to the batch.
 
-        The Lesson says which models are not to be trained on this batch; `Lesson()` is all of them.
+        `models` holds the policy and the models in `roles`. The Lesson names models that are not to
+        be trained on this batch; `Lesson()` trains all of them.
         """
         raise NotImplementedError
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
     ) -> tuple[Tensor, Metrics]:
-        """The scalar that `role`'s learner minimises, and {metric: (sum, count)}.
+        """The scalar that the model called `role` minimises, and metrics as {name: (sum, count)}.
 
-        It is this micro-batch's share of the step's loss: divide by `totals`, not by what is here.
+        `batch` is one micro-batch. The scalar is its share of the loss of the whole step: divide by
+        the `totals` of the step, not by the number of tokens or rows in `batch`.
         """
         raise NotImplementedError
 
@@ -84,7 +93,10 @@ Kind = TypeVar("Kind", bound=Algorithm)
 
 
 def preset(name: str, parent: type[Kind], **constants: Any) -> type[Kind]:
-    """`parent` with other defaults. Bounds and descriptions of its options are inherited.
+    """An algorithm that is `parent` with other default values for some of its options.
+
+    The bounds and descriptions of the options are inherited. The docstring of the calling module
+    describes the preset.
 
     Example: `ALGORITHM = preset("DAPO", GRPO, filter="flat", clip_high=0.28)`.
     """
@@ -94,7 +106,8 @@ def preset(name: str, parent: type[Kind], **constants: Any) -> type[Kind]:
         option: (Annotated[known[option].annotation, known[option]], value)
         for option, value in constants.items()
     }
-    module = sys._getframe(1).f_globals["__name__"]  # whose docstring describes the preset
+
+    module = sys._getframe(1).f_globals["__name__"]
     options = create_model(f"{name}Options", __base__=parent.Options, __module__=module, **changed)
-    made: type[Kind] = type(name, (parent,), {"Options": options, "__module__": module})
-    return made
+    algorithm: type[Kind] = type(name, (parent,), {"Options": options, "__module__": module})
+    return algorithm

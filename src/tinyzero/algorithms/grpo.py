@@ -1,12 +1,26 @@
-"""GRPO: the group is the baseline (DeepSeekMath, arXiv:2402.03300; DeepSeek-R1, arXiv:2501.12948, eq. 1-3).
+"""GRPO: the mean of the group is the baseline (arXiv:2402.03300; DeepSeek-R1, arXiv:2501.12948).
 
-    A_i = (R_i - mean(R)) / std(R)        over the G rollouts of one prompt, for every token of rollout i
-    minimise  mean_i 1/L_i sum_t max(-A r, -A clip(r, 1 - e, 1 + e))  +  beta KL(policy || reference)
-    off here: KL (paper: in the loss, k3, beta 0.04)
+    A_i = (R_i - mean(R)) / std(R)      over the rollouts of one prompt, for each token of rollout i
+    minimise  mean_i 1/L_i sum_t max(-A_i r_it, -A_i clip(r_it, 1 - e_low, 1 + e_high))
+    not used by default: KL loss (paper: k3, weight 0.04)
 
-Assumes several rollouts a prompt. Degenerate case: a group whose rewards are all equal has advantage
-zero and, without KL and entropy, exactly no gradient; it still counts in the denominators. A KL inside the reward
-(`kl_in_reward`) is divided by the standard deviation with the rest of it: as a loss (`kl`) it keeps its weight.
+R_i is the reward of rollout i and L_i its number of tokens. r_it is the probability of its token t
+under the current policy, divided by the probability under the policy before the update. These are
+equations 1 to 3 of DeepSeek-R1.
+
+- `clip_low` and `clip_high`, e_low and e_high (0.2 and 0.2), bound how far one batch can move the
+  probability of a token.
+- `kl` adds the KL loss and `kl_estimator` chooses its formula. With 0 no reference model is needed.
+- `center`, `scale`, `whiten` and `aggregate` choose another advantage or mean. The presets of other
+  papers (DAPO, Dr. GRPO, RLOO, ...) are GRPO with other values for them.
+
+Assumption: there are at least two rollouts per prompt.
+
+Degenerate case: if all rewards of a group are equal, its advantages are zero. Without a KL loss and
+an entropy bonus its gradient is then exactly zero, but the group still counts in the mean.
+
+Detail: a KL penalty in the reward (`kl_in_reward`) is divided by std(R) along with the reward. The
+KL loss (`kl`) is not, so it keeps its weight.
 """
 
 from __future__ import annotations
@@ -26,35 +40,42 @@ if TYPE_CHECKING:
 
 
 class GRPOOptions(PolicyOptions):
-    """The baseline; the other stages are inherited."""
+    """How the rewards of a group become advantages, and the options of the shared stages."""
 
     center: advantages.Center = Field(
-        "mean", description="what is taken from a reward: the group's mean, or others'"
+        "mean",
+        description="baseline of a reward: mean of the group, of its other completions, or none",
     )
     scale: advantages.Scale = Field(
         "group",
-        description="divide advantages by the standard deviation of the group, of the batch, or not",
+        description="divide advantages by the deviation of the group, of the batch, or not",
     )
-    whiten: bool = Field(False, description="normalise advantages over all tokens of the batch")
+    whiten: bool = Field(
+        False, description="shift and scale advantages to mean 0 and variance 1 over the batch"
+    )
     aggregate: losses.Aggregation = Field(
-        "seq-mean-token-mean", description="how token losses become one number"
+        "seq-mean-token-mean",
+        description="how the losses of all tokens are averaged into one number",
     )
 
     @model_validator(mode="after")
     def _centred(self) -> GRPOOptions:
+        """Reject a scale that is undefined or has no effect."""
         if self.center == "none" and self.scale != "none":
             raise ValueError(
-                f'scale "{self.scale}" divides what was not centred: make scale "none" too'
+                f'scale is "{self.scale}" and center is "none", but only centred rewards can be '
+                'scaled: use scale "none" too'
             )
         if self.whiten and self.scale == "batch":
             raise ValueError(
-                'scale "batch" divides by one number, which whiten undoes: leave one of them out'
+                'scale "batch" divides all advantages by one number, which whiten undoes: '
+                "use only one of them"
             )
         return self
 
 
 class GRPO(stages.StagedAlgorithm):
-    """Group-relative policy optimisation, and whatever else compares the rollouts of one prompt."""
+    """Group-relative policy optimisation, and other ways to compare the rollouts of one prompt."""
 
     Options: ClassVar[type[GRPOOptions]] = GRPOOptions
     options: GRPOOptions
@@ -62,20 +83,23 @@ class GRPO(stages.StagedAlgorithm):
     def __init__(self, options: GRPOOptions | None = None) -> None:
         super().__init__(options)
         if self.options.center != "none":
-            self.min_samples = 2  # a group of one has no baseline
+            self.min_samples = 2  # in a group of one, there is nothing to compare with
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
-        """Advantages from the group; a KL inside the reward counts as the response's own, before the baseline."""
-        o = self.options
-        batch = stages.prepare(batch, models, o)
-        scores = advantages.group_advantages(
-            stages.response_rewards(batch, o), batch.groups, o.center, o.scale
+        """Add advantages: each rollout's reward, less its KL penalties, compared with its group."""
+        options = self.options
+        batch = stages.prepare(batch, models, options)
+
+        rewards = stages.response_rewards(batch, options)
+        row_advantages = advantages.group_advantages(
+            rewards, batch.groups, options.center, options.scale
         )
-        found = advantages.broadcast(scores, batch.mask)
-        if o.whiten:
-            found = advantages.whiten(found, batch.mask)
-        idle = stages.rows_without_gradient(found, o)
-        return replace(batch, advantages=found, idle=idle), Lesson()
+        token_advantages = advantages.broadcast(row_advantages, batch.mask)
+        if options.whiten:
+            token_advantages = advantages.whiten(token_advantages, batch.mask)
+
+        idle = stages.rows_without_gradient(token_advantages, options)
+        return replace(batch, advantages=token_advantages, idle=idle), Lesson()
 
 
 ALGORITHM = GRPO

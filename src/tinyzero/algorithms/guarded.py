@@ -1,7 +1,8 @@
-"""An algorithm behind its guard: complete, named, and unable to take the run down.
+"""The wrapper around every algorithm, which reports mistakes in it as one line.
 
-`load_algorithm` wraps every algorithm in a `GuardedAlgorithm`, so nothing else guards a user's
-code. A class with only `annotate` and `loss` gets the defaults of `Algorithm` for the rest.
+`load_algorithm` adds it. An algorithm may raise anything or return the wrong thing; the wrapper
+turns this into a UserError that names the file and line, so no other code has to. It also adds the
+defaults of `Algorithm` to a class that only has `annotate` and `loss`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
 
 
 class GuardedAlgorithm(Algorithm):
-    """The algorithm `owner` called `name`. What it raises becomes a UserError that names its line."""
+    """The algorithm `owner`, loaded as `name`. Whatever it raises becomes a UserError."""
 
     def __init__(self, owner: Any, name: str, options: Mapping[str, Any]) -> None:
-        self.owner, self.name, self.given = owner, name, dict(options)
+        """`options` are those that the user has set; other processes load the algorithm by them."""
+        self.owner = owner
+        self.name = name
+        self.given = dict(options)
         self.options = getattr(owner, "options", None)
+
         with asking(owner):
             self.roles = tuple(self._attribute("roles"))
             self.min_samples = int(self._attribute("min_samples"))
@@ -33,7 +38,7 @@ class GuardedAlgorithm(Algorithm):
             self.drops_groups = bool(self._attribute("drops_groups"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """It travels to another process as its name and options, and is loaded there."""
+        """Pickle the name and the options: another process loads the algorithm from them."""
         from tinyzero.algorithms import load_algorithm
 
         return load_algorithm, (self.name, self.given)
@@ -54,30 +59,34 @@ class GuardedAlgorithm(Algorithm):
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         with asking(self.owner):
-            found = self.owner.annotate(batch, models)
-        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Lesson)):
+            result = self.owner.annotate(batch, models)
+
+        is_pair = isinstance(result, tuple) and len(result) == 2
+        if not (is_pair and isinstance(result[1], Lesson)):
             raise UserError(
-                f"annotate of {self.name} gives {type(found).__name__}: return (batch, Lesson())"
+                f"annotate of {self.name} returns {type(result).__name__}: "
+                "return (batch, Lesson()) instead"
             )
-        return found
+        return result
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
     ) -> tuple[Tensor, Metrics]:
         with asking(self.owner):
             scalar, metrics = self.owner.loss(role, outputs, batch, totals)
-            learns = any(output.requires_grad for output in outputs.values())
-            if scalar.ndim or (learns and not scalar.requires_grad):
+
+            is_training = any(output.requires_grad for output in outputs.values())
+            if scalar.ndim or (is_training and not scalar.requires_grad):
                 raise UserError(
-                    f"the loss of {self.name} for the {role} is no scalar with a gradient: "
-                    "return a sum over tokens of what depends on the outputs"
+                    f"the loss of {self.name} for the {role} is not a scalar with a gradient: "
+                    "return a sum over tokens that depends on the outputs"
                 )
             return scalar, dict(metrics)
 
     def _attribute(self, name: str) -> Any:
-        """The owner's own, or the default of `Algorithm`."""
+        """The owner's attribute, or the default of `Algorithm` if it has none."""
         return getattr(self.owner, name, getattr(Algorithm, name))
 
     def _method(self, name: str) -> Any:
-        """The owner's own method, or the default of `Algorithm`."""
+        """The owner's method, or the default of `Algorithm` if it has none."""
         return getattr(self.owner, name, None) or getattr(Algorithm, name).__get__(self.owner)

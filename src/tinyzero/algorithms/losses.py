@@ -1,8 +1,9 @@
-"""What is minimised: a loss for every token, and the one sum that makes a scalar of them.
+"""Losses: one number per token, and the sum that makes a scalar of them.
 
-Pure functions on tensors. Shapes: B sequences, T tokens, V vocabulary. The per-token functions know no mask;
-`aggregate` drops what lies outside it. Padding in their inputs should be finite all the same: the derivative of a
-square at infinity, times the zero that `aggregate` sends back, is NaN.
+All functions are pure functions of tensors. In the shapes, B counts sequences, T tokens, and V the
+entries of the vocabulary. Functions that return a loss per token take no mask: `aggregate` drops
+what lies outside it. Their inputs should be finite in the padding all the same, because the
+derivative of a square at infinity, times the zero that `aggregate` passes back, is NaN.
 """
 
 from typing import Any, Literal
@@ -16,13 +17,17 @@ Correction = Literal["truncate", "mask"]
 Level = Literal["token", "sequence"]
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant-length"]
 
-# exp(20) is 5e8: a probability ratio beyond it is a fault, not a policy, and exp(89) overflows float32. The clamp's
-# derivative there is exactly zero, which also keeps junk in the padding out of the gradient.
+# A ratio of probabilities beyond exp(20) = 5e8 is a bug and not a policy, and exp(89) overflows
+# float32. Beyond the limit the gradient of the clamp is exactly zero, which also keeps junk in the
+# padding out of the gradient.
 LOG_RATIO_LIMIT = 20.0
+
+# The logprob of an impossible token is -inf, which must not be multiplied by its probability 0.
+FP32_LOWEST = torch.finfo(torch.float32).min
 
 
 def _ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """exp(logprobs - old_logprobs), within LOG_RATIO_LIMIT."""
+    """exp(logprobs - old_logprobs), with the difference held within LOG_RATIO_LIMIT."""
     return (logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
 
 
@@ -34,29 +39,55 @@ def clipped_surrogate(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """PPO's pessimistic policy loss -> loss (B, T), and where the clip cuts the gradient (B, T) bool.
+    """PPO's clipped policy loss (B, T), and a mask (B, T) of the tokens that the clip cuts off.
 
-    logprobs, old_logprobs, advantages: (B, T). With r = exp(logprobs - old_logprobs) the loss is
-    max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)) (arXiv:1707.06347, eq. 7; the two sides apart as in DAPO,
-    arXiv:2503.14476). `dual_clip` c > 1 bounds it by -A c where A < 0, since there the ratio has no upper limit
-    (arXiv:1912.09729). On-policy r is 1, nothing is clipped and the gradient is REINFORCE's.
+    With r = exp(logprobs - old_logprobs) the loss of a token with advantage A is
+
+        max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high))
+
+    (arXiv:1707.06347, equation 7, with two separate bounds as in DAPO, arXiv:2503.14476). A token
+    that is cut off has no gradient: its ratio has already moved far enough in the direction that
+    its advantage asks for.
+
+    If A is negative, nothing above bounds r. `dual_clip`, a number c > 1, limits the loss to -A c
+    in this case (arXiv:1912.09729). All three inputs are (B, T).
+
+    On-policy r is 1, so no token is cut off and the gradient is that of REINFORCE.
+
+    The ratio is 1.5 in both columns. Only the first token, which should become more likely, is cut:
+
+    >>> old, new = torch.zeros(1, 2), torch.full((1, 2), 1.5).log()
+    >>> loss, cut = clipped_surrogate(new, old, advantages=torch.tensor([[1.0, -1.0]]))
+    >>> loss
+    tensor([[-1.2000,  1.5000]])
+    >>> cut
+    tensor([[ True, False]])
     """
     ratio = _ratio(logprobs, old_logprobs)
-    free = -advantages * ratio
-    bound = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
-    loss, active = torch.maximum(free, bound), bound > free
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+
+    loss = torch.maximum(unclipped, clipped)
+    is_cut = clipped > unclipped
     if dual_clip is None:
-        return loss, active
+        return loss, is_cut
+
     too_far = (advantages < 0) & (ratio > dual_clip)
-    return torch.where(too_far, -advantages * dual_clip, loss), active | too_far
+    return torch.where(too_far, -advantages * dual_clip, loss), is_cut | too_far
 
 
 def importance_sampled(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The policy loss without a clip, -A exp(logprobs - old_logprobs) -> loss (B, T), and False (B, T).
+    """The policy loss without a clip (B, T), and a mask (B, T) that is False everywhere.
 
-    On-policy its gradient is REINFORCE's, -A grad logprobs (Williams, 1992).
+    The loss of a token with advantage A is -A exp(logprobs - old_logprobs). On-policy the gradient
+    is that of REINFORCE, -A grad logprobs (Williams, 1992). The mask has the meaning that it has in
+    `clipped_surrogate`. All inputs are (B, T).
+
+    >>> old, new = torch.zeros(1, 2), torch.full((1, 2), 1.5).log()
+    >>> importance_sampled(new, old, advantages=torch.tensor([[1.0, -1.0]]))[0]
+    tensor([[-1.5000,  1.5000]])
     """
     ratio = _ratio(logprobs, old_logprobs)
     return -advantages * ratio, torch.zeros_like(ratio, dtype=torch.bool)
@@ -65,10 +96,17 @@ def importance_sampled(
 def cispo(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """CISPO's policy loss (arXiv:2506.13585, eq. 4) -> loss (B, T), and where the weight is clipped (B, T) bool.
+    """CISPO's policy loss (B, T), and a mask (B, T) of the tokens whose weight is clipped.
 
-    -sg(clip(r, 1 - clip_low, 1 + clip_high)) A logprobs, with sg the stop of the gradient: the ratio is a weight that
-    is held within bounds, so no token is cut out of the gradient, as PPO's clip does. The value is no objective.
+    The loss is -sg(clip(r, 1 - clip_low, 1 + clip_high)) A logprobs, where sg stops the gradient
+    (arXiv:2506.13585, equation 4). The ratio r is only a weight here. It is held within bounds, so
+    unlike with PPO's clip every token keeps a gradient. The value of this loss has no meaning; only
+    its gradient has.
+
+    >>> old, new = torch.zeros(1, 1), torch.full((1, 1), 1.5).log()
+    >>> loss, clipped = cispo(new, old, torch.tensor([[1.0]]), clip_low=0.2, clip_high=0.2)
+    >>> clipped, torch.allclose(loss, -1.2 * new)
+    (tensor([[True]]), True)
     """
     ratio = _ratio(logprobs.detach(), old_logprobs)
     weight = ratio.clamp(1 - clip_low, 1 + clip_high)
@@ -76,14 +114,26 @@ def cispo(
 
 
 def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Old logprobs (B, T) that make every token's ratio the sequence's: GSPO, arXiv:2507.18071, eq. 7 and 13.
+    """Old logprobs (B, T) that give every token the ratio of its whole sequence, for GSPO.
 
-    With s_i = exp(1/L_i sum_t (logprobs - old_logprobs)), the returned `old` is such that logprobs - old has the value
-    log s_i at every token of the mask and the gradient of its own logprob. Under seq-mean-token-mean and one advantage
-    a sequence, that is the gradient of a surrogate in s_i.
+    GSPO (arXiv:2507.18071, equations 7 and 13) replaces the ratio of a token by that of its
+    sequence i of L_i masked tokens:
+
+        s_i = exp(1/L_i sum_t (logprobs_t - old_logprobs_t))
+
+    The result `old` is such that `logprobs - old` has the value log s_i at every token of the mask,
+    and the gradient of the token's own logprob. With one advantage per sequence and the aggregation
+    seq-mean-token-mean, the gradient is then that of a surrogate in s_i. All inputs are (B, T).
+
+    Two tokens with log-ratios 0.2 and 0.4, whose mean is 0.3:
+
+    >>> old, new = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-0.8, -1.6]])
+    >>> new - sequence_ratio(new, old, torch.tensor([[True, True]]))
+    tensor([[0.3000, 0.3000]])
     """
-    gaps = torch.where(mask, logprobs - old_logprobs, 0.0).detach()
-    mean = gaps.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    log_ratios = torch.where(mask, logprobs - old_logprobs, 0.0).detach()
+    lengths = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = log_ratios.sum(dim=1, keepdim=True) / lengths
     return logprobs.detach() - mean
 
 
@@ -95,50 +145,88 @@ def importance_weights(
     level: Level,
     cap: float,
 ) -> Tensor:
-    """Weights (B, T) for a sampler whose probabilities differ from the learner's: w = exp(old - sampled).
+    """Weights (B, T) that correct for a sampler whose probabilities differ from the learner's.
 
-    A token's own ratio, or with level "sequence" the product of all of a response's. "truncate": min(w, cap)
-    (truncated importance sampling, Yao et al., 2025); "mask": w where 1/cap <= w <= cap, else 0 (IcePop).
-    Detached; multiply the token loss by them. 0 outside the mask.
+    The raw weight is w = exp(old_logprobs - sampled_logprobs): the learner's probability of the
+    token before the update, divided by the sampler's. With `level` "token" each token has its own,
+    with "sequence" all tokens of a sequence have the product of its tokens' weights. `how` limits
+    them:
+
+    - "truncate": min(w, cap) (truncated importance sampling, Yao et al., 2025)
+    - "mask": w if 1 / cap <= w <= cap, else 0 (IcePop)
+
+    Multiply the loss of the tokens by the result. It has no gradient, and is 0 outside the mask.
+    All inputs are (B, T).
+
+    >>> sampled, old = torch.zeros(1, 3), torch.tensor([[0.1, 1.0, 3.0]]).log()
+    >>> mask = torch.ones(1, 3, dtype=torch.bool)
+    >>> importance_weights(old, sampled, mask, "truncate", "token", cap=2.0)
+    tensor([[0.1000, 1.0000, 2.0000]])
+    >>> importance_weights(old, sampled, mask, "mask", "token", cap=2.0)
+    tensor([[0., 1., 0.]])
     """
-    gaps = torch.where(mask, old_logprobs - sampled_logprobs, 0.0).detach()
+    log_ratios = torch.where(mask, old_logprobs - sampled_logprobs, 0.0).detach()
     if level == "sequence":
-        gaps = gaps.sum(dim=1, keepdim=True).expand_as(gaps)
-    weights = gaps.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+        log_ratios = log_ratios.sum(dim=1, keepdim=True).expand_as(log_ratios)
+    weights = log_ratios.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+
     if how == "truncate":
         return torch.where(mask, weights.clamp(max=cap), 0.0)
-    return torch.where(mask & (weights <= cap) & (weights >= 1 / cap), weights, 0.0)
+    within_bounds = (weights <= cap) & (weights >= 1 / cap)
+    return torch.where(mask & within_bounds, weights, 0.0)
 
 
 def implicit_reward_loss(
     log_ratios: Tensor, mask: Tensor, right: Tensor, beta: float, sequences: int
 ) -> Tensor:
-    """PRIME's reward model against the outcome (arXiv:2502.01456, eq. 5): this micro-batch's share, a scalar.
+    """PRIME's loss for its reward model: cross-entropy against right or wrong answers, a scalar.
 
-    log_ratios (B, T) are log(PRM / reference); the chance of a right answer is sigmoid(beta sum_t log_ratios). `right`
-    (B,) bool. The mean is over all `sequences` of the optimizer step.
+    `log_ratios` (B, T) are log(reward model / reference). The model's probability that an answer is
+    right is sigmoid(beta sum_t log_ratios_t), and `right` (B,) bool says whether it was
+    (arXiv:2502.01456, equation 5). The result is this micro-batch's share of the mean over all
+    `sequences` of the optimizer step.
+
+    A model that still equals its reference is undecided, so its loss is log 2:
+
+    >>> mask = torch.tensor([[True, True]])
+    >>> implicit_reward_loss(torch.zeros(1, 2), mask, torch.tensor([True]), beta=0.05, sequences=1)
+    tensor(0.6931)
     """
     scores = beta * torch.where(mask, log_ratios, 0.0).sum(dim=1)
-    return binary_cross_entropy_with_logits(scores, right.to(scores.dtype), reduction="sum") / max(
-        sequences, 1
-    )
+    total = binary_cross_entropy_with_logits(scores, right.to(scores.dtype), reduction="sum")
+    return total / max(sequences, 1)
 
 
 def kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:
-    """Estimates of KL(policy || reference) at tokens sampled from the policy: (B, T), (B, T) -> (B, T).
+    """Estimates (B, T) of KL(policy || reference), from tokens sampled by the policy.
 
-    With d = logprobs - ref_logprobs (http://joschu.net/blog/kl-approx.html): k1 = d, k2 = d²/2, k3 = exp(-d) - 1 + d.
-    To be *added* to a loss. An estimator's value and its gradient are different questions: k1's gradient averages to
-    zero, so k1 belongs in the reward and never in the loss; k2's is the KL's own; k3's value is the steadiest and its
-    gradient biased. "k3+" has the value of k3 and the gradient of k2.
+    With d = logprobs - ref_logprobs at each token (http://joschu.net/blog/kl-approx.html):
 
-    k3 takes d no lower than -20, lest exp(-d) overflow. It is d itself that is clamped, not the exponential alone: that
-    would leave the gradient of "+ d", which pushes the policy further from the reference.
+    | estimator | value           | gradient                                               |
+    |-----------|-----------------|--------------------------------------------------------|
+    | k1        | d               | averages to zero: for the reward, never for the loss   |
+    | k2        | d² / 2          | that of the KL divergence itself                       |
+    | k3        | exp(-d) - 1 + d | biased, but the value varies least                     |
+    | k3+       | that of k3      | that of k2                                             |
+
+    As a loss the result is *added*, since the divergence should be small. Both inputs are (B, T).
+
+    >>> kl(torch.tensor([[-1.0]]), torch.tensor([[-1.5]]), "k1")
+    tensor([[0.5000]])
+    >>> kl(torch.tensor([[-1.0]]), torch.tensor([[-1.5]]), "k3")
+    tensor([[0.1065]])
+
+    Raises ValueError if there is no estimator of this name.
     """
     d = logprobs - ref_logprobs
     k2 = d.square() / 2
-    above = d.clamp(min=-LOG_RATIO_LIMIT)
-    k3 = torch.expm1(-above) + above
+
+    # For k3, d is at least -20, because exp(-d) could overflow. The clamp applies to both places of
+    # d: if only the exponential were clamped, the gradient of "+ d" would be left, which pushes the
+    # policy further away from the reference.
+    bounded = d.clamp(min=-LOG_RATIO_LIMIT)
+    k3 = torch.expm1(-bounded) + bounded
+
     match estimator:
         case "k1":
             return d
@@ -152,13 +240,20 @@ def kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """Half the squared error of the critic: (B, T) each -> (B, T).
+    """The critic's loss per token, half a squared error: (B, T), (B, T), (B, T) -> (B, T).
 
-    The larger of the errors of `values` and of `values` held within `clip` of `old_values` (PPO's reference
-    implementation; arXiv:2005.12729, section 3).
+    There are two errors: that of `values`, and that of `values` held within `clip` of `old_values`.
+    The larger one counts (PPO's reference implementation; arXiv:2005.12729, section 3).
+
+    The value moved from 0 to the return of 1, but only a move of 0.5 counts:
+
+    >>> one = torch.tensor([[1.0]])
+    >>> clipped_value_loss(one, old_values=0 * one, returns=one, clip=0.5)
+    tensor([[0.1250]])
     """
-    held = old_values + (values - old_values).clamp(-clip, clip)
-    return torch.maximum((values - returns).square(), (held - returns).square()) / 2
+    bounded = old_values + (values - old_values).clamp(-clip, clip)
+    error = torch.maximum((values - returns).square(), (bounded - returns).square())
+    return error / 2
 
 
 def aggregate(
@@ -166,19 +261,29 @@ def aggregate(
 ) -> Tensor:
     """This micro-batch's share of the loss of one optimizer step: (B, T), (B, T) bool -> scalar.
 
-    The denominators belong to the *whole* step, over all micro-batches: `tokens` masked tokens, `sequences`
-    sequences, and `max_length`, the most tokens that a response may have. So the shares of any partition into
-    micro-batches (a row stays whole) add up to the loss of the whole, and so do their gradients.
+    The denominators belong to the *whole* step, over all of its micro-batches: `tokens` is the
+    number of masked tokens, `sequences` the number of sequences, and `max_length` the most tokens
+    that a completion may have. Therefore the shares add up to the loss of the whole step, however
+    its rows are divided into micro-batches, and so do their gradients.
 
-    - token-mean: every token counts alike (DAPO, arXiv:2503.14476)
-    - seq-mean-token-mean: every sequence counts alike (GRPO, arXiv:2402.03300, eq. 3)
-    - seq-mean-token-sum: the sequence is one action (RLOO, arXiv:2402.14740)
-    - constant-length: as before, over a constant (Dr. GRPO, arXiv:2503.20783)
+    | how                 | mean over                                                           |
+    |---------------------|---------------------------------------------------------------------|
+    | token-mean          | all tokens (DAPO, arXiv:2503.14476)                                 |
+    | seq-mean-token-mean | sequences, of the mean over their tokens (GRPO, arXiv:2402.03300)   |
+    | seq-mean-token-sum  | sequences, of the sum over their tokens (RLOO, arXiv:2402.14740)    |
+    | constant-length     | the same, divided by max_length (Dr. GRPO, arXiv:2503.20783)        |
 
-    Outside the mask even NaN leaves no trace, neither in the value nor in the gradient with respect to `per_token`:
-    hence `where` and not a product, for NaN times zero is NaN.
+    A loss of 1 for each of three tokens, in sequences of one and two tokens:
+
+    >>> loss, mask = torch.ones(2, 2), torch.tensor([[True, False], [True, True]])
+    >>> ways = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant-length")
+    >>> [aggregate(loss, mask, how, tokens=3, sequences=2, max_length=6).item() for how in ways]
+    [1.0, 1.0, 1.5, 0.25]
+
+    Outside the mask even NaN has no effect, neither on the value nor on the gradient with respect
+    to `per_token`. Raises ValueError if `how` is not one of the four.
     """
-    kept = torch.where(mask, per_token, 0.0)
+    kept = torch.where(mask, per_token, 0.0)  # a product would keep NaN: NaN times zero is NaN
     match how:
         case "token-mean":
             return kept.sum() / max(tokens, 1)
@@ -190,20 +295,24 @@ def aggregate(
         case "constant-length":
             return kept.sum() / max(sequences * max_length, 1)
     raise ValueError(
-        f"unknown aggregation {how!r}: use token-mean, seq-mean-token-mean, seq-mean-token-sum or constant-length"
+        f"unknown aggregation {how!r}: use token-mean, seq-mean-token-mean, seq-mean-token-sum "
+        "or constant-length"
     )
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of softmax(logits): (..., V) -> (...).
+    """Entropy in nats of softmax(logits): (..., V) -> (...), in float32 or better.
 
-    In float32 at least, and from log_softmax, which stays exact where a probability underflows. A forbidden token
-    (logit -inf) adds nothing: 0 · log 0 is 0, which the finite floor makes true in the gradient too.
+    It is computed from log_softmax, which stays exact when a probability underflows. A forbidden
+    token (logit -inf) adds nothing, because 0 log 0 is 0 here, in the value and in the gradient.
+
+    >>> entropy(torch.tensor([0.0, 0.0, -torch.inf]))  # two equally likely tokens: log 2
+    tensor(0.6931)
     """
-    logprobs = torch.log_softmax(
-        logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)
-    )
-    return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(dim=-1)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    logprobs = torch.log_softmax(logits, dim=-1, dtype=dtype)
+    finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)  # 0 times -inf would be NaN
+    return -(logprobs.exp() * finite).sum(dim=-1)
 
 
 def chosen_logprobs(
@@ -214,21 +323,37 @@ def chosen_logprobs(
     temperature: float,
     rows: int,
 ) -> tuple[Tensor, Tensor]:
-    """Logprob of each target under softmax((hidden weightᵀ + bias) / temperature), and that softmax's entropy.
+    """Logprobs (N,) of `targets`, and entropies (N,), of the distributions that a head computes.
 
-    hidden (N, D), weight (V, D), bias (V,) or None, targets (N,) -> (N,), (N,), both fp32, with gradients to hidden,
-    weight and bias. At most `rows` rows of logits exist at a time, forward and backward: with a vocabulary of 151,936
-    they would otherwise be most of the memory. They are made in fp32 whatever the precision of the inputs, and
-    computed once more backward; the weight's gradient is summed in fp32.
+    The distribution of row n is softmax((hidden_n weightᵀ + bias) / temperature). Shapes: `hidden`
+    (N, D), `weight` (V, D), `bias` (V,) or None, `targets` (N,). Both results are float32 and have
+    gradients with respect to hidden, weight and bias.
+
+    At most `rows` rows of logits exist at a time, forward and backward. With a vocabulary of
+    151,936 entries they would otherwise take most of the memory. The price is that the backward
+    pass computes them again. Logits are float32 whatever the precision of the inputs, and the
+    gradient of the weight is summed in float32.
+
+    Two entries of the vocabulary whose logits are always equal:
+
+    >>> hidden, weight = torch.ones(1, 3), torch.ones(2, 3)
+    >>> chosen_logprobs(hidden, weight, None, torch.tensor([0]), temperature=1.0, rows=1)
+    (tensor([-0.6931]), tensor([0.6931]))
     """
-    logprobs, entropy = _ChosenLogprobs.apply(  # type: ignore[no-untyped-call]
+    logprobs, entropies = _ChosenLogprobs.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, targets, temperature, rows
     )
-    return logprobs, entropy
+    return logprobs, entropies
 
 
 class _ChosenLogprobs(torch.autograd.Function):
-    """d logprob / d logits = onehot - p and d entropy / d logits = -p (log p + entropy), a chunk of rows at a time."""
+    """`chosen_logprobs` with its gradient, computed chunk by chunk.
+
+    With p = softmax(logits), log p its logarithm and H its entropy:
+
+        d logprob / d logits = onehot(target) - p
+        d entropy / d logits = -p (log p + H)
+    """
 
     @staticmethod
     def forward(
@@ -240,40 +365,49 @@ class _ChosenLogprobs(torch.autograd.Function):
         temperature: float,
         rows: int,
     ) -> tuple[Tensor, Tensor]:
-        logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
-        entropy = torch.empty_like(logprobs)
-        for part in _parts(len(hidden), rows):
-            found = fp32_logits(hidden[part], weight, bias).div_(temperature).log_softmax(-1)
-            logprobs[part] = found.gather(-1, targets[part, None]).squeeze(-1)
-            entropy[part] = -torch.linalg.vecdot(
-                found.exp(), found.clamp(min=torch.finfo(found.dtype).min)
-            )
-        ctx.save_for_backward(hidden, weight, bias, targets, entropy)
-        ctx.temperature, ctx.rows = temperature, rows
-        return logprobs, entropy
+        chosen = hidden.new_empty(len(hidden), dtype=torch.float32)
+        entropies = torch.empty_like(chosen)
+
+        for chunk in _chunks(len(hidden), rows):
+            logprobs = _head_logprobs(hidden[chunk], weight, bias, temperature)
+            chosen[chunk] = logprobs.gather(-1, targets[chunk, None]).squeeze(-1)
+            entropies[chunk] = -torch.linalg.vecdot(logprobs.exp(), logprobs.clamp(min=FP32_LOWEST))
+
+        ctx.save_for_backward(hidden, weight, bias, targets, entropies)
+        ctx.temperature = temperature
+        ctx.rows = rows
+        return chosen, entropies
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, entropy = ctx.saved_tensors
-        to_logprobs, to_entropy = grads
+        hidden, weight, bias, targets, entropies = ctx.saved_tensors
+        to_chosen, to_entropies = grads
+        trains_weight = ctx.needs_input_grad[1]
+
         to_hidden = torch.empty_like(hidden)
-        to_weight = (
-            torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        )
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if trains_weight else None
         to_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        for part in _parts(len(hidden), ctx.rows):
-            logp = fp32_logits(hidden[part], weight, bias).div_(ctx.temperature).log_softmax(-1)
-            p = logp.exp()
-            logp = logp.clamp_(min=torch.finfo(logp.dtype).min).add_(entropy[part, None])
-            d = p.mul_(logp.mul_(-to_entropy[part, None]).sub_(to_logprobs[part, None]))
-            d.scatter_add_(-1, targets[part, None], to_logprobs[part, None])
-            d.div_(ctx.temperature)
-            low = d.to(weight.dtype)
-            to_hidden[part] = low @ weight
+
+        for chunk in _chunks(len(hidden), ctx.rows):
+            logprobs = _head_logprobs(hidden[chunk], weight, bias, ctx.temperature)
+            probs = logprobs.exp()
+
+            # to_logits = onehot g - p (g + (log p + H) h), with g and h the gradients with respect
+            # to the logprob and the entropy. It is computed in place: these tensors are the large
+            # ones.
+            factor = logprobs.clamp_(min=FP32_LOWEST).add_(entropies[chunk, None])
+            factor.mul_(-to_entropies[chunk, None]).sub_(to_chosen[chunk, None])
+            to_logits = probs.mul_(factor)
+            to_logits.scatter_add_(-1, targets[chunk, None], to_chosen[chunk, None])
+            to_logits.div_(ctx.temperature)
+
+            rounded = to_logits.to(weight.dtype)
+            to_hidden[chunk] = rounded @ weight
             if to_weight is not None:
-                to_weight += fp32_product(low.T, hidden[part])
+                to_weight += fp32_product(rounded.T, hidden[chunk])
             if to_bias is not None:
-                to_bias += d.sum(0)
+                to_bias += to_logits.sum(0)
+
         return (
             to_hidden,
             None if to_weight is None else to_weight.to(weight.dtype),
@@ -284,18 +418,35 @@ class _ChosenLogprobs(torch.autograd.Function):
         )
 
 
+def _head_logprobs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
+) -> Tensor:
+    """log_softmax((hidden weightᵀ + bias) / temperature) in float32: (N, D) -> (N, V)."""
+    return fp32_logits(hidden, weight, bias).div_(temperature).log_softmax(-1)
+
+
 def fp32_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(N, D), (V, D), (V,) or None -> (N, V) in fp32: products of low-precision numbers, never rounded to it again."""
+    """Logits in float32: hidden (N, D), weight (V, D), bias (V,) or None -> (N, V).
+
+    Low-precision inputs are multiplied and summed in float32, and the result is never rounded.
+    """
     logits = fp32_product(hidden, weight.T)
     return logits if bias is None else logits + bias
 
 
 def fp32_product(a: Tensor, b: Tensor) -> Tensor:
-    """The matrix product in fp32, whatever the precision of (N, K) and (K, M)."""
+    """The matrix product (N, K), (K, M) -> (N, M) in float32, for inputs of any precision."""
     if a.dtype == torch.float32:
         return a @ b
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
 
 
-def _parts(length: int, size: int) -> list[slice]:
+def _chunks(length: int, size: int) -> list[slice]:
+    """Slices of at most `size` rows that cover `length` rows.
+
+    >>> _chunks(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
+    """
     return [slice(start, start + size) for start in range(0, length, size)]

@@ -1,11 +1,23 @@
-"""REINFORCE++: no critic, no group; the batch is the baseline (Hu et al., arXiv:2501.03262).
+"""REINFORCE++: the batch is the baseline, without critic or group (Hu et al., arXiv:2501.03262).
 
-    rho_t = -beta log(pi/ref),  rho_T += R;   G_t = sum_{s >= t} gamma^(s - t) rho_s;   A = whiten(G) over the batch
-    off here: KL (paper: in the reward, k1, beta 0.01)
+    rho_t = -beta log(pi(y_t) / ref(y_t)), plus the reward R at the last token
+    G_t = sum_{s >= t} gamma^(s - t) rho_s
+    A_t = (G_t - mean(G)) / std(G)      over all tokens of the batch, then PPO's clip
+    not used by default: KL in the reward (paper: k1, beta 0.01)
 
-One rollout a prompt suffices. beta is `kl_in_reward`; 0 here, as the rewards are exact. Whitening
-counts tokens, so long responses weigh more in the mean, and a batch whose answers are all right but of unequal
-penalties pushes some of them down.
+pi is the policy and ref a frozen copy of the initial policy.
+
+- `kl_in_reward` is beta. It is 0 here because a program checks the answers, so
+  there is no learned reward model to exploit.
+- `gamma` (1) discounts later rewards.
+
+Assumption: the problems of a batch are about equally difficult, since all of them share one
+baseline. One rollout per prompt is enough.
+
+Degenerate case: if all returns are equal, all advantages are zero. A batch of right answers with
+unequal penalties still pushes some of them down.
+
+Mean and deviation are taken over tokens, so long completions count more than short ones.
 """
 
 from __future__ import annotations
@@ -25,27 +37,30 @@ if TYPE_CHECKING:
 
 
 class ReinforcePPOptions(PolicyOptions):
-    """REINFORCE++'s choices."""
+    """The discount, and the options of the shared stages."""
 
     by_token: ClassVar[bool] = True
 
-    gamma: float = Field(1.0, gt=0, le=1, description="discount of later rewards")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount of later rewards per token")
 
 
 class ReinforcePP(stages.StagedAlgorithm):
-    """REINFORCE with PPO's clip and a whitened return."""
+    """REINFORCE with PPO's clip and whitened returns."""
 
     Options = ReinforcePPOptions
     options: ReinforcePPOptions
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
-        """Whitened returns-to-go of the rewards and the KL's penalties."""
-        o = self.options
-        batch = stages.prepare(batch, models, o)
-        returns = advantages.return_to_go(stages.token_rewards(batch, o), batch.mask, o.gamma)
-        found = advantages.whiten(returns, batch.mask)
-        idle = stages.rows_without_gradient(found, o)
-        return replace(batch, advantages=found, idle=idle), Lesson()
+        """Add advantages: whitened returns of the rewards less the KL penalties."""
+        options = self.options
+        batch = stages.prepare(batch, models, options)
+
+        rewards = stages.token_rewards(batch, options)
+        returns = advantages.return_to_go(rewards, batch.mask, options.gamma)
+        token_advantages = advantages.whiten(returns, batch.mask)
+
+        idle = stages.rows_without_gradient(token_advantages, options)
+        return replace(batch, advantages=token_advantages, idle=idle), Lesson()
 
 
 ALGORITHM = ReinforcePP

@@ -1,12 +1,22 @@
-"""REINFORCE++-baseline: the group's mean is taken off, the batch sets the scale (Hu et al., arXiv:2501.03262).
+"""REINFORCE++-baseline: center by the group, scale by the batch (Hu et al., arXiv:2501.03262).
 
-    A = whiten(R_i - mean(R)) over all tokens of the batch;   PPO's clip, token mean, KL as a k2 loss
-    off here: KL (paper: in the loss, k2)
+    A = whiten(R_i - mean(R))      mean over the group, whitened over all tokens of the batch
+    then PPO's clip, and the mean over tokens
+    not used by default: KL loss (paper: k2)
 
-Where GRPO divides by each group's own deviation, here one deviation serves all groups, so a group that hardly
-differs stays small; but tokens, not answers, have mean zero, so a flat group is shifted a little too. The paper adds
-a KL loss (`kl`, with `kl_estimator = "k2"`); it is off here, as the rewards are exact. A KL inside the reward is
-summed over the response before the group's mean is taken, where OpenRLHF subtracts it token by token afterwards.
+R_i is the reward of rollout i. GRPO divides by the standard deviation of each group. Here all
+groups share one (`whiten`), so that a group whose rewards hardly differ keeps small advantages.
+
+`kl` adds the paper's KL loss. It is 0 here because a program checks the answers,
+so there is no learned reward model to exploit.
+
+Assumption: there are at least two rollouts per prompt.
+
+Degenerate case: whitening gives the *tokens* of the batch a mean of zero, not its rollouts. If
+lengths differ, even a group of equal rewards gets an advantage that is not exactly zero.
+
+Deviation from OpenRLHF: a KL penalty in the reward (`kl_in_reward`) is summed over the completion
+before the mean of the group is subtracted. OpenRLHF subtracts it token by token afterwards.
 """
 
 from tinyzero.algorithms.base import preset

@@ -1,14 +1,21 @@
-"""What the algorithms share: the stages between rewards and the policy's gradient, each an option.
+"""The stages between rewards and gradients, which all built-in algorithms share.
 
-    filter     which groups are trained on                          `keep_groups`
-    shape      rewards before they are compared                     `shaped_rewards`
-    advantage  how much better than expected                        the algorithm's own
-    weight     a sampler that differs from the learner              `prepare`
-    loss       PPO's clip, CISPO or REINFORCE; a token's or a sequence's ratio; KL; entropy; aggregation   `policy_loss`
+| stage     | what it decides                                            | function             |
+|-----------|------------------------------------------------------------|----------------------|
+| filter    | which groups are trained on                                | `keep_groups`        |
+| length    | what a completion loses for being long                     | `shaped_rewards`     |
+| KL        | what a token loses for leaving the reference model         | `kl_penalties`       |
+| advantage | how much better than expected a completion or a token is   | `annotate`           |
+| weight    | how to correct for a sampler that differs from the learner | `prepare`            |
+| loss      | clip, ratio, KL loss, entropy bonus, mean over tokens      | `policy_loss`        |
 
-An algorithm is a choice at each stage, and a file beside this one. With one update a batch the ratio is 1 (but for
-rows that waited, under a filter), every clip is inert, and all of them are policy gradient with another baseline and
-another mean.
+Each stage is controlled by options, and an algorithm is a choice at each stage in a file of its
+own.
+
+With one update per batch, the ratio of new to old probabilities is 1, so no clip has any effect.
+Then all of these algorithms are the policy gradient, and they differ only in the baseline and in
+how tokens are averaged. (There is one exception: rollouts that were kept for a later batch while a
+filter collected enough groups. An earlier policy sampled them, so their ratio is not 1.)
 """
 
 from __future__ import annotations
@@ -30,149 +37,163 @@ if TYPE_CHECKING:
 
 
 class StagedAlgorithm(Algorithm):
-    """An algorithm that is a choice at each stage: it adds its advantage, in `annotate`."""
+    """An algorithm made of the shared stages. A subclass computes the advantages in `annotate`."""
 
     Options: ClassVar[type[PolicyOptions]] = PolicyOptions
     options: PolicyOptions
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
-        o = self.options
-        self.min_samples = 1 if o.filter == "none" else 2  # a filter compares them
-        self.roles = ("reference",) if o.needs_reference else ()
-        self.refresh, self.drops_groups = o.refresh, o.filter != "none"
-        if o.correction == "none":
+        has_filter = self.options.filter != "none"
+        self.min_samples = 2 if has_filter else 1  # a filter compares completions of one prompt
+        self.drops_groups = has_filter
+
+        self.roles = ("reference",) if self.options.needs_reference else ()
+        self.refresh = self.options.refresh
+        if self.options.correction == "none":
             self.for_other_samplers = {"correction": "truncate"}
 
     def check(self, max_tokens: int) -> None:
-        """A penalty on length must begin within the answer."""
+        """Raise UserError if the length penalty would begin before the first token."""
         overlong = self.options.overlong
         if overlong > max_tokens:
             raise UserError(
                 f"algorithm.overlong is {overlong}, more than rollout.max_tokens {max_tokens}: "
-                "the penalty would begin before the answer"
+                "the length penalty would begin before the first token, so lower it"
             )
 
     def scorers(self, updates: int) -> tuple[str, ...]:
-        """The policy only if something reads its old logprobs."""
-        return (*(("policy",) if reads_old_logprobs(self.options, updates) else ()), *self.roles)
+        """The other models, and the policy if something reads its old logprobs."""
+        if reads_old_logprobs(self.options, updates):
+            return ("policy", *self.roles)
+        return self.roles
 
     def keep(self, groups: list[Group]) -> list[Group]:
-        """The filter's, of those that are groups still, should answers have been dropped."""
+        """The groups that pass the filter."""
         return keep_groups(groups, self.options, self.min_samples)
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
     ) -> tuple[Tensor, Metrics]:
-        """The policy's."""
+        """The loss of the policy, the only model that is trained unless a subclass adds others."""
         return policy_loss(outputs, batch, totals, self.options)
 
 
-def keep_groups(groups: list[Group], o: PolicyOptions, min_samples: int) -> list[Group]:
-    """The filter: by the share of right answers, whatever the rewards.
+def keep_groups(groups: list[Group], options: PolicyOptions, min_samples: int) -> list[Group]:
+    """The groups that the filter keeps, judged by their share of right answers.
 
-    If an answer of a group is graded, neither right nor wrong, the rewards decide: whether they
-    differ ("flat"), or their mean ("band"). Raises UserError if a band is asked of rewards that are
-    not within 0 and 1.
+    If an answer of a group is graded (neither right nor wrong), the rewards decide instead: filter
+    "flat" keeps groups whose rewards differ, and "band" looks at their mean. Groups of fewer than
+    `min_samples` rollouts are dropped as well: rollouts that could not be graded have been removed.
+
+    Raises UserError if filter "band" meets graded rewards that are not between 0 and 1.
     """
-    groups = [g for g in groups if len(g) >= min_samples]
-    if o.filter == "none":
+    groups = [group for group in groups if len(group) >= min_samples]
+    if options.filter == "none":
         return groups
-    if o.filter == "flat":
-        return [g for g in groups if _differs(g)]
-    return [g for g in groups if o.band_low <= _share(g) <= o.band_high]
+    if options.filter == "flat":
+        return [group for group in groups if _differs(group)]
+    return [group for group in groups if options.band_low <= _share(group) <= options.band_high]
 
 
 def _is_graded(group: Group) -> bool:
-    return any(r.reward.right is None for r in group)
+    """Whether an answer of the group is neither right nor wrong."""
+    return any(rollout.reward.right is None for rollout in group)
 
 
 def _differs(group: Group) -> bool:
     """Whether some answers of the group are better than others."""
     if _is_graded(group):
-        return len({r.reward.value for r in group}) > 1
-    return len({r.reward.right for r in group}) > 1
+        return len({rollout.reward.value for rollout in group}) > 1
+    return len({rollout.reward.right for rollout in group}) > 1
 
 
 def _share(group: Group) -> float:
-    """The share of right answers, or of graded ones the mean reward."""
+    """The share of right answers, or the mean reward if answers are graded."""
     if not _is_graded(group):
-        return sum(r.reward.right is True for r in group) / len(group)
-    values = [r.reward.value for r in group]
-    if outside := [v for v in values if not 0 <= v <= 1]:
+        return sum(rollout.reward.right is True for rollout in group) / len(group)
+
+    values = [rollout.reward.value for rollout in group]
+    outside = [value for value in values if not 0 <= value <= 1]
+    if outside:
         raise UserError(
-            f'filter "band" needs right or wrong answers, or rewards from 0 to 1, and one is '
-            f"{outside[0]:g}: take --algorithm.filter flat"
+            'filter "band" needs answers that are right or wrong, or rewards from 0 to 1, and one '
+            f"is {outside[0]:g}: use --algorithm.filter flat"
         )
     return sum(values) / len(values)
 
 
-def reads_old_logprobs(o: PolicyOptions, updates: int) -> bool:
-    """Whether anything compares with the policy of before the update, of which `updates` are taken."""
-    return updates > 1 or o.kl_in_reward > 0 or o.correction != "none"
+def reads_old_logprobs(options: PolicyOptions, updates: int) -> bool:
+    """Whether a stage compares the policy with itself before the `updates` steps on a batch."""
+    return updates > 1 or options.kl_in_reward > 0 or options.correction != "none"
 
 
-def prepare(batch: Batch, models: Mapping[str, Scorer], o: PolicyOptions) -> Batch:
-    """Old and reference logprobs, and the sampler's correction, where the options ask for them."""
-    if batch.stale is not None or reads_old_logprobs(o, models["policy"].updates):
-        old = models["policy"].score(batch)
-        if (
-            batch.stale is not None and o.correction == "none"
-        ):  # an older policy sampled them: their ratio is not 1
-            old = old.where(~batch.stale[:, None], batch.sampled_logprobs)
-        batch = replace(batch, old_logprobs=old)
-    if o.needs_reference and batch.ref_logprobs is None:
+def prepare(batch: Batch, models: Mapping[str, Scorer], options: PolicyOptions) -> Batch:
+    """Add old logprobs, reference logprobs and correction weights if the options need them."""
+    if batch.stale is not None or reads_old_logprobs(options, models["policy"].updates):
+        old_logprobs = models["policy"].score(batch)
+        if batch.stale is not None and options.correction == "none":
+            # An earlier policy sampled the stale rows: their ratio starts from its probabilities.
+            is_fresh = ~batch.stale[:, None]
+            old_logprobs = old_logprobs.where(is_fresh, batch.sampled_logprobs)
+        batch = replace(batch, old_logprobs=old_logprobs)
+
+    if options.needs_reference and batch.ref_logprobs is None:
         batch = replace(batch, ref_logprobs=models["reference"].score(batch))
-    if o.correction != "none":
+
+    if options.correction != "none":
         assert batch.old_logprobs is not None
         weights = losses.importance_weights(
             batch.old_logprobs,
             batch.sampled_logprobs,
             batch.mask,
-            o.correction,
-            o.correction_level,
-            o.correction_cap,
+            options.correction,
+            options.correction_level,
+            options.correction_cap,
         )
         batch = replace(batch, weights=weights)
     return batch
 
 
-def shaped_rewards(batch: Batch, o: PolicyOptions) -> Tensor:
-    """(B,) rewards with the penalty on length; the KL's is `kl_penalties`, since algorithms place it differently."""
-    if not o.overlong:
+def shaped_rewards(batch: Batch, options: PolicyOptions) -> Tensor:
+    """Rewards (B,) less the length penalty.
+
+    The KL penalty is not subtracted here, because some algorithms need it per completion and others
+    per token: see `kl_penalties`.
+    """
+    if not options.overlong:
         return batch.rewards
     lengths = batch.mask.sum(dim=1)
-    return batch.rewards + o.overlong_penalty * advantages.overlong_penalty(
-        lengths, batch.limits, o.overlong
-    )
+    penalty = advantages.overlong_penalty(lengths, batch.limits, options.overlong)
+    return batch.rewards + options.overlong_penalty * penalty
 
 
-def response_rewards(batch: Batch, o: PolicyOptions) -> Tensor:
-    """(B,) the shaped reward, less the KL penalties of all its tokens."""
-    rewards, penalties = shaped_rewards(batch, o), kl_penalties(batch, o)
+def response_rewards(batch: Batch, options: PolicyOptions) -> Tensor:
+    """Rewards (B,) less the length penalty and the KL penalties of all tokens."""
+    rewards = shaped_rewards(batch, options)
+    penalties = kl_penalties(batch, options)
     return rewards if penalties is None else rewards - penalties.sum(dim=1)
 
 
-def token_rewards(batch: Batch, o: PolicyOptions) -> Tensor:
-    """(B, T) the shaped reward on the last token, less each token's KL penalty."""
-    rewards, penalties = (
-        advantages.at_end(shaped_rewards(batch, o), batch.mask),
-        kl_penalties(batch, o),
-    )
+def token_rewards(batch: Batch, options: PolicyOptions) -> Tensor:
+    """Rewards (B, T): the shaped reward on the last token, less the KL penalty of each token."""
+    rewards = advantages.at_end(shaped_rewards(batch, options), batch.mask)
+    penalties = kl_penalties(batch, options)
     return rewards if penalties is None else rewards - penalties
 
 
-def kl_penalties(batch: Batch, o: PolicyOptions) -> Tensor | None:
-    """(B, T) what each token's reward loses for leaving the reference, or None where nothing."""
-    if not o.kl_in_reward:
+def kl_penalties(batch: Batch, options: PolicyOptions) -> Tensor | None:
+    """What the reward of each token (B, T) loses for leaving the reference, or None if nothing."""
+    if not options.kl_in_reward:
         return None
     assert batch.old_logprobs is not None
     assert batch.ref_logprobs is not None
-    return o.kl_in_reward * losses.kl(batch.old_logprobs, batch.ref_logprobs, "k1") * batch.mask
+    divergence = losses.kl(batch.old_logprobs, batch.ref_logprobs, "k1")
+    return options.kl_in_reward * divergence * batch.mask
 
 
 def step_mean(per_token: Tensor, batch: Batch, how: losses.Aggregation, totals: Totals) -> Tensor:
-    """This micro-batch's share of the mean of (B, T) losses over the whole optimizer step."""
+    """This micro-batch's share of the mean of losses (B, T) over the whole optimizer step."""
     return losses.aggregate(
         per_token,
         batch.mask,
@@ -184,51 +205,85 @@ def step_mean(per_token: Tensor, batch: Batch, how: losses.Aggregation, totals: 
 
 
 def policy_loss(
-    outputs: Mapping[str, Tensor], batch: Batch, totals: Totals, o: PolicyOptions
+    outputs: Mapping[str, Tensor], batch: Batch, totals: Totals, options: PolicyOptions
 ) -> tuple[Tensor, Metrics]:
-    """(scalar, metrics) of the policy on one micro-batch. `batch` must hold advantages (B, T)."""
+    """The policy's loss on one micro-batch: (scalar, metrics).
+
+    `outputs` holds the policy's logprobs and entropy (B, T), and `batch` its advantages (B, T). The
+    loss is the objective, weighted by the sampler's correction, plus the KL loss, less the entropy
+    bonus. Each is averaged as `options.aggregate` says.
+    """
     assert batch.advantages is not None
-    logprobs, mask = outputs["logprobs"], batch.mask
-    before = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    old = losses.sequence_ratio(logprobs, before, mask) if o.ratio == "sequence" else before
-    if o.objective == "clip":
-        surrogate, clipped = losses.clipped_surrogate(
-            logprobs, old, batch.advantages, o.clip_low, o.clip_high, o.dual_clip or None
-        )
-    elif o.objective == "cispo":
-        surrogate, clipped = losses.cispo(logprobs, old, batch.advantages, o.clip_low, o.clip_high)
-    else:  # REINFORCE, which the ratio makes right where the samples are an older policy's
-        surrogate, clipped = losses.importance_sampled(logprobs, old, batch.advantages)
+    logprobs = outputs["logprobs"]
+    old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+
+    surrogate, is_clipped = _objective(logprobs, old_logprobs, batch, options)
     if batch.weights is not None:
         surrogate = surrogate * batch.weights
-
-    loss = step_mean(surrogate, batch, o.aggregate, totals)
-    count = mask.sum()
+    loss = step_mean(surrogate, batch, options.aggregate, totals)
 
     def token_mean(per_token: Tensor) -> tuple[Tensor, Tensor]:
-        return (per_token.detach().float() * mask).sum(), count
+        return (per_token.detach().float() * batch.mask).sum(), batch.mask.sum()
 
-    metrics = {"clip_fraction": token_mean(clipped)}
-    fresh = mask if batch.stale is None else mask & ~batch.stale[:, None]
-    if fresh.any():  # the learner's logprobs of before the update, against those of the same weights in the sampler
-        metrics["mismatch"] = (
-            ((before - batch.sampled_logprobs).abs().float() * fresh).sum(),
-            fresh.sum(),
-        )
+    metrics = {"clip_fraction": token_mean(is_clipped)}
+    metrics |= _mismatch(old_logprobs, batch)
     if batch.weights is not None:
         metrics["correction"] = token_mean(batch.weights)
-    if o.kl:
+
+    if options.kl:
         assert batch.ref_logprobs is not None
-        divergence = losses.kl(logprobs, batch.ref_logprobs, o.kl_estimator)
-        loss = loss + o.kl * step_mean(
-            divergence, batch, o.aggregate, totals
-        )  # added: the divergence is to be small
+        divergence = losses.kl(logprobs, batch.ref_logprobs, options.kl_estimator)
+        loss = loss + options.kl * step_mean(divergence, batch, options.aggregate, totals)
         metrics["kl"] = token_mean(divergence)
-    if o.entropy:
-        loss = loss - o.entropy * step_mean(outputs["entropy"], batch, o.aggregate, totals)
+
+    if options.entropy:
+        bonus = step_mean(outputs["entropy"], batch, options.aggregate, totals)
+        loss = loss - options.entropy * bonus
     return loss, metrics
 
 
-def rows_without_gradient(found: Tensor, o: PolicyOptions) -> Tensor | None:
-    """(B,) rows whose advantages are all zero, where nothing else (KL, entropy) pulls on them."""
-    return None if o.kl or o.entropy else (found == 0).all(1)
+def _objective(
+    logprobs: Tensor, old_logprobs: Tensor, batch: Batch, options: PolicyOptions
+) -> tuple[Tensor, Tensor]:
+    """The chosen policy loss per token (B, T), and which tokens it clips (B, T)."""
+    assert batch.advantages is not None
+    if options.ratio == "sequence":
+        old_logprobs = losses.sequence_ratio(logprobs, old_logprobs, batch.mask)
+
+    if options.objective == "clip":
+        return losses.clipped_surrogate(
+            logprobs,
+            old_logprobs,
+            batch.advantages,
+            options.clip_low,
+            options.clip_high,
+            options.dual_clip or None,
+        )
+    if options.objective == "cispo":
+        return losses.cispo(
+            logprobs, old_logprobs, batch.advantages, options.clip_low, options.clip_high
+        )
+    # REINFORCE. Its ratio corrects for samples of an earlier policy.
+    return losses.importance_sampled(logprobs, old_logprobs, batch.advantages)
+
+
+def _mismatch(old_logprobs: Tensor, batch: Batch) -> Metrics:
+    """How far the sampler's logprobs are from the learner's, for the same weights and tokens.
+
+    Stale rows are left out: an earlier policy sampled them, so their logprobs should differ.
+    """
+    fresh = batch.mask if batch.stale is None else batch.mask & ~batch.stale[:, None]
+    if not fresh.any():
+        return {}
+    distance = (old_logprobs - batch.sampled_logprobs).abs().float()
+    return {"mismatch": ((distance * fresh).sum(), fresh.sum())}
+
+
+def rows_without_gradient(token_advantages: Tensor, options: PolicyOptions) -> Tensor | None:
+    """The rows (B,) whose advantages (B, T) are all zero, so that computing them can be skipped.
+
+    None if a KL loss or an entropy bonus gives every row a gradient.
+    """
+    if options.kl or options.entropy:
+        return None
+    return (token_advantages == 0).all(1)

@@ -1,4 +1,4 @@
-"""Models: loading, saving, the cache, attention, adapters and tokenizers."""
+"""Language models: loading and saving, attention, key-value cache, LoRA adapters, tokenizers."""
 
 from tinyzero.models.backbone import Backbone, ValueModel, recompute_layers
 from tinyzero.models.cache import KeyValueCache, cache_shape, has_fixed_rotary, signed_rotary

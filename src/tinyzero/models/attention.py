@@ -1,6 +1,7 @@
-"""Causal attention with grouped heads, by whichever way is the fastest where the tensors are.
+"""Causal attention with grouped heads, computed in the way that is fastest for the device.
 
-Shapes: B sequences, H query heads, G key-value heads, Q queries, K keys, D numbers a head.
+In the shapes, B counts sequences, H query heads, G key-value heads, Q queries, K keys, and D the
+numbers per head. H is a multiple of G: each key-value head serves H / G query heads.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tinyzero.errors import UserError
 
-QUERY_BLOCK = 128
+QUERY_BLOCK = 128  # queries that are computed together on a CPU
 
 
 def grouped_attention(
@@ -27,79 +28,125 @@ def grouped_attention(
     scaling: float,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """softmax(q k^T * scaling + mask) v with grouped heads, as two matrix products.
+    """The attention function that transformers calls: (softmax(q kᵀ scaling + mask) v, None).
 
-    query (B, H, Q, D); key, value (B, G, K, D) with H a multiple of G; mask additive, broadcastable to
-    (B, 1, Q, K). All heads of a group share one product, so a single KV head is not copied H times.
-    Returns (B, Q, H, D).
+    Shapes: `query` (B, H, Q, D), `key` and `value` (B, G, K, D), result (B, Q, H, D). The mask is
+    added to the scores and has a shape that broadcasts to (B, 1, Q, K). Without a mask, attention
+    is causal. `more` may hold a `Packing` and settings of the model.
+
+    On a CPU all heads that share keys are the rows of one matrix product, so that keys are not
+    copied for each head. Raises UserError if the model needs a kind of attention that this is not.
     """
     _refuse_other_attention(key.shape[2], more)
-    B, H, Q, D = query.shape
-    G, K = key.shape[1], key.shape[2]
     if packing := more.get("packing"):
         return packed_attention(query, key, value, packing, scaling), None
     if query.is_cuda:
         return fused_attention(query, key, value, attention_mask, scaling), None
+
+    B, H, Q, D = query.shape
+    G, K = key.shape[1], key.shape[2]
     if attention_mask is None and Q > 1:
         attention_mask = causal_mask(Q, query.dtype)
     query = (query * scaling).view(B, G, H // G, Q, D)
-    # a block of queries needs the keys up to its end only: half of a causal square is never computed
-    blocks = [slice(i, min(i + QUERY_BLOCK, Q)) for i in range(0, Q, QUERY_BLOCK)]
-    out = [_attend(query[..., b, :], key, value, attention_mask, b, K - Q + b.stop) for b in blocks]
-    return torch.cat(out, dim=3).view(B, H, Q, D).transpose(1, 2), None
+
+    # A block of queries only needs the keys up to its end: this saves half of a causal square.
+    outputs = []
+    for start in range(0, Q, QUERY_BLOCK):
+        rows = slice(start, min(start + QUERY_BLOCK, Q))
+        seen = K - Q + rows.stop
+        outputs.append(_attend(query[..., rows, :], key, value, attention_mask, rows, seen))
+    return torch.cat(outputs, dim=3).view(B, H, Q, D).transpose(1, 2), None
 
 
 def fused_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
 ) -> Tensor:
-    """The same by PyTorch's fused kernels, which are the fastest on CUDA; without a mask it is causal."""
-    groups, causal = query.shape[1] // key.shape[1], mask is None and query.shape[2] > 1
-    if groups > 1 and (mask is not None or query.dtype == torch.float32):
-        # flash attention takes neither a mask nor fp32, and the memory-efficient kernel no grouped heads
-        key, value, groups = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 1
-    found = scaled_dot_product_attention(
-        query, key, value, mask, is_causal=causal, scale=scaling, enable_gqa=groups > 1
+    """`grouped_attention` with PyTorch's fused kernels, which are the fastest on CUDA.
+
+    Without a mask it is causal.
+    """
+    group_size = query.shape[1] // key.shape[1]
+    if group_size > 1 and (mask is not None or query.dtype == torch.float32):
+        # Flash attention supports neither masks nor float32, and the memory-efficient kernel does
+        # not support grouped heads: repeat the keys, so that the latter can be used.
+        key = key.repeat_interleave(group_size, 1)
+        value = value.repeat_interleave(group_size, 1)
+        group_size = 1
+
+    result = scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        mask,
+        is_causal=mask is None and query.shape[2] > 1,
+        scale=scaling,
+        enable_gqa=group_size > 1,
     )
-    return found.transpose(1, 2)
+    return result.transpose(1, 2)
 
 
 class Packing(NamedTuple):
-    """Sequences end to end in one row, none of which sees another."""
+    """The borders of N sequences that are joined into one row, and that must not see each other."""
 
     lengths: list[int]
+    """The number of tokens of each sequence."""
     edges: Tensor
-    """(N + 1,) int32: where each begins, and the end."""
+    """(N + 1,) int32: the column at which each sequence begins, and the end of the last one."""
 
 
 def packing_of(lengths: list[int], device: torch.device) -> Packing:
-    """For sequences of these lengths."""
-    return Packing(
-        lengths, torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-    )
+    """The Packing of sequences of these lengths.
+
+    >>> packing_of([2, 3], torch.device("cpu")).edges
+    tensor([0, 2, 5], dtype=torch.int32)
+    """
+    edges = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    return Packing(lengths, edges)
 
 
 def packed_attention(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float
 ) -> Tensor:
-    """Causal attention within each sequence: (1, H, L, D), (1, G, L, D) twice -> (1, L, H, D).
+    """Causal attention within each of several sequences that are joined into one row of L tokens.
 
-    All at once where flash attention takes them; else each sequence by itself, so nothing is computed that is masked.
+    Shapes: `query` (1, H, L, D), `key` and `value` (1, G, L, D), result (1, L, H, D). If flash
+    attention supports the tensors, it computes all sequences at once. Otherwise each sequence is
+    computed alone, which is still faster than masking them from each other.
     """
     if has_flash(query, key, value):
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        edges, longest = packing.edges, max(packing.lengths)
-        return flash_attention(
-            q, k, v, edges, edges, longest, longest, causal=True, scaling=scaling
-        )[None]
-    runs = zip(*(x.split(packing.lengths, dim=2) for x in (query, key, value)), strict=True)
-    found = [grouped_attention(nn.Identity(), q, k, v, None, scaling)[0] for q, k, v in runs]
-    return torch.cat(found, dim=1)
+        edges = packing.edges
+        longest = max(packing.lengths)
+        result = flash_attention(
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            edges,
+            edges,
+            longest,
+            longest,
+            causal=True,
+            scaling=scaling,
+        )
+        return result[None]
+
+    queries = query.split(packing.lengths, dim=2)
+    keys = key.split(packing.lengths, dim=2)
+    values = value.split(packing.lengths, dim=2)
+    results = [
+        grouped_attention(nn.Identity(), q, k, v, None, scaling)[0]
+        for q, k, v in zip(queries, keys, values, strict=True)
+    ]
+    return torch.cat(results, dim=1)
 
 
 def has_flash(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether flash attention takes (B, H, L, D), (B, G, L, D) twice: bf16 or fp16, on a GPU that has it."""
-    asked = SDPAParams(query, key, value, None, 0.0, True, query.shape[1] != key.shape[1])
-    return query.is_cuda and query.shape[-1] % 8 == 0 and can_use_flash_attention(asked)
+    """Whether flash attention supports these tensors: 16-bit numbers, on a GPU that has it.
+
+    Shapes: `query` (B, H, L, D), `key` and `value` (B, G, L, D).
+    """
+    has_groups = query.shape[1] != key.shape[1]
+    params = SDPAParams(query, key, value, None, 0.0, True, has_groups)
+    return query.is_cuda and query.shape[-1] % 8 == 0 and can_use_flash_attention(params)
 
 
 def flash_attention(
@@ -114,13 +161,17 @@ def flash_attention(
     scaling: float | None = None,
     used: Tensor | None = None,
 ) -> Tensor:
-    """PyTorch's flash attention of sequences end to end: (N, H, D), (M, G, D) twice -> (N, H, D).
+    """PyTorch's flash attention for sequences of different lengths that are joined end to end.
 
-    Sequence i has the queries from `query_edges[i]` to the next, its keys likewise, of which the first `used[i]` count;
-    all three are int32. This is the operator below `varlen_attn`, which in torch 2.11 takes neither grouped heads nor
-    `used`; every argument here is in the operator of 2.11 and of 2.13. It is differentiable, unless `used` is given.
+    Shapes: `query` (N, H, D), `key` and `value` (M, G, D), result (N, H, D), where N and M are the
+    total numbers of queries and keys. Sequence i has the queries from `query_edges[i]` up to
+    `query_edges[i + 1]`, and its keys are given by `key_edges` likewise. If `used` is given, only
+    the first `used[i]` keys of a sequence count, and there is no gradient. All three are int32.
+
+    This calls the operator below PyTorch's `varlen_attn`, because in torch 2.11 the latter supports
+    neither grouped heads nor `used`. The operator has the same arguments in torch 2.11 and 2.13.
     """
-    found: Tensor = torch.ops.aten._flash_attention_forward(
+    result: Tensor = torch.ops.aten._flash_attention_forward(
         query,
         key,
         value,
@@ -130,38 +181,53 @@ def flash_attention(
         longest_key,
         0.0,  # dropout
         causal,
-        False,  # no mask of the dropout
+        False,  # do not return the dropout mask
         scale=scaling,
         seqused_k=used,
     )[0]
-    return found
+    return result
 
 
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rows: slice, seen: int
 ) -> Tensor:
-    """Attention of some query rows (B, G, H/G, R, D) over the first `seen` keys."""
+    """Attention of R queries over the first `seen` keys.
+
+    `query` and the result are (B, G, H / G, R, D). `rows` are the rows of the mask for these
+    queries.
+    """
     B, G, N, R, D = query.shape
     scores = query.reshape(B, G, N * R, D) @ key[:, :, :seen].transpose(-1, -2)
+
     if mask is not None:
-        scores = (scores.view(B, G, N, R, seen) + mask[:, :, None, rows, :seen]).view(
-            B, G, N * R, seen
-        )
+        masked = scores.view(B, G, N, R, seen) + mask[:, :, None, rows, :seen]
+        scores = masked.view(B, G, N * R, seen)
     return (scores.softmax(-1) @ value[:, :, :seen]).view(B, G, N, R, D)
 
 
 def _refuse_other_attention(length: int, options: dict[str, Any]) -> None:
-    """Attention that this is not must be an error: it would train another model than the one loaded."""
+    """Raise UserError if the model needs a kind of attention that is not implemented here.
+
+    If it were ignored, another model than the one that was loaded would be trained.
+    """
     window = options.get("sliding_window")
-    if options.get("softcap") or options.get("s_aux") is not None or (window and length > window):
+    leaves_out_keys = bool(window) and length > window
+    if options.get("softcap") or options.get("s_aux") is not None or leaves_out_keys:
         raise UserError(
-            "this model's attention (soft-capped, with sinks, or a sliding window) is not supported"
+            "this model's attention (soft caps, sinks, or a sliding window) is not supported: "
+            "use another model"
         )
 
 
 def causal_mask(length: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(1, 1, length, length) additive mask: 0 on and below the diagonal, the lowest number above.
+    """A mask (1, 1, length, length) to add to scores: 0 if seen, else the lowest number.
 
     Rows are padded on the right, so a real token never sees padding and no other mask is needed.
+
+    >>> causal_mask(3)[0, 0] == 0
+    tensor([[ True, False, False],
+            [ True,  True, False],
+            [ True,  True,  True]])
     """
-    return torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)[None, None]
+    lowest = torch.full((length, length), torch.finfo(dtype).min, dtype=dtype)
+    return lowest.triu(1)[None, None]

@@ -1,4 +1,4 @@
-"""A causal language model as training and sampling use it, and the critic with its value head."""
+"""A causal language model as training and sampling see it, and the critic with its value head."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from tinyzero.models.cache import KeyValueCache, cache_shape
 
 
 class Backbone(nn.Module):
-    """A causal LM as the rest of the house sees it: tokens in, logits (or hidden states) out."""
+    """A causal language model of transformers: token ids in, logits or hidden states out."""
 
-    lm: Any  # transformers gives its models no common type that has their parts
+    lm: Any  # transformers has no common type for models with these parts
 
     def __init__(self, lm: nn.Module, pack: bool = False) -> None:
-        """With `pack`, `hidden` computes rows end to end where it is told their lengths."""
+        """`pack` makes `hidden` join the rows of a batch, if it is given their lengths."""
         super().__init__()
-        self.lm, self.pack = lm, pack
+        self.lm = lm
+        self.pack = pack
 
     @property
     def core(self) -> Any:
-        """The model without its head."""
+        """The model without its output layer."""
         return self.lm.base_model
 
     @property
@@ -38,31 +39,40 @@ class Backbone(nn.Module):
 
     @property
     def config(self) -> Any:
+        """The model's configuration, an object of transformers."""
         return self.lm.config
 
     @property
     def context(self) -> int:
-        """The longest sequence the model takes, in tokens."""
+        """The longest sequence that the model accepts, in tokens."""
         return int(self.config.max_position_embeddings)
 
     @property
     def cache_bytes(self) -> int:
-        """Key-value cache of one token."""
+        """Bytes that one token takes in the key-value cache."""
         heads, width = cache_shape(self.config)
-        return 2 * int(self.config.num_hidden_layers) * heads * width * self.dtype.itemsize
+        layers = int(self.config.num_hidden_layers)
+        return 2 * layers * heads * width * self.dtype.itemsize
 
     @property
     def device(self) -> torch.device:
+        """The device that holds the weights."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
         return next(self.parameters()).dtype
 
     def hidden(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Last hidden states (B, T, D) of right-padded tokens (B, T), of which the first `lengths` (B,) are real."""
+        """The last hidden states (B, T, D) of tokens (B, T), which are padded on the right.
+
+        The first `lengths[i]` tokens of row i are real. Hidden states of the padding are
+        meaningless.
+        """
         if self.pack and lengths is not None:
             return self._packed(tokens, lengths.tolist())
+
         mask = None if tokens.is_cuda else causal_mask(tokens.shape[1], self.dtype)
         result: Tensor = self.core(
             input_ids=tokens, attention_mask=mask, use_cache=False
@@ -70,36 +80,40 @@ class Backbone(nn.Module):
         return result
 
     def _packed(self, tokens: Tensor, lengths: list[int]) -> Tensor:
-        """`hidden` of the real tokens only, in one row; zeros in the padding."""
-        row = torch.cat([tokens[i, :n] for i, n in enumerate(lengths)])[None]
-        positions = torch.cat([torch.arange(n, device=tokens.device) for n in lengths])[None]
-        found = self.core(
-            input_ids=row,
-            position_ids=positions,
+        """`hidden`, computed for the real tokens only, in one long row. The padding gets zeros."""
+        joined = torch.cat([tokens[row, :length] for row, length in enumerate(lengths)])
+        positions = [torch.arange(length, device=tokens.device) for length in lengths]
+        states = self.core(
+            input_ids=joined[None],
+            position_ids=torch.cat(positions)[None],
             use_cache=False,
             packing=packing_of(lengths, tokens.device),
         ).last_hidden_state[0]
-        rows = pad_sequence(found.split(lengths), batch_first=True)
-        return nn.functional.pad(rows, (0, 0, 0, tokens.shape[1] - rows.shape[1]))
+
+        rows = pad_sequence(states.split(lengths), batch_first=True)
+        missing_columns = tokens.shape[1] - rows.shape[1]
+        return nn.functional.pad(rows, (0, 0, 0, missing_columns))
 
     def logits_of(self, hidden: Tensor) -> Tensor:
-        """fp32 logits (..., V) of hidden states (..., D), without gradient to low-precision weights."""
-        result: Tensor = fp32_logits(
-            hidden.flatten(0, -2), self.head.weight, self.head.bias
-        ).unflatten(0, hidden.shape[:-1])
-        return result
+        """float32 logits (..., V) of hidden states (..., D), for inference."""
+        rows = hidden.flatten(0, -2)
+        logits: Tensor = fp32_logits(rows, self.head.weight, self.head.bias)
+        return logits.unflatten(0, hidden.shape[:-1])
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """fp32 logits (B, T, V) of right-padded tokens (B, T); column t predicts token t+1."""
+        """float32 logits (B, T, V) of right-padded tokens (B, T). Column t predicts token t + 1."""
         return self.logits_of(self.hidden(tokens))
 
     def step(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-        """Hidden states (B, Q, D) of the next tokens (B, Q), which extend `cache`."""
+        """Read the next tokens (B, Q), which extend `cache`: their hidden states (B, Q, D)."""
         end = cache.column + tokens.shape[1]
         columns = torch.arange(cache.column, end, device=tokens.device)
-        ahead = torch.arange(end, device=tokens.device) > columns[:, None]  # (Q, end)
-        mask = cache.mask[:, None, None, :end].masked_fill(ahead, torch.finfo(cache.mask.dtype).min)
-        hidden = self.core(
+
+        is_future = torch.arange(end, device=tokens.device) > columns[:, None]  # (Q, end)
+        lowest = torch.finfo(cache.mask.dtype).min
+        mask = cache.mask[:, None, None, :end].masked_fill(is_future, lowest)
+
+        hidden: Tensor = self.core(
             input_ids=tokens,
             position_ids=(columns - cache.pads[:, None]).clamp(min=0),
             attention_mask=mask,
@@ -107,13 +121,15 @@ class Backbone(nn.Module):
             use_cache=True,
         ).last_hidden_state
         cache.column = end
-        result: Tensor = hidden
-        return result
+        return hidden
 
 
 class ValueModel(nn.Module):
-    """A backbone with a scalar head: the critic. The head starts at zero, so the first values are 0
-    and the first advantages are the rewards."""
+    """The critic: a backbone whose head gives one number per token, the value.
+
+    The head starts at zero. Therefore the first values are 0, and the first advantages are the
+    returns.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -121,25 +137,30 @@ class ValueModel(nn.Module):
         self.head = nn.Linear(backbone.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.head.to(backbone.device)  # in fp32 whatever the backbone's precision
+        self.head.to(backbone.device)  # always float32, unlike the backbone
 
     def values(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, T): column t is the value of the state after reading token t."""
-        result: Tensor = self.head(self.backbone.hidden(tokens, lengths).float()).squeeze(-1)
-        return result
+        """Values (B, T) of tokens (B, T). Column t is the value after reading token t."""
+        hidden = self.backbone.hidden(tokens, lengths)
+        values: Tensor = self.head(hidden.float()).squeeze(-1)
+        return values
 
 
 def recompute_layers(model: Backbone) -> None:
-    """Activation checkpointing (arXiv:1604.06174): a layer's inside is computed again in the backward pass."""
+    """Activation checkpointing (arXiv:1604.06174): the backward pass computes each layer again.
+
+    Only the input of each layer is kept in memory, instead of everything inside it.
+    """
     count = model.config.num_hidden_layers
-    layers = next(
-        m for m in model.core.modules() if isinstance(m, nn.ModuleList) and len(m) == count
-    )
+    lists = [module for module in model.core.modules() if isinstance(module, nn.ModuleList)]
+    layers = next(modules for modules in lists if len(modules) == count)
+
     for layer in layers:
         layer.forward = partial(_recomputed, layer.forward)
 
 
-def _recomputed(forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    if not torch.is_grad_enabled():  # sampling and scoring keep nothing anyway
-        return forward(*given, **named)
-    return checkpoint(forward, *given, use_reentrant=False, **named)
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a layer's `forward` so that its backward pass computes it again."""
+    if not torch.is_grad_enabled():  # sampling and scoring keep no activations anyway
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)

@@ -1,4 +1,4 @@
-"""The keys and values of the tokens read so far, and the rotary tables they are rotated by."""
+"""The key-value cache of tokens that have been read, and tables of rotary position embeddings."""
 
 from __future__ import annotations
 
@@ -9,57 +9,68 @@ from torch import Tensor
 
 
 def cache_shape(config: Any) -> tuple[int, int]:
-    """(key-value heads, numbers a head) of a model's attention."""
+    """(key-value heads, numbers per head) of a model's attention."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(heads), int(
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(heads), int(width)
 
 
 def has_fixed_rotary(config: Any) -> bool:
-    """Whether positions turn heads by the same angles in sequences of any length, and every token is seen."""
-    growing = config.rope_parameters["rope_type"] in ("dynamic", "longrope")
-    return not growing and not getattr(config, "use_sliding_window", False)
+    """Whether a position has the same rotation in sequences of any length, and no window is used.
+
+    Only then can the rotary tables be computed once.
+    """
+    depends_on_length = config.rope_parameters["rope_type"] in ("dynamic", "longrope")
+    has_window = getattr(config, "use_sliding_window", False)
+    return not depends_on_length and not has_window
 
 
 def signed_rotary(core: Any, like: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """cos and sin (length, D) of a model's rotary positions, of the type and on the device of `like`.
+    """Tables cos and sin (length, D) of rotary positions, with the dtype and device of `like`.
 
-    sin has the sign of rotate_half, so that a roll takes the place of a negation and a concatenation.
+    The first half of each row of sin is negated. A head x is then rotated by
+
+        x * cos + x.roll(D // 2, -1) * sin
+
+    which is faster than the usual `rotate_half`, with its negation and concatenation.
     """
-    cos, sin = core.rotary_emb(
-        like, torch.arange(length, device=like.device)[None]
-    )  # (1, length, D)
+    positions = torch.arange(length, device=like.device)[None]
+    cos, sin = core.rotary_emb(like, positions)  # (1, length, D)
+
     half = cos.shape[-1] // 2
-    return cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
+    signed_sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
+    return cos[0], signed_sin
 
 
 class KeyValueCache:
-    """Keys and values of sequences that are read in lock-step, allocated once and written in place.
+    """Keys and values of sequences that are read in step, allocated once and written in place.
 
-    Prompts are padded on the left: every row writes the same column, and its position in its own
-    sequence is that column less its padding.
+    Prompts are padded on the left, so that all rows write the same column. The position of a token
+    in its own sequence is its column less the padding of its row.
     """
 
     def __init__(
         self, config: Any, pads: Tensor, length: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """`pads` (B,): columns before each row's first token; `length`: columns in all."""
+        """`pads` (B,) are the columns before each row's first token, `length` is all columns."""
         heads, width = cache_shape(config)
         shape = (config.num_hidden_layers, len(pads), heads, length, width)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+
         self.pads = pads.to(device)
-        lowest = torch.finfo(dtype).min
-        self.mask = (torch.arange(length, device=device) < self.pads[:, None]).to(
-            dtype
-        ) * lowest  # (B, length)
-        self.column = 0  # the next to be written
+        is_padding = torch.arange(length, device=device) < self.pads[:, None]  # (B, length)
+        self.mask = is_padding.to(dtype) * torch.finfo(dtype).min
+        self.column = 0  # the next column to be written
 
     def update(
         self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """transformers' cache call: store (B, G, Q, D) from `column` on, return everything up to its end."""
+        """Store keys and values (B, G, Q, D) of a layer, and return all of them up to now.
+
+        transformers calls this in every layer. They are written from `column` on; the caller moves
+        `column` forward after the last layer.
+        """
         end = self.column + key.shape[2]
         self.keys[layer, :, :, self.column : end] = key
         self.values[layer, :, :, self.column : end] = value
@@ -67,8 +78,11 @@ class KeyValueCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep (or repeat) these rows, in this order."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        self.pads, self.mask = self.pads[rows], self.mask[rows]
+        self.keys = self.keys[:, rows]
+        self.values = self.values[:, rows]
+        self.pads = self.pads[rows]
+        self.mask = self.mask[rows]
 
     def get_seq_length(self, *_: Any) -> int:
+        """The number of columns written. transformers asks for it."""
         return self.column

@@ -1,4 +1,4 @@
-"""Tokenizers: text and chat messages to token ids and back, and which ids end a completion."""
+"""Tokenizers: from text and chat messages to token ids and back, and the ids that end a text."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tinyzero.types import Prompt, SamplingParams
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model. Raises UserError where there is none."""
+    """The tokenizer in a model's folder. Raises UserError if there is none."""
     path = _checked(locate(name))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise UserError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
-    if not tokenizer("0", add_special_tokens=False)[
-        "input_ids"
-    ]:  # what transformers makes of a missing file
-        raise UserError(f"{name!r} holds no tokenizer: it needs a tokenizer.json")
+
+    # If the file is missing, transformers makes a tokenizer that turns every text into nothing.
+    if not tokenizer("0", add_special_tokens=False)["input_ids"]:
+        raise UserError(f"{name!r} has no tokenizer: add its tokenizer.json to the folder")
     return tokenizer
 
 
@@ -37,48 +37,59 @@ def build_tokenizer(
     end: str = "<|endoftext|>",
     chat_template: str | None = None,
 ) -> PreTrainedTokenizerBase:
-    """One token for each ASCII character and each word, and `end` (id 0).
+    """A tokenizer with one token per ASCII character and per word, and the token `end` with id 0.
 
-    It is byte-level BPE without merges, the form `AutoTokenizer` rebuilds for a qwen2 model, so spaces
-    and newlines survive a round trip through transformers and vLLM (a plain character tokenizer loses
-    them there without a word).
+    It is a byte-level BPE tokenizer without merges, because `AutoTokenizer` builds one for models
+    of type qwen2. A plain character tokenizer would silently lose spaces and newlines in
+    transformers and vLLM.
+
+    >>> tokenizer = build_tokenizer("0123456789+= ", words=["<answer>"])
+    >>> encode_prompt(tokenizer, "<answer>1+2")
+    (14, 2, 11, 3)
     """
-    byte_level = {
-        c: chr(ord(c) + 256) if c in "\n " else c for c in characters
-    }  # how that form writes them
-    tokenizer = Qwen2Tokenizer(
-        vocab={end: 0} | {b: i for i, b in enumerate(byte_level.values(), 1)}, merges=[]
-    )
+    # Byte-level BPE writes a space as "Ġ" and a newline as "Ċ": 256 places further on.
+    symbols = [chr(ord(c) + 256) if c in "\n " else c for c in characters]
+    vocabulary = {end: 0}
+    for token_id, symbol in enumerate(dict.fromkeys(symbols), 1):
+        vocabulary[symbol] = token_id
+
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[])
     tokenizer.add_tokens([AddedToken(word, normalized=False, special=False) for word in words])
     tokenizer.chat_template = chat_template
     return tokenizer
 
 
 def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
-    """Token ids to text, special tokens included."""
+    """A function from token ids to text that includes special tokens."""
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, ...]:
-    """Token ids of a prompt; chat messages go through the tokenizer's own template.
+    """Token ids of a prompt: a text, or chat messages, which the chat template turns into a text.
 
-    Raises UserError where the tokenizer cannot write the prompt (characters it would lose).
+    Raises UserError if there is no chat template, or if the tokenizer loses characters of the text.
     """
     if not isinstance(prompt, str):
         if not tokenizer.chat_template:
             raise UserError(
-                "this model has no chat template: use --model.prompt base, or compact for a bundled one"
+                "this model has no chat template: use --model.prompt base "
+                "(or compact for a bundled model)"
             )
         ids = tokenizer.apply_chat_template(
-            [dict(m) for m in prompt], tokenize=True, continue_final_message=True, return_dict=False
+            [dict(message) for message in prompt],
+            tokenize=True,
+            continue_final_message=True,
+            return_dict=False,
         )
         return tuple(ids)
+
     ids = tokenizer(prompt, add_special_tokens=True)["input_ids"]
-    back = tokenizer.decode(ids, skip_special_tokens=False)
-    if prompt not in back:
-        lost = sorted({c for c in prompt if c not in back})
+    decoded = tokenizer.decode(ids, skip_special_tokens=False)
+    if prompt not in decoded:
+        lost = sorted({character for character in prompt if character not in decoded})
         raise UserError(
-            f"the model's tokenizer cannot write this prompt (it loses {lost or 'spaces or newlines'}): {prompt[:80]!r}"
+            "the model's tokenizer cannot encode this prompt, because it loses "
+            f"{lost or 'spaces or newlines'}: {prompt[:80]!r}"
         )
     return tuple(ids)
 
@@ -86,43 +97,48 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
 def end_ids(
     tokenizer: PreTrainedTokenizerBase, model: Backbone, stop: Sequence[str] = ()
 ) -> frozenset[int]:
-    """Every token that ends a sequence: the tokenizer's and the generation config's.
+    """The tokens that end a sequence: those of the tokenizer and of the generation config.
 
-    An exported model lists there the token of its task's stop string, if it is a single one. That belongs
-    to the text and is left out here: `stop` are the task's strings.
+    `stop` are the stop strings of the task. A model that was exported lists them in its generation
+    config if they are single tokens. They are left out here, because they belong to the text.
     """
-    found = {tokenizer.eos_token_id}
     generation = getattr(model.lm, "generation_config", None)
     listed = getattr(generation, "eos_token_id", None)
-    found.update(listed if isinstance(listed, list) else [listed])
-    stops = {ids[0] for ids in stop_ids(tokenizer, stop) if len(ids) == 1}
-    return frozenset(i for i in found if i is not None and i not in stops)
+    listed_ids = listed if isinstance(listed, list) else [listed]
+
+    ends = {tokenizer.eos_token_id, *listed_ids} - {None}
+    stop_tokens = {ids[0] for ids in stop_ids(tokenizer, stop) if len(ids) == 1}
+    return frozenset(ends - stop_tokens)
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> list[tuple[int, ...]]:
-    """The tokens of each stop string."""
-    return [tuple(tokenizer(s, add_special_tokens=False)["input_ids"]) for s in stop]
+    """The token ids of each stop string."""
+    return [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in stop]
 
 
 def set_generation(
     model: Backbone, tokenizer: PreTrainedTokenizerBase, params: SamplingParams
 ) -> None:
-    """Have the model's generation config, which is saved with it, say how it is sampled and where it stops.
+    """Write into the model's generation config, which is saved with it, how to sample and to stop.
 
-    A stop string that is one token is an end token there, so that it stops wherever the folder is loaded;
-    transformers finds a longer one only where `generate` is also given the tokenizer.
+    A stop string of one token becomes an end token, so that generation stops after it everywhere.
+    Longer stop strings are listed as such, but transformers only looks for them if `generate` is
+    given the tokenizer.
     """
     stops = stop_ids(tokenizer, params.stop)
-    longer = [s for s, ids in zip(params.stop, stops, strict=True) if len(ids) > 1]
+    single_tokens = {ids[0] for ids in stops if len(ids) == 1}
+    longer = [text for text, ids in zip(params.stop, stops, strict=True) if len(ids) > 1]
+
     config = model.lm.generation_config
-    config.eos_token_id = sorted(
-        end_ids(tokenizer, model, params.stop) | {ids[0] for ids in stops if len(ids) == 1}
-    )
-    config.pad_token_id = (
-        config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id
-    )
+    config.eos_token_id = sorted(end_ids(tokenizer, model, params.stop) | single_tokens)
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
     config.stop_strings = longer or None
-    config._from_model_config = False  # else transformers may make it anew
-    config.max_length, config.max_new_tokens = None, params.max_tokens
-    config.do_sample, config.temperature = True, params.temperature
-    config.top_p, config.top_k = 1.0, 0  # the full distribution
+    config._from_model_config = False  # otherwise transformers may derive it from the model again
+
+    config.max_length = None
+    config.max_new_tokens = params.max_tokens
+    config.do_sample = True
+    config.temperature = params.temperature
+    config.top_p = 1.0  # the full distribution, like in training
+    config.top_k = 0

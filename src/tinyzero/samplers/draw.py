@@ -1,7 +1,8 @@
-"""What a token becomes: one counter-based uniform through the inverse of the cumulative distribution.
+"""How the next token is drawn: a uniform number, looked up in the cumulative distribution.
 
-It depends only on (seed, group, sample, position) and the logits, so batch size, order and placement do not change
-what is drawn.
+The uniform number is a hash of (seed, group, sample, position), and not the next number of a
+generator. So a token depends only on these four and on its logits: batch size, order and the slot
+that decodes it do not change what is drawn.
 """
 
 from __future__ import annotations
@@ -14,110 +15,137 @@ from torch.nn import functional as F
 
 from tinyzero.types import FinishReason, SamplingParams
 
-GOLDEN = -7046029254386353131  # 2**64 / the golden ratio, SplitMix64's increment, as int64
-LARGE = 1 << 14  # vocabularies above this are summed in two stages
-CHUNK = 128  # it divides the vocabularies of Qwen and Llama, which so need no padding
+GOLDEN = -7046029254386353131  # 2**64 / golden ratio as int64, the increment of SplitMix64
+LARGE = 1 << 14  # larger vocabularies are searched in two stages
+CHUNK = 128  # tokens per chunk of the first stage; it divides the vocabularies of Qwen and Llama
 
 
 def mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64 (wrapping): a good hash of a counter. Steele et al., 2014."""
+    """The finaliser of SplitMix64 on int64 with overflow: a good hash (Steele et al., 2014)."""
     x = (x ^ _shift(x, 30)) * -4658895280553007687
     x = (x ^ _shift(x, 27)) * -7723592293110705685
     return x ^ _shift(x, 31)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64."""
+    """Shift int64 to the right and fill with zeros, as if it were unsigned."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def row_keys(seed: int, groups: Tensor, samples: Tensor) -> Tensor:
-    """One int64 key for each (group, sample) under `seed`."""
+    """One int64 key per row, for its (group, sample) under `seed`: (B,), (B,) -> (B,)."""
     base = mix(torch.tensor(seed) + GOLDEN)
     return mix(mix(base ^ mix(groups + 1)) ^ mix(samples + 1))
 
 
 def uniforms(keys: Tensor, position: int | Tensor) -> Tensor:
-    """A float64 in [0, 1) for each row's token at `position`, its own or that of all."""
+    """A uniform float64 in [0, 1) per row, for its token at `position`: (B,) -> (B,).
+
+    `position` is one number, or one per row.
+
+    >>> keys = row_keys(0, groups=torch.tensor([0, 0]), samples=torch.tensor([0, 1]))
+    >>> uniforms(keys, position=0)
+    tensor([0.5191, 0.5277], dtype=torch.float64)
+    """
     counter = torch.as_tensor(position, device=keys.device) + 1
     return _shift(mix(keys + counter * GOLDEN), 11).double() / 2**53
 
 
 def distribution(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Log-probabilities (B, V) actually sampled from: temperature, then top-k, then top-p, renormalised."""
+    """Log-probabilities (B, V) of the distribution that tokens are drawn from, in float32.
+
+    The temperature applies first, then top-k, then top-p. The result is normalised.
+    """
     logits = logits.float()
-    logprobs = (logits if params.temperature == 1 else logits / params.temperature).log_softmax(-1)
+    if params.temperature != 1:
+        logits = logits / params.temperature
+    logprobs = logits.log_softmax(-1)
+
     if params.top_k:
-        kth = logprobs.topk(min(params.top_k, logprobs.shape[-1]), dim=-1).values[:, -1:]
-        logprobs = logprobs.masked_fill(logprobs < kth, -torch.inf).log_softmax(-1)
+        count = min(params.top_k, logprobs.shape[-1])
+        lowest_kept = logprobs.topk(count, dim=-1).values[:, -1:]
+        logprobs = logprobs.masked_fill(logprobs < lowest_kept, -torch.inf).log_softmax(-1)
+
     if params.top_p < 1:
-        ordered, index = logprobs.sort(-1, descending=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()
-        dropped = torch.zeros_like(logprobs, dtype=torch.bool).scatter(
-            -1, index, before >= params.top_p
-        )
-        logprobs = logprobs.masked_fill(dropped, -torch.inf).log_softmax(-1)
+        descending, index = logprobs.sort(-1, descending=True)
+        probs = descending.exp()
+        before = probs.cumsum(-1) - probs  # the probability of all tokens that are more likely
+        nothing_dropped = torch.zeros_like(logprobs, dtype=torch.bool)
+        is_dropped = nothing_dropped.scatter(-1, index, before >= params.top_p)
+        logprobs = logprobs.masked_fill(is_dropped, -torch.inf).log_softmax(-1)
     return logprobs
 
 
 def next_token(
     logits: Tensor, keys: Tensor, position: int | Tensor, params: SamplingParams
 ) -> tuple[Tensor, Tensor]:
-    """The next token (B,) of each row and its log-probability: at temperature 0 the most likely one and 0.
+    """The next token (B,) of each row, and its log-probability (B,).
 
-    Where a row's logits are not finite its log-probability is NaN. Nothing here waits for a GPU.
+    `logits` is (B, V), and `keys` (B,) comes from `row_keys`. At temperature 0 the token is the
+    most likely one, and the log-probability is 0. If a row's logits are not finite, its
+    log-probability is NaN. Nothing here makes the host wait for a GPU.
     """
     if params.banned:
-        logits = logits.index_fill(
-            -1, torch.tensor(params.banned, device=logits.device), -torch.inf
-        )
+        banned = torch.tensor(params.banned, device=logits.device)
+        logits = logits.index_fill(-1, banned, -torch.inf)
     if params.temperature == 0:
         token = logits.argmax(-1)
         return token, torch.zeros(len(token), device=logits.device)
+
     logprobs = distribution(logits, params)
     drawn = uniforms(keys, position).to(logits.device)
-    token = (
-        invert(logprobs.double().exp(), drawn)
-        if logits.shape[-1] <= LARGE
-        else invert_large(logprobs, drawn)
-    )
+    token = _invert(logprobs, drawn)
     return token, logprobs.gather(-1, token[:, None]).squeeze(-1)
 
 
+def _invert(logprobs: Tensor, drawn: Tensor) -> Tensor:
+    """The token (B,) at the share `drawn` (B,) of the distribution `logprobs` (B, V)."""
+    if logprobs.shape[-1] <= LARGE:
+        return invert(logprobs.double().exp(), drawn)
+    return invert_large(logprobs, drawn)
+
+
 def invert(weights: Tensor, drawn: Tensor) -> Tensor:
-    """Where the running sum of float64 weights (B, V) first exceeds the share `drawn` (B,) of the total."""
+    """The first token at which the running sum of `weights` exceeds the share `drawn` of it.
+
+    `weights` is (B, V) float64, `drawn` is (B,) in [0, 1), and the result is (B,).
+
+    >>> invert(torch.tensor([[0.5, 0.25, 0.25]]).double(), torch.tensor([0.6]).double())
+    tensor([1])
+    """
     cumulative = weights.cumsum(-1)
     threshold = drawn[:, None] * cumulative[:, -1:]
-    # a threshold rounded up to the total is above all
-    return (
-        torch.searchsorted(cumulative, threshold, right=True)
-        .squeeze(-1)
-        .clamp(max=weights.shape[-1] - 1)
-    )
+    token = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    return token.clamp(max=weights.shape[-1] - 1)  # the threshold may be rounded up to the total
 
 
 def invert_large(logprobs: Tensor, drawn: Tensor) -> Tensor:
-    """`invert` of exp(logprobs) (B, V) in two stages: the chunk, then the token within it.
+    """`invert` of exp(logprobs) in two stages: first find the chunk, then the token within it.
 
-    The whole vocabulary is read in fp32 and summed in float64, but no running sum of it is written.
+    `logprobs` is (B, V) float32. This avoids the running sum over a large vocabulary, in float64:
+    only the sums of chunks of CHUNK tokens are added up.
     """
-    if spare := -logprobs.shape[-1] % CHUNK:  # padding by nothing would copy them all the same
-        logprobs = F.pad(logprobs, (0, spare), value=-torch.inf)
+    missing = -logprobs.shape[-1] % CHUNK
+    if missing:  # padding by 0 columns would copy the whole tensor too
+        logprobs = F.pad(logprobs, (0, missing), value=-torch.inf)
     weights = logprobs.exp().unflatten(-1, (-1, CHUNK))
+
     sums = weights.sum(-1, dtype=torch.double).cumsum(-1)  # (B, V / CHUNK)
-    threshold = torch.minimum(drawn[:, None] * sums[:, -1:], _below(sums[:, -1:]))
+    total = sums[:, -1:]
+    threshold = torch.minimum(drawn[:, None] * total, _below(total))
     chunk = torch.searchsorted(sums, threshold, right=True).clamp(max=sums.shape[-1] - 1)
-    before = torch.where(chunk > 0, sums.gather(-1, (chunk - 1).clamp(min=0)), 0.0)
-    inner = weights.gather(1, chunk[..., None].expand(-1, -1, CHUNK)).squeeze(1).double().cumsum(-1)
-    rest = torch.minimum(
-        threshold - before, _below(inner[:, -1:])
-    )  # the two stages round differently
-    token = torch.searchsorted(inner, rest, right=True).clamp(max=CHUNK - 1)
+    sum_before = torch.where(chunk > 0, sums.gather(-1, (chunk - 1).clamp(min=0)), 0.0)
+
+    columns = chunk[..., None].expand(-1, -1, CHUNK)
+    cumulative = weights.gather(1, columns).squeeze(1).double().cumsum(-1)
+    # The two stages round differently, so the rest of the threshold may reach the chunk's sum.
+    rest = torch.minimum(threshold - sum_before, _below(cumulative[:, -1:]))
+    token = torch.searchsorted(cumulative, rest, right=True).clamp(max=CHUNK - 1)
     return (chunk * CHUNK + token).squeeze(-1)
 
 
 def _below(x: Tensor) -> Tensor:
-    """The next smaller number: what has this or less of the total before it has a probability."""
+    """The next smaller float. Thresholds below the total only select tokens of positive weight."""
     return torch.nextafter(x, torch.zeros_like(x))
 
 
@@ -127,9 +155,15 @@ def ending(
     end_ids: Container[int],
     stop: tuple[str, ...],
 ) -> tuple[str, FinishReason]:
-    """The text up to and including the first stop string, without an end token, and why it ended."""
+    """The text of a completion and why it ended: ("stop" or "length").
+
+    The text goes up to and including the first stop string. It does not contain the end token.
+    """
     if ids[-1] in end_ids:
         return decode(ids[:-1]), "stop"
+
     text = decode(ids)
-    cuts = [text.index(s) + len(s) for s in stop if s in text]
-    return (text[: min(cuts)], "stop") if cuts else (text, "length")
+    cuts = [text.index(string) + len(string) for string in stop if string in text]
+    if cuts:
+        return text[: min(cuts)], "stop"
+    return text, "length"

@@ -1,8 +1,9 @@
-"""One decode step of llama-shaped models on a CPU, in as few operations as it takes.
+"""A fast decoding step on a CPU for models with the architecture of Llama or Qwen 2.
 
-A small model's step is mostly the cost of calling things: transformers spends several milliseconds
-in modules around one or two of arithmetic. This is the same computation on the same weights with
-projections that read one input joined into one product. Tests hold it to the model's own step.
+For a small model the time of a step is mostly overhead: transformers spends several milliseconds in
+calls of modules, and one or two in arithmetic. Here the same computation, with the same weights,
+takes as few operations as possible. For example, the projections of query, key and value are one
+matrix product. Tests compare the step with that of transformers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ KINDS = ("qwen2", "llama")
 
 
 class Layer(NamedTuple):
-    """A layer's weights as the step reads them."""
+    """The weights of one layer, with adapters merged and the first three projections joined."""
 
     norm: Tensor
     qkv: Tensor
@@ -33,7 +34,7 @@ class Layer(NamedTuple):
 
 
 class FusedStep:
-    """The weights as the step reads them. Made anew whenever the weights change."""
+    """A decoding step with copies of the weights. Build a new one whenever the weights change."""
 
     def __init__(self, model: Backbone) -> None:
         self.core: Any = model.lm.model
@@ -42,68 +43,78 @@ class FusedStep:
         self.cos, self.sin = signed_rotary(self.core, self.layers[0].norm, model.context)
 
     def __call__(self, token: Tensor, cache: KeyValueCache) -> Tensor:
-        """Hidden states (B, D) of tokens (B,), which extend `cache`."""
+        """Read tokens (B,), which extend `cache`: their hidden states (B, D).
+
+        In the comments H counts query heads, G key-value heads, and W the numbers per head.
+        """
         x = F.embedding(token, self.core.embed_tokens.weight)
-        positions = cache.column - cache.pads
-        cos, sin = self.cos[positions, None], self.sin[positions, None]  # (B, 1, head)
-        column, end = cache.column, cache.column + 1
-        groups, head = cache.keys.shape[2], cache.keys.shape[-1]
+        column = cache.column
+        end = column + 1
+        groups = cache.keys.shape[2]
+        width = cache.keys.shape[-1]
+
+        positions = column - cache.pads
+        cos = self.cos[positions, None]  # (B, 1, W)
+        sin = self.sin[positions, None]
         mask = cache.mask[:, None, :end].repeat_interleave(groups, 0)  # (B * G, 1, end)
+
         for i, layer in enumerate(self.layers):
-            joined = F.linear(self._norm(x, layer.norm), layer.qkv, layer.qkv_bias).unflatten(
-                -1, (-1, head)
-            )
-            turned, value = joined[:, :-groups], joined[:, -groups:]
-            turned = torch.addcmul(turned * cos, turned.roll(head // 2, -1), sin)
-            query, key = turned[:, :-groups], turned[:, -groups:]
-            cache.keys[i, :, :, column] = key
-            cache.values[i, :, :, column] = value
-            keys, values = (
-                cache.keys[i].flatten(0, 1)[:, :end],
-                cache.values[i].flatten(0, 1)[:, :end],
-            )
-            query = query.reshape(len(mask), -1, head)
-            scores = torch.baddbmm(
-                mask, query, keys.transpose(1, 2), alpha=head**-0.5
-            )  # (B * G, H / G, end)
+            normed = self._norm(x, layer.norm)
+            joined = F.linear(normed, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, width))
+            query_and_key = joined[:, :-groups]  # (B, H + G, W)
+            rotated_half = query_and_key.roll(width // 2, -1)
+            rotated = torch.addcmul(query_and_key * cos, rotated_half, sin)
+
+            cache.keys[i, :, :, column] = rotated[:, -groups:]
+            cache.values[i, :, :, column] = joined[:, -groups:]
+            keys = cache.keys[i].flatten(0, 1)[:, :end]  # (B * G, end, W)
+            values = cache.values[i].flatten(0, 1)[:, :end]
+
+            query = rotated[:, :-groups].reshape(len(mask), -1, width)  # (B * G, H / G, W)
+            scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=width**-0.5)
             mixed = torch.bmm(scores.softmax(-1), values).view(len(x), -1)
             x = torch.addmm(x, mixed, layer.out.T)
             if layer.out_bias is not None:
                 x += layer.out_bias
+
             normed = self._norm(x, layer.mlp_norm)
-            inner = F.silu(F.linear(normed, layer.gate), inplace=True).mul_(
-                F.linear(normed, layer.up)
-            )
-            x = torch.addmm(x, inner, layer.down.T)
+            gate = F.silu(F.linear(normed, layer.gate), inplace=True)
+            x = torch.addmm(x, gate.mul_(F.linear(normed, layer.up)), layer.down.T)
+
         cache.column = end
         return self._norm(x, self.core.norm.weight)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMS norm over the last dimension."""
         return weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps))
 
 
 def fused_step(model: Backbone) -> FusedStep | None:
-    """The step for `model`, or None where it would not be the model's own: by its kind, device or precision."""
+    """The fast step for `model`, or None if its type, device or precision is not supported."""
     config = model.config
     if config.model_type not in KINDS or not has_fixed_rotary(config):
         return None
-    plain = config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
-    if not plain or model.device.type != "cpu" or model.dtype != torch.float32:
+    has_usual_mlp = config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
+    if not has_usual_mlp or model.device.type != "cpu" or model.dtype != torch.float32:
         return None
     return FusedStep(model)
 
 
 def _layer(block: Any) -> Layer:
-    a, m = block.self_attn, block.mlp
-    projections = (a.q_proj, a.k_proj, a.v_proj)
+    """The weights of one layer of transformers' model."""
+    attention = block.self_attn
+    mlp = block.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    has_bias = attention.q_proj.bias is not None
+
     return Layer(
         norm=block.input_layernorm.weight,
-        qkv=torch.cat([merged_weight(p) for p in projections]),
-        qkv_bias=torch.cat([p.bias for p in projections]) if a.q_proj.bias is not None else None,
-        out=merged_weight(a.o_proj),
-        out_bias=a.o_proj.bias,
+        qkv=torch.cat([merged_weight(projection) for projection in projections]),
+        qkv_bias=torch.cat([projection.bias for projection in projections]) if has_bias else None,
+        out=merged_weight(attention.o_proj),
+        out_bias=attention.o_proj.bias,
         mlp_norm=block.post_attention_layernorm.weight,
-        gate=merged_weight(m.gate_proj),
-        up=merged_weight(m.up_proj),
-        down=merged_weight(m.down_proj),
+        gate=merged_weight(mlp.gate_proj),
+        up=merged_weight(mlp.up_proj),
+        down=merged_weight(mlp.down_proj),
     )

@@ -1,4 +1,4 @@
-"""A sampler that answers from a script: for tests, demos, and trying a reward without a model."""
+"""A sampler that answers from a script, for tests, demos, and trying a reward without a model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 class ScriptedSampler:
-    """Says `script(prompt, sample)` to each prompt; a later turn goes on where the last one ended.
+    """Answers each prompt with `script(prompt, sample)`, where `sample` is the sample's number.
 
-    A turn ends with a stop string, or with the text. It is cut at `max_tokens` tokens, and then ends
-    by length. Log-probabilities are 0.
+    A turn ends after a stop string or at the end of the scripted text; a later turn continues with
+    the rest of it. A turn of more than `max_tokens` tokens is cut and has the finish reason
+    "length". All log-probabilities are 0.
     """
 
     shares_weights = True
@@ -27,12 +28,14 @@ class ScriptedSampler:
         encode: Callable[[str], Sequence[int]],
         decode: Callable[[Sequence[int]], str],
     ) -> None:
-        self.script, self.encode, self.decode = script, encode, decode
+        self.script = script
+        self.encode = encode
+        self.decode = decode
         self.version = 0
-        self._posed: dict[int, tuple[int, ...]] = {}  # the prompt of each group's first turn
+        self._first_prompts: dict[int, tuple[int, ...]] = {}  # by group
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Takes the version only; a script has no weights."""
+        """Take over the version; a script has no weights."""
         require_newer(version, self.version)
         self.version = version
 
@@ -40,38 +43,59 @@ class ScriptedSampler:
         self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
     ) -> list[list[Completion]]:
         """One completion for each sample of each request."""
-        found = []
-        for i, request in enumerate(requests):
+        all_completions = []
+        for number, request in enumerate(requests):
             prompt = self.decode(self._first_prompt(request))
-            found.append([self._say(prompt, s, request.position, params) for s in request.samples])
+            completions = [
+                self._answer(prompt, sample, request.position, params) for sample in request.samples
+            ]
+            all_completions.append(completions)
             if done is not None:
-                done(i, found[-1])
-        return found
+                done(number, completions)
+        return all_completions
 
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
-        """The same as text that grows, a token at a time."""
-        for token in self._say(self.decode(prompt), 0, 0, params).token_ids:
+        """The text of the first completion, token by token."""
+        completion = self._answer(self.decode(prompt), 0, 0, params)
+        for token in completion.token_ids:
             yield self.decode((token,))
 
     def _first_prompt(self, request: Request) -> tuple[int, ...]:
-        """What the group was first asked. If that was elsewhere, it is all but what it drew since."""
-        if not request.position:
-            self._posed[request.group] = request.prompt_ids
-        return self._posed.get(request.group, request.prompt_ids[: -request.position])
+        """The prompt of the first turn of the request's group.
 
-    def _say(self, prompt: str, sample: int, position: int, params: SamplingParams) -> Completion:
+        If another sampler answered the first turn, it is the prompt without the tokens drawn since.
+        """
+        if not request.position:
+            self._first_prompts[request.group] = request.prompt_ids
+        return self._first_prompts.get(request.group, request.prompt_ids[: -request.position])
+
+    def _answer(
+        self, prompt: str, sample: int, position: int, params: SamplingParams
+    ) -> Completion:
+        """The turn of the script that begins at token `position`."""
         rest = list(self.encode(self.script(prompt, sample)))[position:]
         turn = rest[: self._turn_length(rest, params.stop)]
         ids = tuple(turn[: params.max_tokens])
+
         reason: FinishReason = "stop" if len(ids) == len(turn) else "length"
-        zeros = (0.0,) * len(ids)
         return Completion(
-            ids, (True,) * len(ids), zeros, self.decode(ids), reason, self.version, self.version
+            token_ids=ids,
+            loss_mask=(True,) * len(ids),
+            sampled_logprobs=(0.0,) * len(ids),
+            text=self.decode(ids),
+            finish_reason=reason,
+            first_version=self.version,
+            last_version=self.version,
         )
 
     def _turn_length(self, ids: Sequence[int], stop: tuple[str, ...]) -> int:
         """Tokens up to and including the first stop string; all of them if there is none."""
-        if not any(s in self.decode(ids) for s in stop):
+        whole_text = self.decode(ids)
+        if not any(string in whole_text for string in stop):
             return len(ids)
-        lengths = range(1, len(ids) + 1)
-        return next(n for n in lengths if any(s in self.decode(ids[:n]) for s in stop))
+
+        for length in range(1, len(ids) + 1):
+            text = self.decode(ids[:length])
+            if any(string in text for string in stop):
+                return length
+        return len(ids)

@@ -1,14 +1,14 @@
-"""The sampler that runs the learner's own weights: no copy, nothing to synchronise.
+"""The sampler that decodes with the learner's own weights, so that nothing has to be copied.
 
-On a CPU the whole batch goes in lock-step over a pre-allocated cache, a group's prompt is read once, finished
-rows are dropped as they go. On a GPU sequences decode in slots (slots.py) that are refilled as they become free.
-What a token becomes (draw.py) is the same either way.
+On a CPU all completions are decoded in step: each prompt is read once per group, and rows whose
+completion has ended are dropped from time to time. On a GPU completions are decoded in slots
+(slots.py), and a slot that becomes free is given to the next completion. Both ways draw the same
+tokens (draw.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,69 +23,73 @@ from tinyzero.samplers.fused import FusedStep, fused_step
 from tinyzero.samplers.slots import Slots, supports
 from tinyzero.types import Completion, Done, FinishReason, Request, SamplingParams
 
-DROP_BELOW = 0.8  # rows are dropped from the cache when fewer than this share of them is live
-
-HALF = (
-    "\ufffd"  # how a decoder writes the first bytes of a character whose others are still to come
-)
-REFILL = (
-    8  # waiting sequences enter when one slot in so many is free: their prompts are read together
-)
+# On a CPU, rows that have ended are dropped if fewer than this share of the rows is still running.
+DROP_BELOW = 0.8
+# Slots are refilled if at least one in REFILL is free, so that several prompts are read together.
+REFILL = 8
+# Decoders write this for the first bytes of a character if its other bytes are missing.
+INCOMPLETE_CHARACTER = "\ufffd"
 NOT_FINITE = "the model's logits are not finite"
 
 
-class Drawn:
-    """All that was drawn so far for some requests, on the host: one row for each sample, in order."""
+class DrawnTokens:
+    """The tokens drawn so far for some requests, in the memory of the host.
+
+    There is one row per sample, in the order of the requests and of their samples.
+    """
 
     def __init__(self, requests: Sequence[Request], max_tokens: int) -> None:
-        counts = torch.tensor([len(request.samples) for request in requests])
+        samples_per_request = torch.tensor([len(request.samples) for request in requests])
         positions = torch.tensor([request.position for request in requests])
         groups = torch.tensor([request.group for request in requests])
-        self.request = torch.arange(len(requests)).repeat_interleave(counts)  # (rows,)
-        ends = counts.cumsum(0).tolist()
-        self.rows_of = [range(a, b) for a, b in pairwise([0, *ends])]  # by request
-        self.unfinished = counts.clone()  # (requests,) rows of each that still run
-        self.group, self.position = groups[self.request], positions[self.request]
-        self.sample = torch.tensor([s for request in requests for s in request.samples])
 
-        rows = len(self.request)
-        self.tokens = torch.zeros(rows, max_tokens, dtype=torch.long)
-        self.logprobs = torch.zeros(rows, max_tokens)
-        self.ends = torch.full((rows,), max_tokens)  # tokens of each row that no longer runs
-        self.running = torch.ones(rows, dtype=torch.bool)
+        self.request = torch.arange(len(requests)).repeat_interleave(samples_per_request)  # (rows,)
+        self.position = positions[self.request]
+        self.group = groups[self.request]
+        self.sample = torch.tensor([number for request in requests for number in request.samples])
+
+        ends = samples_per_request.cumsum(0).tolist()
+        self.rows_of_request = [range(start, end) for start, end in pairwise([0, *ends])]
+        self.running_rows = samples_per_request.clone()  # (requests,) rows that have not ended yet
+
+        self.rows = len(self.request)
+        self.tokens = torch.zeros(self.rows, max_tokens, dtype=torch.long)
+        self.logprobs = torch.zeros(self.rows, max_tokens)
+        self.lengths = torch.full((self.rows,), max_tokens)  # valid for rows that have ended
+        self.running = torch.ones(self.rows, dtype=torch.bool)
         self.completions: list[list[Completion]] = [[] for _ in requests]
 
     def keys(self, seed: int) -> Tensor:
-        """(rows,) what keys the randomness of each row, beside the position."""
+        """(rows,) the keys of each row's randomness; the position of a token is added to them."""
         return row_keys(seed, self.group, self.sample)
 
     def stop(self, rows: Tensor) -> list[int]:
-        """Mark `rows`, which still ran, as ended; the requests of which no row runs any more."""
+        """Mark running `rows` as ended. Returns the requests that have no running row any more."""
         self.running[rows] = False
         requests, counts = self.request[rows].unique(return_counts=True)
-        self.unfinished[requests] -= counts
-        result: list[int] = requests[self.unfinished[requests] == 0].tolist()
-        return result
+        self.running_rows[requests] -= counts
+        finished: list[int] = requests[self.running_rows[requests] == 0].tolist()
+        return finished
 
 
-class Flight(NamedTuple):
-    """What a step drew, on its way to the host."""
+class Transfer(NamedTuple):
+    """The tokens of one step on their way from the device to the host."""
 
-    rows: Tensor  # (count,) the row in each slot, -1 where there was none
-    at: Tensor  # (count,) which token of its row it is
-    token: Tensor  # (count,)
-    logprob: Tensor  # (count,)
+    rows: Tensor  # (slots,) the row in each slot, -1 if the slot is free
+    columns: Tensor  # (slots,) which token of its row it is
+    token: Tensor  # (slots,)
+    logprob: Tensor  # (slots,)
     arrived: torch.cuda.Event | None
 
-    def land(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Wait for it."""
+    def wait(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Wait until everything has arrived: (rows, columns, token, logprob) on the host."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        return self.rows, self.at, self.token, self.logprob
+        return self.rows, self.columns, self.token, self.logprob
 
 
 class TorchSampler:
-    """Samples from `model`, which may be the very module a learner is training."""
+    """Samples from `model`, which may be the very module that a learner is training."""
 
     shares_weights = True
 
@@ -97,26 +101,29 @@ class TorchSampler:
         max_rows: int = 512,
         in_slots: bool | None = None,
     ) -> None:
-        """`decode` turns token ids to text, special tokens included; `max_rows` decode at once, in slots or in
-        lock-step (None: in slots on a GPU)."""
+        """`decode` turns token ids into text that includes special tokens.
+
+        `max_rows` completions are decoded at the same time. `in_slots` decodes in slots instead of
+        in step; by default it is on if the model is on a GPU and is supported.
+        """
+        if in_slots is None:
+            in_slots = model.device.type == "cuda" and supports(model)
         self.model = model
         self.decode = decode
         self.end_ids = torch.tensor(sorted(end_ids), dtype=torch.long)
         self.max_rows = max_rows
+        self.in_slots = in_slots
         self.version = 0
-        self.in_slots = (
-            model.device.type == "cuda" and supports(model) if in_slots is None else in_slots
-        )
         self._slots: Slots | None = None
-        self._closers: dict[tuple[str, ...], Tensor] = {}
+        self._stop_tokens: dict[tuple[str, ...], Tensor] = {}
 
     @classmethod
     def for_model(cls, model: Backbone, spec: SamplerSpec) -> TorchSampler:
-        """The sampler of a run, which trains this very `model`."""
+        """The sampler of a run that trains `model`."""
         return cls(model, spec.decode, spec.end_ids, spec.rows)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Copy `weights` (none where they are shared) and take the version, which must go up."""
+        """Take over the version, which must be newer, and copy `weights`, if there are any."""
         require_newer(version, self.version)
         own = self.model.lm.state_dict()
         with torch.no_grad():
@@ -128,246 +135,359 @@ class TorchSampler:
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
     ) -> list[list[Completion]]:
-        """One completion for each sample of each request; each prompt is read once.
+        """One completion for each sample of each request. The prompt of a request is read once.
 
-        Raises UserError if a prompt and `max_tokens` do not fit the model's context.
+        `done(number, completions)` is called as soon as all samples of a request have ended. Raises
+        UserError if a prompt and `max_tokens` do not fit into the model's context.
         """
         self._check_length([request.prompt_ids for request in requests], params)
         if not requests:
             return []
         if self.in_slots:
-            return self._refilled(requests, params, done)
+            return self._decode_in_slots(requests, params, done)
+
         completions: list[list[Completion]] = []
-        for first, some in self._at_once(requests):
-            later = partial(_shifted, done, first) if done else None
-            completions += self._decode(some, params, later)
+        for first, some_requests in self._batches(requests):
+            completions += self._decode_in_step(some_requests, params, _with_offset(done, first))
         return completions
 
-    def _at_once(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sequence[Request]]]:
-        """Requests that decode together, and the number of the first: of `max_rows` samples or fewer.
+    def _batches(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sequence[Request]]]:
+        """(number of the first request, requests) to decode together: at most `max_rows` samples.
 
-        A request of more samples than that decodes alone.
+        A request that has more samples than that is decoded alone.
         """
-        first, rows = 0, 0
-        for i, request in enumerate(requests):
-            if i > first and rows + len(request.samples) > self.max_rows:
-                yield first, requests[first:i]
-                first, rows = i, 0
+        first = 0
+        rows = 0
+        for number, request in enumerate(requests):
+            if number > first and rows + len(request.samples) > self.max_rows:
+                yield first, requests[first:number]
+                first = number
+                rows = 0
             rows += len(request.samples)
         yield first, requests[first:]
 
     @torch.inference_mode()
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
-        """The completion that `generate` makes of one prompt, as text that grows: what is new after each token."""
+        """The text of the first completion of one prompt: what is new after each token."""
         self._check_length([prompt], params)
-        logits, cache = self._prefill([prompt], params.max_tokens)
+        logits, cache = self._read_prompts([prompt], params.max_tokens)
         fused = fused_step(self.model)
-        keys = row_keys(
-            params.seed, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
-        )
+        zero = torch.zeros(1, dtype=torch.long)
+        keys = row_keys(params.seed, groups=zero, samples=zero)
+
         ids: tuple[int, ...] = ()
         shown = 0
-        for t in range(params.max_tokens):
-            token, logprob = next_token(logits, keys, t, params)
+        for position in range(params.max_tokens):
+            token, logprob = next_token(logits, keys, position, params)
             if logprob.isnan():
                 raise NonFiniteError(NOT_FINITE)
+
             ids += (int(token),)
             text, reason = self._text(ids, params.stop)
-            ended = reason == "stop" or t + 1 == params.max_tokens
-            text = text if ended else text.rstrip(HALF)
+            has_ended = reason == "stop" or len(ids) == params.max_tokens
+            if not has_ended:
+                text = text.rstrip(INCOMPLETE_CHARACTER)
             yield text[shown:]
             shown = len(text)
-            if ended:
+
+            if has_ended:
                 return
-            logits = self._next(token, cache, fused)
+            logits = self._read_token(token, cache, fused)
 
     def _check_length(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
+        """Raise UserError if the longest prompt and `max_tokens` exceed the model's context."""
         longest = max(map(len, prompts), default=0)
-        if longest + params.max_tokens > self.model.context:
+        context = self.model.context
+        if longest + params.max_tokens > context:
             raise UserError(
-                f"a prompt of {longest} tokens and {params.max_tokens} new ones exceed the model's context of "
-                f"{self.model.context}: lower max_tokens to {self.model.context - longest} or less"
+                f"a prompt of {longest} tokens and {params.max_tokens} new ones exceed the model's "
+                f"context of {context}: lower max_tokens to {context - longest} or less"
             )
 
-    def _decode(
+    def _decode_in_step(
         self, requests: Sequence[Request], params: SamplingParams, done: Done | None
     ) -> list[list[Completion]]:
-        """All samples of some requests, in lock-step."""
+        """Decode all samples of some requests, so that every row gets its next token together."""
         device = self.model.device
-        drawn = Drawn(requests, params.max_tokens)
-        logits, cache = self._prefill([r.prompt_ids for r in requests], params.max_tokens)
+        drawn = DrawnTokens(requests, params.max_tokens)
+        prompts = [request.prompt_ids for request in requests]
+        logits, cache = self._read_prompts(prompts, params.max_tokens)
         fused = fused_step(self.model)  # the weights may have changed since the last call
+
         cache.select(drawn.request.to(device))
         logits = logits[drawn.request]
-        keys, live = drawn.keys(params.seed), torch.arange(len(drawn.request))
-        for t in range(params.max_tokens):
-            token, logprob = next_token(logits, keys[live], drawn.position[live] + t, params)
-            at = torch.full_like(live, t)
-            self._note(drawn, live, at, token.cpu(), logprob.cpu(), params.stop, done)
-            running = drawn.running[live]
+        keys = drawn.keys(params.seed)
+        rows = torch.arange(drawn.rows)  # those that are in the cache
+
+        for step in range(params.max_tokens):
+            token, logprob = next_token(logits, keys[rows], drawn.position[rows] + step, params)
+            columns = torch.full_like(rows, step)
+            self._record(drawn, rows, columns, token.cpu(), logprob.cpu(), params.stop, done)
+
+            running = drawn.running[rows]
             if not running.any():
                 break
             if running.float().mean() < DROP_BELOW:
                 kept = running.nonzero().squeeze(1)
-                live, token = live[kept], token[kept.to(device)]
+                rows = rows[kept]
+                token = token[kept.to(device)]
                 cache.select(kept.to(device))
-            logits = self._next(token, cache, fused)
+            logits = self._read_token(token, cache, fused)
         return drawn.completions
 
-    def _refilled(
+    def _decode_in_slots(
         self, requests: Sequence[Request], params: SamplingParams, done: Done | None
     ) -> list[list[Completion]]:
-        """All samples of all requests, in slots. The host looks at a step while the next one runs."""
-        drawn, device = Drawn(requests, params.max_tokens), self.model.device
-        prompts, rows = [r.prompt_ids for r in requests], len(drawn.request)
-        slots = self._slots_for(
-            min(rows, self.max_rows), max(map(len, prompts)) + params.max_tokens
-        )
-        keys, waiting, flying = drawn.keys(params.seed), 0, None
-        size = slots.bucket(min(rows, slots.count))
-        owner = torch.full((size,), -1)  # the row in each slot
-        at = torch.zeros(size, dtype=torch.long)  # tokens drawn for it, one in flight included
+        """Decode all samples of all requests in slots, which are refilled as they become free.
+
+        The host records the tokens of a step while the device computes the next one. It therefore
+        notices one step late that a row has ended, and ignores what was drawn for it since.
+        """
+        drawn = DrawnTokens(requests, params.max_tokens)
+        longest = max(len(request.prompt_ids) for request in requests)
+        slots = self._slots_for(min(drawn.rows, self.max_rows), longest + params.max_tokens)
+        schedule = SlotSchedule(slots, drawn, requests, params)
+
+        in_flight: Transfer | None = None
         while True:
-            owner[~drawn.running[owner]] = -1
-            free, live = (owner < 0).nonzero().squeeze(1), (owner >= 0).nonzero().squeeze(1)
-            if waiting < rows and len(free) * REFILL >= size:
-                new = torch.arange(waiting, min(rows, waiting + len(free)))
-                into, waiting = free[: len(new)], int(new[-1]) + 1
-                asked = drawn.request[new]
-                first, last = int(asked[0]), int(asked[-1])
-                logits = slots.enter(
-                    into, prompts[first : last + 1], asked - first, keys[new], drawn.position[new]
-                )
-                token, logprob = slots.draw(into.to(device), logits, params)
-                owner[into], at[into] = new, 1
-                start = torch.zeros_like(new)
-                self._note(drawn, new, start, token.cpu(), logprob.cpu(), params.stop, done)
+            schedule.release_ended()
+            if schedule.should_refill():
+                self._record(drawn, *schedule.refill(), params.stop, done)
                 continue
-            if waiting == rows and len(live) and slots.bucket(len(live)) < size:
-                size = slots.bucket(len(live))
-                slots.gather(live)
-                owner = torch.cat((owner[live], torch.full((size - len(live),), -1)))
-                at = torch.cat((at[live], torch.zeros(size - len(live), dtype=torch.long)))
-            landing, flying = flying, None
-            if len(live):
-                flying = _take_off(owner.clone(), at.clone(), *slots.step(size, params))
-                at += 1
-            if landing is not None:
-                self._note(drawn, *landing.land(), params.stop, done)
-            elif flying is None:
+
+            schedule.shrink()
+            arriving = in_flight
+            in_flight = schedule.step()
+            if arriving is not None:
+                self._record(drawn, *arriving.wait(), params.stop, done)
+            elif in_flight is None:
                 return drawn.completions
 
     def _slots_for(self, count: int, length: int) -> Slots:
-        """Slots for so many sequences of that length: those of the last call where they do.
+        """At least `count` slots for sequences of up to `length` tokens.
 
-        They stay on the GPU between calls, while the learner learns, for their graphs are worth keeping. New ones are
-        no smaller either way, so that training and evaluations, which differ, share them: in all they come to
-        `max_rows` sequences of the greatest length asked for, and no more.
+        The slots of the last call are used again if they are large enough. They stay on the GPU
+        while the learner trains, because capturing their CUDA graphs takes time. If new ones are
+        needed they are at least as large as the old ones, so that training and evaluations, which
+        ask for different sizes, end up sharing them.
         """
         if self._slots is None or not self._slots.fits(self.model, count, length):
             if self._slots is not None:
-                count, length = max(count, self._slots.count), max(length, self._slots.length)
-            self._slots = None  # the old ones' memory is free before the new ones are made
+                count = max(count, self._slots.count)
+                length = max(length, self._slots.length)
+            self._slots = None  # free the memory of the old slots before new ones are allocated
             self._slots = Slots(self.model, count, length)
         return self._slots
 
-    def _prefill(
+    def _read_prompts(
         self, prompts: Sequence[Sequence[int]], max_tokens: int
     ) -> tuple[Tensor, KeyValueCache]:
-        """Read each prompt once: logits (P, V) of the first new token, and the cache."""
-        model, device = self.model, self.model.device
+        """Read each prompt once: logits (P, V) of the first new tokens, and a cache with room."""
+        model = self.model
         width = max(map(len, prompts))
-        ids = torch.tensor([[*[0] * (width - len(p)), *p] for p in prompts], device=device)
-        pads = torch.tensor([width - len(p) for p in prompts])
-        cache = KeyValueCache(model.config, pads, width + max_tokens, model.dtype, device)
-        return model.logits_of(model.step(ids, cache)[:, -1]), cache
+        padded = [[*[0] * (width - len(prompt)), *prompt] for prompt in prompts]
+        ids = torch.tensor(padded, device=model.device)
+        pads = torch.tensor([width - len(prompt) for prompt in prompts])
 
-    def _next(self, token: Tensor, cache: KeyValueCache, fused: FusedStep | None) -> Tensor:
-        """Read one token a row; logits (B, V) of the one after."""
-        hidden = (
-            fused(token, cache)
-            if fused is not None
-            else self.model.step(token[:, None], cache)[:, -1]
-        )
-        return self.model.logits_of(hidden)
+        length = width + max_tokens
+        cache = KeyValueCache(model.config, pads, length, model.dtype, model.device)
+        last_hidden = model.step(ids, cache)[:, -1]
+        return model.logits_of(last_hidden), cache
 
-    def _note(
+    def _read_token(self, token: Tensor, cache: KeyValueCache, fused: FusedStep | None) -> Tensor:
+        """Read one token per row, (B,): logits (B, V) of the token after it."""
+        if fused is not None:
+            return self.model.logits_of(fused(token, cache))
+        hidden = self.model.step(token[:, None], cache)
+        return self.model.logits_of(hidden[:, -1])
+
+    def _record(
         self,
-        drawn: Drawn,
+        drawn: DrawnTokens,
         rows: Tensor,
-        at: Tensor,
+        columns: Tensor,
         token: Tensor,
         logprob: Tensor,
         stop: tuple[str, ...],
         done: Done | None,
     ) -> None:
-        """Write down the `at`-th tokens of `rows`, and which of these end with it; rows that do not run draw nothing.
+        """Write one drawn token per row into `drawn`, and finish the rows that end with it.
 
-        Requests of which no row runs any more get their completions. Raises NonFiniteError if the
-        logits were not finite.
+        Rows that are -1 or have ended already are ignored. Requests whose rows have all ended get
+        their completions. Raises NonFiniteError if the logits were not finite.
         """
         kept = (rows >= 0) & drawn.running[rows]
         if not kept.all():
-            rows, at, token, logprob = rows[kept], at[kept], token[kept], logprob[kept]
+            rows, columns, token, logprob = rows[kept], columns[kept], token[kept], logprob[kept]
         if logprob.isnan().any():
             raise NonFiniteError(NOT_FINITE)
-        drawn.tokens[rows, at], drawn.logprobs[rows, at] = token, logprob
-        ended = torch.isin(token, self.end_ids)
+        drawn.tokens[rows, columns] = token
+        drawn.logprobs[rows, columns] = logprob
+
+        has_ended = torch.isin(token, self.end_ids)
         if stop:
-            reach = max(map(len, stop))  # a token is at least a character or a byte of one
-            for i in self._closes(stop)[token].nonzero().squeeze(1).tolist():
-                end = int(at[i]) + 1
-                tail = self.decode(drawn.tokens[rows[i], max(0, end - 4 * reach) : end].tolist())
-                ended[i] |= any(s in tail for s in stop)
-        drawn.ends[rows[ended]] = at[ended] + 1
-        ended |= at + 1 == drawn.tokens.shape[1]
-        if not ended.any():
-            return
-        for request in drawn.stop(rows[ended]):
-            found = [self._completion(drawn, row, stop) for row in drawn.rows_of[request]]
-            drawn.completions[request] = found
+            # A token is at least one character, or one of the at most four bytes of a character.
+            reach = 4 * max(map(len, stop))
+            for index in self._may_end_with(stop)[token].nonzero().squeeze(1).tolist():
+                end = int(columns[index]) + 1
+                recent = drawn.tokens[rows[index], max(0, end - reach) : end].tolist()
+                text = self.decode(recent)
+                has_ended[index] |= any(string in text for string in stop)
+
+        drawn.lengths[rows[has_ended]] = columns[has_ended] + 1
+        has_ended |= columns + 1 == drawn.tokens.shape[1]
+        if has_ended.any():
+            self._finish(drawn, rows[has_ended], stop, done)
+
+    def _finish(
+        self, drawn: DrawnTokens, rows: Tensor, stop: tuple[str, ...], done: Done | None
+    ) -> None:
+        """Mark `rows` as ended, and make the completions of requests that have ended with them."""
+        for request in drawn.stop(rows):
+            completions = [
+                self._completion(drawn, row, stop) for row in drawn.rows_of_request[request]
+            ]
+            drawn.completions[request] = completions
             if done is not None:
-                with torch.inference_mode(mode=False):  # it may be anybody's code
-                    done(request, found)
+                with torch.inference_mode(mode=False):  # `done` may compute gradients
+                    done(request, completions)
 
-    def _closes(self, stop: tuple[str, ...]) -> Tensor:
-        """(V,) bool: tokens that hold the last character of a stop string, or a part of one; only these rows are
-        decoded."""
-        if stop not in self._closers:
-            last = {s[-1] for s in stop} | {HALF}
-            size = int(self.model.config.vocab_size)
-            self._closers[stop] = torch.tensor(
-                [any(c in self.decode([i]) for c in last) for i in range(size)]
+    def _may_end_with(self, stop: tuple[str, ...]) -> Tensor:
+        """(V,) bool: tokens that can complete a stop string. Only after these is text decoded.
+
+        They contain the last character of a stop string, or a part of a character.
+        """
+        if stop not in self._stop_tokens:
+            last_characters = {string[-1] for string in stop} | {INCOMPLETE_CHARACTER}
+            texts = [self.decode([token]) for token in range(int(self.model.config.vocab_size))]
+            self._stop_tokens[stop] = torch.tensor(
+                [any(character in text for character in last_characters) for text in texts]
             )
-        return self._closers[stop]
+        return self._stop_tokens[stop]
 
-    def _completion(self, drawn: Drawn, row: int, stop: tuple[str, ...]) -> Completion:
-        """What became of one row."""
-        end = int(drawn.ends[row])
-        ids = tuple(drawn.tokens[row, :end].tolist())
-        said = tuple(drawn.logprobs[row, :end].tolist())
+    def _completion(self, drawn: DrawnTokens, row: int, stop: tuple[str, ...]) -> Completion:
+        """The completion of a row that has ended."""
+        length = int(drawn.lengths[row])
+        ids = tuple(drawn.tokens[row, :length].tolist())
         text, reason = self._text(ids, stop)
-        return Completion(ids, (True,) * end, said, text, reason, self.version, self.version)
+        return Completion(
+            token_ids=ids,
+            loss_mask=(True,) * length,
+            sampled_logprobs=tuple(drawn.logprobs[row, :length].tolist()),
+            text=text,
+            finish_reason=reason,
+            first_version=self.version,
+            last_version=self.version,
+        )
 
     def _text(self, ids: tuple[int, ...], stop: tuple[str, ...]) -> tuple[str, FinishReason]:
         return ending(ids, self.decode, self.end_ids, stop)
 
 
-def _shifted(done: Done, first: int, request: int, completions: list[Completion]) -> None:
-    """`done` for a request whose number counts from the `first`."""
-    done(first + request, completions)
+class SlotSchedule:
+    """Decides which row is decoded in which slot, until all rows have ended.
+
+    A row is one completion of `drawn`. The state of the schedule is on the host.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        drawn: DrawnTokens,
+        requests: Sequence[Request],
+        params: SamplingParams,
+    ) -> None:
+        self.slots = slots
+        self.drawn = drawn
+        self.params = params
+        self.prompts = [request.prompt_ids for request in requests]
+        self.keys = drawn.keys(params.seed)
+
+        self.next_row = 0  # the first row that has not entered a slot yet
+        self.size = slots.bucket(min(drawn.rows, slots.count))  # slots that are stepped together
+        self.row_in = torch.full((self.size,), -1)  # the row in each slot, -1 if the slot is free
+        self.columns = torch.zeros(self.size, dtype=torch.long)  # tokens drawn for it so far
+
+    def release_ended(self) -> None:
+        """Free the slots whose row has ended."""
+        self.row_in[~self.drawn.running[self.row_in]] = -1
+
+    def should_refill(self) -> bool:
+        """Whether rows are waiting, and enough slots are free for them."""
+        free_slots = int((self.row_in < 0).sum())
+        return self.next_row < self.drawn.rows and free_slots * REFILL >= self.size
+
+    def refill(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Put the next rows into the free slots, and draw their first tokens.
+
+        Returns what a Transfer returns: (rows, columns, token, logprob) on the host.
+        """
+        free = (self.row_in < 0).nonzero().squeeze(1)
+        rows = torch.arange(self.next_row, min(self.drawn.rows, self.next_row + len(free)))
+        into = free[: len(rows)]
+        self.next_row = int(rows[-1]) + 1
+
+        requests = self.drawn.request[rows]
+        first = int(requests[0])
+        last = int(requests[-1])
+        logits = self.slots.enter(
+            into,
+            self.prompts[first : last + 1],
+            requests - first,
+            self.keys[rows],
+            self.drawn.position[rows],
+        )
+        token, logprob = self.slots.draw(into.to(logits.device), logits, self.params)
+
+        self.row_in[into] = rows
+        self.columns[into] = 1
+        return rows, torch.zeros_like(rows), token.cpu(), logprob.cpu()
+
+    def shrink(self) -> None:
+        """Step fewer slots, if no row is waiting and the remaining ones fit into fewer."""
+        live = (self.row_in >= 0).nonzero().squeeze(1)
+        if self.next_row < self.drawn.rows or not len(live):
+            return
+        smaller = self.slots.bucket(len(live))
+        if smaller >= self.size:
+            return
+
+        self.slots.gather(live)
+        spare = smaller - len(live)
+        self.row_in = torch.cat((self.row_in[live], torch.full((spare,), -1)))
+        self.columns = torch.cat((self.columns[live], torch.zeros(spare, dtype=torch.long)))
+        self.size = smaller
+
+    def step(self) -> Transfer | None:
+        """Draw the next token of every slot, without waiting for it. None if all slots are free."""
+        if not (self.row_in >= 0).any():
+            return None
+        token, logprob = self.slots.step(self.size, self.params)
+        transfer = _to_host(self.row_in.clone(), self.columns.clone(), token, logprob)
+        self.columns += 1
+        return transfer
 
 
-def _take_off(rows: Tensor, at: Tensor, token: Tensor, logprob: Tensor) -> Flight:
-    """Send what was drawn to the host without waiting for it."""
+def _with_offset(done: Done | None, first: int) -> Done | None:
+    """`done` for requests whose numbers begin at `first`."""
+    if done is None:
+        return None
+    return lambda number, completions: done(first + number, completions)
+
+
+def _to_host(rows: Tensor, columns: Tensor, token: Tensor, logprob: Tensor) -> Transfer:
+    """Start to copy `token` and `logprob` to the host, without waiting for the copies."""
     if not token.is_cuda:
-        return Flight(rows, at, token, logprob, None)
-    ids, said = (torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (token, logprob))
-    ids.copy_(token, non_blocking=True)
-    said.copy_(logprob, non_blocking=True)
+        return Transfer(rows, columns, token, logprob, None)
+
+    host_token = torch.empty(token.shape, dtype=token.dtype, pin_memory=True)
+    host_logprob = torch.empty(logprob.shape, dtype=logprob.dtype, pin_memory=True)
+    host_token.copy_(token, non_blocking=True)
+    host_logprob.copy_(logprob, non_blocking=True)
+
     arrived = torch.cuda.Event()
     arrived.record()
-    return Flight(rows, at, ids, said, arrived)
+    return Transfer(rows, columns, host_token, host_logprob, arrived)
 
 
 SAMPLER = TorchSampler
