@@ -233,8 +233,8 @@ def test_what_a_task_raises_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"line": "nonsense"}, "'nonsense' is no Countdown problem"),
-        ({"line": ""}, "is no Countdown problem"),
+        ({"line": "nonsense"}, "'nonsense' is not a Countdown problem"),
+        ({"line": ""}, "is not a Countdown problem"),
         ({"line": "97 from 1 2 3"}, "97 cannot be made from 1, 2, 3"),
         ({"line": "1 " * 200}, "at most 200 characters"),
         ({"line": 24}, "request.line is 24"),

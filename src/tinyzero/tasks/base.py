@@ -306,7 +306,7 @@ class Task:
         raise UserError("problems of this task cannot be typed: press Enter to draw one")
 
     def line(self, problem: Problem) -> str:
-        """The line that a person would type for `problem`: `pose` reads it. Empty if there is none.
+        """The line that a person would type for `problem`, which `pose` reads back; by default empty.
 
         Example:
 

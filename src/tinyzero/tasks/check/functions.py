@@ -188,7 +188,7 @@ def _style(parameters: Mapping[str, inspect.Parameter], name: str) -> str:
 
 
 def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    """The rows of a JSONL file by line number, from 1. Raises UserError if there are none."""
+    """The rows of a JSONL file by line number, from 1. Raises UserError if it has no rows."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -116,7 +116,7 @@ class Sandbox:
         return Answer(error=error, seconds=elapsed, elapsed=elapsed, died=True)
 
     def _open(self) -> Connection:
-        """The pipe to the worker, which is started if there is none."""
+        """The pipe to the worker, which is started if it is not running."""
         if self._pipe is not None:
             return self._pipe
 

@@ -49,8 +49,8 @@ PATTERNS = (
 def unwrap(solutions: Sequence[str]) -> tuple[Wrapping, list[Wrapping], list[str]]:
     """The wrapping that all solutions share, the whole wrapping of each solution, and the answers.
 
-    Tags, a box, a code fence or `####` are looked for first. If there is none, the wrapping is what
-    all solutions begin and end with.
+    Tags, a box, a code fence or `####` are looked for first. Otherwise the wrapping is what all
+    solutions begin and end with.
 
     >>> shared, each, answers = unwrap(["It is 3.", "It is 18."])
     >>> shared, answers
@@ -103,7 +103,7 @@ def _by_comparison(solutions: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _end_of_thinking(text: str) -> int:
-    """The index that follows the last `</think>`, or 0 if there is none."""
+    """The index that follows the last `</think>`, or 0 without one."""
     start = text.rfind("</think>")
     return start + len("</think>") if start >= 0 else 0
 
