@@ -227,7 +227,7 @@ class Odd:
         ),
         ("prompt", None, lambda t, p: t.prompt(p, "base"), "return text or chat messages"),
         ("size", "7", lambda t, p: t.size("dev"), "size of the task odd gives '7'"),
-        ("size", -1, lambda t, p: t.size("dev"), "a whole number from 0 up"),
+        ("size", -1, lambda t, p: t.size("dev"), "a whole number from 0"),
         ("describe", None, lambda t, p: t.describe(p), "return labels by name"),
         ("measure", None, lambda t, p: t.measure(p, ""), "return numbers by name"),
         ("measure", {"b": "x"}, lambda t, p: t.measure(p, ""), "measure of problem '0'"),

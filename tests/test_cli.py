@@ -442,7 +442,7 @@ def test_play_answers_what_is_typed(
     assert "type a problem such as `11 from 13 15 9`" in said, "the first of the test split"
     assert "> 20 from 10 6 16\n" in said, "one was drawn, and is shown"
     assert "97 cannot be made from 1, 2, 3" in said
-    assert "'nonsense' is no Countdown problem" in said
+    assert "'nonsense' is not a Countdown problem" in said
     assert said.count("[right]") + said.count("[wrong]") == 3
 
 
@@ -454,7 +454,7 @@ def test_play_poses_problems_of_other_tasks(
     said = capsys.readouterr().out
     assert said.count("[wrong]") == 2
     assert "> 981*436\n" in said
-    assert "'24 from 3 5 12' is no multiplication" in said
+    assert "'24 from 3 5 12' is not a multiplication" in said
 
 
 def test_play_survives_what_a_task_raises(

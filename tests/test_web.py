@@ -269,8 +269,8 @@ def test_a_problem_is_shown_by_its_question_and_never_by_its_answer(prompt: Any)
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"line": "nonsense"}, "'nonsense' is no Countdown problem"),
-        ({"line": ""}, "is no Countdown problem"),
+        ({"line": "nonsense"}, "'nonsense' is not a Countdown problem"),
+        ({"line": ""}, "is not a Countdown problem"),
         ({"line": "97 from 1 2 3"}, "97 cannot be made from 1, 2, 3"),
         ({"line": "1 " * 200}, "at most 200 characters"),
         ({"line": 24}, "request.line is 24"),

@@ -1,4 +1,9 @@
-"""Judging what a model wrote: find the answer, then compute it exactly."""
+"""Grading what a model wrote: find the answer in the text, then compute it exactly.
+
+`find_answer` and `extract_answer` find the answer, `evaluate_expression` computes it, and
+`answer_reward` and `number_reward` make rewards of it. The rest runs graders: `judge_group` guards
+them, and `WorkerPool` runs them in processes that can be killed.
+"""
 
 from tinyzero.grading.answers import extract_answer, find_answer
 from tinyzero.grading.arithmetic import answer_reward, evaluate_expression, number_reward

@@ -1,7 +1,8 @@
-"""Judging what a model wrote: find the answer, compute it exactly, compare.
+"""Computing an answer exactly, and the reward for it.
 
-A completion is never run. An expression is read by the small parser below, over fractions, and everything
-is bounded (length, digits, depth), so no text can make a reward raise or take long.
+A completion is never run as code. An expression is read by the small parser below, which computes
+with fractions. Its length, its digits and its depth are limited, so no text can make a reward raise
+or take long.
 """
 
 from __future__ import annotations
@@ -12,27 +13,33 @@ from tinyzero.grading.answers import SPACES, extract_answer
 from tinyzero.types import Reward
 
 MAX_EXPRESSION = 200  # characters
+MAX_DEPTH = 32  # nested brackets and unary minuses
+MAX_DIGITS = 19  # of one number, so every 64-bit integer fits
 
-
-MAX_DEPTH = 32  # brackets and unary minuses within each other
-
-
-MAX_DIGITS = 19  # of one number: any int64
-
-
-DIGITS = "0123456789"  # str.isdigit also takes the digits of other scripts
+DIGITS = "0123456789"  # str.isdigit also accepts the digits of other scripts
 
 
 def evaluate_expression(text: str, operators: str = "+-*/") -> tuple[Fraction, list[int]] | None:
-    """The exact value of an arithmetic expression and the numbers written in it, in order; never raises.
+    """The exact value of an arithmetic expression, and the numbers in it from left to right.
 
-    Accepted: integers in ASCII digits without leading zeros, brackets, the binary `operators`, a unary minus where
-    "-" is among them, and spaces, tabs and newlines between these. None for anything else: `**`, `//`, `1_0`, `.5`,
-    `+1`, `07`, a division by zero, or what exceeds the bounds above.
+    An expression consists of whole numbers in ASCII digits without leading zeros, brackets, the
+    binary `operators`, a unary minus if "-" is one of them, and spaces, tabs and newlines. The
+    result is None for any other text (`**`, `//`, `1_0`, `.5`, `+1`, `07`), for a division by zero,
+    and for a text that exceeds the limits above. This function never raises.
+
+    >>> evaluate_expression("12*(5-3)")
+    (Fraction(24, 1), [12, 5, 3])
+    >>> evaluate_expression("1/3")
+    (Fraction(1, 3), [1, 3])
+    >>> evaluate_expression("9**9") is None
+    True
+    >>> evaluate_expression("4*6", operators="+-") is None
+    True
     """
     symbols = "()" + operators
     if len(text) > MAX_EXPRESSION or set(text) - set(DIGITS + SPACES + symbols):
         return None
+
     for symbol in symbols:
         text = text.replace(symbol, f" {symbol} ")
     parser = _Parser(text.split())
@@ -40,45 +47,69 @@ def evaluate_expression(text: str, operators: str = "+-*/") -> tuple[Fraction, l
         value = parser.sum(depth=0)
     except (_Malformed, ZeroDivisionError):
         return None
+
     return None if parser.tokens else (value, parser.literals)
 
 
 def number_reward(text: str, expected: int, format_reward: float) -> Reward:
-    """1 for the integer `expected`, `format_reward` for another integer, else 0.
+    """The reward of a completion whose answer should be the whole number `expected`.
 
-    An integer is ASCII digits without leading zeros or separators, with a minus before it if negative.
-    Parts: `answer` (is it right) and `format` (is it an integer).
+    1 for that number, `format_reward` for any other whole number, and 0 for everything else. A whole
+    number consists of ASCII digits, without leading zeros or separators, after a minus if it is
+    negative. The answer is what `extract_answer` returns.
+
+    Parts: `answer` (1 if it is right) and `format` (1 if it is a whole number).
+
+    >>> number_reward("</think><answer>42</answer>", expected=42, format_reward=0.1).value
+    1.0
+    >>> number_reward("</think><answer>41</answer>", expected=42, format_reward=0.1).value
+    0.1
+    >>> number_reward("</think><answer>forty-two</answer>", expected=42, format_reward=0.1).value
+    0.0
     """
-    number = _integer(extract_answer(text) or "")
+    number = _whole_number(extract_answer(text) or "")
     return answer_reward(number == expected, number is not None, format_reward)
 
 
 def answer_reward(right: bool, well_formed: bool, format_reward: float) -> Reward:
-    """1 for a right answer, `format_reward` for another `well_formed` one, else 0.
+    """The reward 1 for a right answer, `format_reward` for a wrong but well-formed one, else 0.
 
-    Parts: `answer` (is it right) and `format` (is it well-formed).
+    Parts: `answer` (1 if it is right) and `format` (1 if it is well-formed).
+
+    >>> answer_reward(right=False, well_formed=True, format_reward=0.1)
+    Reward(value=0.1, parts={'answer': 0.0, 'format': 1.0}, right=False, failure=None)
     """
-    value = 1.0 if right else format_reward if well_formed else 0.0
+    if right:
+        value = 1.0
+    elif well_formed:
+        value = format_reward
+    else:
+        value = 0.0
     return Reward(value, {"answer": float(right), "format": float(well_formed)}, right)
 
 
-def _integer(text: str) -> int | None:
-    natural = _natural(text.removeprefix("-"))
-    return -natural if natural is not None and text.startswith("-") else natural
+def _whole_number(text: str) -> int | None:
+    """The whole number that is written in `text`, perhaps after a minus, or None."""
+    number = _natural_number(text.removeprefix("-"))
+    if number is not None and text.startswith("-"):
+        return -number
+    return number
 
 
 class _Malformed(Exception):
-    pass
+    """The tokens are not an expression."""
 
 
 class _Parser:
-    """Recursive descent over tokens, where each is a symbol or a run of ASCII digits.
+    """A recursive-descent parser. Each token is a symbol or a run of ASCII digits.
 
-    sum = product {+- product};  product = factor {*/ factor};  factor = "-" factor | "(" sum ")" | integer
+    sum     = product {("+" | "-") product}
+    product = factor {("*" | "/") factor}
+    factor  = "-" factor | "(" sum ")" | number
     """
 
     def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens[::-1]  # the next one is the last
+        self.tokens = tokens[::-1]  # reversed, so that the next token is popped off the end
         self.literals: list[int] = []
 
     def take(self, *wanted: str) -> str:
@@ -86,6 +117,7 @@ class _Parser:
         return self.tokens.pop() if self.tokens and self.tokens[-1] in wanted else ""
 
     def sum(self, depth: int) -> Fraction:
+        """The value of a sum. `depth` counts the brackets and minuses around it."""
         value = self.product(depth)
         while operator := self.take("+", "-"):
             term = self.product(depth)
@@ -93,6 +125,7 @@ class _Parser:
         return value
 
     def product(self, depth: int) -> Fraction:
+        """The value of a product. Raises ZeroDivisionError if it divides by zero."""
         value = self.factor(depth)
         while operator := self.take("*", "/"):
             factor = self.factor(depth)
@@ -100,31 +133,33 @@ class _Parser:
         return value
 
     def factor(self, depth: int) -> Fraction:
+        """The value of a number or of a bracket, perhaps after a minus."""
         if depth > MAX_DEPTH:
             raise _Malformed
         if self.take("-"):
             return -self.factor(depth + 1)
+
         if self.take("("):
             value = self.sum(depth + 1)
             if not self.take(")"):
                 raise _Malformed
             return value
-        return Fraction(self.integer())
 
-    def integer(self) -> int:
-        number = _natural(self.tokens.pop()) if self.tokens else None
+        return Fraction(self.number())
+
+    def number(self) -> int:
+        """The next token as a number, which is also added to `literals`."""
+        number = _natural_number(self.tokens.pop()) if self.tokens else None
         if number is None:
             raise _Malformed
         self.literals.append(number)
         return number
 
 
-def _natural(digits: str) -> int | None:
-    """The number that a plain run of ASCII digits writes; None for anything else, "07" and "" included."""
-    if (
-        not 0 < len(digits) <= MAX_DIGITS
-        or set(digits) - set(DIGITS)
-        or (digits[0] == "0" and len(digits) > 1)
-    ):
+def _natural_number(digits: str) -> int | None:
+    """The number that a run of ASCII digits stands for; None for any other text, "07" and ""."""
+    if not 0 < len(digits) <= MAX_DIGITS or set(digits) - set(DIGITS):
+        return None
+    if digits[0] == "0" and len(digits) > 1:
         return None
     return int(digits)

@@ -1,7 +1,7 @@
-"""The process that grades. It loads a task, then answers one request after another until it is told to end.
+"""The process that grades: it loads a task, then answers one request after another until the end.
 
-`workers.py` starts it. A message is its length in four bytes and then JSON, so a reply is data and
-never code. What a grader prints is thrown away, and the memory that it may take is limited.
+`workers.py` starts it. A message is its length in four bytes, followed by JSON, so a reply is data
+and never code. What a grader prints is discarded, and the memory it may take is limited.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tinyzero.registry import load_object
 from tinyzero.types import Problem, Reward
 
 LENGTH = struct.Struct("!I")
-LONGEST_VERDICT = 65_536  # bytes of JSON; a reward with more named parts than fit is refused
+LONGEST_VERDICT = 65_536  # bytes of JSON; a reward with more named parts than fit is rejected
 
 
 def send(connection: socket.socket, message: bytes) -> None:
@@ -39,22 +39,23 @@ def send(connection: socket.socket, message: bytes) -> None:
 def receive(
     connection: socket.socket, longest: int = 2**32 - 1, deadline: float | None = None
 ) -> Any:
-    """The next message. `deadline` is a time of time.monotonic().
+    """The next message, decoded. `deadline` is a time of `time.monotonic()`, in seconds.
 
     Raises EOFError if the other end is closed, ValueError if the message is longer than `longest`
-    bytes or is not JSON, TimeoutError if it is not there at the deadline.
+    bytes or is not JSON, and TimeoutError if it is not complete by the deadline.
     """
-    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size, deadline))
+    (length,) = LENGTH.unpack(_receive_bytes(connection, LENGTH.size, deadline))
     if length > longest:
         raise ValueError(f"a message of {length} bytes, more than {longest}")
-    return json.loads(_exactly(connection, length, deadline))
+    return json.loads(_receive_bytes(connection, length, deadline))
 
 
 def verdict_to_json(verdict: Verdict) -> Any:
-    """A verdict as JSON can hold it; a reward that is too large to send is refused."""
+    """The verdict as lists and dicts for JSON. A reward that is too large becomes a failure."""
     reward = verdict.reward
     if reward is None:
         return [None, verdict.error]
+
     plain = [[reward.value, dict(reward.parts), reward.right, reward.failure], verdict.error]
     if len(json.dumps(plain)) > LONGEST_VERDICT:
         return verdict_to_json(failed("raised", f"the reward has {len(reward.parts)} parts"))
@@ -62,14 +63,15 @@ def verdict_to_json(verdict: Verdict) -> Any:
 
 
 def verdict_from_json(plain: Any) -> Verdict:
-    """The inverse of `verdict_to_json`. Raises ValueError on anything else."""
+    """The verdict that `verdict_to_json` turned into `plain`. Raises ValueError for anything else."""
     try:
         reward, error = plain
         if reward is None:
             return Verdict(None, str(error))
+
         value, parts, right, failure = reward
         if right not in (True, False, None) or failure not in ("raised", "timeout", None):
-            raise ValueError("no verdict")
+            raise ValueError("not a verdict")
         numbers = {str(name): float(part) for name, part in parts.items()}
         if not all(math.isfinite(number) for number in (value, *numbers.values())):
             raise ValueError("not finite")
@@ -79,103 +81,118 @@ def verdict_from_json(plain: Any) -> Verdict:
 
 
 def serve(connection: socket.socket, judge: Judge, memory: float) -> NoReturn:
-    """Grade until the connection closes. `memory` is what a grader may take on top of now, in GB.
+    """Grade until the connection closes. `memory` is how much more a grader may take, in GB.
 
-    Problems are made anew from JSON for each answer, so that nothing a grader changes stays.
+    Problems are decoded from JSON again for each request, so whatever a grader changes is lost.
     """
-    pid, folder = os.getpid(), os.open(".", os.O_RDONLY)
-    mark = limit_memory(memory)
+    process = os.getpid()
+    folder = os.open(".", os.O_RDONLY)
+    replace_above = limit_memory(memory)
     send(connection, b'"ready"')
+
     while True:
         request = receive(connection)
         problems = [Problem(**problem) for problem in request["problems"]]
         verdicts = judge_group(judge, problems, request["texts"])
-        if os.getpid() != pid:  # the grader forked and returned twice: only the first answers
+
+        if os.getpid() != process:  # the grader forked and returned twice: only one may reply
             os._exit(1)
         os.fchdir(folder)
-        full = memory_held()[1] > mark or any("MemoryError" in v.error for v in verdicts)
-        reply = {"verdicts": [verdict_to_json(verdict) for verdict in verdicts], "full": full}
+
+        ran_out = any("MemoryError" in verdict.error for verdict in verdicts)
+        reply = {
+            "verdicts": [verdict_to_json(verdict) for verdict in verdicts],
+            "full": memory_held()[1] > replace_above or ran_out,
+        }
         send(connection, json.dumps(reply).encode())
 
 
 def limit_memory(gigabytes: float) -> float:
-    """Let this process take so much memory on top of what it holds; a crash leaves no core file.
+    """Let this process take this much memory on top of what it holds; a crash leaves no core file.
 
-    Returns the resident bytes at which it should be replaced between two answers, because half of
-    that is taken: infinity if the system does not tell.
+    Returns the resident bytes above which the process should be replaced before its next answer:
+    at that point half of the allowance is used. Infinity if the system does not report memory.
     """
-    more, (held, resident) = gigabytes * 1e9, memory_held()
+    allowance = gigabytes * 1e9
+    held, resident = memory_held()
+
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if held:
-            resource.setrlimit(resource.RLIMIT_AS, (held + int(more), held + int(more)))
-    return resident + more / 2 if held else math.inf
+            limit = held + int(allowance)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    return resident + allowance / 2 if held else math.inf
 
 
 def memory_held() -> tuple[int, int]:
-    """Bytes of address space that this process holds and those resident; 0 if the system does not tell."""
+    """The bytes of address space and the resident bytes of this process; (0, 0) if not reported."""
     try:
-        pages = [int(text) for text in Path("/proc/self/statm").read_text().split()[:2]]
+        fields = Path("/proc/self/statm").read_text().split()[:2]
+        address_space, resident = (int(field) for field in fields)
     except (OSError, ValueError):
         return 0, 0
-    return pages[0] * resource.getpagesize(), pages[1] * resource.getpagesize()
+    page = resource.getpagesize()
+    return address_space * page, resident * page
 
 
 def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies; elsewhere the closed connection ends it."""
+    """Ask Linux to kill this process when its parent dies. Elsewhere the closed connection ends it."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 
 def silence() -> None:
-    """Input is empty from here on, and output goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    """Make the standard input empty, and discard all output from here on."""
+    null_device = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
-    # in a fork of a notebook or of a test these write elsewhere
+        os.dup2(null_device, descriptor)
+    # In a fork of a notebook or of a test, these do not write to the descriptors above.
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     faulthandler.disable()
 
 
 def main(descriptor: int, task: Mapping[str, Any], memory: float) -> NoReturn:
-    """Load `task`, say so or say why not, and serve.
+    """Load `task`, report "ready" or the error, and serve.
 
-    `task` holds `loader`, a reference such as `tinyzero.tasks:load_task`, and its arguments `name`
-    and `options`.
+    `descriptor` is the socket to the parent. `task` has the keys of a `TaskReference`: `loader`, a
+    reference such as "tinyzero.tasks:load_task", and its arguments `name` and `options`.
     """
     die_with_parent()
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
     silence()
+
     try:
         judge = load_object(task["loader"])(task["name"], task["options"])
     except BaseException as error:
-        said = str(error) if isinstance(error, UserError) else brief(error)
-        send(connection, json.dumps({"error": said}).encode())
+        message = str(error) if isinstance(error, UserError) else brief(error)
+        send(connection, json.dumps({"error": message}).encode())
         os._exit(1)
     serve_and_exit(connection, judge, memory)
 
 
 def serve_and_exit(connection: socket.socket, judge: Judge, memory: float) -> NoReturn:
-    """`serve`, then leave without waiting for what a grader left running."""
+    """`serve`, then exit without waiting for anything that a grader left running."""
     try:
         serve(connection, judge, memory)
     except BaseException:
         os._exit(1)
 
 
-def _exactly(connection: socket.socket, length: int, deadline: float | None) -> bytes:
-    """The next `length` bytes."""
-    found = bytearray()
-    while len(found) < length:
+def _receive_bytes(connection: socket.socket, length: int, deadline: float | None) -> bytes:
+    """The next `length` bytes. Raises EOFError or TimeoutError as `receive` does."""
+    received = bytearray()
+    while len(received) < length:
         if deadline is not None:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
                 raise TimeoutError
-            connection.settimeout(left)
-        piece = connection.recv(min(length - len(found), 1 << 20))
+            connection.settimeout(seconds_left)
+
+        piece = connection.recv(min(length - len(received), 1 << 20))
         if not piece:
             raise EOFError("the connection is closed")
-        found += piece
-    return bytes(found)
+        received += piece
+    return bytes(received)

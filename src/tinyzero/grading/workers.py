@@ -1,7 +1,7 @@
-"""Rewards in worker processes, so that no grader can hang, kill or slow down a run.
+"""Grading in worker processes, so that no grader can hang, crash or slow down a run.
 
-A worker that takes too long is killed with all that it started, and a new one goes on with the next
-answer. What became of an answer depends neither on the number of workers nor on who was first.
+A worker that takes too long is killed, together with everything it started, and a new one grades
+the next answer. The verdict on an answer depends neither on the number of workers nor on their order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tinyzero.grading.verdicts import Judge, Verdict, failed
 from tinyzero.types import Problem
 
 LOADING = 120.0  # seconds that a worker may take to load its task
-TRIES = 2  # at an answer whose worker dies
+TRIES = 2  # attempts at grading an answer if the worker dies
 DIED = "the grader's process died"
 PROGRAM = (
     "import json, sys; sys.path[:], *more = json.loads(sys.argv[1]); "
@@ -38,7 +38,7 @@ PID = struct.Struct("!i")
 
 
 class TaskReference(NamedTuple):
-    """A task that can be loaded in another process: `loader` is called with `name` and `options`.
+    """How another process loads a task: it calls `loader` with `name` and `options`.
 
     Example: `TaskReference("tinyzero.tasks:load_task", "my_task.py:BeatTheSum", {"most": 30})`.
     """
@@ -49,29 +49,38 @@ class TaskReference(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """A process that grades: the connection to it, and how to kill it with all that it started."""
+    """A process that grades: the connection to it, and how to kill it and all that it started."""
 
     connection: socket.socket
     kill: Callable[[], None]
 
 
 class Job(NamedTuple):
-    """Answers that are graded together, and the places that their verdicts go to."""
+    """Answers of a group that are graded by one request."""
 
-    found: list[Verdict | None]
+    verdicts: list[Verdict | None]
+    """The verdicts of the whole group; None for those still to come."""
     first: int
+    """The index of the first of these answers in `verdicts`."""
     answers: int
+    """How many answers there are."""
     request: bytes
+    """The message to the worker, as JSON."""
 
 
 class WorkerPool:
-    """A grader with worker processes: an answer that hangs, crashes or eats memory costs only itself.
+    """A grader with worker processes. A grader that hangs or crashes spoils only one answer.
 
-    The task is loaded in each worker by its `reference`. A task without one, such as a class that is
-    defined in a notebook, is graded in forks of this process as it is now: make the pool before a
-    model is loaded. `timeout` is in seconds for each answer, and `memory` in GB for each worker.
+    Each worker loads the task by its `reference`. A task without one, such as a class that is
+    defined in a notebook, is graded in forks of this process: create the pool before a model is
+    loaded, so that the forks are small. `timeout` is in seconds per answer, and `memory` in GB per
+    worker.
 
-    Example: `with closing(WorkerPool(task, reference, workers=2, timeout=10, memory=4)) as grader:`
+    Example:
+
+        with closing(WorkerPool(task, reference, workers=2, timeout=10, memory=4)) as grader:
+            grader.submit("a", [problem], ["</think><answer>42</answer>"])
+            verdicts = grader.collect("a")
     """
 
     def __init__(
@@ -83,22 +92,28 @@ class WorkerPool:
         timeout: float,
         memory: float,
     ) -> None:
-        self.timeout, self.together = timeout, judge.grades_groups
+        self.timeout = timeout
+        self.together = judge.grades_groups
+
         self._nursery: Nursery | None = None
         if reference is None:
             self._nursery = Nursery(judge, memory)
-            self._new: Callable[[], Worker] = self._nursery.worker
+            self._start_worker: Callable[[], Worker] = self._nursery.worker
         else:
-            self._new = partial(start_program, reference, memory)
+            self._start_worker = partial(start_program, reference, memory)
+
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._found: dict[Hashable, list[Verdict | None]] = {}
+        self._verdicts: dict[Hashable, list[Verdict | None]] = {}
         self._changed = threading.Condition()
-        self._broken: Exception | None = None
+        self._error: Exception | None = None
         self._closed = False
+
         self._workers: list[Worker | None] = [None] * workers
         self._threads = [
-            threading.Thread(target=self._work, args=(i,), daemon=True, name=f"grading {i}")
-            for i in range(workers)
+            threading.Thread(
+                target=self._work, args=(number,), daemon=True, name=f"grading {number}"
+            )
+            for number in range(workers)
         ]
         for thread in self._threads:
             thread.start()
@@ -108,126 +123,139 @@ class WorkerPool:
 
         Raises UserError if the fields of a problem cannot be written as JSON.
         """
-        found: list[Verdict | None] = [None] * len(texts)
+        verdicts: list[Verdict | None] = [None] * len(texts)
         with self._changed:
-            self._found[key] = found
-        size = max(1, len(texts)) if self.together else 1
-        for first in range(0, len(texts), size):
-            rows = slice(first, first + size)
+            self._verdicts[key] = verdicts
+
+        answers_per_job = max(1, len(texts)) if self.together else 1
+        for first in range(0, len(texts), answers_per_job):
+            rows = slice(first, first + answers_per_job)
             request = _request(problems[rows], texts[rows])
-            self._jobs.put(Job(found, first, len(texts[rows]), request))
+            self._jobs.put(Job(verdicts, first, len(texts[rows]), request))
 
     def collect(self, key: Hashable) -> list[Verdict]:
-        """Wait for the group's verdicts. Raises UserError if no worker can be started."""
-        found = self._found[key]
+        """Wait for the group's verdicts: one per text, in order.
+
+        Raises UserError if no worker can be started.
+        """
+        verdicts = self._verdicts[key]
         with self._changed:
-            self._changed.wait_for(lambda: self._broken or all(found))
-            if self._broken is not None:
-                raise self._broken
-            del self._found[key]
-        return [verdict for verdict in found if verdict is not None]
+            self._changed.wait_for(lambda: self._error or all(verdicts))
+            if self._error is not None:
+                raise self._error
+            del self._verdicts[key]
+        return [verdict for verdict in verdicts if verdict is not None]
 
     def close(self) -> None:
-        """Kill the workers. What is still being graded is given up."""
+        """Kill the workers. Answers that are still being graded get no verdict."""
         self._closed = True
-        for one in self._workers:
-            if one is not None:
+        for running in self._workers:
+            if running is not None:
                 with suppress(OSError):
-                    one.connection.shutdown(socket.SHUT_RDWR)  # wakes up the thread that waits
+                    running.connection.shutdown(socket.SHUT_RDWR)  # wakes up the waiting thread
+
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
+
         if self._nursery is not None:
             self._nursery.close()
 
     def _work(self, number: int) -> None:
-        """Feed one worker, in a thread of its own."""
+        """Give one worker job after job. Each worker has a thread that runs this."""
         try:
             self._start(number)
             while (job := self._jobs.get()) is not None and not self._closed:
                 verdicts = self._grade(number, job)
                 with self._changed:
-                    job.found[job.first : job.first + job.answers] = verdicts
+                    job.verdicts[job.first : job.first + job.answers] = verdicts
                     self._changed.notify_all()
         except Exception as error:
             with self._changed:
-                self._broken = self._broken or error
+                self._error = self._error or error
                 self._changed.notify_all()
         finally:
-            self._end(number)
+            self._stop(number)
 
     def _grade(self, number: int, job: Job) -> Sequence[Verdict]:
-        """The verdicts on a job. An answer whose worker dies is tried once more in a new one."""
+        """The verdicts of a job. If the worker dies, a new one tries once more."""
         limit = self.timeout * job.answers
         for _ in range(TRIES):
             current = self._workers[number] or self._start(number)
             try:
                 verdicts, full = _ask(current.connection, job, limit)
             except TimeoutError:
-                self._end(number)
-                said = f"the grader took longer than {limit:g} s (grading.timeout)"
-                return [failed("timeout", said)] * job.answers
+                self._stop(number)
+                error = f"the grader took longer than {limit:g} s (grading.timeout)"
+                return [failed("timeout", error)] * job.answers
             except (OSError, EOFError, ValueError, RecursionError):
-                self._end(number)
+                self._stop(number)
                 if self._closed:
                     break
                 continue
-            if full:  # its memory is half used up: the next answer gets a new one
-                self._end(number)
+
+            if full:  # half of its memory is used up: a new worker grades the next answer
+                self._stop(number)
             return verdicts
+
         return [failed("raised", DIED)] * job.answers
 
     def _start(self, number: int) -> Worker:
         """A new worker that has loaded the task. Raises UserError if it cannot."""
-        new = self._workers[number] = self._new()
+        started = self._workers[number] = self._start_worker()
         if self._closed:
             raise UserError("the grader is closed")
+
         deadline = time.monotonic() + LOADING
         try:
-            said = worker.receive(new.connection, worker.LONGEST_VERDICT, deadline)
+            reply = worker.receive(started.connection, worker.LONGEST_VERDICT, deadline)
         except TimeoutError:
             raise UserError(f"the task took longer than {LOADING:g} s to load to grade") from None
         except (OSError, EOFError, ValueError):
             raise UserError(f"cannot load the task to grade: {DIED}") from None
-        if said != "ready":
-            raise UserError(f"cannot load the task to grade: {said['error']}")
-        return new
 
-    def _end(self, number: int) -> None:
+        if reply != "ready":
+            raise UserError(f"cannot load the task to grade: {reply['error']}")
+        return started
+
+    def _stop(self, number: int) -> None:
         """Kill the worker, if there is one."""
-        old, self._workers[number] = self._workers[number], None
-        if old is not None:
-            old.connection.close()
-            old.kill()
+        running = self._workers[number]
+        self._workers[number] = None
+        if running is not None:
+            running.connection.close()
+            running.kill()
 
 
 def start_program(reference: TaskReference, memory: float) -> Worker:
     """A new Python process that loads the task by its reference."""
     ours, theirs = socket.socketpair()
-    path = [folder for folder in sys.path if isinstance(folder, str)]
-    given = [path, theirs.fileno(), reference._asdict(), memory]
+    import_path = [folder for folder in sys.path if isinstance(folder, str)]
+    arguments = [import_path, theirs.fileno(), reference._asdict(), memory]
+
     with theirs:
         process = subprocess.Popen(
-            # -P: a file in the current folder must not stand in for a module
-            [sys.executable, "-P", "-c", PROGRAM, json.dumps(given, default=str)],
+            # -P: a file in the current folder must not be imported instead of a module
+            [sys.executable, "-P", "-c", PROGRAM, json.dumps(arguments, default=str)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
             env={**os.environ, "PYTHONHASHSEED": "0"},
         )
+
     return Worker(ours, partial(_kill_program, process))
 
 
 class Nursery:
-    """A fork of this process, as small as it is now, that forks workers when it is asked to."""
+    """A fork of this process, as small as the process is now, which forks workers on request."""
 
     def __init__(self, judge: Judge, memory: float) -> None:
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside other threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # about forks with threads
             self._pid = os.fork()
         if self._pid == 0:
             self._control.close()
@@ -235,7 +263,7 @@ class Nursery:
         theirs.close()
 
     def worker(self) -> Worker:
-        """A new worker."""
+        """A new worker, forked by the nursery."""
         ours, theirs = socket.socketpair()
         with self._lock, theirs:
             socket.send_fds(self._control, [b"new"], [theirs.fileno()])
@@ -243,7 +271,7 @@ class Nursery:
         return Worker(ours, partial(self._kill, pid))
 
     def close(self) -> None:
-        """End the nursery; its workers are dead already."""
+        """Stop the nursery, after its workers."""
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
         self._control.close()
@@ -251,28 +279,30 @@ class Nursery:
             os.waitpid(self._pid, 0)
 
     def _kill(self, pid: int) -> None:
-        """Let the nursery kill a worker, since it is the one that sees it end."""
+        """Let the nursery kill a worker: only a parent can wait for the end of a process."""
         with self._lock, suppress(OSError):
             self._control.sendall(PID.pack(pid))
             self._control.recv(1)
 
 
 def _run_nursery(control: socket.socket, judge: Judge, memory: float) -> NoReturn:
-    """In the fork: make and kill workers until the other end is closed."""
+    """The nursery's own process: fork and kill workers until the other end is closed."""
     try:
         worker.die_with_parent()
-        os.setsid()  # a Ctrl-C is for the run alone
+        os.setsid()  # Ctrl-C must reach the run alone
         worker.silence()
+
         while True:
             message, descriptors, _, _ = socket.recv_fds(control, PID.size, 1)
             if not message:
                 break
-            if not descriptors:
+            if not descriptors:  # a process to kill
                 (pid,) = PID.unpack(message)
                 _kill_group(pid)
                 os.waitpid(pid, 0)
                 control.sendall(b".")
                 continue
+
             connection = socket.socket(fileno=descriptors[0])
             pid = os.fork()
             if pid == 0:
@@ -280,6 +310,7 @@ def _run_nursery(control: socket.socket, judge: Judge, memory: float) -> NoRetur
                 worker.die_with_parent()
                 os.setsid()
                 worker.serve_and_exit(connection, judge, memory)
+
             connection.close()
             control.sendall(PID.pack(pid))
     finally:
@@ -287,22 +318,26 @@ def _run_nursery(control: socket.socket, judge: Judge, memory: float) -> NoRetur
 
 
 def _ask(connection: socket.socket, job: Job, limit: float) -> tuple[list[Verdict], bool]:
-    """The verdicts on a job, and whether the worker's memory fills up.
+    """The verdicts of a job, and whether the worker has used up half of its memory.
 
     Raises TimeoutError after `limit` seconds, and OSError, EOFError, ValueError or RecursionError if
-    the worker died or its reply is not one.
+    the worker died or its reply is malformed.
     """
     deadline = time.monotonic() + limit
     connection.settimeout(limit)
     worker.send(connection, job.request)
-    reply = worker.receive(connection, (job.answers + 1) * 2 * worker.LONGEST_VERDICT, deadline)
+
+    longest_reply = (job.answers + 1) * 2 * worker.LONGEST_VERDICT
+    reply = worker.receive(connection, longest_reply, deadline)
     if not isinstance(reply, dict) or len(reply.get("verdicts", ())) != job.answers:
-        raise ValueError("no reply")
-    return [worker.verdict_from_json(one) for one in reply["verdicts"]], bool(reply.get("full"))
+        raise ValueError("not a reply")
+
+    verdicts = [worker.verdict_from_json(plain) for plain in reply["verdicts"]]
+    return verdicts, bool(reply.get("full"))
 
 
 def _request(problems: Sequence[Problem], texts: Sequence[str]) -> bytes:
-    """What a worker is sent. Raises UserError if a problem cannot be written as JSON."""
+    """The message to a worker. Raises UserError if a problem cannot be written as JSON."""
     try:
         plain = [{**vars(problem), "fields": dict(problem.fields)} for problem in problems]
         return json.dumps({"problems": plain, "texts": list(texts)}).encode()
@@ -311,12 +346,12 @@ def _request(problems: Sequence[Problem], texts: Sequence[str]) -> bytes:
 
 
 def _kill_program(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process of `start_program` with all that it started."""
+    """Kill a process of `start_program`, and everything it started."""
     _kill_group(process.pid)
     process.wait()
 
 
 def _kill_group(pid: int) -> None:
-    """Kill a process group that was started here."""
+    """Kill a process group that this module started, unless it has ended."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)

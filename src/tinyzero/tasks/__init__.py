@@ -1,4 +1,8 @@
-"""Tasks by name. Each is one file beside this one; a user's own is `path/file.py:Name`."""
+"""The tasks: those that ship, by name, and a user's own as `path/file.py:Name`.
+
+A task that ships is a folder in this package which defines `TASK`. tasks/base.py shows what a task
+has to define.
+"""
 
 from __future__ import annotations
 
@@ -23,28 +27,44 @@ __all__ = [
 ]
 
 PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits")
+"""The modules of this package that are not tasks."""
+
 REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))
+
 TASKS = REGISTRY.names()
+"""The names of the tasks that ship."""
 
 
 def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTask:
-    """The task called `name` (a key of TASKS, `package.module:Name` or `path/file.py:Name`) with its options.
+    """The task called `name`, with its options checked and a guard around its code.
 
-    Options are checked by the class's `Options`, a pydantic model, if it has one.
-    Raises UserError on an unknown name, a class that is no task, or a wrong option.
+    `name` is one of TASKS, `package.module:Name` or `path/file.py:Name`. `options` are validated by
+    the class's `Options`, a pydantic model.
+
+    Raises UserError if there is no such task, the class lacks a method, or an option is wrong.
+
+    Example: `load_task("countdown", {"max_number": 25}).problem("train", 0)`.
     """
-    kind, options = REGISTRY.find(name), options or {}
-    model = getattr(kind, "Options", None)
-    if model is None and options:
-        raise UserError(
-            f"task {name} takes no options: remove {', '.join(f'task.{key}' for key in options)}"
-        )
-    given = [] if model is None else [validate(model, options, "task")]
-    with building(f"task {name}", given):
-        task = kind(*given)
-    return GuardedTask(task, name, acting(given[0]) if given else {})
+    task_class = REGISTRY.find(name)
+    values = options or {}
+
+    options_model = getattr(task_class, "Options", None)
+    if options_model is None and values:
+        keys = ", ".join(f"task.{key}" for key in values)
+        raise UserError(f"task {name} takes no options: remove {keys}")
+
+    arguments = []
+    if options_model is not None:
+        arguments = [validate(options_model, values, "task")]
+    with building(f"task {name}", arguments):
+        task = task_class(*arguments)
+
+    return GuardedTask(task, name, acting(arguments[0]) if arguments else {})
 
 
 def bundled(name: str) -> GuardedTask | None:
-    """The bundled task called `name` with its default options, or None for a user's own, whose code is not run."""
+    """The task called `name` with its default options if it ships with TinyZero, or None.
+
+    The code of a user's own task is not run.
+    """
     return load_task(name) if name in TASKS else None

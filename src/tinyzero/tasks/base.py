@@ -1,11 +1,13 @@
-"""What a task may define: one base class with defaults. Nothing is guessed from field names.
+"""The base class of a task: four methods to write, and a default for everything else.
 
-A task needs `problem`, `prompt`, `reward` and `solution`; everything else has a default. A class
-with these four methods and no base class is a task too: `load_task` fills in the rest.
+A task needs `problem`, `prompt`, `reward` and `solution`. A class that has these four methods and no
+base class is a task too: `load_task` adds the defaults. The examples below are all about one task,
+which asks for the sum of two numbers.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -16,14 +18,22 @@ from tinyzero.types import Problem, Prompt, Reward, Split
 
 
 class NoSolution(UserError):
-    """Raised by `solution` if no answer is known that earns full marks."""
+    """Raised by `Task.solution` if no completion is known that earns full marks.
+
+    Example: `raise NoSolution(f"no proof of {problem.id} is known")`.
+    """
 
 
 class Event(NamedTuple):
-    """Something that a completion does: `text[start:end]` is where. `kind` is any name of the task's own.
+    """Something that a completion does in `text[start:end]`; the report highlights it.
 
-    The report knows three kinds: "right" (a result that solves the problem), "verification" (the model
-    judges a result; the detail is "yes" or "no"), and "backtrack" (it starts anew).
+    `kind` is a name that the task chooses. Three kinds have a meaning for the report:
+
+    - "right": a result that solves the problem;
+    - "verification": the model judges a result, and `detail` is its verdict, "yes" or "no";
+    - "backtrack": the model gives up and starts again.
+
+    Example: in the text `3+4=7, yes` the judgement is `Event("verification", 7, 10, "yes")`.
     """
 
     kind: str
@@ -33,19 +43,27 @@ class Event(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Metrics of a task that its report draws over one axis: each of `lines` is a key and its label."""
+    """Metrics of a task that the report draws in one chart.
+
+    Example: `Chart("Arithmetic", "How many steps are true.", (("behaviour/true", "true"),), "share")`.
+    """
 
     title: str
     says: str
-    """What is seen there, in a sentence."""
+    """One sentence that explains what the chart shows."""
     lines: tuple[tuple[str, str], ...]
+    """One pair for each line: the metric's key, and the label of the line."""
     form: Literal["number", "share"] = "number"
+    """The vertical axis: any number, or a share from 0 to 100 %."""
 
 
 class Shortcut(NamedTuple):
-    """An easy method that solves the problems which `describe` gives the label `label` the value `value`.
+    """An easy method that solves some of the problems, to compare scores with.
 
-    A report shows how far it goes, by kind of problem; `says` names it there.
+    It solves exactly the problems for which `Task.describe` gives the label `label` the value `value`.
+    The report calls it `says` and shows how many problems of each kind it solves.
+
+    Example: `Shortcut("carries", "no", "adding digit by digit")`.
     """
 
     label: str
@@ -54,130 +72,267 @@ class Shortcut(NamedTuple):
 
 
 class Episode(Protocol):
-    """A conversation of several turns about one problem."""
+    """A conversation of several turns about one problem.
+
+    Example: the model guesses a number, and `step` answers "higher" or "lower" until it is right.
+    """
 
     def step(self, said: str) -> str | None:
-        """What the environment answers to the model's last turn, or None if the episode is over."""
+        """The environment's reply to the model's turn `said`, or None if the conversation is over.
+
+        Example:
+
+            reply = episode.step("<guess>50</guess>")
+            assert reply == "higher"
+        """
         ...
 
     def reward(self) -> Reward:
-        """What the whole episode earned."""
+        """The reward for the whole conversation; called once, after the last turn.
+
+        Example:
+
+            won = Reward(1.0)
+            lost = Reward(0.0)
+        """
         ...
 
     def close(self) -> None:
-        """Give back what the episode holds."""
+        """Release what the conversation holds, such as a process or a connection.
+
+        Example:
+
+            def close(self) -> None:
+                self.database.close()
+        """
         ...
 
 
 class Task:
-    """A family of problems and the check of an answer. No torch and no tokens: text only.
+    """A family of problems, and the check of an answer. A task sees text only, never tokens.
 
-    Example: see examples/my_task.py.
+    Example: examples/my_task.py is a complete task in one file.
     """
 
     Options: ClassVar[type[BaseModel] | None] = None
-    """A pydantic model; its fields are options of the command line, as `--task.NAME value`."""
+    """A pydantic model. Its fields are options of the command line: `--task.NAME value`."""
 
     stop: Sequence[str] = ("</answer>",)
-    """A completion ends with the first of these strings. Empty: only the model's end token ends it."""
+    """A completion ends with the first of these strings. If empty, only the end token ends it."""
 
     rules: str = ""
-    """One sentence that tells a newcomer what is asked."""
+    """One sentence that tells a newcomer what the problem asks for, such as "Add two numbers."."""
 
     glossary: Mapping[str, str] = {}
-    """What each metric of `summarise`, and each part of a reward, means."""
+    """The meaning of each metric of `summarise` and of each part of a reward, in one sentence."""
 
     charts: Sequence[Chart] = ()
-    """The metrics of `summarise` that the report draws, in this order. Others are drawn after them."""
+    """The charts of the report, in this order. Metrics in no chart are drawn after them."""
 
     highlights: Mapping[str, str] = {}
-    """The few metrics that the console and summaries show too, each with a heading of a word or two."""
+    """The few metrics that the console shows too, each with a heading of one or two words."""
 
     kinds: Mapping[str, str] = {}
-    """The kinds of event found by `mark` that the report shows, each in a few words."""
+    """The kinds of event that the report shows, each explained in a few words."""
 
     shortcut: Shortcut | None = None
     """An easy method that scores are compared with."""
 
     sources: Sequence[str] = ()
-    """Options that name a file or a dataset. Estimates leave them out, so that nothing is fetched."""
+    """Options that name a file or a dataset. `tinyzero plan` ignores them, so it downloads nothing."""
 
     allowed_attacks: Sequence[str] = ()
-    """What `tinyzero check-task` finds and is meant, such as "junk around the answer"."""
+    """Findings of `tinyzero check-task` that are intended, such as "junk around the answer"."""
 
     def __init__(self, options: Any = None) -> None:
+        """Keep the validated options, or the defaults of `Options` if none are given."""
         self.options: Any = self.Options() if options is None and self.Options else options
 
     @property
     def is_posable(self) -> bool:
-        """Whether a person can type problems of this task."""
+        """Whether a person can type problems of this task, which is so if it defines `pose`."""
         return type(self).pose is not Task.pose
 
     @property
     def grades_groups(self) -> bool:
-        """Whether the task grades the completions of a group together."""
+        """Whether the completions of a group are graded together: if the task defines `rewards`."""
         return type(self).rewards is not Task.rewards
 
     def problem(self, split: Split, index: int) -> Problem:
-        """The problem at `index` of `split`. It must depend on nothing but these arguments."""
+        """The problem at `index` (0, 1, 2, ...) of `split`; the arguments alone must determine it.
+
+        A resumed run asks for the same problem again, so draw from a generator that is seeded with
+        the arguments. No `key` may occur in two splits.
+
+        Example:
+
+            rng = random.Random(f"sum:{split}:{index}")
+            return Problem("3+4", {"a": 3, "b": 4}, split, key="3+4")
+        """
         raise NotImplementedError
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        """The text or the chat messages that pose `problem`. Raises UserError on an unknown template."""
+        """The text, or the list of chat messages, that poses `problem` to the model.
+
+        `template` is the option `--model.prompt`: "compact", "chat", "base", "instruct" or a name of
+        your own. Raise UserError for one that the task does not have.
+
+        Example:
+
+            question = f"What is {problem.fields['a']} + {problem.fields['b']}?"
+            return question if template == "base" else [{"role": "user", "content": question}]
+        """
         raise NotImplementedError
 
     def reward(self, problem: Problem, text: str) -> Reward | float | bool:
-        """Judge one completion. A float is a value, and a bool is right or wrong. It must not run the text."""
+        """The reward of one completion: a Reward, a number, or True for right and False for wrong.
+
+        `text` includes the stop string. Never run it (no `eval`), and return 0 instead of raising if
+        it is not an answer.
+
+        Example:
+
+            answer = find_answer(text, "<answer>", "</answer>")
+            return answer == str(problem.fields["a"] + problem.fields["b"])
+        """
         raise NotImplementedError
 
     def rewards(
         self, problems: Sequence[Problem], texts: Sequence[str]
     ) -> Sequence[Reward | float | bool]:
-        """Judge the completions of one group together. By default each is judged by `reward`."""
-        return [self.reward(p, t) for p, t in zip(problems, texts, strict=True)]
+        """The rewards of one group, in order, for a task that must compare its completions.
+
+        By default `reward` judges each completion by itself.
+
+        Example:
+
+            shortest = min(texts, key=len)
+            return [text == shortest for text in texts]
+        """
+        return [self.reward(problem, text) for problem, text in zip(problems, texts, strict=True)]
 
     def solution(self, problem: Problem) -> str:
-        """A completion that earns full marks. Raises NoSolution if none is known."""
+        """A completion that earns full marks, stop string included. Raise NoSolution if none is known.
+
+        `tinyzero check-task` grades it, and learns from it how answers are written.
+
+        Example:
+
+            total = problem.fields["a"] + problem.fields["b"]
+            return f"<answer>{total}</answer>"
+        """
         raise NotImplementedError
 
     def size(self, split: Split) -> int | None:
-        """How many problems `split` has, or None if it has no end. Indices beyond it start again at 0."""
+        """The number of problems in `split`, or None (the default) if there is no limit.
+
+        An index of `size` or more is allowed: it starts again at the first problem.
+
+        Example:
+
+            def size(self, split):
+                return len(self.rows[split])
+        """
         return None
 
     def nonsense(self, problem: Problem) -> Iterable[str]:
-        """Texts that must not be paid; `tinyzero check-task` tries them next to its own."""
+        """Texts that must not be paid; `tinyzero check-task` tries them in addition to its own.
+
+        Example:
+
+            wrong = problem.fields["a"] - problem.fields["b"]
+            return [f"<answer>{wrong}</answer>"]
+        """
         return ()
 
     def measure(self, problem: Problem, text: str) -> Mapping[str, float]:
-        """Figures of how one completion goes about the problem. `summarise` turns them into metrics."""
+        """Numbers that describe how one completion works; `summarise` turns them into metrics.
+
+        Example:
+
+            steps = text.count("=")
+            return {"steps": steps}
+        """
         return {}
 
     def summarise(self, measured: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-        """Metrics from what `measure` found in many completions; by default `behaviour/NAME` means."""
-        names = sorted({name for one in measured for name in one})
-        found = {name: [one[name] for one in measured if name in one] for name in names}
-        return {f"behaviour/{name}": sum(v) / len(v) for name, v in found.items()}
+        """Metrics over many completions, from what `measure` returned for each of them.
+
+        By default the mean of each number is the metric `behaviour/NAME`. A completion without the
+        number does not count.
+
+        Example:
+
+            task.summarise([{"steps": 1}, {"steps": 4}])
+            # {"behaviour/steps": 2.5}
+        """
+        numbers: defaultdict[str, list[float]] = defaultdict(list)
+        for completion in measured:
+            for name, number in completion.items():
+                numbers[name].append(number)
+
+        return {
+            f"behaviour/{name}": sum(numbers[name]) / len(numbers[name]) for name in sorted(numbers)
+        }
 
     def mark(self, problem: Problem, text: str) -> Sequence[Event]:
-        """What a completion does, by place, for the report to highlight."""
+        """What the completion does and in which part of the text, for the report to highlight.
+
+        Example:
+
+            start = text.find("wait")
+            return [Event("backtrack", start, start + 4)] if start >= 0 else []
+        """
         return ()
 
     def describe(self, problem: Problem) -> Mapping[str, object]:
-        """Labels that evaluations group by, such as {"digits": 3}."""
+        """Labels of a problem. Evaluations report the accuracy of each value of each label.
+
+        Example:
+
+            digits = len(str(problem.fields["a"]))
+            return {"digits": digits}
+        """
         return {}
 
     def pose(self, line: str) -> Problem:
-        """The problem that a person typed. Raises UserError if the line is not one."""
-        raise UserError("this task draws its problems: press Enter for one")
+        """The problem that a person typed in `tinyzero play`. Raise UserError if it is not one.
+
+        Example:
+
+            a, b = map(int, line.split("+"))
+            return Problem(f"{a}+{b}", {"a": a, "b": b}, "test", key=f"{a}+{b}")
+        """
+        raise UserError("problems of this task cannot be typed: press Enter to draw one")
 
     def line(self, problem: Problem) -> str:
-        """What to type for `problem`: `pose` reads it back. Empty if problems cannot be typed."""
+        """The line that a person would type for `problem`, which `pose` reads back; by default empty.
+
+        Example:
+
+            def line(self, problem):
+                return f"{problem.fields['a']}+{problem.fields['b']}"
+        """
         return ""
 
     def row(self, problem: Problem) -> Mapping[str, Any]:
-        """What `tinyzero data` writes of a problem, columns by name."""
+        """The row that `tinyzero data` writes for `problem`: values by column name.
+
+        By default the columns are the problem's fields.
+
+        Example:
+
+            def row(self, problem):
+                return {"question": problem.id, **problem.fields}
+        """
         return dict(problem.fields)
 
     def episode(self, problem: Problem) -> Episode | None:
-        """A conversation of several turns, or None if the task has only one."""
+        """A conversation about `problem`, or None (the default) if a problem takes only one turn.
+
+        Example:
+
+            def episode(self, problem):
+                return GuessingGame(problem.fields["secret"])
+        """
         return None

@@ -1,6 +1,7 @@
-"""The synthetic texts that bases are pretrained on: a task has one if its folder has a module `corpus`.
+"""The synthetic texts that the tiny bases are pretrained on. No torch.
 
-That module ends with `CORPUS = Corpus(...)`. All of them share the vocabulary below. No torch.
+A task has a corpus if its folder has a module `corpus`, which defines `CORPUS = Corpus(...)`. All
+corpora share the vocabulary below: single characters, and a few words.
 """
 
 from __future__ import annotations
@@ -26,36 +27,45 @@ CHAT_TEMPLATE = (
 
 
 class Corpus(NamedTuple):
-    """What a base for one task is pretrained on."""
+    """The text that a base for one task is pretrained on, and what the model card says about it."""
 
     options: type[BaseModel]
+    """The options of the corpus, as a pydantic model."""
     document: Callable[[random.Random, Any], tuple[str, str]]
-    """One document from the options: a prompt, without loss, and what follows it, up to END."""
+    """Draws one document, given the options: a prompt, which has no loss, and the rest up to END."""
     knows: str
-    """What the base has read of, as its card says it."""
+    """What the base has read about, as its model card says: "it knows ..."."""
     note: str = ""
-    """What else its card says of the problems that the corpus poses."""
+    """What else the model card says about the problems in the corpus."""
     measured_by: str = "`tinyzero eval`"
     """The command that measures what the base can do before any reinforcement learning."""
 
 
 def names() -> list[str]:
-    """The bundled tasks that have a corpus, without importing it."""
-    return [name for name in REGISTRY.names() if find_spec(_module(name))]
+    """The names of the tasks that have a corpus; no corpus is imported."""
+    return [name for name in REGISTRY.names() if find_spec(_module_name(name))]
 
 
 def find(name: str) -> Corpus:
-    """The corpus of the task called `name`, one of `names()`."""
-    corpus: Corpus = importlib.import_module(_module(name)).CORPUS
+    """The corpus of the task called `name`, which is one of `names()`."""
+    corpus: Corpus = importlib.import_module(_module_name(name)).CORPUS
     return corpus
 
 
-def _module(name: str) -> str:
-    package = REGISTRY.reference(name).partition(":")[0]
+def _module_name(task_name: str) -> str:
+    package = REGISTRY.reference(task_name).partition(":")[0]
     return f"{package}.corpus"
 
 
 def as_chat(prompt: str, text: str) -> tuple[str, str]:
-    """A document with its prompt as the messages of a chat, as CHAT_TEMPLATE writes them; drills are as they were."""
+    """A document with its prompt as the messages of a chat, in the form of CHAT_TEMPLATE.
+
+    A drill, which has no prompt, stays as it is.
+
+    >>> as_chat("47*36\\n<think>\\n", "</think>")
+    ('user: 47*36\\nassistant: <think>', '\\n</think>')
+    """
     question, thinking, _ = prompt.partition("\n<think>\n")
-    return (f"user: {question}\nassistant: <think>", f"\n{text}") if thinking else (prompt, text)
+    if not thinking:
+        return prompt, text
+    return f"user: {question}\nassistant: <think>", f"\n{text}"

@@ -1,4 +1,4 @@
-"""Problems as rows of a file: parquet or JSONL."""
+"""Writing problems as rows of a file: parquet or JSONL."""
 
 from __future__ import annotations
 
@@ -17,26 +17,31 @@ EXTRA = "is not installed: pip install 'tinyzero[data]'"
 
 
 def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write `rows`, columns by name, to a .parquet or .jsonl file, whole or not at all.
+    """Write `rows` (values by column name) to a .parquet or .jsonl file, completely or not at all.
 
-    Raises UserError if it cannot be written.
+    Raises UserError if the name has another ending, or the file cannot be written.
+
+    Example: `write_table("problems.jsonl", [{"target": 24, "nums": [3, 5, 12]}])`.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise UserError(f"cannot write {path}: a data file ends in .parquet or .jsonl")
-    beside: str | None = None
+        raise UserError(f"cannot write {path}: name a file that ends in .parquet or .jsonl")
+
+    write_rows = _write_parquet if path.suffix == ".parquet" else _write_jsonl
+    temporary_folder: str | None = None
     try:
-        beside = tempfile.mkdtemp(prefix=".tmp-", dir=path.parent)  # a name that nobody else has
-        partial = Path(beside, path.name)
-        (_write_parquet if path.suffix == ".parquet" else _write_jsonl)(partial, rows)
-        with partial.open("rb") as file:
+        # A new folder, so that no other file has the name of the unfinished one.
+        temporary_folder = tempfile.mkdtemp(prefix=".tmp-", dir=path.parent)
+        unfinished = Path(temporary_folder, path.name)
+        write_rows(unfinished, rows)
+        with unfinished.open("rb") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        unfinished.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if beside:
-            shutil.rmtree(beside, ignore_errors=True)
+        if temporary_folder:
+            shutil.rmtree(temporary_folder, ignore_errors=True)
 
 
 def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -45,11 +50,14 @@ def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(f"cannot write {path}: pyarrow {EXTRA}") from error
+
     try:
         table = pyarrow.Table.from_pylist([dict(row) for row in rows])
     except pyarrow.ArrowException as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"the rows fit no parquet table ({why}): write a .jsonl file") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"these rows do not fit into a parquet table ({reason}): write a .jsonl file"
+        ) from error
     pyarrow.parquet.write_table(table, path)
 
 

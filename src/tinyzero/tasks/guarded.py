@@ -1,7 +1,7 @@
-"""A task behind its guard: complete, named, and unable to take the run down.
+"""A task behind a guard: complete, named, and unable to stop a run with an error of its own.
 
-`load_task` wraps every task in a `GuardedTask`, so nothing else guards a user's code. A class with
-only the four required methods gets the defaults of `Task` for the rest.
+`load_task` wraps every task in a `GuardedTask`, so nothing else has to guard a user's code. A class
+that has only the four required methods gets the defaults of `Task` for the rest.
 """
 
 from __future__ import annotations
@@ -16,22 +16,33 @@ from tinyzero.tasks.base import Episode, Event, Task
 from tinyzero.types import Problem, Prompt, Split
 
 PLAIN = ("stop", "rules", "glossary", "charts", "highlights", "kinds", "shortcut", "sources")
-"""What a task has besides its options and methods."""
+"""The attributes of a task, apart from its options."""
 
 
 class GuardedTask(Task):
-    """The task `owner` called `name`. Whatever it raises becomes a UserError that names its line."""
+    """The task object `owner`, loaded under the name `name` with the options `options`.
+
+    Whatever the owner raises becomes a UserError that names the line in the owner's file. A wrong
+    return value becomes a TaskError that names the method. The owner gets copies of problems, so it
+    cannot change what the run sees.
+
+    Example: `load_task("my_task.py:MyTask").problem("train", 0)`.
+    """
 
     def __init__(self, owner: Any, name: str, options: Mapping[str, Any]) -> None:
-        self.owner, self.name, self.given = owner, name, dict(options)
+        self.owner = owner
+        self.name = name
+        self.given = dict(options)
         self.trusted = type(owner).__module__.startswith("tinyzero.")
         self.options: Any = getattr(owner, "options", None)
+
         for attribute in PLAIN:
-            setattr(self, attribute, getattr(owner, attribute, getattr(Task, attribute)))
+            default = getattr(Task, attribute)
+            setattr(self, attribute, getattr(owner, attribute, default))
         self.stop = _stop_strings(self.stop, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A task travels to another process as its name and options, and is loaded there."""
+        """Pickle only the name and the options: another process loads the task from these."""
         from tinyzero.tasks import load_task
 
         return load_task, (self.name, self.given)
@@ -51,23 +62,24 @@ class GuardedTask(Task):
             problem = self.owner.problem(split, index)
         if not isinstance(problem, Problem):
             raise UserError(
-                f"{self.name} gives {problem!r:.80} for problem({split!r}, {index}), not a Problem"
+                f"problem({split!r}, {index}) of the task {self.name} gives {problem!r:.80}: "
+                "return a Problem"
             )
-        return problem if problem.task else replace(problem, task=self.name)
+        return self._named(problem)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
         with asking(self.owner):
             prompt: Prompt = self.owner.prompt(self._copy(problem), template)
         if not isinstance(prompt, str | list | tuple) or not prompt:
-            self._refuse("prompt", prompt, "text or chat messages", problem)
+            self._reject("prompt", prompt, "text or chat messages", problem)
         return prompt
 
     def reward(self, problem: Problem, text: str) -> Any:
-        """As the owner gives it: `grading.judge_group` guards it."""
+        """The owner's return value as it is; `grading.judge_group` guards the call."""
         return self.owner.reward(problem, text)
 
     def rewards(self, problems: Sequence[Problem], texts: Sequence[str]) -> Any:
-        """As the owner gives them: `grading.judge_group` guards them."""
+        """The owner's return value as it is; `grading.judge_group` guards the call."""
         return self.owner.rewards(problems, texts)
 
     def solution(self, problem: Problem) -> str:
@@ -76,10 +88,11 @@ class GuardedTask(Task):
 
     def size(self, split: Split) -> int | None:
         size = self._ask("size", split)
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-            self._refuse("size", size, "a whole number from 0 up, or None for no end")
-        found: int | None = size
-        return found
+        is_count = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+        if size is not None and not is_count:
+            self._reject("size", size, "a whole number from 0, or None if there is no limit")
+        count: int | None = size
+        return count
 
     def nonsense(self, problem: Problem) -> Iterable[str]:
         with asking(self.owner):
@@ -87,10 +100,10 @@ class GuardedTask(Task):
 
     def measure(self, problem: Problem, text: str) -> Mapping[str, float]:
         measured = self._ask("measure", self._copy(problem), text)
-        if not self.trusted and not _is_figures(measured):
-            self._refuse("measure", measured, "numbers by name", problem)
-        figures: Mapping[str, float] = measured
-        return figures
+        if not self.trusted and not _is_numbers_by_name(measured):
+            self._reject("measure", measured, "numbers by name", problem)
+        numbers: Mapping[str, float] = measured
+        return numbers
 
     def summarise(self, measured: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
         metrics: Mapping[str, float] = self._ask("summarise", measured)
@@ -103,13 +116,13 @@ class GuardedTask(Task):
     def describe(self, problem: Problem) -> Mapping[str, object]:
         described = self._ask("describe", self._copy(problem))
         if not isinstance(described, Mapping):
-            self._refuse("describe", described, "labels by name", problem)
+            self._reject("describe", described, "labels by name", problem)
         labels: Mapping[str, object] = described
         return labels
 
     def pose(self, line: str) -> Problem:
         problem: Problem = self._ask("pose", line)
-        return problem if problem.task else replace(problem, task=self.name)
+        return self._named(problem)
 
     def line(self, problem: Problem) -> str:
         line: str = self._ask("line", self._copy(problem))
@@ -124,6 +137,7 @@ class GuardedTask(Task):
         return episode
 
     def _ask(self, name: str, *arguments: Any) -> Any:
+        """Call a method of the owner, or the default of `Task`, behind the guard."""
         with asking(self.owner):
             return self._method(name)(*arguments)
 
@@ -131,39 +145,48 @@ class GuardedTask(Task):
         """The owner's own method, or the default of `Task`."""
         return getattr(self.owner, name, None) or getattr(Task, name).__get__(self.owner)
 
-    def _refuse(
+    def _reject(
         self, method: str, given: Any, wanted: str, problem: Problem | None = None
     ) -> NoReturn:
-        """What a method returned is not what it is for."""
-        of = f" of problem {problem.id!r}" if problem else ""
-        raise TaskError(
-            f"{method}{of} of the task {self.name} gives {given!r:.80}: return {wanted}"
-        )
+        """Raise a TaskError: `method` returned `given`, and should return `wanted`."""
+        subject = f"{method} of problem {problem.id!r}" if problem else method
+        raise TaskError(f"{subject} of the task {self.name} gives {given!r:.80}: return {wanted}")
 
     def _copy(self, problem: Problem) -> Problem:
-        """What a user's code is given, so that changing it changes nothing else."""
+        """A copy for a user's code, so that changing it changes nothing else."""
         return problem if self.trusted else deepcopy(problem)
 
+    def _named(self, problem: Problem) -> Problem:
+        """The problem with this task's name in it, unless it has one already."""
+        return problem if problem.task else replace(problem, task=self.name)
 
-def _is_figures(measured: Any) -> bool:
-    """Whether it is numbers by name."""
+
+def _is_numbers_by_name(measured: Any) -> bool:
+    """Whether this is a mapping from text to numbers."""
     if not isinstance(measured, Mapping):
         return False
-    return all(isinstance(name, str) and hasattr(x, "__float__") for name, x in measured.items())
+    return all(
+        isinstance(name, str) and hasattr(number, "__float__") for name, number in measured.items()
+    )
 
 
 def _stop_strings(stop: Any, name: str) -> tuple[str, ...]:
-    """A task's stop strings; a single one may be given as it is. Raises UserError if one is not text, or empty."""
+    """A task's stop strings as a tuple; a single string is taken for a list of one.
+
+    Raises UserError if one of them is empty or is not text.
+    """
     strings = (stop,) if isinstance(stop, str) else stop
-    sound = isinstance(strings, tuple | list) and all(isinstance(s, str) and s for s in strings)
-    if not sound:
+    are_valid = isinstance(strings, tuple | list) and all(
+        isinstance(string, str) and string for string in strings
+    )
+    if not are_valid:
         raise UserError(
-            f"stop of the task {name} is {stop!r:.80}: give strings, none of them empty"
+            f"stop of the task {name} is {stop!r:.80}: give a list of non-empty strings"
         )
     return tuple(strings)
 
 
 def _overrides(owner: Any, name: str) -> bool:
-    """Whether the owner has a method of its own by that name."""
-    own = getattr(type(owner), name, None)
-    return own is not None and own is not getattr(Task, name)
+    """Whether the owner has its own method of this name, instead of the default of `Task`."""
+    own_method = getattr(type(owner), name, None)
+    return own_method is not None and own_method is not getattr(Task, name)

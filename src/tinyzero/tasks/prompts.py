@@ -1,9 +1,13 @@
-"""The forms a problem is posed in; each task has its own words for the question.
+"""The templates that the tasks of this package pose a problem in; `--model.prompt` chooses one.
 
-`compact`  the tiny bundled bases: as few tokens as can be
-`chat`     the same in chat messages, for a tiny base that was taught to answer (`tinyzero pretrain --chat true`)
-`base`     the R1-Zero text of TinyZero's Countdown, for base models
-`instruct` chat messages, for the tokenizer's own chat template; the answer is opened at <think>
+| template   | for                                     | form                                       |
+|------------|-----------------------------------------|--------------------------------------------|
+| `compact`  | the tiny bases that ship                | as few tokens as possible                  |
+| `chat`     | a base of `tinyzero pretrain --chat`    | the same question as chat messages         |
+| `base`     | base models                             | the text of R1-Zero, as TinyZero uses it   |
+| `instruct` | instruct models                         | chat messages, for the model's own format  |
+
+Each of them opens the answer with `<think>`.
 """
 
 from __future__ import annotations
@@ -13,9 +17,12 @@ from tinyzero.types import Prompt
 
 TEMPLATES = ("compact", "chat", "base", "instruct")
 
+# The next three texts are TinyZero's own, mistakes included, so that results can be compared.
 _BASE_INTRO = (
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
-    "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer.\n"
+    "A conversation between User and Assistant. "
+    "The user asks a question, and the Assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind "
+    "and then provides the user with the answer.\n"
 )
 _INSTRUCT_SYSTEM = (
     "You are a helpful assistant. You first thinks about the reasoning process in the mind "
@@ -25,15 +32,22 @@ _OPENING = "Let me solve this step by step.\n<think>"
 
 
 def posed(short: str, question: str, template: str) -> Prompt:
-    """A prompt under one of TEMPLATES: `short` for the tiny bases, and `question` for all others.
+    """The prompt under one of TEMPLATES: with `short` for the tiny bases, else with `question`.
 
-    Raises UserError on an unknown template.
+    Raises UserError if there is no such template.
+
+    Example: `posed("47*36", "What is 47 times 36?", "compact")` is `"47*36\\n<think>\\n"`.
     """
-    return _short(short, template) if template in ("compact", "chat") else wrap(question, template)
+    if template in ("compact", "chat"):
+        return _short_prompt(short, template)
+    return wrap(question, template)
 
 
 def wrap(question: str, template: str) -> Prompt:
-    """`question` as TinyZero puts it to a base or an instruct model, opened at `<think>`."""
+    """`question` as TinyZero poses it to a base or an instruct model, up to the opening `<think>`.
+
+    Raises UserError if there is no such template.
+    """
     if template == "base":
         return f"{_BASE_INTRO}User: {question}\nAssistant: {_OPENING}"
     if template == "instruct":
@@ -45,7 +59,7 @@ def wrap(question: str, template: str) -> Prompt:
     raise UserError(f"unknown prompt template {template!r}: use one of {', '.join(TEMPLATES)}")
 
 
-def _short(question: str, template: str) -> Prompt:
+def _short_prompt(question: str, template: str) -> Prompt:
     if template == "compact":
         return f"{question}\n<think>\n"
     return [{"role": "user", "content": question}, {"role": "assistant", "content": "<think>"}]

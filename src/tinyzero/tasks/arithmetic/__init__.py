@@ -1,3 +1,3 @@
-"""Reading arithmetic in what a model wrote, for every task that is about numbers."""
+"""Reading the arithmetic in what a model wrote, for every task about numbers."""
 
 __all__ = ["chains", "expressions", "steps", "thinking"]

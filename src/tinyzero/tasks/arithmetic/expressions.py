@@ -1,4 +1,4 @@
-"""Expressions over numbers: reading, form, exact value."""
+"""Expressions over numbers: reading them, their exact value, and their canonical form."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-MAX_ANSWER = 100  # characters; bounds the depth of its parentheses
+MAX_ANSWER = 100  # characters, which limits the depth of its brackets
 
 Number = int | Fraction
 Expression = Number | tuple[str, "Expression", "Expression"]
-"""A number, or (operator, left, right)."""
+"""A number, or (operator, left, right): 2*(3+4) is ("*", 2, ("+", 3, 4))."""
 
 _TOKEN = re.compile(r"[0-9]{1,9}|[-+*/()]")
 
 
 class Step(NamedTuple):
-    """`left operator right = result`, as stated."""
+    """A calculation as it is stated: `left operator right = result`.
+
+    >>> Step(12, "-", 3, 9).is_true, Step(7, "/", 2, 3).is_true
+    (True, False)
+    """
 
     left: int
     operator: str
@@ -26,23 +30,27 @@ class Step(NamedTuple):
 
     @property
     def is_true(self) -> bool:
-        """Whether the statement holds exactly over the rationals: 7/2=3 does not."""
+        """Whether the result is exact; 7/2=3 is not."""
         if self.operator == "/":
             return self.right != 0 and self.left == self.result * self.right
         return self.result == value((self.operator, self.left, self.right))
 
 
 def canonical(expression: Expression) -> str:
-    """The same text for expressions that differ only in the order and grouping of terms or of factors, or in where a
-    minus stands: `12*(5-3)` and `-(3-5)*12`."""
+    """One text for all expressions that only differ in order, in grouping, or in where a minus is.
+
+    >>> canonical(("*", 12, ("-", 5, 3))) == canonical(("*", ("-", 5, 3), 12))
+    True
+    """
     negative, text = _form(expression)
     return "-" * negative + text
 
 
 def _form(expression: Expression) -> tuple[bool, str]:
-    """Whether a minus stands before it, and the rest, in which no sum is worth less than 0."""
+    """Whether a minus is before it, and the rest as text, in which no sum is below 0."""
     if not isinstance(expression, tuple):
         return expression < 0, str(abs(expression))
+
     operators = "+-" if expression[0] in "+-" else "*/"
     operands = list(_operands(expression, operators, inverse=False))
     if operators == "*/":
@@ -57,8 +65,11 @@ def _form(expression: Expression) -> tuple[bool, str]:
 def _operands(
     expression: Expression, operators: str, inverse: bool
 ) -> Iterator[tuple[bool, bool, str]]:
-    """The terms ("+-") or factors ("*/") of an expression, each as whether it is subtracted or divided by, and its
-    form: `12-(5-3)` adds 12, subtracts 5 and adds 3."""
+    """The terms (if operators is "+-") or the factors (if "*/") of an expression.
+
+    Each is given as whether it is subtracted (or divides), followed by its `_form`: `12-(5-3)` adds
+    12, subtracts 5 and adds 3.
+    """
     if isinstance(expression, tuple) and expression[0] in operators:
         operator, left, right = expression
         yield from _operands(left, operators, inverse)
@@ -68,29 +79,45 @@ def _operands(
 
 
 def leaves(expression: Expression) -> list[Number]:
-    """Its numbers, from left to right."""
-    return (
-        leaves(expression[1]) + leaves(expression[2])
-        if isinstance(expression, tuple)
-        else [expression]
-    )
+    """The numbers of an expression, from left to right.
+
+    >>> leaves(("*", 2, ("+", 3, 4)))
+    [2, 3, 4]
+    """
+    if isinstance(expression, tuple):
+        return leaves(expression[1]) + leaves(expression[2])
+    return [expression]
 
 
 def subexpressions(expression: Expression) -> list[Expression]:
-    """What it is made of, itself and its numbers left out."""
+    """The expressions inside an expression, without itself and its numbers.
+
+    >>> subexpressions(("*", 2, ("+", 3, 4)))
+    [('+', 3, 4)]
+    """
     if not isinstance(expression, tuple):
         return []
+
     inner = [part for part in expression[1:] if isinstance(part, tuple)]
-    return inner + [smaller for part in inner for smaller in subexpressions(part)]
+    deeper: list[Expression] = []
+    for part in inner:
+        deeper += subexpressions(part)
+    return inner + deeper
 
 
 def value(expression: Expression) -> Number | None:
-    """The exact value, or None where something is divided by zero."""
+    """The exact value, or None if something is divided by zero.
+
+    >>> value(("/", 7, 2))
+    Fraction(7, 2)
+    """
     if not isinstance(expression, tuple):
         return expression
+
     operator, left, right = expression[0], value(expression[1]), value(expression[2])
     if left is None or right is None:
         return None
+
     if operator == "/":
         return Fraction(left) / right if right else None
     if operator == "+":
@@ -99,8 +126,13 @@ def value(expression: Expression) -> Number | None:
 
 
 def parse(text: str) -> Expression | None:
-    """The tree of whole numbers, + - * / (a minus before a number or a parenthesis too) and parentheses, or None for
-    any other text."""
+    """The expression that a text consists of, or None for any other text.
+
+    It may have whole numbers, brackets, + - * /, and a minus before a number or a bracket.
+
+    >>> parse("2*(3+4)")
+    ('*', 2, ('+', 3, 4))
+    """
     tokens = _TOKEN.findall(text)
     if len(text) > MAX_ANSWER or "".join(tokens) != "".join(text.split()):
         return None
@@ -108,16 +140,19 @@ def parse(text: str) -> Expression | None:
 
 
 def read(tokens: list[str]) -> Expression | None:
-    """The tree of numbers, + - * / and parentheses in order, or None where they are no expression.
+    """The expression that numbers, + - * / and brackets form, or None if they form none.
 
-    How many there may be, and so how deep it goes, is the caller's to bound.
+    The caller has to limit how many tokens there are, because nested brackets recurse.
+
+    >>> read(["2", "*", "3"])
+    ('*', 2, 3)
     """
-    waiting = tokens[::-1]  # so that the next one is popped off the end
+    remaining = tokens[::-1]  # so that the next token is popped off the end
     try:
-        expression = _sum(waiting)
+        expression = _sum(remaining)
     except (IndexError, ValueError):
         return None
-    return None if waiting else expression
+    return None if remaining else expression
 
 
 def _sum(tokens: list[str]) -> Expression:
@@ -142,15 +177,18 @@ def _atom(tokens: list[str]) -> Expression:
         return Fraction(token) if "." in token else int(token)
     expression = _sum(tokens)
     if tokens.pop() != ")":
-        raise ValueError("a parenthesis is not closed")
+        raise ValueError("a bracket is not closed")
     return expression
 
 
 def _negative(expression: Expression) -> Expression:
-    """Its negative, without a sign of its own: a difference is turned round, another operation has a first operand
-    that can be negated."""
+    """The negative of an expression, without a sign of its own.
+
+    A difference is turned round. In any other operation the first operand is negated.
+    """
     if not isinstance(expression, tuple):
         return -expression
+
     operator, left, right = expression
     if operator == "-":
         return (operator, right, left)

@@ -1,7 +1,7 @@
 """Texts that no grader should pay, built from the problem itself.
 
-Each has a name that says what it is. Two kinds differ: most are never to be paid; `POLICIES` can be
-meant, and then the task's author allows them.
+Each attack has a name that says what it is. Most of them should never be paid. Those in `POLICIES`
+may be intended, and then the author of the task allows them by name.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ RIGHT_LAST = "wrong then right"
 OUTSIDE = "answer outside the wrapper"
 AGAIN = "given numbers used again"
 POLICIES = (JUNK, RIGHT_FIRST, RIGHT_LAST, OUTSIDE, AGAIN)
-ACTS = ("files", "processes", "network", "native code")
-ALLOWABLE = (*POLICIES, *ACTS)
-"""What `allowed_attacks` and `--allow` may name."""
+EFFECTS = ("files", "processes", "network", "native code")
+ALLOWABLE = (*POLICIES, *EFFECTS)
+"""The names that `allowed_attacks` and `--allow` may contain."""
 
 SMALL = range(-5, 21)
 MANY = 20  # answers in one text
@@ -67,57 +67,93 @@ FORMLESS = (
     "####",
     "```",
 )
-LISTS = {
+GUESSES = {
     "integers": [str(number) for number in range(-20, 200)],
     "letters": [chr(code) for code in range(ord("A"), ord("Z") + 1)],
     "yes and no": ["yes", "no", "true", "false"],
 }
 
 
+WHOLE_ANSWER = "compare the whole answer instead of searching for it in the text"
+FIXES = {
+    "the echoed prompt": "look for the answer in its wrapping only, since the prompt is not one",
+    "an empty form": "pay 0 if there is no answer",
+    "no answer": "pay 0 if the answer is empty",
+    "garbage": "pay 0 for everything that is not an answer",
+    "a pattern": "compare with ==, and never use the model's text as a pattern",
+    "another problem's answer": "compare the answer with that of this problem",
+    "another problem's solution": "compare the answer with that of this problem",
+    "twenty answers, one of them right": WHOLE_ANSWER,
+    "twenty wrapped answers, one of them right": "take one answer only, such as the last",
+    JUNK: WHOLE_ANSWER,
+    RIGHT_FIRST: WHOLE_ANSWER,
+    RIGHT_LAST: WHOLE_ANSWER,
+    OUTSIDE: "look for the answer in its wrapping only",
+    AGAIN: "compare how often each number is used, not only which ones",
+    "the task's own nonsense": "the task's own `nonsense` says that this must not be paid",
+}
+"""What to change in a reward that pays an attack, by the attack's name."""
+
+
+def fix_for(name: str) -> str:
+    """What to change in a reward that pays the attack of this name."""
+    if name.startswith("a long list of"):
+        return "compare the whole answer, since a list of guesses is not one"
+    return FIXES.get(name, "check more: a model can write this without solving the problem")
+
+
 class Attack(NamedTuple):
-    """A text that is tried on a grader, and the name that its kind goes by."""
+    """A text that is tried on a grader, and the name of its kind.
+
+    Example: `Attack("an empty form", "<answer></answer>")`.
+    """
 
     name: str
     text: str
 
 
 class Known(NamedTuple):
-    """What is known of a problem when its attacks are built."""
+    """What the attacks on a problem are built from."""
 
     fields: Mapping[str, Any]
     prompt: str
     solution: str | None
+    """A right completion, or None if none is known."""
     answer: str | None
-    """The answer within the solution."""
+    """The answer in the solution."""
     others: Sequence[str]
-    """Other problems' answers: wrong ones here."""
+    """The answers to other problems, which are wrong here."""
     other_solutions: Sequence[str]
+    """The completions that have these answers."""
     stop: Sequence[str]
+    """The task's stop strings."""
 
 
 def attacks(known: Known, own: Wrapping, also: Sequence[Wrapping]) -> Iterator[Attack]:
-    """Every attack on one problem, each text once. `also` are other wrappings that are accepted."""
+    """Every attack on one problem, without repeating a text.
+
+    `own` is the wrapping of the task's answers, and `also` are other wrappings to try.
+    """
     tried = {known.solution}
-    for attack in _all(known, own, also):
+    for attack in _all_attacks(known, own, also):
         if attack.text not in tried:
             tried.add(attack.text)
             yield attack
 
 
-def _all(known: Known, own: Wrapping, also: Sequence[Wrapping]) -> Iterator[Attack]:
+def _all_attacks(known: Known, own: Wrapping, also: Sequence[Wrapping]) -> Iterator[Attack]:
+    """Every attack on one problem; some texts may come twice."""
     yield Attack("the echoed prompt", known.prompt)
     for text in FORMLESS:
         yield Attack("an empty form", text)
+
     for wrapping in (own, *also):
         for name, content in _contents(known):
             if not _is_right(content, known):
                 yield Attack(name, wrapping.around(content))
         yield Attack("the echoed prompt", wrapping.around(known.prompt))
-        for name, guesses in LISTS.items():
-            for joiner in JOINERS:
-                yield Attack(f"a long list of {name}", wrapping.around(joiner.join(guesses)))
-            each = "\n".join(map(wrapping.around, guesses))
-            yield Attack(f"a long list of {name}, each as an answer", each)
+        yield from _long_lists(wrapping)
+
     for text in known.other_solutions:
         yield Attack("another problem's solution", text)
     if known.answer is not None and known.others:
@@ -127,9 +163,18 @@ def _all(known: Known, own: Wrapping, also: Sequence[Wrapping]) -> Iterator[Atta
         yield from _lenient(known.answer, known, own)
 
 
+def _long_lists(wrapping: Wrapping) -> Iterator[Attack]:
+    """Lists of guesses, within one answer and as one answer per guess."""
+    for name, guesses in GUESSES.items():
+        for joiner in JOINERS:
+            yield Attack(f"a long list of {name}", wrapping.around(joiner.join(guesses)))
+        each_wrapped = "\n".join(map(wrapping.around, guesses))
+        yield Attack(f"a long list of {name}, each as an answer", each_wrapped)
+
+
 def _contents(known: Known) -> Iterator[tuple[str, str]]:
-    """What stands in the place of an answer and is not the right one."""
-    if known.answer is not None:  # else one of them may well be right
+    """Wrong answers: the name of the attack, and the text within the wrapping."""
+    if known.answer is not None:  # otherwise one of them may well be right
         yield from list(_values(known.fields))[:MOST_VALUES]
         for number in SMALL:
             yield "a small integer", str(number)
@@ -141,50 +186,60 @@ def _contents(known: Known) -> Iterator[tuple[str, str]]:
 
 
 def _values(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each field's value as text, and each element of those that hold several."""
+    """Each field as text, and each element of a field that is a list or a dict."""
     for name, value in fields.items():
-        said = value if isinstance(value, str) else json.dumps(value)
-        if len(said) <= LONGEST_FIELD:
-            yield f"the field {name}", said
-        parts = value.values() if isinstance(value, Mapping) else value
+        text = _as_text(value)
+        if len(text) <= LONGEST_FIELD:
+            yield f"the field {name}", text
+
         if isinstance(value, (list, tuple, Mapping)):
-            words = [part if isinstance(part, str) else json.dumps(part) for part in parts]
+            elements = value.values() if isinstance(value, Mapping) else value
+            words = [_as_text(element) for element in elements]
             yield f"the field {name}", " ".join(words)[:LONGEST_FIELD]
             for word in words:
                 if len(word) <= LONGEST_FIELD:
                     yield f"an element of the field {name}", word
 
 
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _is_right(content: str, known: Known) -> bool:
-    """Whether this happens to be the right answer, or has it as a whole word."""
+    """Whether this happens to be the right answer, or contains it as a whole word."""
     if known.answer is None:
         return False
     if same(content, known.answer):
         return True
-    whole = rf"(?<![\w.-]){re.escape(known.answer.strip())}(?!\w)"
-    return bool(known.answer.strip() and re.search(whole, content))
+    whole_word = rf"(?<![\w.-]){re.escape(known.answer.strip())}(?!\w)"
+    return bool(known.answer.strip() and re.search(whole_word, content))
 
 
 def _many(answer: str, others: Sequence[str], wrapping: Wrapping) -> Iterator[Attack]:
-    """Twenty answers, the right one neither first nor last: nobody can mean that to be paid."""
-    wrong = [others[i % len(others)] for i in range(MANY - 1)]
+    """Twenty answers, one of them right and in the middle: paying that is never intended."""
+    wrong = [others[index % len(others)] for index in range(MANY - 1)]
     guesses = [*wrong[: MANY // 2], answer, *wrong[MANY // 2 :]]
+
     for joiner in JOINERS:
         yield Attack("twenty answers, one of them right", wrapping.around(joiner.join(guesses)))
     for joiner in ("\n", " "):
-        each = joiner.join(map(wrapping.around, guesses))
-        yield Attack("twenty wrapped answers, one of them right", each)
+        each_wrapped = joiner.join(map(wrapping.around, guesses))
+        yield Attack("twenty wrapped answers, one of them right", each_wrapped)
 
 
 def _lenient(answer: str, known: Known, own: Wrapping) -> Iterator[Attack]:
-    """What may be meant: the policies."""
-    # An answer that nothing closes ends with its line.
+    """The attacks that an author may have intended to pay: the policies."""
+    # If nothing closes an answer, the end of its line does, so what follows does not belong to it.
     ends = ("\n",) if own.closing.strip() or own.is_plain else ()
-    junk = (f"purple {answer} monkey", f"purple monkey, {answer}")
-    for text in (*junk, *(f"{answer}{end}purple monkey" for end in ends)):
+
+    junk = [f"purple {answer} monkey", f"purple monkey, {answer}"]
+    junk += [f"{answer}{end}purple monkey" for end in ends]
+    for text in junk:
         yield from _reached(JUNK, own.around(text), answer, known, own)
+
     for text in _used_again(answer, known.fields):
         yield Attack(AGAIN, own.around(text))
+
     if not own.is_plain:
         for text in (
             answer,
@@ -193,74 +248,83 @@ def _lenient(answer: str, known: Known, own: Wrapping) -> Iterator[Attack]:
             f"{answer}\n</think>",
         ):
             yield Attack(OUTSIDE, text)
+
     for wrong in known.others[:2]:
         for joiner in (*ends, ", ", " or "):
-            both = own.around(f"{answer}{joiner}{wrong}")
-            yield from _reached(RIGHT_FIRST, both, answer, known, own)
-            both = own.around(f"{wrong}{joiner}{answer}")
-            yield from _reached(RIGHT_LAST, both, answer, known, own)
+            right_first = own.around(f"{answer}{joiner}{wrong}")
+            yield from _reached(RIGHT_FIRST, right_first, answer, known, own)
+            right_last = own.around(f"{wrong}{joiner}{answer}")
+            yield from _reached(RIGHT_LAST, right_last, answer, known, own)
 
 
 def _used_again(answer: str, fields: Mapping[str, Any]) -> Iterator[str]:
-    """The answer with some given number used once more, to the same value.
+    """The answer with one of its numbers used once more, without changing the value.
 
-    Only if the answer is an expression that uses each number of some field exactly once: then using
-    one again is most likely against the rules, and a grader forgets to count.
+    Only if the answer is an expression that uses each number of some field exactly once. Then using
+    one again is probably against the rules, and a grader may have forgotten to count.
     """
     used = sorted(map(int, re.findall(r"\d+", answer)))
     lists = [value for value in fields.values() if isinstance(value, (list, tuple))]
     if not re.search(r"[-+*/]", answer) or not any(_numbers(given) == used for given in lists):
         return
-    for number in dict.fromkeys(n for n in used if n):
+
+    distinct = dict.fromkeys(number for number in used if number)
+    for number in distinct:
         yield f"({answer})*{number}/{number}"
         yield f"({answer})+{number}-{number}"
 
 
 def _numbers(given: Sequence[Any]) -> list[int]:
-    """The numbers of a list in order; empty if it holds anything else."""
-    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in given)
-    return sorted(given) if whole else []
+    """The sorted numbers of a list of whole numbers; empty for any other list."""
+    are_whole = all(isinstance(number, int) and not isinstance(number, bool) for number in given)
+    return sorted(given) if are_whole else []
 
 
 def conventions(known: Known, own: Wrapping) -> Iterator[Attack]:
-    """Two whole answers in a row. A grader must take one of them; which one is its own affair."""
+    """Two complete answers in a row. A grader must choose one of them; either choice is sound."""
     if known.answer is None or own.is_plain:
         return
+
     right = own.around(known.answer)
-    for wrong in known.others[:1]:
-        first, last = f"{right}\n{own.around(wrong)}", f"{own.around(wrong)}\n{right}"
-        yield from _reached("the first of several answers", first, known.answer, known, own)
-        yield from _reached("the last of several answers", last, known.answer, known, own)
+    for other in known.others[:1]:
+        wrong = own.around(other)
+        right_first = f"{right}\n{wrong}"
+        right_last = f"{wrong}\n{right}"
+        yield from _reached("the first of several answers", right_first, known.answer, known, own)
+        yield from _reached("the last of several answers", right_last, known.answer, known, own)
 
 
 def _reached(name: str, text: str, answer: str, known: Known, own: Wrapping) -> Iterator[Attack]:
-    """The attack as far as a model can write it: up to the first stop string.
+    """The attack as far as a model can write it, which is up to the first stop string.
 
-    If only the right answer, or a wrong one by itself, is left, this is no attack of its kind.
+    Nothing if only the right answer, or only a wrong one, is left of it.
     """
     ends = [text.find(stop) + len(stop) for stop in known.stop if stop and stop in text]
-    cut = text[: min(ends)] if ends else text
+    written = text[: min(ends)] if ends else text
+
     honest = (own.around(answer).strip(), f"{own.opening}{answer}".strip())
-    if cut == text or (answer in cut and cut.strip() not in honest):
-        yield Attack(name, cut)
+    if written == text or (answer in written and written.strip() not in honest):
+        yield Attack(name, written)
 
 
 def huge(own: Wrapping) -> Iterator[Attack]:
     """Texts of a million characters, and deeply nested ones."""
-    contents = {
-        "digits": "9" * 1_000_000,
-        "open brackets": "(" * 1_000_000,
-        "nested brackets": "(" * 50_000 + "1" + ")" * 50_000,
-        "nested lists": "[" * 100_000 + "]" * 100_000,
-        "nested braces": "{" * 50_000 + "}" * 50_000,
-        "minus signs": "-" * 1_000_000 + "1",
-        "sums": "1+" * 100_000 + "1",
-        "spaces": " " * 1_000_000 + "x",
-    }
     for text in ("a" * 1_000_000, "\n" * 1_000_000, "</think>" * 125_000):
         yield Attack("a huge text", text)
-    for content in contents.values():
+
+    contents = (
+        "9" * 1_000_000,
+        "(" * 1_000_000,
+        "(" * 50_000 + "1" + ")" * 50_000,
+        "[" * 100_000 + "]" * 100_000,
+        "{" * 50_000 + "}" * 50_000,
+        "-" * 1_000_000 + "1",
+        "1+" * 100_000 + "1",
+        " " * 1_000_000 + "x",
+    )
+    for content in contents:
         yield Attack("a huge text", own.around(content))
+
     for part in (own.opening, own.closing, own.around("")):
-        if part.strip():  # as much as a model can write; more is slow for most patterns
+        if part.strip():  # as much as a model can write; most patterns are slow on more
             yield Attack("a huge text", part * (30_000 // len(part)))

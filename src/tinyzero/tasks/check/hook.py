@@ -1,7 +1,7 @@
-"""What a reward does besides computing: an audit hook sees files, processes, networks and code.
+"""The side effects of a reward: an audit hook sees files, processes, networks and code.
 
 Python calls an audit hook whenever something opens a file, starts a process, connects, or compiles
-text. A hook cannot be removed, so it is set only in a worker process that ends with the check.
+text. A hook cannot be removed, so it is only set in a worker process that ends with the check.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sysconfig
 from typing import Any, NamedTuple
 
 MARKER = "740231957"
-"""A number that is in no problem: if it is compiled, the text of the answer was compiled."""
+"""A number that is in no problem. If it is compiled, the text of the answer was compiled."""
 
 KINDS = {
     "open": "files",
@@ -45,98 +45,120 @@ KINDS = {
     "compile": "code",
     "exec": "code",
 }
+"""The kind of side effect of each audit event that counts."""
 
-LONGEST = 100_000  # characters of an event that are searched for the answer
-QUIET = ("/dev/", "/proc/", "/sys/")  # reading here changes nothing and holds no answers
-STANDARD = sysconfig.get_path("stdlib")
+LONGEST = 100_000  # characters of an event that are compared with the answer
+MOST_EFFECTS = 20  # recorded for one reward
+QUIET = ("/dev/", "/proc/", "/sys/")  # reading here changes nothing, and no answers are there
+STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
-class Act(NamedTuple):
-    """Something that a reward did. `kind` is "code", "files", "processes", "network" or "native code"."""
+class SideEffect(NamedTuple):
+    """Something that a reward did apart from computing.
+
+    Example: `SideEffect("files", "open", "answers.txt", "my_task.py, line 12", uses_text=False)`.
+    """
 
     kind: str
+    """One of "code", "files", "processes", "network" and "native code"."""
     event: str
+    """The name of Python's audit event."""
     detail: str
-    place: str
-    """The file and the line that did it."""
+    """A path, a command, an address, or source code."""
+    location: str
+    """The file and the line that caused it."""
     uses_text: bool
-    """Whether the answer's own text is in it."""
+    """Whether the detail contains the text of the answer."""
 
 
 class Watch:
-    """Records the acts of one reward at a time: `begin(text)`, the reward, then `end()`."""
+    """Records the side effects of one reward at a time.
+
+    Example: `watch.begin(text)`, then the reward, then `effects = watch.end()`.
+    """
 
     def __init__(self) -> None:
         self._text: str | None = None
-        self._acts: list[Act] = []
-        self._is_looking = False
+        self._effects: list[SideEffect] = []
+        self._is_recording = False
         sys.addaudithook(self._hear)
 
     def begin(self, text: str) -> None:
-        """From now on, acts count."""
-        self._acts = []
+        """Start to record, for a reward of `text`."""
+        self._effects = []
         self._text = text
 
-    def end(self) -> list[Act]:
-        """The acts since `begin`; from now on none counts."""
+    def end(self) -> list[SideEffect]:
+        """Stop, and return the side effects since `begin`."""
         self._text = None
-        return self._acts
+        return self._effects
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._text is None or self._is_looking or event not in KINDS:
+        """The audit hook: Python calls it with every event, ours included."""
+        if self._text is None or self._is_recording or event not in KINDS:
             return
-        self._is_looking = True
+
+        self._is_recording = True
         try:
-            act = _act(event, arguments, self._text)
+            effect = _side_effect(event, arguments, self._text)
         finally:
-            self._is_looking = False
-        if act is None or len(self._acts) > 20:
+            self._is_recording = False
+        if effect is None or len(self._effects) > MOST_EFFECTS:
             return
-        self._acts.append(act)
-        if act.uses_text and act.kind != "code" and not _only_reads(event, arguments):
+
+        self._effects.append(effect)
+        if effect.uses_text and effect.kind != "code" and not _only_reads(event, arguments):
             raise PermissionError(f"check-task does not let a text of its own reach {event}")
 
 
-def _act(event: str, arguments: tuple[Any, ...], text: str) -> Act | None:
-    """What happened, or None if it is harmless."""
+def _side_effect(event: str, arguments: tuple[Any, ...], text: str) -> SideEffect | None:
+    """The side effect behind an event, or None if it is harmless."""
     kind = KINDS[event]
-    said = _said(event, arguments)
-    uses_text = _uses(said, text, at_least=2 if kind == "code" else 1)
+    detail = _detail(event, arguments)
+    uses_text = _contains(detail, text, at_least=2 if kind == "code" else 1)
     if kind == "code" and not uses_text:  # dataclasses and named tuples are compiled too
         return None
-    if event == "open" and not uses_text and _is_ordinary(arguments):
+    if event == "open" and _is_ordinary(arguments, uses_text):
         return None
-    frame = sys._getframe(2)  # who did it: below are this function and the hook
+
+    frame = sys._getframe(2)  # the caller: below it are this function and the hook
     if frame.f_code.co_filename == ast.__file__ or _is_importing(frame):
         return None
-    while frame.f_back and frame.f_code.co_filename.startswith(STANDARD + os.sep):
+    while frame.f_back and frame.f_code.co_filename.startswith(STANDARD_LIBRARY + os.sep):
         if "site-packages" in frame.f_code.co_filename:
             break
         frame = frame.f_back
-    place = f"{os.path.basename(frame.f_code.co_filename)}, line {frame.f_lineno}"
-    return Act(kind, event, said[:200], place, uses_text)
+
+    location = f"{os.path.basename(frame.f_code.co_filename)}, line {frame.f_lineno}"
+    return SideEffect(kind, event, detail[:200], location, uses_text)
 
 
-def _said(event: str, arguments: tuple[Any, ...]) -> str:
+def _detail(event: str, arguments: tuple[Any, ...]) -> str:
     """The words in an event's arguments: a path, a command, or source code."""
     if event == "exec":
         code = arguments[0]
         return " ".join(map(str, (*code.co_consts, *code.co_names)))[:LONGEST]
+
     kept = arguments[:1] if event in ("open", "compile") else arguments
-    words = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in kept]
+    words = [
+        word.decode(errors="replace") if isinstance(word, bytes) else str(word) for word in kept
+    ]
     return " ".join(words)[:LONGEST]
 
 
-def _uses(said: str, text: str, at_least: int) -> bool:
-    said = said.strip()
-    return MARKER in said or (len(said) >= at_least and said in text)
+def _contains(detail: str, text: str, at_least: int) -> bool:
+    """Whether the detail is a part of the answer, of `at_least` that many characters."""
+    detail = detail.strip()
+    return MARKER in detail or (len(detail) >= at_least and detail in text)
 
 
-def _is_ordinary(arguments: tuple[Any, ...]) -> bool:
-    """Whether opening this is no news: Python's own sources, a descriptor, or a device."""
+def _is_ordinary(arguments: tuple[Any, ...], uses_text: bool) -> bool:
+    """Whether this opens a descriptor, a device, or Python's own sources."""
     path = arguments[0]
     if isinstance(path, int):
         return True
+    if uses_text:
+        return False
     name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
     return name.startswith(QUIET) or (name.endswith((".py", ".pyc")) and _reads(arguments))
 
@@ -146,15 +168,16 @@ def _only_reads(event: str, arguments: tuple[Any, ...]) -> bool:
 
 
 def _reads(arguments: tuple[Any, ...]) -> bool:
-    """Whether a file is opened only to be read: by its mode, or by its flags if it has none."""
+    """Whether a file is opened only for reading: by its mode, or by its flags if it has none."""
     mode, flags = (*arguments, None, None)[1:3]
     if isinstance(mode, str):
         return not set(mode) & set("wax+")
-    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-    return not (isinstance(flags, int) and flags & writes)
+    writing_flags = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    return not (isinstance(flags, int) and flags & writing_flags)
 
 
 def _is_importing(frame: Any) -> bool:
+    """Whether an import is in progress, which opens and compiles files of its own."""
     while frame:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -1,6 +1,6 @@
-"""Countdown problems on disk: the public layout, with columns `target` and `nums`, as parquet or JSONL.
+"""Countdown problems on disk, in the public layout: the columns `target` and `nums`.
 
-Rows are numbered from 0 everywhere, in messages too.
+Files are parquet or JSONL. Rows are numbered from 0 everywhere, in messages too.
 """
 
 from __future__ import annotations
@@ -26,19 +26,26 @@ T = TypeVar("T")
 
 
 class Row(NamedTuple):
-    """One problem of a data file."""
+    """One problem of a data file.
+
+    Example: `Row(24, (3, 5, 12))` is the JSONL line `{"target": 24, "nums": [3, 5, 12]}`.
+    """
 
     target: int
     nums: tuple[int, ...]
 
 
 def read_rows(source: str | Path) -> list[Row]:
-    """All rows of a .parquet or .jsonl file, or of a hub dataset `org/name` (its split "train").
+    """All rows of a .parquet or .jsonl file, or of the split "train" of a hub dataset `org/name`.
 
-    Raises UserError where the source cannot be read, lacks a column, is empty, or has a malformed row (named).
+    Raises UserError if the source cannot be read, lacks a column, is empty, or has a malformed row,
+    whose number is given.
+
+    Example: `read_rows("Jiayi-Pan/Countdown-Tasks-3to4")`.
     """
     path = Path(source)
-    if HUB_ID.fullmatch(str(source)) and path.suffix not in SUFFIXES and not path.exists():
+    looks_like_hub_id = HUB_ID.fullmatch(str(source)) and path.suffix not in SUFFIXES
+    if looks_like_hub_id and not path.exists():
         raw = _read_hub(str(source))
     elif not path.is_file():
         raise UserError(
@@ -50,6 +57,7 @@ def read_rows(source: str | Path) -> list[Row]:
         raw = _read_jsonl(path)
     else:
         raise UserError(f"cannot read {path}: a data file ends in .parquet or .jsonl")
+
     rows = [_checked(target, nums, number, source) for number, (target, nums) in enumerate(raw)]
     if not rows:
         raise UserError(f"{source} has no rows")
@@ -57,78 +65,94 @@ def read_rows(source: str | Path) -> list[Row]:
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
-    """Write `rows` to a .parquet or .jsonl file, whole or not at all. Raises UserError if it cannot be written."""
+    """Write `rows` to a .parquet or .jsonl file, completely or not at all.
+
+    Raises UserError if the file cannot be written.
+    """
     write_table(path, ({"target": row.target, "nums": list(row.nums)} for row in rows))
 
 
 def tinyzero_split(rows: Sequence[T]) -> tuple[list[T], list[T]]:
-    """TinyZero's own split by row: (the first 327,680, the next 1,024). Raises UserError on fewer rows."""
+    """TinyZero's own split: the first 327,680 rows for training, the next 1,024 for the test.
+
+    Raises UserError if there are fewer rows.
+    """
     if len(rows) < TINYZERO_TRAIN + TINYZERO_TEST:
         raise UserError(
-            f"TinyZero's split needs {TINYZERO_TRAIN + TINYZERO_TEST:,} rows and there are {len(rows):,}: "
-            "use task.data_split keys"
+            f"TinyZero's split needs {TINYZERO_TRAIN + TINYZERO_TEST:,} rows and there are "
+            f"{len(rows):,}: use task.data_split keys"
         )
     return list(rows[:TINYZERO_TRAIN]), list(rows[TINYZERO_TRAIN : TINYZERO_TRAIN + TINYZERO_TEST])
 
 
 def stats(rows: Sequence[Row]) -> dict[str, Any]:
-    """What a user should know of a data set of at least one row; ready for JSON.
+    """What a user should know about a dataset of at least one row, ready for JSON.
 
-    `rows`, `by_count` {count of numbers: rows}, `numbers` and `targets` [lowest, highest],
-    `permutation_duplicates` (rows whose target and sorted numbers an earlier row has), `plus_minus` (share of rows
-    that + and - alone solve) and `plus_minus_by_count`; `tinyzero_split` for TinyZero's own split: its `test` rows,
-    how many of them are `plus_minus`, and how many are `leaks`, a training row but for the order of the numbers;
-    None where there are too few rows for it.
+    - `rows`: how many rows there are, and `by_count`: how many have 3 numbers, 4 numbers, ...
+    - `numbers` and `targets`: the lowest and the highest.
+    - `permutation_duplicates`: rows that repeat an earlier row, perhaps with reordered numbers.
+    - `plus_minus`: the share of rows that + and - alone solve, and `plus_minus_by_count`.
+    - `tinyzero_split`: None if there are too few rows for TinyZero's own split. Otherwise the rows
+      in its `test`, how many of these + and - alone solve (`plus_minus`), and how many are also
+      training rows, perhaps with reordered numbers (`leaks`).
     """
     solved = _plus_minus(rows)
     counts = np.array([len(row.nums) for row in rows])
-    by_count = {str(count): counts == count for count in sorted(set(counts.tolist()))}
+    rows_by_count = {str(count): counts == count for count in sorted(set(counts.tolist()))}
     numbers = [number for row in rows for number in row.nums]
     targets = [row.target for row in rows]
     return {
         "rows": len(rows),
-        "by_count": {count: int(where.sum()) for count, where in by_count.items()},
+        "by_count": {count: int(chosen.sum()) for count, chosen in rows_by_count.items()},
         "numbers": [min(numbers), max(numbers)],
         "targets": [min(targets), max(targets)],
         "permutation_duplicates": len(rows) - len(set(map(_unordered, rows))),
         "plus_minus": float(solved.mean()),
         "plus_minus_by_count": {
-            count: float(solved[where].mean()) for count, where in by_count.items()
+            count: float(solved[chosen].mean()) for count, chosen in rows_by_count.items()
         },
         "tinyzero_split": _tinyzero_stats(rows, solved),
     }
 
 
 def _tinyzero_stats(rows: Sequence[Row], solved: np.ndarray) -> dict[str, int] | None:
+    """The statistics of TinyZero's own split, or None if there are too few rows for it."""
     if len(rows) < TINYZERO_TRAIN + TINYZERO_TEST:
         return None
+
     train, test = tinyzero_split(rows)
     _, test_solved = tinyzero_split(solved.tolist())
-    seen = set(map(_unordered, train))
+    train_rows = set(map(_unordered, train))
     return {
         "test": len(test),
         "plus_minus": sum(test_solved),
-        "leaks": sum(_unordered(row) in seen for row in test),
+        "leaks": sum(_unordered(row) in train_rows for row in test),
     }
 
 
 def _unordered(row: Row) -> Row:
+    """The row with its numbers sorted, so that reordered rows are equal."""
     return Row(row.target, tuple(sorted(row.nums)))
 
 
 def _plus_minus(rows: Sequence[Row]) -> np.ndarray:
-    """Whether + and - alone solve each row, (rows,) bool: every choice of signs, tried on all rows at once."""
+    """Whether + and - alone solve each row, as bool of shape (rows,).
+
+    Every choice of signs is tried on all rows with the same count of numbers at once.
+    """
     solved = np.zeros(len(rows), dtype=bool)
     for count in Counter(len(row.nums) for row in rows):
-        places = [i for i, row in enumerate(rows) if len(row.nums) == count]
-        numbers = np.array([rows[i].nums for i in places])
-        targets = np.array([rows[i].target for i in places])
+        indices = [index for index, row in enumerate(rows) if len(row.nums) == count]
+        numbers = np.array([rows[index].nums for index in indices])
+        targets = np.array([rows[index].target for index in indices])
+
         signs = np.array(list(product((1, -1), repeat=count)))
-        solved[places] = (numbers @ signs.T == targets[:, None]).any(axis=1)
+        solved[indices] = (numbers @ signs.T == targets[:, None]).any(axis=1)
     return solved
 
 
 def _checked(target: Any, nums: Any, number: int, source: str | Path) -> Row:
+    """The row with this number. Raises UserError if its values are wrong."""
     if type(target) is not int or target < 1:
         raise UserError(
             f"row {number} of {source} has target {target!r}: it must be a positive integer"
@@ -137,10 +161,10 @@ def _checked(target: Any, nums: Any, number: int, source: str | Path) -> Row:
         raise UserError(
             f"row {number} of {source} has nums {nums!r}: it must be a list of 2 to 6 integers"
         )
-    for n in nums:
-        if type(n) is not int or n < 1:
+    for value in nums:
+        if type(value) is not int or value < 1:
             raise UserError(
-                f"row {number} of {source} has {n!r} in nums: all must be positive integers"
+                f"row {number} of {source} has {value!r} in nums: all must be positive integers"
             )
     return Row(target, tuple(nums))
 
@@ -151,6 +175,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[Any, Any]]:
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(f"cannot read {path}: pyarrow {EXTRA}") from error
+
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _require_columns(path, file.schema_arrow.names)
@@ -165,6 +190,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[Any, Any]]:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
+
     for number, line in enumerate(lines):
         try:
             row = json.loads(line)
@@ -182,15 +208,17 @@ def _read_hub(name: str) -> Iterator[tuple[Any, Any]]:
         import datasets
     except ImportError as error:
         raise UserError(f"cannot load {name} from the hub: datasets {EXTRA}") from error
+
     try:
         data = datasets.load_dataset(name, split="train")
-    except Exception as error:  # the hub client raises many kinds, none of them ours to mend
+    except Exception as error:  # the hub client raises many kinds, and we can fix none of them
         raise UserError(f"cannot load {name} from the hub: {str(error).splitlines()[0]}") from error
     _require_columns(name, data.column_names)
     return zip(data["target"], data["nums"], strict=True)
 
 
 def _require_columns(source: str | Path, names: Sequence[str]) -> None:
+    """Raise UserError if `target` or `nums` is not among the columns."""
     for column in ("target", "nums"):
         if column not in names:
             raise UserError(

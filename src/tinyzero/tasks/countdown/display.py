@@ -1,47 +1,66 @@
-"""How pages and tables show Countdown: what its metrics mean, which are drawn, and what the marks in a text say."""
+"""How pages and tables show Countdown: the meaning of its metrics, its charts, and its marks."""
 
 from __future__ import annotations
 
 from tinyzero.tasks.base import Chart, Shortcut
 
 GLOSSARY: dict[str, str] = {
-    # docs/behaviours.md defines every word; a line is one of the compact grammar
-    "behaviour/attempts": "Mean full attempts a completion: results that use exactly the given numbers.",
-    "behaviour/distinct_attempts": "Mean attempts a completion that differ by more than the order of terms or factors.",
-    "behaviour/repeat_rate": "Share of attempts that were already made in the same completion.",
-    "behaviour/legal_rate": "Share of lines of steps that are full attempts. Compact grammar only.",
-    "behaviour/arithmetic_accuracy": "Share of the steps stated that are exactly true.",
-    "behaviour/verifications": "Mean verdicts a completion: a result is said to be the target, or not.",
-    "behaviour/verification_precision": "Share of yes verdicts on a full attempt that truly hits the target.",
-    "behaviour/verification_recall": "Share of the attempts that truly hit the target that get a yes.",
-    "behaviour/misjudged": "Share of verdicts that are false: yes to what misses the target, no to what hits it.",
-    "behaviour/verdict_rate": "Share of lines of steps that end in a verdict, yes or no. Compact grammar only.",
-    "behaviour/target_restated": "Share of verdicts that restate the target rightly. Compact grammar only.",
-    "behaviour/recognition_recall": "Share of the stated results equal to the target that get yes, among those judged. "
+    # docs/behaviours.md defines every word. "Compact grammar" is how the tiny bases write.
+    "behaviour/attempts": "Mean number of attempts per completion. "
+    "An attempt is a result that uses each given number exactly once.",
+    "behaviour/distinct_attempts": "Mean number of different attempts per completion. "
+    "Attempts that only reorder terms or factors are the same.",
+    "behaviour/repeat_rate": "Share of attempts that the same completion has made before.",
+    "behaviour/legal_rate": "Share of lines of steps that are attempts: they use each given number "
+    "exactly once. Compact grammar only.",
+    "behaviour/arithmetic_accuracy": "Share of the calculations written down that are exactly true.",
+    "behaviour/verifications": "Mean number of verdicts per completion. "
+    "A verdict says that a result is the target, or that it is not.",
+    "behaviour/verification_precision": "Share of the yes verdicts that are true: "
+    "what they judge is an attempt that equals the target.",
+    "behaviour/verification_recall": "Share of the attempts equal to the target that get a yes.",
+    "behaviour/misjudged": "Share of verdicts that are false: "
+    "a yes to a result that misses the target, or a no to one that equals it.",
+    "behaviour/verdict_rate": "Share of lines of steps that end in a verdict, yes or no. "
     "Compact grammar only.",
-    "behaviour/false_claim_rate": "Share of the stated results unlike the target that get yes, among those judged. "
+    "behaviour/target_restated": "Share of verdicts that repeat the target correctly. "
     "Compact grammar only.",
-    "behaviour/backtracks": "Mean times a completion gives up a line of work for another.",
-    "behaviour/backtracks_said": "Mean such turns that words announce, a completion (lexical backtracking).",
-    "behaviour/backtracks_silent": "Mean such turns a completion that no word announces: the arithmetic does not go on "
-    "from what missed (structural backtracking). All are in the compact grammar.",
-    "behaviour/subgoals": "Mean intermediate goals a completion. Free text only.",
-    "behaviour/subgoals_made": "Share of the intermediate goals that are made from the given numbers later on.",
-    "behaviour/backward": "Mean sentences a completion that reason from the target. Free text only.",
-    "behaviour/self_checked": "Share of completions that work out their solution once more.",
-    "behaviour/found_rate": "Share of completions in which some attempt truly hits the target.",
-    "behaviour/first_hit": "Mean number of the first attempt that truly hits, counted from 1, where one does.",
-    "behaviour/first_hit_characters": "Mean characters up to the first attempt that truly hits, where one does.",
-    "behaviour/characters_per_attempt": "Characters of thinking for each full attempt, over all completions; "
-    "`response_length` over `behaviour/attempts` is the same in tokens, the answer's included.",
-    "behaviour/continued_characters": "Mean characters of thinking after the first yes to an attempt that truly hits, "
-    "where there is one.",
-    "behaviour/early_hit_rate": "Share of the first three attempts of each completion that truly hit the target.",
-    "behaviour/gave_up": "Share of completions that search, take nothing for a solution, and say so or answer.",
-    "behaviour/direct": "Share of completions that answer without any arithmetic.",
-    "behaviour/faithful": "Share of the answers that are an attempt taken for a solution, where one was.",
+    "behaviour/recognition_recall": "Of the judged results that are written as the target, "
+    "the share that get a yes. Compact grammar only.",
+    "behaviour/false_claim_rate": "Of the judged results that are written as another number, "
+    "the share that get a yes. Compact grammar only.",
+    "behaviour/backtracks": "Mean number of times per completion that one line of work is given up "
+    "for another.",
+    "behaviour/backtracks_said": "Mean number of backtracks per completion that words announce, "
+    'such as "let\'s try another" (lexical backtracking).',
+    "behaviour/backtracks_silent": "Mean number of backtracks per completion that no word announces: "
+    "after a miss, the arithmetic starts again (structural backtracking). "
+    "In the compact grammar all backtracks are silent.",
+    "behaviour/subgoals": "Mean number of intermediate goals per completion, such as "
+    '"I need to get 8". Free text only.',
+    "behaviour/subgoals_made": "Share of the intermediate goals that are later made from the given "
+    "numbers.",
+    "behaviour/backward": "Mean number of sentences per completion that reason back from the target. "
+    "Free text only.",
+    "behaviour/self_checked": "Share of completions that work out their solution a second time.",
+    "behaviour/found_rate": "Share of completions in which some attempt equals the target.",
+    "behaviour/first_hit": "Mean number of the first attempt that equals the target, counted from 1, "
+    "over the completions that have one.",
+    "behaviour/first_hit_characters": "Mean number of characters up to the first attempt that equals "
+    "the target, over the completions that have one.",
+    "behaviour/characters_per_attempt": "Characters of thinking per attempt, over all completions. "
+    "`response_length` divided by `behaviour/attempts` is the same in tokens, with the answer.",
+    "behaviour/continued_characters": "Mean number of characters of thinking after the first true yes, "
+    "over the completions that have one.",
+    "behaviour/early_hit_rate": "Share of the first three attempts per completion that equal the "
+    "target.",
+    "behaviour/gave_up": "Share of completions that search, accept nothing as a solution, and say so "
+    "or answer anyway.",
+    "behaviour/direct": "Share of completions that answer without any arithmetic before it.",
+    "behaviour/faithful": "Share of answers that the thinking had accepted as a solution, "
+    "over the completions that accepted one.",
 }
-"""What each metric means, with its unit."""
+"""The meaning of each metric, with its unit."""
 
 HIGHLIGHTS = {"behaviour/attempts": "attempts"}
 
@@ -59,14 +78,14 @@ MARKS = {
     "selfcheck": "a solution worked out again",
     "giveup": "giving up",
 }
-"""The kinds of event that a reader may ask for, in fewer words than `thinking.KINDS`."""
+"""The kinds of event that the report shows, in fewer words than `thinking.KINDS`."""
 
 SHORTCUT = Shortcut("operators", "+-", "+ and − alone")
 
 CHARTS = (
     Chart(
         "Attempts",
-        "Full attempts at the problem in one answer: more of them, and different ones, is search.",
+        "Full attempts per answer. More of them, and more different ones, mean more search.",
         (
             ("behaviour/attempts", "attempts"),
             ("behaviour/distinct_attempts", "different ones"),
@@ -75,7 +94,7 @@ CHARTS = (
     ),
     Chart(
         "Checks and new starts",
-        "How often in one answer it compares a result with the target, and gives up one way for another.",
+        "How often an answer compares a result with the target, and how often it tries another way.",
         (
             ("behaviour/verifications", "checks"),
             ("behaviour/backtracks", "new starts"),
@@ -86,12 +105,12 @@ CHARTS = (
         ),
     ),
     Chart(
-        "Does the search find it?",
-        "Whether some attempt hits, and how soon; whether the answer is what the search came to.",
+        "Does the search succeed?",
+        "Whether some attempt hits the target, how soon, and whether the answer is what was found.",
         (
             ("behaviour/found_rate", "some attempt hits"),
             ("behaviour/early_hit_rate", "of the first three attempts"),
-            ("behaviour/faithful", "answers that were found so"),
+            ("behaviour/faithful", "answers that were found"),
             ("behaviour/self_checked", "worked out once more"),
             ("behaviour/subgoals_made", "subgoals that are made"),
         ),
@@ -99,16 +118,16 @@ CHARTS = (
     ),
     Chart(
         "Characters of thinking",
-        "How much it writes before the first attempt that hits, for each attempt, and after a true yes.",
+        "How much it writes before the first attempt that hits, per attempt, and after a true yes.",
         (
             ("behaviour/first_hit_characters", "to the first hit"),
-            ("behaviour/characters_per_attempt", "an attempt"),
+            ("behaviour/characters_per_attempt", "per attempt"),
             ("behaviour/continued_characters", "after a true yes"),
         ),
     ),
     Chart(
         "Can its checks be trusted?",
-        "Whether its yes is true, whether it sees a hit when it has one, and how often its verdict is false.",
+        "Whether a yes is true, whether a hit is recognised, and how often a verdict is false.",
         (
             ("behaviour/verification_precision", "yes that is true"),
             ("behaviour/verification_recall", "hits seen"),
@@ -118,7 +137,7 @@ CHARTS = (
     ),
     Chart(
         "Does it know the target?",
-        "What it says of results that equal the target, and of those that do not. Compact grammar only.",
+        "What it says about results that equal the target, and about others. Compact grammar only.",
         (
             ("behaviour/recognition_recall", "the target, and yes"),
             ("behaviour/false_claim_rate", "another, and yes"),
@@ -128,7 +147,7 @@ CHARTS = (
     ),
     Chart(
         "Is its writing sound?",
-        "Whether it can calculate, and whether its lines are full attempts that end in a verdict.",
+        "Whether it calculates correctly, and whether its lines are attempts that end in a verdict.",
         (
             ("behaviour/arithmetic_accuracy", "arithmetic that is true"),
             ("behaviour/legal_rate", "lines that are attempts"),
@@ -138,7 +157,7 @@ CHARTS = (
     ),
     Chart(
         "Search gone wrong",
-        "Attempts made twice, answers without any search, and searches given up without a yes.",
+        "Attempts made twice, answers without any search, and searches that end without a yes.",
         (
             ("behaviour/repeat_rate", "repeated attempts"),
             ("behaviour/direct", "answers without search"),

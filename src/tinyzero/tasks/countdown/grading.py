@@ -1,4 +1,4 @@
-"""What an answer to Countdown earns."""
+"""The reward of an answer to Countdown."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from tinyzero.types import Reward
 def expression_reward(
     text: str, numbers: Sequence[int], target: int, operators: str, format_reward: float
 ) -> Reward:
-    """1 for an expression worth `target` that uses each of `numbers` exactly once.
+    """1 for an expression that equals `target` and uses each of `numbers` exactly once.
 
-    `format_reward` for another expression (whatever its numbers), else 0. Parts: `answer` (is it right)
-    and `format` (is it an expression).
+    `format_reward` for any other expression, whatever its numbers, and 0 for everything else.
+    Parts: `answer` (1 if it is right) and `format` (1 if it is an expression).
+
+    >>> expression_reward("</think><answer>12*(5-3)</answer>", [3, 5, 12], 24, "+-*/", 0.1).value
+    1.0
+    >>> expression_reward("</think><answer>12+12</answer>", [3, 5, 12], 24, "+-*/", 0.1).value
+    0.1
     """
     answer = extract_answer(text)
-    result = None if answer is None else evaluate_expression(answer, operators)
-    right = result is not None and result[0] == target and sorted(result[1]) == sorted(numbers)
-    return answer_reward(right, result is not None, format_reward)
+    evaluated = None if answer is None else evaluate_expression(answer, operators)
+    if evaluated is None:
+        return answer_reward(False, False, format_reward)
+
+    value, used = evaluated
+    is_right = value == target and sorted(used) == sorted(numbers)
+    return answer_reward(is_right, True, format_reward)

@@ -1,4 +1,4 @@
-"""The words Countdown is posed in."""
+"""The wording of a Countdown problem."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from tinyzero.types import Prompt
 
 
 def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
-    """Countdown's question under `template`.
+    """Countdown's question in `template`, one of `tinyzero.tasks.prompts.TEMPLATES`.
 
-    Under "base" and "instruct" it is TinyZero's text, without the space that it has before the question
-    in the latter. Raises UserError on an unknown template.
+    "base" and "instruct" are TinyZero's text, except that TinyZero has a space before the question
+    in "instruct". Raises UserError if there is no such template.
+
+    >>> prompt([3, 5, 12], 24, "compact")
+    '24 from 3 5 12\\n<think>\\n'
     """
     question = (
-        f"Using the numbers {list(numbers)}, create an equation that equals {target}. You can use basic arithmetic "
-        "operations (+, -, *, /) and each number can only be used once. Show your work in <think> </think> tags. "
-        "And return the final answer in <answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>."
+        f"Using the numbers {list(numbers)}, create an equation that equals {target}. "
+        "You can use basic arithmetic operations (+, -, *, /) "
+        "and each number can only be used once. "
+        "Show your work in <think> </think> tags. "
+        "And return the final answer in <answer> </answer> tags, "
+        "for example <answer> (1 + 2) / 3 </answer>."
     )
     return posed(f"{target} from {' '.join(map(str, numbers))}", question, template)

@@ -1,6 +1,6 @@
-"""What can be reached from some numbers, each used exactly once with + - * /: exactly, over fractions.
+"""Solving Countdown exactly: what can be made of some numbers, each used once, with + - * /.
 
-Numbers and targets are positive integers here.
+Numbers and targets are positive integers here; intermediate results may be fractions.
 """
 
 from __future__ import annotations
@@ -11,45 +11,62 @@ from functools import lru_cache
 from itertools import combinations, product
 from typing import NamedTuple
 
-Value = int | Fraction  # equal ones hash alike, and integers are several times faster
-Numbers = tuple[int, ...]  # always sorted, so that caches hit
+Value = int | Fraction  # equal values hash alike, and integers are several times faster
+Numbers = tuple[int, ...]  # always sorted, so that the caches hit
 
 
 def solve(numbers: Sequence[int], target: int, operators: str = "+-*/") -> str | None:
-    """An expression worth `target` that uses each of `numbers` once, or None where there is none."""
-    for value, text in _reached(tuple(sorted(numbers)), operators, whole=False):
+    """An expression for `target` that uses each of `numbers` once, or None if there is no such one.
+
+    >>> solve([3, 5, 12], 24)
+    '(5-3)*12'
+    >>> solve([1, 1], 24) is None
+    True
+    """
+    for value, text in _reachable(tuple(sorted(numbers)), operators, whole=False):
         if value == target:
             return text.removeprefix("(").removesuffix(")")
     return None
 
 
 def plus_minus_suffices(numbers: Sequence[int], target: int) -> bool:
-    """Whether + and - alone reach `target`."""
-    sums = {0}
+    """Whether + and - alone reach `target`.
+
+    >>> plus_minus_suffices([3, 5, 12], 20), plus_minus_suffices([3, 5, 12], 24)
+    (True, False)
+    """
+    totals = {0}
     for number in numbers:
-        sums = {total + sign * number for total in sums for sign in (1, -1)}
-    return target in sums
+        totals = {total + sign * number for total in totals for sign in (1, -1)}
+    return target in totals
 
 
 def integers_suffice(numbers: Sequence[int], target: int) -> bool:
-    """Whether `target` can be reached with every intermediate result a non-negative integer."""
-    return any(value == target for value, _ in _reached(tuple(sorted(numbers)), "+-*/", whole=True))
+    """Whether `target` can be reached without a negative number or a fraction on the way."""
+    reachable = _reachable(tuple(sorted(numbers)), "+-*/", whole=True)
+    return any(value == target for value, _ in reachable)
 
 
 def solutions(numbers: Sequence[int], target: int) -> set[str]:
-    """The distinct expressions worth `target`, one text for each.
+    """The distinct expressions for `target`, each as one text.
 
-    Expressions that differ only in the order of terms and factors, in needless brackets or in where a sign is put
-    (7-(2-5), 7+(5-2), 7+5-2) are one; equal numbers are interchangeable, and a term worth 0 is the same added or
-    subtracted. 6*1 and 6/1 are two. Of n unlike numbers there are 1, 6, 68, 1170, 27142 expressions by this count
-    (OEIS A140606), where one and its opposite are two, of which at most one hits.
+    Expressions are the same if they differ only in the order of terms and factors, in needless
+    brackets, or in where a sign is put: 7-(2-5), 7+(5-2) and 7+5-2 are one. Equal numbers can be
+    exchanged, and a term worth 0 can be added or subtracted. 6*1 and 6/1 are two expressions.
+
+    With n different numbers there are 1, 6, 68, 1170, 27142, ... expressions by this count (OEIS
+    A140606), which takes an expression and its opposite for two. At most one of these equals the
+    target.
     """
     return {form.text for form in _forms(tuple(sorted(numbers))) if form.value == target}
 
 
 def analyse(numbers: Sequence[int], target: int) -> dict[str, int | bool]:
-    """What a study wants to know of a problem: `count` of numbers, whether `plus_minus` suffice, whether
-    `integers` do (see `integers_suffice`), and how many distinct `solutions` there are."""
+    """What a study of problems needs to know about one of them.
+
+    `count` is how many numbers there are, `plus_minus` and `integers` are the results of the
+    functions above, and `solutions` is the number of distinct solutions.
+    """
     return {
         "count": len(numbers),
         "plus_minus": plus_minus_suffices(numbers, target),
@@ -58,25 +75,31 @@ def analyse(numbers: Sequence[int], target: int) -> dict[str, int | bool]:
     }
 
 
-def _reached(numbers: Numbers, operators: str, whole: bool) -> Iterator[tuple[Value, str]]:
-    """Every value of `numbers`, several times, with an expression; `whole` forbids negatives and fractions."""
+def _reachable(numbers: Numbers, operators: str, whole: bool) -> Iterator[tuple[Value, str]]:
+    """Every value that `numbers` can make, with its expression; a value may come several times.
+
+    If `whole`, negative numbers and fractions are left out, on the way too.
+    """
     if len(numbers) == 1:
         yield numbers[0], str(numbers[0])
+
     for left, right in _halves(numbers):
-        xs, ys = _values(left, operators, whole), _values(right, operators, whole)
-        for x, y in product(xs, ys):
-            for value, text in _combine(x, xs[x], y, ys[y], operators):
+        left_values = _values(left, operators, whole)
+        right_values = _values(right, operators, whole)
+        for x, y in product(left_values, right_values):
+            for value, text in _combine(x, left_values[x], y, right_values[y], operators):
                 if not whole or (value >= 0 and value.denominator == 1):
                     yield value, text
 
 
 @lru_cache(maxsize=256)
 def _values(numbers: Numbers, operators: str, whole: bool) -> dict[Value, str]:
-    return dict(_reached(numbers, operators, whole))
+    """The reachable values, each with one expression."""
+    return dict(_reachable(numbers, operators, whole))
 
 
 def _combine(x: Value, a: str, y: Value, b: str, operators: str) -> Iterator[tuple[Value, str]]:
-    """What one operator makes of `x`, written `a`, and `y`, written `b`, in either order."""
+    """What one operator makes of `x`, written as `a`, and `y`, written as `b`, in either order."""
     if "+" in operators:
         yield x + y, f"({a}+{b})"
     if "-" in operators:
@@ -95,68 +118,86 @@ def _quotient(x: Value, y: Value) -> Value:
 
 
 def _halves(numbers: Numbers) -> dict[tuple[Numbers, Numbers], None]:
-    """The ways to deal `numbers` into two hands, even ones first: those have the fewest values to build."""
-    places = range(len(numbers))
-    deals: dict[tuple[Numbers, Numbers], None] = {}
+    """The ways to divide `numbers` into two parts. Even ones come first: they have fewest values."""
+    indices = range(len(numbers))
+    pairs: dict[tuple[Numbers, Numbers], None] = {}
     for size in range(len(numbers) // 2, 0, -1):
-        for chosen in combinations(places, size):
-            left = tuple(numbers[i] for i in chosen)
-            right = tuple(numbers[i] for i in places if i not in chosen)
-            deals[min((left, right), (right, left))] = None
-    return deals
+        for chosen in combinations(indices, size):
+            left = tuple(numbers[index] for index in chosen)
+            right = tuple(numbers[index] for index in indices if index not in chosen)
+            pairs[min((left, right), (right, left))] = None
+    return pairs
 
 
 class _Form(NamedTuple):
-    """An expression in normal form: sums and products flattened, signs moved so that no part is negative."""
+    """An expression in normal form: flat sums and products, with signs so that no part is negative."""
 
     value: Value
     text: str
-    kind: str  # "+" a sum, "*" a product, "" a number
+    kind: str  # "+" is a sum, "*" is a product, "" is a number
 
 
 def _forms(numbers: Numbers) -> Iterator[_Form]:
-    """Every form of `numbers`; with equal numbers some come several times."""
+    """Every normal form of `numbers`; if numbers are equal, some forms come several times."""
     if len(numbers) == 1:
         yield _Form(numbers[0], str(numbers[0]), "")
-    for hands in _deals(numbers):
-        if len(hands) > 1:
-            for terms in product(*(_known_forms(hand, but="+") for hand in hands)):
+
+    for parts in _partitions(numbers):
+        if len(parts) > 1:
+            for terms in product(*(_forms_except("+", part) for part in parts)):
                 yield from _sums(terms)
-            for factors in product(*(_known_forms(hand, but="*") for hand in hands)):
+            for factors in product(*(_forms_except("*", part) for part in parts)):
                 yield from _products(factors)
 
 
 @lru_cache(maxsize=256)
-def _known_forms(numbers: Numbers, but: str) -> list[_Form]:
-    """The forms of `numbers` that are not of kind `but`: a term is no sum, a factor no product."""
-    return list(dict.fromkeys(form for form in _forms(numbers) if form.kind != but))
+def _forms_except(kind: str, numbers: Numbers) -> list[_Form]:
+    """The forms of `numbers` that are not of this kind: a term is not a sum, a factor no product."""
+    return list(dict.fromkeys(form for form in _forms(numbers) if form.kind != kind))
 
 
 def _sums(terms: Sequence[_Form]) -> Iterator[_Form]:
-    """Every way to add and subtract `terms`; of a sum and its opposite, the one that is not negative."""
+    """Every way to add and subtract `terms`. Of a sum and its opposite, the positive one is made."""
     first, *rest = sorted(terms, reverse=True)
     for signs in product((1, -1), repeat=len(rest)):
-        signed = [(1, first), *zip(signs, rest, strict=True)]
-        total: Value = sum(sign * term.value for sign, term in signed)
-        turns = (1,) if total > 0 else (-1,) if total < 0 else (1, -1)
-        yield _Form(total * turns[0], min(_sum_text(signed, turn) for turn in turns), "+")
+        signed_terms = [(1, first), *zip(signs, rest, strict=True)]
+        total: Value = sum(sign * term.value for sign, term in signed_terms)
+
+        if total > 0:
+            orientations: tuple[int, ...] = (1,)
+        elif total < 0:
+            orientations = (-1,)
+        else:
+            orientations = (1, -1)
+        text = min(_sum_text(signed_terms, orientation) for orientation in orientations)
+        yield _Form(total * orientations[0], text, "+")
 
 
-def _sum_text(signed: Sequence[tuple[int, _Form]], turn: int) -> str:
-    added = [term.text for sign, term in signed if sign * turn > 0 or not term.value]
-    taken = [term.text for sign, term in signed if sign * turn < 0 and term.value]
-    return "-".join(["+".join(added), *taken])
+def _sum_text(signed_terms: Sequence[tuple[int, _Form]], orientation: int) -> str:
+    """A sum as text; an orientation of -1 turns all signs round."""
+    added = []
+    subtracted = []
+    for sign, term in signed_terms:
+        if sign * orientation > 0 or not term.value:
+            added.append(term.text)
+        else:
+            subtracted.append(term.text)
+    return "-".join(["+".join(added), *subtracted])
 
 
 def _products(factors: Sequence[_Form]) -> Iterator[_Form]:
-    """Every way to multiply and divide by `factors`; at least one is multiplied."""
+    """Every way to multiply and divide by `factors`; at least one of them is multiplied."""
     ordered = sorted(factors, reverse=True)
-    for below in product((False, True), repeat=len(ordered)):
-        above = [factor for factor, under in zip(ordered, below, strict=True) if not under]
-        divisors = [factor for factor, under in zip(ordered, below, strict=True) if under]
-        if above and all(factor.value for factor in divisors):
-            text = "/".join(["*".join(map(_factor_text, above)), *map(_factor_text, divisors)])
-            yield _Form(_quotient(_product(above), _product(divisors)), text, "*")
+    for is_divisor in product((False, True), repeat=len(ordered)):
+        pairs = list(zip(ordered, is_divisor, strict=True))
+        multiplied = [factor for factor, divides in pairs if not divides]
+        divisors = [factor for factor, divides in pairs if divides]
+        if not multiplied or not all(factor.value for factor in divisors):
+            continue
+
+        numerator = "*".join(map(_factor_text, multiplied))
+        text = "/".join([numerator, *map(_factor_text, divisors)])
+        yield _Form(_quotient(_product(multiplied), _product(divisors)), text, "*")
 
 
 def _product(forms: Sequence[_Form]) -> Value:
@@ -170,12 +211,13 @@ def _factor_text(form: _Form) -> str:
     return f"({form.text})" if form.kind == "+" else form.text
 
 
-def _deals(numbers: Sequence[int]) -> Iterator[list[Numbers]]:
-    """Every way to deal `numbers` into any number of hands."""
+def _partitions(numbers: Sequence[int]) -> Iterator[list[Numbers]]:
+    """Every way to divide `numbers` into any number of parts."""
     if not numbers:
         yield []
         return
-    for hands in _deals(numbers[1:]):
-        yield [(numbers[0],), *hands]
-        for i, hand in enumerate(hands):
-            yield [*hands[:i], (numbers[0], *hand), *hands[i + 1 :]]
+
+    for parts in _partitions(numbers[1:]):
+        yield [(numbers[0],), *parts]
+        for index, part in enumerate(parts):
+            yield [*parts[:index], (numbers[0], *part), *parts[index + 1 :]]

@@ -1,8 +1,9 @@
-"""The synthetic text a base for multiplication is pretrained on. No torch.
+"""The synthetic text that the tiny base for multiplication is pretrained on. No torch.
 
-It knows the tables and how to add, guesses at products, and has seen a little distributive work, most of it
-spoilt: the tens not shifted, the cross terms forgotten, or given up after the first row. The grammar, one row
-for each digit of the second operand, then the rows' sum:
+The base learns its tables and how to add. It guesses at products, and sees a little distributive
+work, most of which is spoilt: the tens are not shifted, the cross terms are forgotten, or the work
+is given up after the first row. The text has one row per digit of the second operand, then the sum
+of the rows:
 
     47*36
     <think>
@@ -12,9 +13,9 @@ for each digit of the second operand, then the rows' sum:
     </think>
     <answer>1692</answer>
 
-Only products of the train split are posed. Every product stated has an operand below 10, so that no product of two
-larger numbers is ever told; of those with such an operand every one may be, whatever its split, so this base is for
-operands of two digits, as in the recipe.
+Only products of the train split are posed. Every product that is stated has an operand below 10, so
+the text never gives a product of two larger numbers away. Products with an operand below 10 may be
+stated whatever their split, so measure this base on operands of two digits, as the recipe does.
 """
 
 from __future__ import annotations
@@ -28,16 +29,20 @@ from tinyzero.tasks.multiplication.task import split_of
 
 
 class ProductsOptions(BaseModel):
-    """Shares of the corpus; those of guesses and of whole work are of the posed products, the rest is spoilt work."""
+    """The shares of the corpus. Posed products that are neither guessed nor worked out are spoilt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_operand: int = Field(99, ge=11, le=99, description="largest operand of a posed product")
-    drills: float = Field(0.3, ge=0, le=1, description="share of documents that are pages of facts")
-    guesses: float = Field(
-        0.6, ge=0, le=1, description="share of products answered by a blind guess"
+    drills: float = Field(
+        0.3, ge=0, le=1, description="share of documents that are pages of arithmetic facts"
     )
-    whole: float = Field(0.15, ge=0, le=1, description="share of products worked out to the end")
+    guesses: float = Field(
+        0.6, ge=0, le=1, description="share of posed products that are answered by a blind guess"
+    )
+    whole: float = Field(
+        0.15, ge=0, le=1, description="share of posed products that are worked out to the end"
+    )
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> ProductsOptions:
@@ -48,45 +53,65 @@ class ProductsOptions(BaseModel):
         return self
 
 
-def document(rng: random.Random, o: ProductsOptions) -> tuple[str, str]:
-    """One document: a prompt, on which there is no loss (empty for drills), and what follows it, up to END."""
-    prompt, text = ("", _drill(rng, o)) if rng.random() < o.drills else _product(rng, o)
+def document(rng: random.Random, options: ProductsOptions) -> tuple[str, str]:
+    """One document: a prompt, which has no loss (empty for drills), and the rest up to END."""
+    if rng.random() < options.drills:
+        prompt, text = "", _drill(rng, options)
+    else:
+        prompt, text = _product(rng, options)
     return prompt, text + END
 
 
-def _drill(rng: random.Random, o: ProductsOptions) -> str:
-    """A page of facts: a digit times a digit or a round number, and sums of round and of any numbers."""
+def _drill(rng: random.Random, options: ProductsOptions) -> str:
+    """A page of facts: products of a digit with a digit or a round number, and sums."""
     lines: list[str] = []
     for _ in range(14):
         if rng.random() < 0.4:
-            a, b = rng.randint(1, 9) * 10 ** rng.randint(0, 1), rng.randint(1, 9)
+            a = rng.randint(1, 9) * 10 ** rng.randint(0, 1)
+            b = rng.randint(1, 9)
             lines.append(f"{a}*{b}={a * b}\n")
-        else:
-            largest = rng.choice((99, 999, o.max_operand * 90))
-            a, b = rng.randint(1, largest), rng.randint(1, max(9, largest // 9))
-            a = a // 10 * 10 if a > 10 and rng.random() < 0.6 else a
-            a, b = max(a, b), min(a, b)
-            lines.append(f"{a}+{b}={a + b}\n")
+            continue
+
+        largest = rng.choice((99, 999, options.max_operand * 90))
+        a = rng.randint(1, largest)
+        b = rng.randint(1, max(9, largest // 9))
+        if a > 10 and rng.random() < 0.6:
+            a = a // 10 * 10
+        a, b = max(a, b), min(a, b)
+        lines.append(f"{a}+{b}={a + b}\n")
     return "".join(lines)
 
 
-def _product(rng: random.Random, o: ProductsOptions) -> tuple[str, str]:
-    """A posed product and what is made of it."""
+def _product(rng: random.Random, options: ProductsOptions) -> tuple[str, str]:
+    """A posed product: its prompt, and a guess, the whole work, or spoilt work."""
     while True:
-        a, b = rng.randint(2, o.max_operand), rng.randint(2, o.max_operand)
+        a = rng.randint(2, options.max_operand)
+        b = rng.randint(2, options.max_operand)
         if split_of(a, b) == "train":
             break
-    prompt, style = f"{a}*{b}\n<think>\n", rng.random()
-    if style < o.guesses:
+
+    prompt = f"{a}*{b}\n<think>\n"
+    style = rng.random()
+    if style < options.guesses:
         return prompt, _answer(max(1, round(a * b * rng.uniform(0.7, 1.3))))
-    if style < o.guesses + o.whole:
+    if style < options.guesses + options.whole:
         return prompt, work(a, b)
-    return prompt, rng.choice((_unshifted, _without_cross_terms, _given_up))(a, b)
+    spoilt_work = rng.choice((_unshifted, _without_cross_terms, _given_up))
+    return prompt, spoilt_work(a, b)
 
 
 def work(a: int, b: int) -> str:
-    """a*b by the distributive rule, to the end."""
-    lines, rows = [], []
+    """a*b worked out by the distributive rule, with the answer.
+
+    >>> print(work(47, 36))
+    40*6=240,7*6=42,240+42=282
+    40*3=120,7*3=21,120+21=141
+    1410+282=1692
+    </think>
+    <answer>1692</answer>
+    """
+    lines: list[str] = []
+    rows: list[int] = []
     for power, digit in places(b):
         line, value = _row(a, digit)
         lines.append(line)
@@ -94,15 +119,21 @@ def work(a: int, b: int) -> str:
     return "".join(lines) + _sum_line(rows[::-1]) + _answer(sum(rows))
 
 
-def places(n: int) -> list[tuple[int, int]]:
-    """(power of ten, digit) of the digits of n that are not 0, the ones first."""
-    return [(power, int(digit)) for power, digit in enumerate(reversed(str(n))) if digit != "0"]
+def places(number: int) -> list[tuple[int, int]]:
+    """The digits of a number that are not 0, as (power of ten, digit), the ones first.
+
+    >>> places(307)
+    [(0, 7), (2, 3)]
+    """
+    digits = enumerate(reversed(str(number)))
+    return [(power, int(digit)) for power, digit in digits if digit != "0"]
 
 
 def _row(a: int, digit: int) -> tuple[str, int]:
-    """a times one digit: the line and its value."""
-    parts = [place * 10**power for power, place in reversed(places(a))]
+    """One row, a times a digit: its line and its value."""
+    parts = [leading * 10**power for power, leading in reversed(places(a))]
     steps = [f"{part}*{digit}={part * digit}" for part in parts]
+
     total = parts[0] * digit
     for part in parts[1:]:
         steps.append(f"{total}+{part * digit}={total + part * digit}")
@@ -111,8 +142,9 @@ def _row(a: int, digit: int) -> tuple[str, int]:
 
 
 def _sum_line(rows: list[int]) -> str:
-    """The rows added, the largest first; nothing where there is but one."""
-    steps, total = [], rows[0]
+    """The line that adds the rows, the largest first; empty if there is only one row."""
+    steps: list[str] = []
+    total = rows[0]
     for row in rows[1:]:
         steps.append(f"{total}+{row}={total + row}")
         total += row
@@ -120,28 +152,31 @@ def _sum_line(rows: list[int]) -> str:
 
 
 def _unshifted(a: int, b: int) -> str:
-    """The rows are added as they stand."""
+    """Spoilt work: the rows are added without shifting them."""
     rows = [_row(a, digit) for _, digit in places(b)]
     values = [value for _, value in rows][::-1]
     return "".join(line for line, _ in rows) + _sum_line(values) + _answer(sum(values))
 
 
 def _without_cross_terms(a: int, b: int) -> str:
-    """Tens times tens and ones times ones, and nothing between."""
-    pairs = [(x, y, p + q) for p, x in places(a) for q, y in places(b) if p == q]
-    if not pairs:
+    """Spoilt work: only tens times tens and ones times ones."""
+    lines: list[str] = []
+    values: list[int] = []
+    for power, digit in places(a):
+        for other_power, other_digit in places(b):
+            if power == other_power:
+                lines.append(f"{digit}*{other_digit}={digit * other_digit}\n")
+                values.append(digit * other_digit * 10 ** (2 * power))
+
+    if not lines:
         return _given_up(a, b)
-    values = [x * y * 10**power for x, y, power in pairs][::-1]
-    return (
-        "".join(f"{x}*{y}={x * y}\n" for x, y, _ in pairs)
-        + _sum_line(values)
-        + _answer(sum(values))
-    )
+    return "".join(lines) + _sum_line(values[::-1]) + _answer(sum(values))
 
 
 def _given_up(a: int, b: int) -> str:
-    """The first row is the answer."""
-    line, value = _row(a, places(b)[0][1])
+    """Spoilt work: the first row is given as the answer."""
+    _, first_digit = places(b)[0]
+    line, value = _row(a, first_digit)
     return line + _answer(value)
 
 
@@ -153,5 +188,5 @@ CORPUS = Corpus(
     ProductsOptions,
     document,
     knows="its tables, how to add, and the look of a product broken down",
-    note="; products with an operand below 10 are told whatever their split: score larger ones",
+    note="; products with an operand below 10 may be from any split, so measure larger ones",
 )

@@ -1,23 +1,24 @@
-"""How pages and tables show multiplication: what its metrics mean, and which are drawn."""
+"""How pages and tables show multiplication: the meaning of its metrics, and its charts."""
 
 from __future__ import annotations
 
 from tinyzero.tasks.base import Chart
 
 GLOSSARY: dict[str, str] = {
-    "behaviour/arithmetic_accuracy": "Share of the steps stated that are exactly true.",
-    "behaviour/decomposed": "Share of products of more than one pair of digits that are broken down by the "
-    "distributive rule: products of parts are stated for every pair.",
-    "behaviour/decomposed_partly": "Share of those products of which some pairs of digits are multiplied, not all.",
+    "behaviour/arithmetic_accuracy": "Share of the calculations written down that are exactly true.",
+    "behaviour/decomposed": "Share of completions that break the product down in full into smaller "
+    "products, such as 47*36 into 40*36 and 7*36. A digit times a digit does not count.",
+    "behaviour/decomposed_partly": "Share of the same completions that multiply some pairs of digits, "
+    "but not all of them.",
 }
-"""What each metric means, with its unit."""
+"""The meaning of each metric, with its unit."""
 
 HIGHLIGHTS = {"behaviour/decomposed": "broken down"}
 
 CHARTS = (
     Chart(
         "Products broken down",
-        "Products taken apart by the distributive rule, wholly or in part.",
+        "How often a product is broken down into smaller products, in full or in part.",
         (
             ("behaviour/decomposed", "broken down"),
             ("behaviour/decomposed_partly", "in part"),
@@ -26,7 +27,7 @@ CHARTS = (
     ),
     Chart(
         "Is its writing sound?",
-        "Whether it can calculate.",
+        "Whether it calculates correctly.",
         (("behaviour/arithmetic_accuracy", "arithmetic that is true"),),
         form="share",
     ),

@@ -1,4 +1,4 @@
-"""The words a product is posed in."""
+"""The wording of a multiplication problem."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from tinyzero.types import Prompt
 
 
 def prompt(a: int, b: int, template: str) -> Prompt:
-    """The question for a*b under `template`.
+    """The question for a*b in `template`, one of `tinyzero.tasks.prompts.TEMPLATES`.
 
-    Under "base" and "instruct" it is put as Countdown's is, which is not TinyZero's text: that one ends
-    with "= Assistant: Ok let me think about it.". Raises UserError on an unknown template.
+    "base" and "instruct" have the form of Countdown's question. TinyZero's own text differs: it ends
+    with "= Assistant: Ok let me think about it.". Raises UserError if there is no such template.
+
+    >>> prompt(47, 36, "compact")
+    '47*36\\n<think>\\n'
     """
     question = (
-        f"Give me the answer of the following equation: {a} * {b}. Show your work in <think> </think> tags. "
+        f"Give me the answer of the following equation: {a} * {b}. "
+        "Show your work in <think> </think> tags. "
         "And return the final answer in <answer> </answer> tags, for example <answer> 42 </answer>."
     )
     return posed(f"{a}*{b}", question, template)

@@ -1,8 +1,8 @@
-"""How a completion thinks, by rule: attempts, verdicts, turns, goals, arithmetic; where they stand, and how many.
+"""How a completion thinks, found by rules: attempts, verdicts, backtracks, goals and arithmetic.
 
-`events` finds them, `measure` counts them, `summarise` makes metrics of the counts of many completions. The compact
-grammar of the bundled base is read exactly (compact.py), any other text by rules for words and arithmetic
-(free_text.py). docs/behaviours.md defines every kind.
+`events` finds them in the text, `measure` counts them, and `summarise` makes metrics of the counts
+of many completions. The compact grammar of the tiny bases is read exactly (compact.py), and any
+other text by rules for words and arithmetic (free_text.py). docs/behaviours.md defines each kind.
 """
 
 from __future__ import annotations
@@ -26,32 +26,39 @@ from tinyzero.tasks.countdown.thinking.compact import (
 from tinyzero.tasks.countdown.thinking.free_text import free_events
 from tinyzero.types import Problem
 
-EARLY = 3  # attempts of a completion that come before it has searched much
+EARLY = 3  # the first attempts of a completion, made before it has searched much
 
 KINDS: dict[str, str] = {
     "step": "the value of an expression is stated",
     "slip": "a step that is false",
-    "attempt": "all given numbers are used, each exactly once; the detail is the exact value",
-    "right": "an attempt that truly hits the target",
-    "repeat": "an attempt made before, up to the order of terms and factors",
-    "verification": "the result is said to be the target (detail yes) or not (no)",
+    "attempt": "each given number is used exactly once; the detail is the exact value",
+    "right": "an attempt that equals the target",
+    "repeat": "an attempt made before, perhaps with its terms or factors reordered",
+    "verification": "a result is said to be the target (detail yes) or not (detail no)",
     "misjudged": "a verification that is false",
-    "backtrack": "a line of work is given up for another",
-    "subgoal": "a number to reach on the way is named (the detail, with `made` if it is made later)",
+    "backtrack": "one line of work is given up for another",
+    "subgoal": "a number to reach on the way; the detail names it, with `made` if it is made later",
     "backward": "the reasoning starts from the target",
-    "selfcheck": "an attempt taken for a solution is worked out again",
-    "giveup": "no solution is found, or something else is settled for",
-    "claim": "an attempt is taken for a solution; the detail is its canonical form",
+    "selfcheck": "an attempt accepted as the solution is worked out again",
+    "giveup": "no solution is found, or something else is accepted instead",
+    "claim": "an attempt is accepted as the solution; the detail is its canonical form",
 }
-"""Every kind of event in a few words; docs/behaviours.md has the definitions."""
+"""Each kind of event in a few words; docs/behaviours.md has the definitions."""
 
 __all__ = ["KINDS", "RATIOS", "count", "events", "measure", "summarise", "trace"]
 
 
 def events(text: str, fields: Mapping[str, Any]) -> list[Event]:
-    """What a completion does in its thinking, by place; `fields` are those of its problem.
+    """What a completion does in its thinking, in the order of the text.
 
-    Never raises, reads at most MAX_CHARACTERS, and takes time in proportion to them.
+    `fields` are those of the problem. Never raises, reads at most MAX_CHARACTERS, and takes time in
+    proportion to the length.
+
+    >>> found = events("12-3=9,9*5=45 vs 24 no", {"numbers": [3, 5, 12], "target": 24})
+    >>> [event.kind for event in found]
+    ['step', 'attempt', 'step', 'verification']
+    >>> found[-1]
+    Event(kind='verification', start=13, end=22, detail='no')
     """
     numbers, target = fields["numbers"], fields["target"]
     lines = lines_of(numbers, target, text) if is_compact(text) else None
@@ -59,7 +66,7 @@ def events(text: str, fields: Mapping[str, Any]) -> list[Event]:
 
 
 def measure(problem: Problem, text: str) -> dict[str, int]:
-    """Counts of one completion, which `summarise` turns into metrics."""
+    """Counts that describe one completion; `summarise` turns them into metrics."""
     numbers, target = problem.fields["numbers"], problem.fields["target"]
     lines = lines_of(numbers, target, text) if is_compact(text) else None
     counts = count(_search_events(numbers, target, text, lines), text)
@@ -70,30 +77,39 @@ def measure(problem: Problem, text: str) -> dict[str, int]:
 def _search_events(
     numbers: Sequence[int], target: int, text: str, lines: Sequence[tuple[int, Line]] | None
 ) -> list[Event]:
+    """The events of a text: from its `lines` if it is in the compact grammar, else from its words."""
     thinking, _ = thinking_of(text)
-    found = (
+    events_found = (
         free_events(numbers, target, thinking) if lines is None else compact_events(target, lines)
     )
-    kinds = {event.kind for event in found}
-    searched, settled = kinds & {"step", "attempt"}, kinds & {"claim", "giveup"}
-    if searched and not settled and extract_answer(text) is not None:
-        found.append(Event("giveup", len(thinking), len(thinking) + len("</think>"), "silent"))
-    return sorted(found, key=lambda event: event.start)
+
+    # A search that accepted nothing, and answers all the same, has given up silently.
+    kinds = {event.kind for event in events_found}
+    has_searched = kinds & {"step", "attempt"}
+    has_settled = kinds & {"claim", "giveup"}
+    if has_searched and not has_settled and extract_answer(text) is not None:
+        end = len(thinking) + len("</think>")
+        events_found.append(Event("giveup", len(thinking), end, "silent"))
+    return sorted(events_found, key=lambda event: event.start)
 
 
-def count(found: Sequence[Event], text: str) -> dict[str, int]:
-    """Counts of what `events` found in `text`."""
-    kinds = Counter(event.kind for event in found)
-    details = Counter((event.kind, event.detail) for event in found)
-    claims = {event.detail: event.start for event in found if event.kind == "claim"}
-    surrendered = max((event.start for event in found if event.kind == "giveup"), default=-1)
+def count(events_found: Sequence[Event], text: str) -> dict[str, int]:
+    """Counts of the events that `events` found in `text`, by name."""
+    kinds = Counter(event.kind for event in events_found)
+    details = Counter((event.kind, event.detail) for event in events_found)
+    claims = {event.detail: event.start for event in events_found if event.kind == "claim"}
+    last_claim = max(claims.values(), default=-1)
+    give_ups = (event.start for event in events_found if event.kind == "giveup")
+    last_give_up = max(give_ups, default=-1)
+    first_hit = next((event for event in events_found if event.kind == "right"), None)
+
     answer = extract_answer(text)
     expression = parse(answer) if answer is not None else None
-    first_hit = next((event for event in found if event.kind == "right"), None)
-    written = len(thinking_of(text)[0].rstrip())
+    characters = len(thinking_of(text)[0].rstrip())
+
     counts = {
         "completions": 1,
-        "characters": written,
+        "characters": characters,
         "attempts": kinds["attempt"],
         "distinct_attempts": kinds["attempt"] - kinds["repeat"],
         "repeats": kinds["repeat"],
@@ -109,39 +125,44 @@ def count(found: Sequence[Event], text: str) -> dict[str, int]:
         "checked": kinds["selfcheck"] > 0,
         "found": first_hit is not None,
         "first_hit_characters": first_hit.end if first_hit else 0,
-        "gave_up": surrendered > max(claims.values(), default=-1),
+        "gave_up": last_give_up > last_claim,
         "direct": answer is not None and not kinds["step"] and not kinds["attempt"],
         "claimed_answers": answer is not None and bool(claims),
         "faithful": expression is not None and canonical(expression) in claims,
         "subgoals": kinds["subgoal"],
         "subgoals_made": sum(
-            event.kind == "subgoal" and event.detail.endswith("made") for event in found
+            event.kind == "subgoal" and event.detail.endswith("made") for event in events_found
         ),
         "backward": kinds["backward"],
     }
-    return counts | _count_hits(found, written)
+    return counts | _count_hits(events_found, characters)
 
 
-def _count_hits(found: Sequence[Event], written: int) -> dict[str, int]:
-    """The attempts that hit: the number of the first one, those among the first three, those that get a yes, and how
-    much of the thinking, of `written` characters, comes after the first yes."""
+def _count_hits(events_found: Sequence[Event], characters: int) -> dict[str, int]:
+    """Counts of the attempts that hit the target, out of a thinking of `characters` characters.
+
+    They are the number of the first hit, the hits among the first three attempts, the hits that get
+    a yes, and the characters that follow the first yes.
+    """
     continued = attempts = first_hit = early_hits = hits = hits_claimed = 0
-    waiting = False  # the latest attempt hits and has no yes yet
-    false = {event.start for event in found if event.kind == "misjudged"}
-    for kind, start, end, detail in found:
+    awaits_yes = False  # the latest attempt hits, and has no yes yet
+    misjudged = {event.start for event in events_found if event.kind == "misjudged"}
+
+    for kind, start, end, detail in events_found:
         if kind == "attempt":
             attempts += 1
-            waiting = False
+            awaits_yes = False
         elif kind == "right":
             hits += 1
             first_hit = first_hit or attempts
             early_hits += attempts <= EARLY
-            waiting = True
-        elif kind == "verification" and detail == "yes" and waiting and start not in false:
+            awaits_yes = True
+        elif kind == "verification" and detail == "yes" and awaits_yes and start not in misjudged:
             if not hits_claimed:
-                continued = written - end
+                continued = characters - end
             hits_claimed += 1
-            waiting = False
+            awaits_yes = False
+
     return {
         "first_hit": first_hit,
         "early_attempts": min(attempts, EARLY),
@@ -184,9 +205,12 @@ RATIOS: dict[str, tuple[str, str]] = {
     "behaviour/direct": ("direct", "completions"),
     "behaviour/faithful": ("faithful", "claimed_answers"),
 }
-"""Each metric as one count of `measure` over another, both summed over completions."""
+"""Each metric is one count of `measure` divided by another, both summed over completions."""
 
 
 def summarise(counts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Metrics over many completions from the counts of each. A metric with nothing to measure is left out."""
+    """Metrics over many completions, from the counts of each of them.
+
+    A metric without anything to measure is left out.
+    """
     return ratios(RATIOS, counts)

@@ -1,6 +1,6 @@
-"""The words by which free text tells what it does; free_text.py says what follows from them.
+"""The words that show what a free text does; free_text.py draws the conclusions.
 
-Where a pattern has a number in it, the number is a group, and the reader looks whether it is the target.
+If a pattern contains a number, the number is a group, and the reader compares it with the target.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import re
 
 
 def cue(*words: str, signs: str = "(?!)") -> re.Pattern[str]:
-    """A pattern of phrases, which begin where a word does, and of signs, which stand anywhere."""
+    """A pattern that matches one of the phrases `words`, which begin a word, or one of `signs`."""
     return re.compile(rf"\b(?:{'|'.join(words)})|{signs}")
 
 
 def number(match: re.Match[str]) -> int | None:
-    """The number that a cue names, if it names one."""
+    """The number that a cue names, or None."""
     return next((int(group) for group in match.groups() if group), None)
 
 
@@ -76,7 +76,7 @@ NEGATED = re.compile(r"\b(?:not|no|never|cannot)\b|n't\b")
 EXPLICIT = re.compile(
     r"\d|target|goal|desired|required|wanted|needed|what|number|answer|we have found|found it"
 )
-"""A yes that speaks of the target; others may be about a result on the way."""
+"""A yes that mentions the target; any other yes may be about a result on the way."""
 
 TURN = cue(
     r"(?:wait|hold on|hmm,? no|oh no|oops|actually|alternatively|instead|otherwise|again|forgot|different(?:ly)?)\b",
@@ -88,15 +88,15 @@ TURN = cue(
     r"(?:what|how) (?:about|else|if)\b|(?:perhaps|maybe)\b",
     signs=r"^\W*or\b",
 )
-"""What was worked on is left."""
+"""The current line of work is given up."""
 VAGUE = re.compile("perhaps|maybe")
-"""A turn only after something that failed."""
+"""Words that give up a line of work only if something has failed before."""
 
 REJECTED = cue(
     r"(?:whole|integer|fraction|unused|left over|leftover|leaves?|twice|used up|(?:already|not|is|must be) used)\b",
     r"only (?:be used )?once\b|have to use\b|(?:cannot|can't) use\b|without using\b",
 )
-"""The result is of no use for another reason than its value."""
+"""The result is rejected for another reason than its value."""
 
 CHECK = cue(
     "check",
@@ -119,7 +119,7 @@ SUBGOAL = cue(
     rf"(?:must|should|has to|have to|needs? to) (?:be|equal|sum to|multiply to)(?: an?)? {_N}",
     rf"(?:so|an?) {_N} is what\b",
 )
-"""A number is to be reached."""
+"""A number should be reached."""
 
 BACKWARD = cue(
     r"work(?:ing)? back|start(?:ing)? (?:from|at|with) the (?:end|target|result)",
@@ -143,7 +143,7 @@ HYPOTHESIS = cue(
     "let",
     r"i'd\b",
 )
-"""What the sentence computes is supposed, not done."""
+"""The sentence supposes its arithmetic, and does not do it."""
 
 SURRENDER = cue(
     r"(?:give|gave|giving) (?:up|in)\b|(?:impossible|not possible|unsolvable|stuck)\b|r[ua]n(?:ning)? out of\b",
@@ -154,4 +154,4 @@ SURRENDER = cue(
     r"(?:(?:best|all) i can|best guess|(?:closest|nearest)(?: one)?|stop here|leave it|settle for)\b",
     r"i(?:'ll| will) (?:just )?(?:guess|go with)\b",
 )
-"""No solution is found, or something else is settled for."""
+"""No solution is found, or something else is accepted instead."""
