@@ -405,7 +405,7 @@ def held(plan: Plan) -> float:
 
 
 def test_slots_stay_on_a_gpu_and_a_cpus_cache_does_not() -> None:
-    """128 rows of 140 + 1,024 tokens at 36,864 bytes; 256 answers a step, 64 in one of the cases."""
+    """128 rows of 140 + 1,024 tokens at 36,864 bytes; 256 answers per step, 64 in one of the cases."""
     cache = 128 * 1164 * 36_864
     gpu, fp32 = original("--rollout.rows=128"), ["--rollout.rows=128", "--model.dtype=float32"]
     assert gpu.slots == cache

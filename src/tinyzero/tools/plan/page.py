@@ -126,10 +126,11 @@ def measured_lines(plan: Plan, correction: Correction) -> list[str]:
 def assumptions(plan: Plan, config: Config, length: float | None) -> list[str]:
     """What the times rest on, one sentence each."""
     device, load = plan.device, plan.load
+    kept = "every group" if load.kept == 1 else f"{load.kept:.0%} of the groups"
     why = "" if length else f" ({LENGTH:g} of the limit; --length TOKENS changes it)"
     lines = [
         f"assumed: answers of {load.length:.0f} tokens on average{why}, and one of {load.longest} "
-        "in every step; every group is learned from"
+        f"in every step; learning from {kept}"
     ]
 
     if device.is_cpu:

@@ -47,8 +47,10 @@ def price_of(name: str, device: Device, given: Mapping[str, float]) -> tuple[flo
 
 
 def rate(price: tuple[float, float] | None) -> str:
-    """Dollars per hour as text: "2.4-4.3", "2.5", or "-" if the price is unknown."""
-    return _range(price, "g")
+    """Dollars per hour as text: "2.4-4.3", "2.15", or "-" if the price is unknown."""
+    if price is not None and price[0] == price[1]:
+        return f"{price[0]:g}"
+    return _range(price, ".1f")
 
 
 def cost(price: tuple[float, float] | None, hours: float) -> str:

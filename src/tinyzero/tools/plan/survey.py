@@ -27,7 +27,7 @@ SMALLER = ("qwen2.5-7b", "qwen2.5-3b", "qwen2.5-1.5b", "qwen2.5-0.5b")
 """Recipes to suggest for a device that is too small, the largest first."""
 
 HEADINGS = [
-    "device", "profile", "trains", "GB", "free", "answers", "step", "1,000", "whole run", "$/hour",
+    "device", "profile", "trains", "GB", "free", "answers", "step", "1,000", "run", "$/hour",
     "cost, $",
 ]  # fmt: skip
 LEFT_ALIGNED = 3
