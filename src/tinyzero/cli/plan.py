@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from tinyzero import config as configs
-from tinyzero.algorithms import load_algorithm
 from tinyzero.cli.arguments import (
     MOST_TOKENS,
     amount,
-    overrides_of,
-    price,
     recipe_arguments,
     run_options,
     trust_argument,
     up_to,
 )
 from tinyzero.errors import UserError
-from tinyzero.registry import suggest
+
+if TYPE_CHECKING:
+    from tinyzero.cost.devices import Device
+
+OWN_GPU = ("gpu_memory", "gpu_bandwidth", "gpu_tflops")
 
 EXAMPLES = """\
-  tinyzero plan qwen2.5-3b                   every device and profile
-  tinyzero plan qwen2.5-3b --gpu 4090 --profile 24gb
-  tinyzero plan laptop --gpu cpu             this machine"""
+  tinyzero plan qwen2.5-3b                            every GPU, and every profile that fits on it
+  tinyzero plan qwen2.5-3b --gpu 4090,h100            only these
+  tinyzero plan qwen2.5-3b-countdown-ppo --gpu h100   one in full: memory, a step, what to change
+  tinyzero plan qwen2.5-3b --gpu-memory 24 --gpu-bandwidth 936 --gpu-tflops 71
+  tinyzero plan laptop --measure                      run five steps here and correct the plan"""
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -32,7 +35,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser = verb(
         "plan",
         run,
-        "what a recipe needs and costs: memory, time, FLOPs and dollars, before it runs",
+        "what a recipe needs and costs before it runs: memory, time and dollars",
         options=run_options,
         examples=EXAMPLES,
     )
@@ -40,104 +43,84 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     trust_argument(parser)
     parser.add_argument(
         "--gpu",
-        metavar="NAME",
-        help="one of h100, h200, a100, l40s, 4090, t4 ... or cpu (default: all)",
+        metavar="NAMES",
+        help="one GPU in full or several in a table, such as 4090 or a100,h100; cpu for the CPU "
+        "(default: a table of all)",
+    )
+    parser.add_argument(
+        "--gpu-memory", type=amount, metavar="GB", help="memory of a GPU that is not in the table"
+    )
+    parser.add_argument("--gpu-bandwidth", type=amount, metavar="GB/S", help="its memory bandwidth")
+    parser.add_argument(
+        "--gpu-tflops",
+        type=amount,
+        metavar="TFLOPS",
+        help="its dense rate in the recipe's data type",
     )
     parser.add_argument(
         "--price",
-        type=price,
         metavar="DOLLARS",
-        help="an hour of it (default: the recipe's run.price)",
+        help="dollars per hour, as 2.5 or h100=2.1,4090=0.4 (default: usual prices of each GPU)",
     )
     parser.add_argument(
         "--length",
         type=up_to(MOST_TOKENS),
         metavar="TOKENS",
-        help="of an answer, on average (default: 0.4 of the limit)",
+        help="mean length of an answer over the run (default: 0.3 of the limit)",
     )
     parser.add_argument(
-        "--calibrate", action="store_true", help="measure this machine's CPU first, for about 20 s"
-    )
-    parser.add_argument(
-        "--pretraining",
-        nargs=2,
-        type=amount,
-        metavar=("ACTIVE", "TOKENS"),
-        help="instead of a recipe",
-    )
-    parser.add_argument(
-        "--hours", type=amount, metavar="HOURS", help="of one --gpu, which the pretraining took"
+        "--measure",
+        action="store_true",
+        help="run five real steps on this machine, and correct the plan with them",
     )
 
 
-def run(given: argparse.Namespace, rest: dict[str, Any]) -> int:
-    from tinyzero.cost import devices, shapes
-    from tinyzero.cost import simulator as plan
+def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Print the table of devices, or the page about one."""
     from tinyzero.run.check import check
-    from tinyzero.tools.plan import page
+    from tinyzero.tools.plan import command
+    from tinyzero.tools.plan.prices import read_prices
 
-    if given.gpu not in (None, "cpu", *devices.DEVICES):
-        raise UserError(
-            f"unknown --gpu {given.gpu!r}{suggest(given.gpu, [*devices.DEVICES, 'cpu'])}"
-        )
-    device = devices.DEVICES.get(given.gpu, devices.CPU)
-    if given.pretraining:
-        others = (
-            given.recipe,
-            given.profile,
-            given.length,
-            given.calibrate,
-            *(getattr(given, n) for n in configs.SHORT),
-        )
-        if (
-            rest
-            or device.is_cpu
-            or any(value is not None and value is not False for value in others)
-        ):
-            raise UserError(
-                "--pretraining takes no recipe but a --gpu, its --price and perhaps the --hours it took"
-            )
-        active, tokens = given.pretraining
-        print(page.pretraining(active, tokens, device, given.hours or 0.0, given.price or 0.0))
-        return 0
-    if given.hours:
-        raise UserError("--hours goes with --pretraining: a recipe's hours are what is planned")
-    if given.calibrate and not device.is_cpu:
-        raise UserError(
-            f"--calibrate measures this CPU, not --gpu {given.gpu}: leave one of the two out"
-        )
-    overrides = overrides_of(given, rest)
-    configs.require_recipe(given.recipe or configs.DEFAULT_RECIPE, overrides, given.trust)
-    recipe = configs.read_recipe(given.recipe or configs.DEFAULT_RECIPE)
+    devices = devices_of(given)
+    prices = read_prices(given.price) if given.price else {}
+    name = given.recipe or configs.DEFAULT_RECIPE
+    configs.require_recipe(name, overrides, given.trust)
+    recipe = configs.read_recipe(name)
     config = configs.resolve(recipe, overrides, given.profile)
-    check(config, overrides, here=False)
+    check(config, overrides, here=given.measure)
 
-    shape, prompt = shapes.find_shape(config.model.name), plan.prompt_tokens(config)
+    if "run.price" in overrides and not given.price:
+        prices = {"": config.run.price}
+    profiles = [] if given.profile else configs.profiles(recipe)
+    others = {profile: configs.resolve(recipe, overrides, profile) for profile in profiles}
+    candidates = {given.profile or "": config} | others
 
-    def planned(config: configs.Config, device: devices.Device) -> plan.Plan:
-        algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
-        return plan.make_plan(config, algorithm, shape, device, prompt, given.length)
-
-    dollars = config.run.price if given.price is None else given.price
-    if given.gpu is None and not given.calibrate:
-        profiles = [] if given.profile else configs.profiles(recipe)
-        tried = {given.profile or "": config} | {
-            name: configs.resolve(recipe, overrides, name) for name in profiles
-        }
-        print(page.survey(tried, planned, dollars))
-        return 0
-    if given.calibrate:
-        from tinyzero.tools.plan.calibrate import calibrate
-
-        device = calibrate(config.model.threads)
-    found = planned(config, device)
-    print(page.describe(found, dollars))
-    if not found.fits:
-        changes = plan.remedies(config, lambda changed: planned(changed, device))
-        said = " ".join(f"--{key} {str(value).lower()}" for key, value in changes.items())
-        print(
-            f"it fits with {said}"
-            if said
-            else "no option makes it fit: take a smaller model or a larger device"
-        )
+    if given.measure:
+        print(command.measured(config, devices, prices, given.length))
+    elif len(devices) == 1:
+        print(command.in_full(config, candidates, devices, prices, given.length))
+    else:
+        print(command.table(config, candidates, devices, prices, given.length))
     return 0
+
+
+def devices_of(given: argparse.Namespace) -> Mapping[str, Device]:
+    """The devices that the command line names or describes, by short name; empty for all.
+
+    Raises UserError if it does both, or describes a GPU only in part.
+    """
+    from tinyzero.cost.devices import CPU, DEVICES, described_device, find_device
+
+    numbers = [getattr(given, option) for option in OWN_GPU]
+    if any(numbers):
+        if None in numbers or given.gpu:
+            raise UserError(
+                "a GPU is described by --gpu-memory, --gpu-bandwidth and --gpu-tflops, all three, "
+                "and without --gpu"
+            )
+        return {"yours": described_device(*numbers)}
+
+    names = [find_device(name) for name in given.gpu.split(",")] if given.gpu else []
+    if given.measure and names:
+        raise UserError("--measure measures this machine: leave out --gpu")
+    return {name: DEVICES.get(name, CPU) for name in names}

@@ -1,92 +1,198 @@
-"""Devices by their data sheets."""
+"""GPUs and CPUs: memory, bandwidth and rates from the data sheets, prices, and assumed efficiency."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinyzero.errors import UserError
+from tinyzero.registry import suggest
 
 GIB, MIB = 2.0**30, 2.0**20
+
+SHARED_WORK = 0.5
+"""Share of a CPU's work that is divided among its threads: two are 1.33 times as fast as one."""
+
+PRICES_FROM = (
+    "dollars per hour for one card on demand, from the public price lists of marketplaces and "
+    "specialised clouds (RunPod, Vast, Lambda, Modal, Verda, Akash) between March and November 2026; "
+    "the largest clouds ask up to three times as much"
+)
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device by its data sheet, and the shares of its peaks that work reaches."""
+    """A device by its data sheet, with the share of its peaks that TinyZero is assumed to reach."""
 
     name: str
-    """As torch.cuda.get_device_name has it, to the letter: an H200 is not an H20."""
+    """The whole name that torch.cuda.get_device_name returns, so that an H20 is not an H200."""
     memory: float
     """Bytes."""
     bandwidth: float
-    """Bytes a second."""
+    """Bytes per second."""
     rates: Mapping[str, float]
-    """Dense FLOPs a second by type of number; one that is missing is not computed in hardware, or not known."""
-    forward: float = 0.45
-    """Share of the rate that reading reaches."""
-    update: float = 0.40
+    """Dense FLOPs per second by data type. A type that the hardware lacks is missing."""
+    price: tuple[float, float] | None = None
+    """Lowest and highest usual price in dollars per hour (see PRICES_FROM); None if unknown."""
+    forward: float = 0.40
+    """Share of the rate that reading prompts and scoring reach."""
+    update: float = 0.37
     """Share of the rate that learning reaches."""
     decode: float = 0.60
     """Share of the bandwidth that decoding reaches."""
-    launch: float = 1.1e-5
-    """Seconds that a layer of a decode step takes however little it computes; the step being one CUDA graph."""
+    launch: float = 5.3e-5
+    """Seconds per layer of a decode step, however little it computes: 23 kernels in a CUDA graph."""
+    step: float = 5e-4
+    """Seconds per decode step that do not depend on the model: drawing the tokens, and Python."""
+    call: float = 5e-4
+    """Seconds of the host per layer, micro-batch and forward pass; a backward pass counts as two."""
     reading: float = 0.0
-    """Seconds a token, layer and channel of width that are not matrix products; on a GPU the shares cover them."""
+    """CPU seconds per token, layer and channel beyond matrix products, when reading or learning."""
     decoding: float = 0.0
-    """The same in a decode step."""
+    """The same when decoding."""
     fused_attention: bool = True
     is_cpu: bool = False
 
     def rate(self, dtype: str) -> float:
-        """FLOPs a second. Raises UserError where the device has none for that type."""
+        """Dense FLOPs per second in `dtype`. Raises UserError if the device does not compute in it."""
         if dtype not in self.rates:
-            raise UserError(
-                f"{self.name} has no rate in {dtype}: use --model.dtype {' or '.join(self.rates)}"
-            )
+            others = " or ".join(t for t in self.rates if t in ("bfloat16", "float32"))
+            raise UserError(f"{self.name} does not compute in {dtype}: use --model.dtype {others}")
         return self.rates[dtype]
+
+    def with_threads(self, threads: int) -> Device:
+        """This CPU with that many threads instead of one; 0 means all of this machine's cores.
+
+        SHARED_WORK of the time is divided among the threads. Calling small operations and moving
+        weights through memory stay as slow as with one thread.
+        """
+        threads = threads or os.cpu_count() or 1
+        speedup = 1 / (1 - SHARED_WORK + SHARED_WORK / threads)
+        return replace(
+            self,
+            rates={dtype: rate * speedup for dtype, rate in self.rates.items()},
+            reading=self.reading / speedup,
+            decoding=self.decoding / speedup,
+        )
 
 
 def _gpu(
-    name: str, memory: float, bandwidth: float, bf16: float, fp8: float, fp32: float
+    name: str,
+    memory: float,
+    bandwidth: float,
+    bf16: float,
+    fp8: float,
+    fp32: float,
+    price: tuple[float, float] | None = None,
+    fp16: float = 0,
 ) -> Device:
-    """From MiB, TB/s and TFLOP/s, where 0 means not in hardware."""
-    rates = {"bfloat16": bf16, "float8": fp8, "float32": fp32}
-    return Device(
-        name, memory * MIB, bandwidth * 1e12, {k: r * 1e12 for k, r in rates.items() if r}
-    )
+    """A GPU from MiB, TB/s and dense TFLOP/s; a rate of 0 means that the hardware lacks the type."""
+    tflops = {"bfloat16": bf16, "float16": fp16 or bf16, "float8": fp8, "float32": fp32}
+    rates = {dtype: rate * 1e12 for dtype, rate in tflops.items() if rate}
+
+    return Device(name, memory * MIB, bandwidth * 1e12, rates, price)
 
 
 DEVICES = {
-    "h100": _gpu("NVIDIA H100 80GB HBM3", 81_559, 3.35, 989.4, 1978.9, 66.9),
-    "h100-pcie": _gpu("NVIDIA H100 PCIe", 81_559, 2.0, 756.4, 1512.9, 51.2),
-    "h200": _gpu("NVIDIA H200", 143_771, 4.8, 989.4, 1978.9, 66.9),
+    # Hopper, Blackwell and CDNA 3
+    "b200": _gpu("NVIDIA B200", 183_359, 8.0, 2250.0, 4500.0, 75.0, (5.0, 6.8)),
+    "mi300x": _gpu("AMD Instinct MI300X", 196_592, 5.3, 1307.4, 2614.9, 163.4, (1.9, 3.5)),
+    "h200": _gpu("NVIDIA H200", 143_771, 4.8, 989.4, 1978.9, 66.9, (3.4, 4.5)),
+    "h100": _gpu("NVIDIA H100 80GB HBM3", 81_559, 3.35, 989.4, 1978.9, 66.9, (2.4, 4.3)),
+    "h100-nvl": _gpu("NVIDIA H100 NVL", 95_830, 3.9, 835.5, 1671.0, 60.0, (2.6, 3.2)),
+    "h100-pcie": _gpu("NVIDIA H100 PCIe", 81_559, 2.0, 756.4, 1512.9, 51.2, (2.0, 2.9)),
     "h800": _gpu("NVIDIA H800", 81_559, 3.35, 989.4, 1978.9, 66.9),
     "h20": _gpu("NVIDIA H20", 97_871, 4.0, 148.0, 296.0, 44.0),
-    "a100": _gpu("NVIDIA A100-SXM4-80GB", 81_920, 2.039, 311.9, 0, 19.5),
-    "a100-40gb": _gpu("NVIDIA A100-SXM4-40GB", 40_960, 1.555, 311.9, 0, 19.5),
-    "l40s": _gpu("NVIDIA L40S", 46_068, 0.864, 362.1, 733.0, 91.6),
-    "4090": _gpu("NVIDIA GeForce RTX 4090", 24_564, 1.008, 165.2, 330.3, 82.6),
-    "t4": _gpu("Tesla T4", 15_360, 0.320, 0, 0, 8.1),
+    # Ampere, Ada and Blackwell in servers and workstations
+    "a100": _gpu("NVIDIA A100-SXM4-80GB", 81_920, 2.039, 311.9, 0, 19.5, (1.1, 2.5)),
+    "a100-pcie": _gpu("NVIDIA A100 80GB PCIe", 81_920, 1.935, 311.9, 0, 19.5, (1.1, 1.8)),
+    "a100-40gb": _gpu("NVIDIA A100-SXM4-40GB", 40_960, 1.555, 311.9, 0, 19.5, (0.8, 2.0)),
+    "pro-6000": _gpu(
+        "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
+        97_887,
+        1.792,
+        503.8,
+        1007.6,
+        126.0,
+        (0.9, 2.0),
+    ),
+    "6000-ada": _gpu(
+        "NVIDIA RTX 6000 Ada Generation", 49_140, 0.960, 364.2, 728.5, 91.1, (0.7, 1.0)
+    ),
+    "l40s": _gpu("NVIDIA L40S", 46_068, 0.864, 362.1, 733.0, 91.6, (0.8, 2.0)),
+    "l40": _gpu("NVIDIA L40", 46_068, 0.864, 181.1, 362.1, 90.5, (0.7, 1.2)),
+    "a6000": _gpu("NVIDIA RTX A6000", 49_140, 0.768, 154.8, 0, 38.7, (0.3, 0.8)),
+    "a40": _gpu("NVIDIA A40", 46_068, 0.696, 149.7, 0, 37.4, (0.3, 0.5)),
+    "l4": _gpu("NVIDIA L4", 23_034, 0.300, 121.0, 242.5, 30.3, (0.4, 0.8)),
+    "a10": _gpu("NVIDIA A10", 23_028, 0.600, 125.0, 0, 31.2, (0.7, 0.9)),
+    # GeForce: the rates are those that accumulate in fp32, as training needs
+    "5090": _gpu("NVIDIA GeForce RTX 5090", 32_607, 1.792, 209.5, 419.0, 104.8, (0.7, 1.2)),
+    "4090": _gpu("NVIDIA GeForce RTX 4090", 24_564, 1.008, 165.2, 330.3, 82.6, (0.3, 0.6)),
+    "4080": _gpu("NVIDIA GeForce RTX 4080", 16_376, 0.717, 97.5, 194.9, 48.7),
+    "3090": _gpu("NVIDIA GeForce RTX 3090", 24_576, 0.936, 71.2, 0, 35.6, (0.2, 0.4)),
+    "3060": _gpu("NVIDIA GeForce RTX 3060", 12_288, 0.360, 25.5, 0, 12.7),
+    # without bfloat16
+    "v100": _gpu("Tesla V100-SXM2-32GB", 32_768, 0.900, 0, 0, 15.7, (0.2, 0.8), fp16=125.0),
+    "v100-16gb": _gpu("Tesla V100-SXM2-16GB", 16_384, 0.900, 0, 0, 15.7, (0.2, 0.8), fp16=125.0),
+    "t4": _gpu("Tesla T4", 15_360, 0.320, 0, 0, 8.1, (0.2, 0.6), fp16=65.0),
 }
-"""By short name: memory as the driver reports it, bandwidth and dense rates as NVIDIA's data sheets give them."""
+"""GPUs by short name. Memory is what the driver reports; the rates are dense, from the data sheets."""
 
 CPU = Device(
-    "a CPU",
+    "one core of a server's CPU",
     memory=16 * GIB,
-    bandwidth=3.9e9,  # of weights into products of a few rows
-    rates={"float32": 68e9},
+    bandwidth=6.5e9,  # weights that enter products with few rows
+    rates={"float32": 121e9},
     forward=1.0,
     update=1.0,
     decode=1.0,
-    launch=6e-4,
-    reading=5.1e-8,
-    decoding=8.9e-8,
+    launch=4.8e-4,
+    step=0.0,
+    call=0.0,
+    reading=3.0e-8,
+    decoding=4.8e-8,
     fused_attention=False,
     is_cpu=True,
 )
-"""One core of the machine that benchmarks/results/plan_cpu.md tells of; `tinyzero plan --calibrate` measures yours."""
+"""One thread of the CPU described in benchmarks/results/plan_cpu.md; `plan --measure` uses yours."""
 
 
 def device_named(name: str) -> Device | None:
-    """The device whose whole name this is, or None for one that is not in the table."""
+    """The device with exactly this name, as torch.cuda.get_device_name returns it, or None."""
     return next((device for device in DEVICES.values() if device.name == name), None)
+
+
+def find_device(text: str) -> str:
+    """The short name of a card as people write it: a key of DEVICES, or "cpu".
+
+    Raises UserError if the card is unknown.
+
+    >>> find_device("RTX-4090"), find_device("NVIDIA A100 80GB"), find_device("rtx a6000")
+    ('4090', 'a100', 'a6000')
+    """
+    names = ["cpu", *DEVICES]
+    letters = re.sub(r"[^a-z0-9]", "", text.lower())
+    bare = re.sub(r"^(nvidia|amd|geforce|instinct|tesla|rtx|gtx)+", "", letters)
+
+    by_letters = {name.replace("-", ""): name for name in names}
+    for spelling in (bare, re.sub(r"(sxm\d?|80gb|24gb|48gb)+$", "", bare)):
+        if spelling in by_letters:
+            return by_letters[spelling]
+    raise UserError(
+        f"unknown --gpu {text!r} (describe your own with --gpu-memory, --gpu-bandwidth and "
+        f"--gpu-tflops){suggest(text, names)}"
+    )
+
+
+def described_device(memory: float, bandwidth: float, tflops: float) -> Device:
+    """A GPU that is not in the table, from its data sheet: GB, GB/s and dense TFLOP/s.
+
+    The rate is taken for every data type of the recipe. `memory` is as vendors state it: 24 GB of a
+    GPU are 24 GiB.
+    """
+    rates = dict.fromkeys(("bfloat16", "float32"), tflops * 1e12)
+    name = f"a GPU with {memory:g} GB, {bandwidth:g} GB/s and {tflops:g} TFLOP/s"
+
+    return Device(name, memory * GIB, bandwidth * 1e9, rates)

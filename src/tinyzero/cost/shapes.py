@@ -1,4 +1,4 @@
-"""Shapes of models, and what follows from them alone: parameters, FLOPs, bytes of cache and of activations."""
+"""Shapes of models, and what follows from them: parameters, FLOPs, cache and activations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tinyzero.errors import UserError, brief
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SCORE = 1 / 16
-"""A CPU's work on one head's score of one earlier token, beside the products; one channel of a layer's width is 1."""
+"""A CPU's work on one attention score beyond matrix products; on a channel of a layer it is 1."""
 
 
 class Shape(NamedTuple):
-    """A llama-shaped model: what it takes to count it."""
+    """The sizes of a llama-shaped model, from which everything else is counted."""
 
     layers: int
     width: int
@@ -27,18 +27,18 @@ class Shape(NamedTuple):
     vocabulary: int
     tied: bool
     biases: int = 0
-    """Parameters a layer beside its matrices: biases and the norms of queries and keys."""
+    """Parameters per layer that are not matrices: biases, and the norms of queries and keys."""
     experts: int = 0
-    """Routed experts a layer, each with a feed-forward of `expert_width`; 0 for a dense model."""
+    """Routed experts per layer, each with a feed-forward of `expert_width`; 0 for a dense model."""
     used: int = 0
-    """Experts that a token goes through."""
+    """Experts that process each token."""
     expert_width: int = 0
     shared_width: int = 0
-    """Feed-forward that every token goes through beside the experts."""
+    """Width of the feed-forward that processes every token in addition to the experts."""
 
     @property
     def attention(self) -> int:
-        """Parameters of one layer's projections."""
+        """Parameters of one layer's four attention projections."""
         return 2 * self.width * self.head * (self.heads + self.kv_heads)
 
     def _feed_forward(self, experts: int) -> int:
@@ -52,55 +52,58 @@ class Shape(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """All of them."""
+        """All parameters of the model."""
         norms = (2 * self.layers + 1) * self.width + self.layers * self.biases
-        return (
-            self._body(self.experts)
-            + norms
-            + self.vocabulary * self.width * (1 if self.tied else 2)
-        )
+        embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
+        return self._body(self.experts) + norms + embeddings
 
     @property
     def active(self) -> int:
-        """Those a token meets in a matrix product: the head once, no embedding that is only looked up."""
+        """Parameters in the matrix products of one token: the head once, no embedding look-up."""
         return self._body(self.used) + self.vocabulary * self.width
 
     def read(self, rows: float) -> float:
-        """Those that a decode step of so many rows reads: the experts that any of them goes through, if each row goes
-        through its own."""
+        """Parameters that a decode step of `rows` rows reads.
+
+        Of the experts these are the ones that at least one row uses, if every row chooses at random.
+        """
         if not self.experts:
             return self.active
-        met = self.experts * (1 - (1 - self.used / self.experts) ** rows)
-        met_weights = self.layers * 3 * self.width * self.expert_width * (met - self.used)
-        return float(self.active + met_weights)
+
+        read_experts = self.experts * (1 - (1 - self.used / self.experts) ** rows)
+        expert_weights = self.layers * 3 * self.width * self.expert_width
+        return float(self.active + expert_weights * (read_experts - self.used))
 
     def forward(self, tokens: float, length: float) -> float:
-        """FLOPs of reading `tokens` in sequences of `length`."""
+        """FLOPs of a forward pass over `tokens` tokens in sequences of `length`."""
         return tokens * (2 * self.active + 2 * self.layers * self.heads * self.head * length)
 
     def cache(self, itemsize: int) -> int:
-        """Bytes that one token's keys and values take."""
+        """Bytes of one token's keys and values in all layers."""
         return 2 * self.layers * self.kv_heads * self.head * itemsize
 
     def activations(self, itemsize: int, fused_attention: bool, length: float) -> float:
-        """Bytes that one layer keeps for the way back, for each token of sequences of `length`: both norms with their
-        fp32 inputs, queries, keys, values and what is made of them, four products of the feed-forward; and, where
-        attention is not fused, half a square of scores."""
-        inner = (
-            self.used * self.expert_width + self.shared_width if self.experts else self.feed_forward
-        )
+        """Bytes per token that one layer keeps for the backward pass, in sequences of `length`.
+
+        They are both norms with their fp32 inputs, the projections and attention's output, and four
+        products of the feed-forward; without fused attention, half a square of scores too.
+        """
+        inner = self.feed_forward
+        if self.experts:
+            inner = self.used * self.expert_width + self.shared_width
         scores = 0 if fused_attention else self.heads * length / 2
         projected = 2 * self.head * (self.heads + self.kv_heads)
         return itemsize * (4 * inner + projected + scores) + 2 * self.width * (4 + 2 * itemsize)
 
     def channels(self, context: float) -> float:
-        """What a CPU works on for one token after `context` others beside matrix products, in channels of width."""
+        """A CPU's work on one token after `context` others beyond matrix products, in channels."""
         return self.layers * (self.width + SCORE * self.heads * context)
 
     def adapters(self, rank: int, targets: Iterable[str]) -> int:
-        """Parameters of adapters of this rank beside those layers, all linear ones but the head where none is named.
+        """Parameters of LoRA adapters of this rank; without `targets`, on all linear layers but the head.
 
-        Routed experts have theirs with their router; beside a shared expert peft leaves both without.
+        Routed experts get adapters together with their router. In a model that also has a shared
+        expert, peft gives neither any.
         """
         queries, keys = self.heads * self.head, self.kv_heads * self.head
         inner = self.shared_width if self.experts else self.feed_forward
@@ -110,9 +113,12 @@ class Shape(NamedTuple):
             sides |= {name: self.width + inner for name in ("gate_proj", "up_proj", "down_proj")}
         if self.shared_width:
             sides["shared_expert_gate"] = self.width + 1
-        elif self.experts:  # to peft a layer's experts are two products, the first twice as wide and of twice the rank
+        elif (
+            self.experts
+        ):  # peft sees two products per layer, the first of twice the width and rank
             sides["gate"] = self.width + self.experts
             sides["experts"] = self.experts * (3 * self.width + 5 * self.expert_width)
+
         return self.layers * rank * sum(sides.get(target, 0) for target in list(targets) or sides)
 
 
@@ -146,48 +152,56 @@ SHAPES = {
     "Qwen/Qwen2.5-7B": _qwen(28, 3584, 28, 4, 128, 18_944, 152_064, False),
     "meta-llama/Llama-3.2-3B": Shape(28, 3072, 24, 8, 128, 8192, 128_256, True),
 }
-"""Hub ids that the recipes use, beside their -Instruct; from the config.json of each."""
+"""Shapes of the recipes' models by hub id, from their config.json. "-Instruct" has the same."""
 
 KINDS = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 
 
 def find_shape(name: str) -> Shape:
-    """The shape of a bundled base, a local folder (a checkpoint or a run's model too), or a hub id of SHAPES.
+    """The shape of a bundled base, a local folder (also a checkpoint's), or a hub id in SHAPES.
 
-    Raises UserError for any other: nothing is fetched to find out.
+    Nothing is downloaded to find out: any other model raises UserError.
     """
     known = SHAPES.get(name.removesuffix("-Instruct"))
     folder = ASSETS / name if (ASSETS / name).is_dir() else Path(name)
+
     for path in (folder / "config.json", folder / "model" / "config.json"):
         if path.is_file():
             try:
                 return read_shape(dict(json.loads(path.read_text(encoding="utf-8"))), name)
             except (ValueError, TypeError, LookupError) as error:
-                raise UserError(f"{path} is no model's configuration: {brief(error)}") from None
+                raise UserError(f"{path} does not describe a model: {brief(error)}") from None
+
     if known is None:
         raise UserError(
-            f"no model folder at {name!r}, and its shape is not known: give a folder with its config.json, "
-            f"or one of {', '.join(SHAPES)}"
+            f"no model folder at {name!r}, and its shape is not known: give a folder with its "
+            f"config.json, or one of {', '.join(SHAPES)}"
         )
     return known
 
 
 def read_shape(config: Mapping[str, Any], name: str) -> Shape:
-    """The shape that a config.json of transformers describes. Raises UserError for a kind that cannot be counted."""
+    """The shape that a config.json of transformers describes.
+
+    Raises UserError if the model type is not in KINDS. `name` is only for the message.
+    """
     kind = config.get("model_type")
     if kind not in KINDS:
         raise UserError(
-            f"{name!r} is of type {kind!r}, which cannot be counted: known are {', '.join(KINDS)}"
+            f"{name!r} has model type {kind!r}, which cannot be counted: use one of {', '.join(KINDS)}"
         )
+
     width, heads = config["hidden_size"], config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
     head = config.get("head_dim") or width // heads
+
     biased = kind.startswith("qwen2") or config.get("attention_bias")
     biases = (heads + 2 * kv_heads) * head if biased else 0
-    biases += (
-        width if config.get("attention_bias") and kind == "llama" else 0
-    )  # its output projection has one too
-    biases += 2 * head if kind.startswith("qwen3") else 0  # the norms of queries and keys
+    if config.get("attention_bias") and kind == "llama":
+        biases += width  # its output projection has one too
+    if kind.startswith("qwen3"):
+        biases += 2 * head  # the norms of queries and keys
+
     mixed, inner = kind in ("mixtral", "qwen2_moe", "qwen3_moe"), config["intermediate_size"]
     return Shape(
         layers=config["num_hidden_layers"],

@@ -1,24 +1,26 @@
-"""What a recipe needs and costs before it runs, and as it runs: memory, time, FLOPs and dollars.
+"""What a recipe needs and costs, before it runs and while it runs: memory, time, FLOPs and dollars.
 
-Nothing is loaded or fetched; the formulas are these, N being the parameters in matrix products (of experts those that
-a token goes through, the head once) and T the tokens of a step:
+Nothing is loaded or downloaded. N is the number of parameters in matrix products (the output head
+once; of experts only those that a token uses), and T the number of tokens in a step.
 
-    forward   2 N a token, and for attention 2 L H D a token and a token of its sequence. Learning is 3 forwards, with
-              adapters 2, and with checkpointing 1 more, which is time and no work of the model's
-    step      sampling, a forward for each model that scores and an update of each that learns: so PPO with a reference
-              and several updates a batch is 2 + 2 + 2 + 2 + 6 + 6 = 20 N T
-    memory    a weight that learns, its fp32 master, its fp32 gradient and two moments: 18 bytes in bf16, 16 in fp32; a
-              weight that does not; the torch sampler's cache on a GPU; and what sampling takes, with the cache where it
-              is freed afterwards, or the activations while learning if they are more
-    decoding  a step for every token of the longest answer, which reads the cache and the weights, of experts those that
-              some row goes through
+    forward   2 N FLOPs per token, plus 2 L H D per token and token of its sequence for attention
+    learning  3 forwards; with adapters 2; with checkpointing 1 more, which takes time but is not
+              counted as the model's work
+    step      sampling, one forward per model that scores and one update per model that learns.
+              PPO with a reference and several updates per batch is 2 + 2 + 2 + 2 + 6 + 6 = 20 N T
+    memory    18 bytes per trained weight in bf16 and 16 in fp32: weight, fp32 master, fp32 gradient
+              and two moments. 2 or 4 per frozen weight. On a GPU the sampler's cache stays. On top
+              comes the larger of what sampling takes and the activations of learning
+    decoding  one pass per token until the longest answer ends. It reads all weights and the cache
 
-Times are a roofline's: a device's peak times a share of it that is stated in devices.py and not measured, save for a
-CPU that was calibrated. The critic is counted as if it had the policy's head.
+Times follow the roofline model: a device's peak times a share of it, plus what the host needs to
+launch the work. The shares are assumptions of devices.py. `tinyzero plan --measure` corrects them.
+The critic is counted as if it had the policy's head.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -34,39 +36,43 @@ from tinyzero.tasks import REGISTRY, load_task
 BYTES = {"float32": 4, "bfloat16": 2}
 
 USABLE = 0.92
-"""Share of a device's memory to plan with; its context, the libraries and what lies in pieces take the rest."""
+"""Share of a device's memory to plan with. CUDA, the libraries and fragmentation take the rest."""
 BUS = 6e9
-"""Bytes a second between the CPU's memory and the GPU's: what is copied is not pinned, which would be faster."""
+"""Bytes per second between the CPU's memory and the GPU's, from memory that is not pinned."""
 HOST_BANDWIDTH = 15e9
-"""Bytes a second that an optimizer in the CPU's memory goes through, a seventh of which cross the bus."""
+"""Bytes per second that an optimizer in the CPU's memory goes through. A seventh cross the bus."""
 HANDED_OVER, STEPPED = 14, 28
-"""Bytes of that memory for each offloaded parameter: to add a micro-batch's gradient to the sum; to take a step."""
+"""Bytes of traffic per offloaded parameter: to add a micro-batch's gradient, and to take a step."""
 OTHERWISE = 1.1
-"""Everything in a step that is not computing, such as grading, collating and records."""
+"""The step's time is this many times its computations: collating, records and waiting."""
+PER_ANSWER = 5e-4
+"""Seconds of Python per answer: decoding its text, grading it, describing it."""
 PADDED = 1.2
-"""Tokens computed for each real one where rows are padded to the longest beside them, and not packed."""
+"""Tokens computed per real token if rows are padded to the longest in their micro-batch."""
 KEPT = 0.5
-"""Share of groups that a filter is taken to keep."""
-LENGTH = 0.4
-"""Mean length of an answer where nobody says, as a share of the limit."""
+"""Share of groups that a filter is assumed to keep."""
+LENGTH = 0.3
+"""Assumed mean length of an answer over the run, as a share of the limit."""
 
 
 class Load(NamedTuple):
-    """The tokens of one step, or of other sampling."""
+    """The tokens of one step, or of an evaluation."""
 
     prompts: int
     samples: int
-    """Answers a prompt."""
+    """Answers per prompt."""
     prompt: float
-    """Tokens of a prompt."""
+    """Tokens per prompt."""
     length: float
-    """Tokens of an answer, on average."""
+    """Mean tokens per answer."""
     longest: int
+    """Tokens of the longest answer: decoding takes that many passes."""
     kept: float = 1.0
-    """Share of the answers that is learned from."""
+    """Share of the answers that are learned from."""
 
     @property
     def answers(self) -> int:
+        """Answers in total."""
         return self.prompts * self.samples
 
     @property
@@ -79,7 +85,7 @@ class Part(NamedTuple):
     """One part of a step."""
 
     flops: float
-    """The model's: what is computed a second time, to save memory, is not counted."""
+    """The model's own: what is computed a second time, to save memory, is not counted."""
     seconds: float
     again: float = 0.0
     """FLOPs of what is computed a second time."""
@@ -87,29 +93,31 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What one recipe takes on one device."""
+    """What one recipe takes on one device. Sizes are in bytes."""
 
     device: Device
     dtype: str
+    threads: int
+    """Threads of the CPU that the times are for; 0 on a GPU."""
     steps: int
     load: Load
     sampler: str
-    """torch, vllm or auto, which is taken for torch."""
+    """torch, vllm, or auto, which is planned as torch."""
     models: dict[str, dict[str, float]]
-    """Bytes on the device throughout, by model and part."""
+    """Held on the device throughout, by model and part."""
     slots: float
-    """Bytes of the cache on the device throughout: a GPU decodes in slots, and their graphs keep them."""
+    """The cache that stays on a GPU, which decodes in slots; 0 on a CPU."""
     sampling: dict[str, float]
-    """Bytes while sampling."""
+    """Held while sampling."""
     learning: dict[str, float]
-    """Bytes while learning."""
+    """Held while learning."""
     host: float
-    """Bytes in the CPU's memory, of a GPU's run."""
+    """In the CPU's memory, for a run on a GPU."""
     disk: float
-    """Bytes of the checkpoints that are kept."""
+    """Checkpoints that are kept."""
     step: dict[str, Part]
     evaluations: Part
-    """All of the run's."""
+    """All evaluations of the run together."""
 
     @property
     def held(self) -> float:
@@ -123,26 +131,32 @@ class Plan:
 
     @property
     def fits(self) -> bool:
+        """Whether the peak is within the usable memory."""
         return self.peak <= USABLE * self.device.memory
 
     @property
+    def margin(self) -> float:
+        """Share of the usable memory that stays free; negative if the run does not fit."""
+        return 1 - self.peak / (USABLE * self.device.memory)
+
+    @property
     def seconds(self) -> float:
-        """Of one step."""
+        """Seconds per step."""
         return OTHERWISE * sum(part.seconds for part in self.step.values())
 
     @property
     def hours(self) -> float:
-        """Of the whole run, evaluations included."""
+        """Hours of the whole run, evaluations included."""
         return (self.steps * self.seconds + self.evaluations.seconds) / 3600
 
     @property
     def flops(self) -> float:
-        """The models', of the whole run."""
+        """The models' FLOPs in the whole run."""
         return self.steps * sum(part.flops for part in self.step.values()) + self.evaluations.flops
 
     @property
     def utilisation(self) -> float:
-        """Of the device's peak rate, over the whole run."""
+        """Share of the device's peak rate over the whole run."""
         return self.flops / (self.hours * 3600 * self.device.rate(self.dtype))
 
 
@@ -160,26 +174,31 @@ def make_plan(
     prompt: float,
     length: float | None = None,
 ) -> Plan:
-    """The plan of `config` on `device`, for prompts of so many tokens and answers of `length` on average, by default
-    LENGTH of the limit. Raises UserError where the device has no rate in the recipe's type."""
+    """The plan of `config` on `device`, for prompts of `prompt` tokens and answers of `length`.
+
+    Both are means; `length` is LENGTH of the limit if it is not given. A CPU is planned with
+    `model.threads`. Raises UserError if the device does not compute in the recipe's data type.
+    """
     device.rate(config.model.dtype)
     load = step_load(config, algorithm, prompt, length)
     models, host, disk = _models(config, algorithm, shape)
     sampling, learning = _workspaces(config, algorithm, shape, device, load)
-    keeps = not device.is_cpu and config.sampler.name != "vllm"
+    keeps_slots = not device.is_cpu and config.sampler.name != "vllm"
+
     return Plan(
         device=device,
         dtype=config.model.dtype,
+        threads=(config.model.threads or os.cpu_count() or 1) if device.is_cpu else 0,
         steps=config.steps,
         load=load,
         sampler=config.sampler.name,
         models=models,
-        slots=sampling.pop("cache") if keeps else 0.0,
+        slots=sampling.pop("cache") if keeps_slots else 0.0,
         sampling=sampling,
         learning=learning,
         host=host,
         disk=disk,
-        step=_step(config, algorithm, shape, device, load),
+        step=step_parts(config, algorithm, shape, device, load),
         evaluations=_evaluations(config, shape, device, load),
     )
 
@@ -187,30 +206,37 @@ def make_plan(
 def step_load(
     config: Config, algorithm: Algorithm, prompt: float, length: float | None = None
 ) -> Load:
-    """The tokens of one step."""
-    r, filters = config.rollout, algorithm.drops_groups
+    """The tokens of one step. Some answer is expected to reach the limit in every step."""
+    rollout, filters = config.rollout, algorithm.drops_groups
+    drawn = ceil(rollout.prompts * min(1 / KEPT, 1 + rollout.refills))
+
     return Load(
-        prompts=ceil(r.prompts * min(1 / KEPT, 1 + r.refills)) if filters else r.prompts,
-        samples=r.samples,
+        prompts=drawn if filters else rollout.prompts,
+        samples=rollout.samples,
         prompt=prompt,
-        length=min(length or LENGTH * r.max_tokens, r.max_tokens),
-        longest=r.max_tokens,
+        length=min(length or LENGTH * rollout.max_tokens, rollout.max_tokens),
+        longest=rollout.max_tokens,
         kept=KEPT if filters else 1.0,
     )
 
 
 def prompt_tokens(config: Config) -> float:
-    """About how many tokens a prompt has: four characters each, as in English, fewer in the bundled bases' words.
+    """Estimated mean tokens per prompt of the recipe's task.
 
-    A task that reads its problems from a file or the hub is asked for drawn ones: nothing is fetched.
+    A token is taken for four characters, as in English, or 1.5 in the bundled bases' vocabulary.
+    A task that reads its problems from a file or the hub is asked for generated ones instead, so
+    that nothing is downloaded.
     """
     sources = getattr(REGISTRY.find(config.task.name), "sources", ())
-    drawn = {k: v for k, v in config.task.options.items() if k not in sources}
-    task, template = load_task(config.task.name, drawn), config.model.prompt
+    options = {k: v for k, v in config.task.options.items() if k not in sources}
+    task, template = load_task(config.task.name, options), config.model.prompt
+
     with asking(task):
         prompts = [task.prompt(task.problem("train", i), template) for i in range(8)]
     texts = [p if isinstance(p, str) else " ".join(m["content"] for m in p) for p in prompts]
-    return sum(map(len, texts)) / len(texts) / (1.5 if template in ("compact", "chat") else 4)
+    characters_per_token = 1.5 if template in ("compact", "chat") else 4
+
+    return sum(map(len, texts)) / len(texts) / characters_per_token
 
 
 def _models(
@@ -218,25 +244,26 @@ def _models(
 ) -> tuple[dict[str, dict[str, float]], float, float]:
     """Bytes on the device by model and part, bytes in the CPU's memory, and bytes on disk.
 
-    Adapters are fp32 and share the policy's frozen weights. What is parked is on the device while it is used, which
-    `_workspaces` counts.
+    Adapters are fp32 and share the policy's frozen weights. A parked model is on the device only
+    while it is used, which `_workspaces` counts.
     """
     itemsize = BYTES[config.model.dtype]
-    weights, adapters = (
-        float(shape.parameters * itemsize),
-        shape.adapters(config.lora.rank, config.lora.targets),
-    )
+    weights = float(shape.parameters * itemsize)
+    adapters = shape.adapters(config.lora.rank, config.lora.targets)
+    trained = adapters or shape.parameters
     models: dict[str, dict[str, float]] = {}
     host = disk = 0.0
+
     for role in ("policy", *algorithm.roles):
-        shared = adapters and role != "policy" and not (role == "reference" and algorithm.refresh)
+        refreshed = role == "reference" and algorithm.refresh
+        shared = adapters and role != "policy" and not refreshed
         parts = models[role] = {} if shared or parked(config, role) else {"weights": weights}
         host += weights if parked(config, role) else 0
         if role == "policy":
             disk += weights
         if role == "reference":
             continue
-        trained = adapters or shape.parameters
+
         disk += 12 * trained
         if optimizer(config, role).offload:
             host += 16 * trained
@@ -244,6 +271,7 @@ def _models(
         if itemsize < 4 or adapters:
             parts["masters"] = 4 * trained
         parts |= {"gradients": 4 * trained, "moments": 8 * trained}
+
     return models, host, disk * config.checkpoint.keep
 
 
@@ -253,16 +281,17 @@ def parked(config: Config, role: str) -> bool:
 
 
 def optimizer(config: Config, role: str) -> OptimizerOptions:
-    """The options of a trained model's optimizer."""
+    """The optimizer options of a trained model."""
     return {"critic": config.critic, "prm": config.prm}.get(role, config.optimizer)
 
 
 def _workspaces(
     config: Config, algorithm: Algorithm, shape: Shape, device: Device, load: Load
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Bytes while sampling and while learning."""
-    itemsize, u = BYTES[config.model.dtype], config.update
+    """Bytes that sampling takes and bytes that learning takes, by what they hold."""
+    itemsize, update = BYTES[config.model.dtype], config.update
     weights = float(shape.parameters * itemsize)
+
     rows, columns = _decoded(config, load)
     sampling = {
         "cache": rows * columns * shape.cache(itemsize),
@@ -270,91 +299,111 @@ def _workspaces(
     }
     if config.sampler.name == "vllm":
         sampling["vLLM's copy"] = weights
-    tokens = max(u.micro_tokens, load.prompt + load.longest)
+
+    tokens = max(update.micro_tokens, load.prompt + load.longest)
     layer = tokens * shape.activations(itemsize, device.fused_attention, load.prompt + load.length)
     inputs = shape.layers * tokens * shape.width * itemsize
+    chunk = min(update.logit_rows, tokens)
     learning = {
         "activations": inputs + layer if config.model.checkpointing else shape.layers * layer,
-        "logits": 16.0
-        * min(u.logit_rows, tokens)
-        * shape.vocabulary,  # in fp32: they, their softmax, two gradients
+        "logits": 16.0 * chunk * shape.vocabulary,  # fp32: logits, softmax, two gradients
     }
     if not config.lora.rank:
-        learning["the head's gradient"] = 4.0 * shape.vocabulary * shape.width
+        learning["head gradient"] = 4.0 * shape.vocabulary * shape.width
     if any(parked(config, role) for role in algorithm.roles):
         learning["parked, in use"] = weights
+
     return sampling, learning
 
 
 def _decoded(config: Config, load: Load) -> tuple[int, float]:
-    """Rows decoded at once, and the tokens that each has room for, in steps and in evaluations."""
-    e = config.eval
-    asked = max(e.test_problems, e.dev_problems) * e.samples
-    rows = min(max(config.rollout.rows, load.samples), max(load.answers, asked))
+    """Rows decoded at once, and the tokens each has room for, in steps and in evaluations."""
+    evaluation = config.eval
+    most_problems = max(evaluation.test_problems, evaluation.dev_problems)
+    most_answers = max(load.answers, most_problems * evaluation.samples)
+    rows = min(max(config.rollout.rows, load.samples), most_answers)
+
     return rows, load.prompt + max(load.longest, config.eval_tokens)
 
 
-def _step(
+def step_parts(
     config: Config, algorithm: Algorithm, shape: Shape, device: Device, load: Load
 ) -> dict[str, Part]:
-    """The parts of a step by name."""
-    u, length, learned = config.update, load.prompt + load.length, load.learned
+    """The parts of a step that has this load, by name: first sampling, then scoring and learning."""
+    device = device.with_threads(config.model.threads) if device.is_cpu else device
+    update, learned = config.update, load.learned
     parts = _sample(config, shape, device, load)
+    parts["grade"] = Part(0, PER_ANSWER * load.answers)
+
     scored, trained = passes(config, algorithm)
-    once = shape.forward(learned, length)
+    once = shape.forward(learned, load.prompt + load.length)
     for role in scored:
-        parts[f"score by {role}"] = Part(
-            once, _seconds(config, shape, device, once, learned, length)
-        )
+        parts[f"score by {role}"] = Part(once, _seconds(config, shape, device, once, load))
+
     ways = 2 if config.lora.rank else 3
     moved = shape.adapters(config.lora.rank, config.lora.targets) or shape.parameters
     for role in trained:
-        flops, again = u.epochs * ways * once, u.epochs * once * config.model.checkpointing
-        seconds = _seconds(config, shape, device, flops + again, u.epochs * learned, length, ways)
+        flops = update.epochs * ways * once
+        again = update.epochs * once * config.model.checkpointing
+        seconds = _seconds(config, shape, device, flops + again, load, ways, update.epochs)
         parts[f"learn {role}"] = Part(flops, seconds, again)
         if optimizer(config, role).offload:
-            micro_batches = max(u.minibatches, ceil(learned / u.micro_tokens)) * u.epochs
-            through = moved * (HANDED_OVER * micro_batches + STEPPED * u.minibatches * u.epochs)
-            parts[f"offload {role}"] = Part(0, through / HOST_BANDWIDTH)
+            micro_batches = max(update.minibatches, _micro_batches(config, load)) * update.epochs
+            optimizer_steps = update.minibatches * update.epochs
+            traffic = moved * (HANDED_OVER * micro_batches + STEPPED * optimizer_steps)
+            parts[f"offload {role}"] = Part(0, traffic / HOST_BANDWIDTH)
+
     if waiting := [role for role in algorithm.roles if parked(config, role)]:
         uses = len([role for role in (*scored, *trained) if role in waiting])
         parts["park"] = Part(0, 2 * uses * shape.parameters * BYTES[config.model.dtype] / BUS)
+
     return parts
 
 
+def _micro_batches(config: Config, load: Load) -> int:
+    """Micro-batches in one pass over the batch."""
+    padded = 1.0 if config.update.pack else PADDED
+    return ceil(padded * load.learned / config.update.micro_tokens)
+
+
 def _sample(config: Config, shape: Shape, device: Device, load: Load) -> dict[str, Part]:
-    """Prefill, for which a group's prompt is read once, and decode."""
-    rate, itemsize, rows = (
-        device.rate(config.model.dtype),
-        BYTES[config.model.dtype],
-        config.rollout.rows,
-    )
-    read, written, context = (
-        load.prompts * load.prompt,
-        load.answers * load.length,
-        load.prompt + load.length / 2,
-    )
+    """Prefill, which reads a group's prompt once, and decoding."""
+    rate, itemsize = device.rate(config.model.dtype), BYTES[config.model.dtype]
+    read, written = load.prompts * load.prompt, load.answers * load.length
+    context = load.prompt + load.length / 2
     prefill, decode = shape.forward(read, load.prompt), shape.forward(written, 2 * context)
-    # with all rows at once the longest answer decides; else freed rows are filled, until the last ones run out
-    steps = load.longest if load.answers <= rows else written / rows + load.longest - load.length
-    weights, cache = (
-        steps * shape.read(written / steps) * itemsize,
-        written * context * shape.cache(itemsize),
-    )
-    through, computing = device.bandwidth * device.decode, decode / (rate * device.forward)
-    # a GPU computes while it reads; a CPU first lays a product's weights out anew, and reads its cache in `decoding`
-    bound = (
-        weights / through + computing
-        if device.is_cpu
-        else max((weights + cache) / through, computing)
-    )
-    other = (
-        written * shape.channels(context) * device.decoding + steps * shape.layers * device.launch
-    )
+
+    steps = _decode_steps(config, device, load)
+    weights = steps * shape.read(written / steps) * itemsize
+    cache = written * context * shape.cache(itemsize)
+    transfer, computing = device.bandwidth * device.decode, decode / (rate * device.forward)
+    bound = max((weights + cache) / transfer, computing)  # a GPU computes while it reads
+    if device.is_cpu:
+        bound = weights / transfer + computing  # it lays out each product's weights first
+
+    overhead = steps * (device.step + shape.layers * device.launch)
+    overhead += written * shape.channels(context) * device.decoding
+    reading = prefill / (rate * device.forward)
+    reading += read * shape.channels(load.prompt) * device.reading
+
     return {
-        "prefill": Part(prefill, _seconds(config, shape, device, prefill, read, load.prompt)),
-        "decode": Part(decode, bound + other),
+        "prefill": Part(prefill, max(reading, device.call * shape.layers)),
+        "decode": Part(decode, bound + overhead),
     }
+
+
+def _decode_steps(config: Config, device: Device, load: Load) -> float:
+    """Passes until the last answer has ended.
+
+    If all answers are decoded at once, the longest decides. With more answers than rows, a GPU fills
+    rows that become free until no answer waits; a CPU decodes one batch after another.
+    """
+    rows = config.rollout.rows
+    if load.answers <= rows:
+        return load.longest
+    if device.is_cpu:
+        return load.longest * ceil(load.answers / rows)
+    return load.answers * load.length / rows + load.longest - load.length
 
 
 def step_flops(
@@ -366,8 +415,10 @@ def step_flops(
     learned: float,
     length: float,
 ) -> float:
-    """FLOPs of a step whose sampling read and wrote so many tokens, and whose models scored and learned from so many,
-    in sequences of `length`."""
+    """FLOPs of a step that sampled, scored and learned from these numbers of tokens.
+
+    `sampled` counts the tokens read and written; `length` is the mean length of a sequence.
+    """
     scorers, learners = passes(config, algorithm)
     ways = config.update.epochs * (2 if config.lora.rank else 3)
     return shape.forward(sampled + len(scorers) * scored + len(learners) * ways * learned, length)
@@ -378,29 +429,47 @@ def _seconds(
     shape: Shape,
     device: Device,
     flops: float,
-    tokens: float,
-    length: float,
+    load: Load,
     ways: int = 1,
+    epochs: int = 1,
 ) -> float:
-    """Of reading `tokens`, or of learning from them where `ways` is more than one."""
+    """Seconds of scoring the load, or of learning from it if `ways` is more than one.
+
+    `ways` is the number of forward passes that it is worth. A small model on a GPU waits for the
+    host, which launches every layer of every micro-batch.
+    """
     share = device.forward if ways == 1 else device.update
-    other = ways * tokens * shape.channels(length / 2) * device.reading
-    return (flops / (device.rate(config.model.dtype) * share) + other) * (
-        1.0 if config.update.pack else PADDED
-    )
+    length = load.prompt + load.length
+    padded = 1.0 if config.update.pack else PADDED
+    computing = padded * flops / (device.rate(config.model.dtype) * share)
+    computing += padded * epochs * ways * load.learned * shape.channels(length / 2) * device.reading
+
+    computed_ways = ways + (ways > 1 and config.model.checkpointing)
+    calls = epochs * computed_ways * _micro_batches(config, load) * shape.layers
+    return max(computing, calls * device.call)
 
 
 def _evaluations(config: Config, shape: Shape, device: Device, load: Load) -> Part:
-    """All of the run's: dev at the start and every so many steps, test at both ends; answers as long as in training."""
-    e = config.eval
-    problems = 2 * e.test_problems + (
-        e.problems * (1 + ceil(config.steps / e.every)) if e.every else 0
-    )
-    if not problems:
-        return Part(0, 0)
-    asked = Load(problems, e.samples + e.greedy, load.prompt, load.length, config.eval_tokens)
-    parts = _sample(config, shape, device, asked).values()
-    return Part(sum(part.flops for part in parts), sum(part.seconds for part in parts))
+    """All evaluations of the run: dev at the start, every few steps and at the end, test at both ends.
+
+    Their answers are assumed as long as in training, and some answer reaches the limit.
+    """
+    device = device.with_threads(config.model.threads) if device.is_cpu else device
+    options = config.eval
+    on_dev = 1 + ceil(config.steps / options.every) if options.every else 0
+    flops = seconds = 0.0
+
+    for times, problems in ((on_dev, options.problems), (2, options.test_problems)):
+        if not problems:
+            continue
+        samples = options.samples + options.greedy
+        asked = Load(problems, samples, load.prompt, load.length, config.eval_tokens)
+        parts = _sample(config, shape, device, asked).values()
+        flops += times * sum(part.flops for part in parts)
+        grading = PER_ANSWER * asked.answers
+        seconds += times * (grading + sum(part.seconds for part in parts))
+
+    return Part(flops, seconds)
 
 
 LADDER: tuple[tuple[str, Any], ...] = (
@@ -416,44 +485,41 @@ LADDER: tuple[tuple[str, Any], ...] = (
     ("lora.rank", 64),
     ("lora.rank", 16),
 )
-"""Options that save memory, from what costs least time to what changes the run itself."""
+"""Options that save memory, from those that cost least time to those that change what is trained."""
 
 
 def remedies(config: Config, planned: Callable[[Config], Plan]) -> dict[str, Any]:
-    """Overrides with which the recipe would fit, of LADDER and no more than it takes; none if nothing there helps."""
+    """Overrides from LADDER that make the recipe fit, as few as possible; empty if none do."""
     on_cpu = planned(config).device.is_cpu
     steps = [(k, v) for k, v in LADDER if not (on_cpu and k.endswith(("offload", "park")))]
     changes: dict[str, Any] = {}
 
-    def needs(
-        changes: Mapping[str, Any],
-    ) -> float:  # both workspaces, since a later change may make either the larger
+    def needs(changes: Mapping[str, Any]) -> float:
+        # both workspaces, since a later change may make either of them the larger one
         plan = planned(changed(config, changes))
         return plan.held + sum(plan.sampling.values()) + sum(plan.learning.values())
 
     for key, value in steps:
         tried = changes | {key: value}
-        if (
-            key == "lora.rank" and changed(config, changes).model.park
-        ):  # models that share weights cannot be parked
-            tried["model.park"] = False
+        if key == "lora.rank" and changed(config, changes).model.park:
+            tried["model.park"] = False  # models that share weights cannot be parked
         if needs(tried) < needs(changes):
             changes = tried
         if planned(changed(config, changes)).fits:
             break
     else:
         return {}
-    for key in list(changes):
+
+    for key in list(changes):  # a later change may have made this one unnecessary
         rest = {k: v for k, v in changes.items() if k != key}
-        if (
-            key != "model.park" and planned(changed(config, rest)).fits
-        ):  # a later one made it needless
+        if key != "model.park" and planned(changed(config, rest)).fits:
             changes = rest
+
     return changes
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """`config` with other values of some `section.option`."""
+    """`config` with other values for some `section.option`."""
     for key, value in changes.items():
         section, _, name = key.partition(".")
         table = getattr(config, section).model_copy(update={name: value})

@@ -1,3 +1,3 @@
-"""`tinyzero plan`: its pages, and the calibration of a CPU."""
+"""`tinyzero plan`: the table of GPUs, the page about one device, and a measurement here."""
 
-__all__ = ["calibrate", "page"]
+__all__ = ["measure", "page", "prices", "survey"]

@@ -1,124 +1,195 @@
-"""Plans as text: one device in full, every device a line each, and what pretraining takes."""
+"""One device in full: what a recipe needs there, what a step takes, and what was assumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from tinyzero.config import Config
-from tinyzero.cost.devices import CPU, DEVICES, Device
-from tinyzero.cost.simulator import USABLE, Plan
-from tinyzero.errors import UserError
+from tinyzero.cost.simulator import LENGTH, OTHERWISE, USABLE, Plan
+from tinyzero.tools.plan.prices import cost, rate
+from tinyzero.tools.plan.survey import AS_IT_IS, TIGHT, Choice, short_time, wrapped
+
+if TYPE_CHECKING:  # it imports torch, which a plan does not need
+    from tinyzero.tools.plan.measure import Correction
+
+NAME, SIZE = 19, 9
+"""Widths of the columns of names and of sizes."""
 
 
-def describe(plan: Plan, price: float) -> str:
-    """The plan as a page: memory, a step, the run; `price` is dollars an hour, 0 for no word of it."""
-    device, load = plan.device, plan.load
-    sampler = "torch, for which auto is taken" if plan.sampler == "auto" else plan.sampler
-    lines = [f"{device.name}, {plan.dtype}; sampler {sampler}; GB are 1e9 bytes", "", "memory"]
-    slots = {"slots": {"cache": plan.slots}} if plan.slots else {}
-    for name, parts in (
-        plan.models | slots | {"sampling": plan.sampling, "learning": plan.learning}
-    ).items():
-        listed = "  ".join(f"{part} {_size(size)}" for part, size in parts.items())
-        lines.append(f"  {name:<19} {_size(sum(parts.values())):>9}  {listed}")
-    verdict = "it fits" if plan.fits else "IT DOES NOT FIT"
-    lines.append(
-        f"  {'at most':<19} {_size(plan.peak):>9}  {verdict} in {USABLE:.0%} of {_size(device.memory)}"
-    )
-    lines += [f"  {'in CPU memory':<19} {_size(plan.host):>9}"] if plan.host else []
-    lines += [
-        f"  {'checkpoints':<19} {_size(plan.disk):>9}  on disk",
-        "",
-        f"a step: {load.answers} answers of {load.length:.0f} tokens ({load.longest} at most) "
-        f"to {load.prompts} prompts of {load.prompt:.0f}"
-        + f", {load.kept:.0%} learned from"
-        * (load.kept < 1),
-    ]
-    for name, part in plan.step.items():
-        flops = f"  {part.flops:.1e} FLOP" * bool(part.flops)
-        lines.append(
-            f"  {name:<19} {_brief(part.seconds):>8}{flops}"
-            + f" and {part.again:.1e} again" * bool(part.again)
-        )
-    lines += [
-        f"  {'in all':<19} {_brief(plan.seconds):>8}  with a tenth for everything else",
-        "",
-        f"{plan.steps} steps and evaluations: {_time(plan.hours)}, {plan.flops:.1e} FLOP, "
-        f"{plan.utilisation:.0%} of the device's rate"
-        + f", {_dollars(price, plan)} at ${price:.2f} an hour"
-        * bool(price),
-    ]
-    if not device.is_cpu:
-        lines.append(
-            f"assumed, not measured: {device.forward:.0%} of the rate reading, {device.update:.0%} learning, "
-            f"{device.decode:.0%} of the bandwidth decoding"
-        )
+def describe(
+    plan: Plan, price: tuple[float, float] | None = None, correction: Correction | None = None
+) -> str:
+    """The plan as text: memory, one step, the whole run.
+
+    `price` is the lowest and the highest dollars per hour. `correction` is what was measured, which
+    `plan` already contains.
+    """
+    sampler = "auto (planned as torch)" if plan.sampler == "auto" else plan.sampler
+    threads = f", {plan.threads} thread{'s' * (plan.threads != 1)}" if plan.threads else ""
+    lines = [f"{plan.device.name}{threads}, {plan.dtype}, sampler {sampler}", ""]
+
+    lines += ["memory (1 GB is 1e9 bytes)", *memory_lines(plan), ""]
+    lines += [*step_lines(plan), ""]
+    lines += [run_line(plan, price)]
+    if correction is not None:
+        lines += ["", *map(wrapped, measured_lines(plan, correction))]
+
     return "\n".join(lines)
 
 
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+def memory_lines(plan: Plan) -> list[str]:
+    """What is on the device, part by part, and whether it fits."""
+    slots = {"slots": {"cache": plan.slots}} if plan.slots else {}
+    phases = {"sampling": plan.sampling, "learning": plan.learning}
+
+    lines = []
+    for name, parts in (plan.models | slots | phases).items():
+        listed = "  ".join(f"{part} {size_text(size)}" for part, size in parts.items())
+        lines.append(memory_line(name, sum(parts.values()), listed))
+    lines.append(memory_line("peak", plan.peak, verdict(plan)))
+    if plan.host:
+        lines.append(memory_line("in CPU memory", plan.host))
+    lines.append(memory_line("checkpoints", plan.disk, "on disk"))
+
+    return lines
 
 
-def _brief(seconds: float) -> str:
+def memory_line(name: str, size: float, text: str = "") -> str:
+    """A name, its size, and what there is to say about it."""
+    return f"  {name:<{NAME}} {size_text(size):>{SIZE}}  {text}".rstrip()
+
+
+def verdict(plan: Plan) -> str:
+    """Whether the plan fits, and how much memory it leaves."""
+    total = plan.device.memory
+    usable = f"the usable {size_text(USABLE * total)} of {size_text(total)}"
+    if not plan.fits:
+        return f"does not fit in {usable}"
+    tight = "but it is tight: " if plan.margin < TIGHT else ""
+    return f"fits, {tight}{plan.margin:.0%} of {usable} stays free"
+
+
+def step_lines(plan: Plan) -> list[str]:
+    """The load of a step, and the time of each of its parts."""
+    load = plan.load
+    answers = f"{load.answers} answers of {load.length:.0f} tokens on average"
+    prompts = f"{load.prompts} prompts of {load.prompt:.0f} tokens"
+    kept = f", {load.kept:.0%} of them learned from" if load.kept < 1 else ""
+    lines = [f"one step: {answers}, up to {load.longest}, to {prompts}{kept}"]
+
+    for name, part in plan.step.items():
+        work = f"  {work_text(part.flops)}" if part.flops else ""
+        again = f", and {work_text(part.again)} computed again" if part.again else ""
+        lines.append(f"  {name:<{NAME}} {seconds_text(part.seconds):>{SIZE}}{work}{again}")
+
+    everything = f"with {OTHERWISE - 1:.0%} for everything else"
+    lines.append(f"  {'total':<{NAME}} {seconds_text(plan.seconds):>{SIZE}}  {everything}")
+    per_thousand = 1000 * plan.seconds / load.answers
+    lines.append(f"  {'per 1,000 answers':<{NAME}} {seconds_text(per_thousand):>{SIZE}}")
+
+    return lines
+
+
+def run_line(plan: Plan, price: tuple[float, float] | None) -> str:
+    """Time, work and price of the whole run."""
+    parts = [
+        f"{plan.steps} steps and evaluations: {short_time(3600 * plan.hours)}",
+        f"{plan.flops:.1e} FLOP",
+        f"{plan.utilisation:.0%} of the device's rate",
+    ]
+    if price:
+        parts.append(f"${cost(price, plan.hours)} at ${rate(price)} per hour")
+    return ", ".join(parts)
+
+
+def measured_lines(plan: Plan, correction: Correction) -> list[str]:
+    """What was measured, and what is extrapolated from it."""
+    first, last = correction.lengths
+    lines = [
+        f"measured here: {correction.steps} steps after one to warm up, with answers of "
+        f"{first:.0f} to {last:.0f} tokens: {correction.seconds:.1f} s per step, "
+        f"{correction.planned:.1f} s planned",
+        f"extrapolated: answers of {plan.load.length:.0f} tokens on average, and evaluations, with "
+        f"sampling at {correction.sampling:.2f} and learning at {correction.learning:.2f} times "
+        "the plan",
+    ]
+    if correction.busy:
+        lines.append(
+            f"this machine was busy: the run had a processor for {correction.share:.0%} of the "
+            "time. With nothing else running, the whole run takes about "
+            f"{short_time(3600 * plan.hours * correction.share)} or less"
+        )
+    return lines
+
+
+def assumptions(plan: Plan, config: Config, length: float | None) -> list[str]:
+    """What the times rest on, one sentence each."""
+    device, load = plan.device, plan.load
+    kept = "every group" if load.kept == 1 else f"{load.kept:.0%} of the groups"
+    why = "" if length else f" ({LENGTH:g} of the limit; --length TOKENS changes it)"
+    lines = [
+        f"assumed: answers of {load.length:.0f} tokens on average{why}, and one of {load.longest} "
+        f"in every step; learning from {kept}"
+    ]
+
+    if device.is_cpu:
+        lines.append(
+            f"assumed: {device.name} with model.threads = {config.model.threads} and nothing else "
+            "running; --measure runs five steps on this machine instead"
+        )
+    else:
+        lines.append(
+            f"assumed: {device.forward:.0%} of the GPU's rate when reading, {device.update:.0%} "
+            f"when learning, {device.decode:.0%} of its bandwidth when decoding, and at least "
+            f"{1e6 * device.launch:.0f} µs per layer and {1e3 * device.step:.1f} ms per token; "
+            "no GPU has been measured yet, so run --measure on yours"
+        )
+    return lines
+
+
+def device_note(config: Config, on_cpu: bool) -> str:
+    """What to add if the recipe names another kind of device than the one that is planned, or ""."""
+    named = config.model.device
+    if named == "cpu" and not on_cpu:
+        return "the recipe names model.device cpu: to use a GPU, add --model.device cuda"
+    if named.startswith("cuda") and on_cpu:
+        return f"the recipe names model.device {named}: to use the CPU, add --model.device cpu"
+    return ""
+
+
+def profiles_line(choices: Sequence[Choice]) -> str:
+    """The profiles that fit on a device, with what they train and take."""
+    if not choices:
+        return "none of the recipe's profiles fits"
+    listed = [
+        f"{'the recipe as it is' if choice.profile == AS_IT_IS else choice.profile} "
+        f"({choice.trains}, {short_time(3600 * choice.plan.hours)})"
+        for choice in choices
+    ]
+    return f"profiles that fit: {', '.join(listed)}"
+
+
+def remedy_line(changes: Mapping[str, object]) -> str:
+    """The options with which a plan that does not fit would fit."""
+    options = " ".join(f"--{key} {str(value).lower()}" for key, value in changes.items())
+    if options:
+        return f"this plan fits with {options}"
+    return "no option makes this plan fit: use a smaller model or a device with more memory"
+
+
+def size_text(size: float) -> str:
+    """Bytes as "12.3 GB", "933 MB" or "54 KB"."""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds as "12.3 s" or "0.58 s"."""
     return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s"
 
 
-def _time(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-
-
-def _dollars(price: float, plan: Plan) -> str:
-    return f"${price * plan.hours:,.2f}"
-
-
-def survey(
-    configs: Mapping[str, Config], planned: Callable[[Config, Device], Plan], price: float
-) -> str:
-    """A line for every device. `configs` holds the recipe as it is under "", and its profiles by name; shown is the
-    fastest that fits, whole weights before adapters."""
-    head = f"{'':<12} {'profile':<8} {'needs':>9} {'of':>9} {'a step':>9} {'the run':>12}"
-    lines = [head + f" {'cost':>9}" * bool(price)]
-    for name, device in (DEVICES | {"cpu": CPU}).items():
-        try:
-            plans = {profile: planned(config, device) for profile, config in configs.items()}
-        except UserError as error:
-            lines.append(f"{name:<12} {str(error).partition(':')[0]}")
-            continue
-        fitting = [profile for profile, plan in plans.items() if plan.fits]
-        if not fitting:
-            lines.append(f"{name:<12} does not fit")
-            continue
-        profile = min(fitting, key=lambda p: (configs[p].lora.rank > 0, plans[p].hours))
-        plan = plans[profile]
-        lines.append(
-            f"{name:<12} {profile:<8} {_size(plan.peak):>9} {_size(device.memory):>9} {_brief(plan.seconds):>9} "
-            f"{_time(plan.hours):>12}" + f" {_dollars(price, plan):>9}" * bool(price)
-        )
-    return "\n".join(lines)
-
-
-def pretraining(active: float, tokens: float, device: Device, hours: float, price: float) -> str:
-    """What pretraining takes, 6 FLOPs an active parameter and a token, as a few lines.
-
-    Where `hours` of the device are told, the share of its rates that they mean; else the hours at its usual share.
-    """
-    flops = 6 * active * tokens
-    lines = [
-        f"6 x {active / 1e9:,.4g} billion active parameters x {tokens / 1e9:,.6g} billion tokens = {flops:.3g} FLOP"
-    ]
-    rates = {dtype: rate for dtype, rate in device.rates.items() if dtype != "float32"}
-    if not hours:
-        hours = flops / (device.update * device.rate("bfloat16")) / 3600
-        lines.append(
-            f"{device.name} at {device.update:.0%} of its bfloat16 rate: {hours:,.0f} hours"
-        )
-    else:
-        shares = (
-            f"{flops / (hours * 3600 * rate):.1%} of its {dtype} rate"
-            for dtype, rate in rates.items()
-        )
-        lines.append(f"{hours:,.0f} hours of {device.name}: " + ", ".join(shares))
-    return "\n".join(
-        lines + [f"${hours * price / 1e6:,.3f} million at ${price:.2f} an hour"] * bool(price)
-    )
+def work_text(flops: float) -> str:
+    """FLOPs as "2,640 TFLOP" or "68 GFLOP"."""
+    return f"{flops / 1e12:,.0f} TFLOP" if flops >= 1e13 else f"{flops / 1e9:,.2g} GFLOP"
