@@ -85,11 +85,6 @@ def asked_of(
     return tomllib.loads(text)
 
 
-def overrides_of(given: Namespace, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run that the command line gave, by dotted key."""
-    return dict(overrides)
-
-
 def task_options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[configs.Option]:
     """The options of the task that a command line names."""
     name = getattr(given, "task", None) or "countdown"
