@@ -1,4 +1,7 @@
-"""One thread for every test: two beside another busy process are far slower than one."""
+"""Settings and fixtures of all tests.
+
+Every test uses one thread: with two, a test is much slower if another process is busy.
+"""
 
 import os
 import tempfile
@@ -6,7 +9,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="tinyzero-state-")  # not the user's own
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(
+    prefix="tinyzero-state-"
+)  # keep away from the user's own state
 
 import pytest
 import torch
@@ -16,7 +21,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random model."""
+    """A folder with a small random model."""
     import tiny
 
     from tinyzero import models

@@ -1,4 +1,4 @@
-"""An algorithm of one's own with no base class, no options and nothing that is optional."""
+"""A user's algorithm with no base class, no options and no optional method."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Advantages against numbers worked out by hand, against slow plain-Python references, and against their own laws."""
+"""Advantages agree with numbers computed by hand, with plain Python, and with their own laws."""
 
 import math
 import random
@@ -39,7 +39,7 @@ def full(*shape: int) -> Tensor:
     return torch.ones(shape, dtype=torch.bool)
 
 
-# --- groups ---------------------------------------------------------------------------------------------------------
+# --- groups ---------------------------------------------------------------------------
 
 ONE_RIGHT = torch.tensor([1.0, 0.0, 0.0, 0.0])
 ONE_GROUP = torch.zeros(4, dtype=torch.int64)
@@ -81,7 +81,7 @@ def slow_group_advantages(
 @pytest.mark.parametrize("center", ["mean", "leave_one_out"])
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_group_advantages_against_slow_reference(center: Center, scale: Scale) -> None:
-    """Groups of different sizes, their members scattered over the batch, ids neither small nor in order."""
+    """Groups differ in size, are mixed in the batch, and have large ids in any order."""
     rng = random.Random(0)
     groups = [9000] * 2 + [-3] * 5 + [17] * 3 + [4] * 8
     rng.shuffle(groups)
@@ -99,7 +99,10 @@ def test_group_advantages_against_slow_reference(center: Center, scale: Scale) -
 def test_a_flat_group_is_exactly_zero(
     center: Center, scale: Scale, reward: float, size: int
 ) -> None:
-    """Also where the float mean of equal numbers is not that number; another group keeps the batch from being flat."""
+    """Equal rewards give exact zeros, even if their mean in floating point is another number.
+
+    A second group makes sure that the rewards of the whole batch are not all equal.
+    """
     rewards = torch.tensor([reward] * size + [0.0, 1.0])
     groups = torch.tensor([0] * size + [1, 1])
     advantages = group_advantages(rewards, groups, center, scale)
@@ -151,7 +154,7 @@ def test_uncentred_rewards_are_not_scaled(scale: Scale) -> None:
         group_advantages(ONE_RIGHT, ONE_GROUP, "none", scale)
 
 
-# --- values ---------------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------
 
 REWARDS, VALUES = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.5, 0.6, 0.8]])
 
@@ -173,7 +176,9 @@ def test_gae_by_hand(lam: float, advantages: list[float], returns: list[float]) 
 def test_each_response_has_a_lambda_of_its_own() -> None:
     lengths = torch.tensor([100, 1000, 10])
     lam = length_adaptive_lambda(lengths, 0.05)
-    torch.testing.assert_close(lam, torch.tensor([0.8, 0.98, 0.0]))  # 1 - 1/(0.05 * 10) would be -1
+    torch.testing.assert_close(
+        lam, torch.tensor([0.8, 0.98, 0.0])
+    )  # 1 - 1/(0.05 * 10) = -1 is raised to 0
     rewards, values, mask = REWARDS.expand(3, -1), VALUES.expand(3, -1), full(3, 3)
     together = gae(rewards, values, mask, 1.0, torch.tensor([1.0, 0.95, 0.0]))
     for i, one in enumerate((1.0, 0.95, 0.0)):
@@ -183,7 +188,7 @@ def test_each_response_has_a_lambda_of_its_own() -> None:
 
 
 def slow_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
-    """Equation 16 as it stands: A_t = sum_l (gamma lam)^l delta_{t+l}, over one response without holes."""
+    """Equation 16 literally, for one completion: A_t = sum_l (gamma lam)^l delta_{t+l}."""
     following = [*values[1:], 0.0]
     deltas = [r + gamma * n - v for r, n, v in zip(rewards, following, values, strict=True)]
     return [
@@ -192,7 +197,7 @@ def slow_gae(rewards: list[float], values: list[float], gamma: float, lam: float
 
 
 def test_gae_steps_over_holes_and_padding() -> None:
-    """Each row, squeezed to its masked tokens, is an ordinary response; what stands elsewhere is never read."""
+    """Without its unmasked tokens each row is an ordinary completion; the rest is never read."""
     torch.manual_seed(0)
     mask = torch.rand(32, 11) < 0.6
     rewards, values = torch.randn(2, 32, 11, dtype=torch.float64)
@@ -221,7 +226,7 @@ def test_gae_with_gamma_and_lambda_one_is_reward_minus_value() -> None:
 
 
 def test_return_to_go_by_hand() -> None:
-    """REINFORCE++: reward 1 at the end, KL .1, 0, -.2 at coefficient .5 (the k1 penalty is in the reward)."""
+    """REINFORCE++: reward 1 at the end, KL of .1, 0 and -.2 in the reward, with weight .5."""
     shaped = torch.tensor([[0.0, 0.0, 1.0]]) - 0.5 * torch.tensor([[0.1, 0.0, -0.2]])
     close(shaped, [[-0.05, 0.0, 1.1]])
     close(return_to_go(shaped, full(1, 3)), [[1.05, 1.1, 1.1]])
@@ -236,7 +241,7 @@ def test_return_to_go_discounts_and_skips() -> None:
     )
 
 
-# --- whitening ------------------------------------------------------------------------------------------------------
+# --- whitening ------------------------------------------------------------------------
 
 
 def test_whiten_by_hand() -> None:
@@ -248,7 +253,7 @@ def test_whiten_by_hand() -> None:
 
 
 def test_reinforce_plus_plus_baseline_by_hand() -> None:
-    """Groups [1, 0] and [1, 1], lengths 2, 1, 1, 1: whitening counts tokens, so the long response weighs more."""
+    """Groups [1, 0] and [1, 1] with lengths 2, 1, 1, 1: the long completion has more weight."""
     mask = torch.tensor([[True, True], [True, False], [True, False], [True, False]])
     centred = group_advantages(
         torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor([0, 0, 1, 1]), "mean", "none"

@@ -1,4 +1,4 @@
-"""Every algorithm against numbers computed by hand, and each must learn a toy through the real loop."""
+"""Algorithms agree with numbers computed by hand, and each learns a toy in the real loop."""
 
 import ast
 import math
@@ -43,7 +43,7 @@ from tinyzero.types import (
 
 
 class Says:
-    """A learner whose scores are given."""
+    """A learner that returns given scores."""
 
     batches = 0
 
@@ -51,16 +51,19 @@ class Says:
         self.scores, self.updates = scores, updates
 
     def score(self, batch: Batch) -> Tensor:
-        assert self.scores is not None, "nothing reads its scores here"
+        assert self.scores is not None, "no stage should ask for scores here"
         return torch.tensor(self.scores)
 
 
 ALONE = {"policy": Says(None)}
-"""The policy, which takes one step a batch: nobody needs its scores."""
+"""The policy with one update per batch, for which no scores are needed."""
 
 
 def batch_of(rewards: list[float], lengths: list[int], groups: list[int]) -> Batch:
-    """Rollouts of prompts of two tokens: column 0 predicts the prompt's second, so responses begin at column 1."""
+    """Rollouts whose prompts have two tokens.
+
+    Column 0 predicts the second token of the prompt, so completions begin at column 1.
+    """
     rollouts = []
     for reward, length, group in zip(rewards, lengths, groups, strict=True):
         completion = Completion((7,) * length, (True,) * length, (-1.0,) * length, "", "stop")
@@ -147,7 +150,7 @@ def ppo(rewards: list[float], lengths: list[int], values: list[list[float]], **m
 
 VALUES = [
     [9.0, 0.5, 0.6, 0.8]
-]  # the first column stands before the prompt's second token: never read
+]  # the first column predicts the second token of the prompt, and is never read
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,7 @@ def test_kl_is_added_and_entropy_taken_away() -> None:
     )
     assert float(loss) == pytest.approx(0.5 * (0.106531 + 0.718282) / 2 - 0.1 * 1.5, abs=1e-6)
     assert float(metrics["kl"][0]) == pytest.approx(0.106531 + 0.718282, abs=1e-6)
-    assert "entropy" not in metrics, "the learner reports it, whatever the loss"
+    assert "entropy" not in metrics, "the learner reports the entropy for every algorithm"
 
 
 def test_the_models_they_need() -> None:
@@ -359,9 +362,11 @@ def test_a_sampler_that_differs_is_corrected() -> None:
     batch = algorithm.annotate(batch_of([1, 0], [2, 2], [0, 0]), scored)[0]  # sampled: -1
     assert batch.weights is not None
     assert batch.weights[:, 1:].flatten().tolist() == pytest.approx([1.5, 0.606531, 1, 1], abs=1e-5)
-    outputs = {"logprobs": batch.old_logprobs, "entropy": torch.zeros(2, 3)}
-    loss, metrics = algorithm.loss("policy", outputs, batch, batch.totals())  # type: ignore[arg-type]
     assert batch.advantages is not None
+    assert batch.old_logprobs is not None
+
+    outputs = {"logprobs": batch.old_logprobs, "entropy": torch.zeros(2, 3)}
+    loss, metrics = algorithm.loss("policy", outputs, batch, batch.totals())
     assert float(loss) == pytest.approx(float(-(batch.advantages * batch.weights)[:, 1:].mean()))
     assert float(metrics["correction"][0] / metrics["correction"][1]) == pytest.approx(
         (1.5 + 0.606531 + 2) / 4
@@ -369,19 +374,21 @@ def test_a_sampler_that_differs_is_corrected() -> None:
 
 
 def test_rows_of_an_older_policy_have_their_own_ratio() -> None:
-    """The rows beside them keep the ratio 1 of the learner's own score: nothing of theirs is clipped."""
+    """Fresh rows have the ratio 1 of the learner's own score, so that nothing is clipped."""
     batch, learned = batch_of([1, 0], [2, 2], [0, 0]), [[0.0, -1.7, -0.4]] * 2  # sampled: -1
-    assert GRPO().annotate(batch, ALONE)[0].old_logprobs is None, "where none is stale"
+    assert GRPO().annotate(batch, ALONE)[0].old_logprobs is None, (
+        "no row is stale, so nothing needs them"
+    )
     batch = replace(batch, stale=torch.tensor([False, True]))
     found = GRPO().annotate(batch, {"policy": Says(learned)})[0]
     assert responses(found.old_logprobs) == [pytest.approx([-1.7, -0.4]), [-1, -1]]
     outputs = {"logprobs": torch.tensor(learned), "entropy": torch.zeros(2, 3)}
     _, metrics = GRPO().loss("policy", outputs, found, found.totals())
     assert [float(x) for x in metrics["clip_fraction"]] == [1, 4], (
-        "the stale one's, whose advantage is below zero"
+        "the clipped token belongs to the stale row, whose advantage is negative"
     )
     assert [float(x) for x in metrics["mismatch"]] == pytest.approx([1.3, 2]), (
-        "of the fresh row alone"
+        "stale rows must be left out"
     )
 
 
@@ -407,7 +414,8 @@ def test_prime_by_hand() -> None:
     doubled, single = (prime(PRM, beta=beta, outcome=0, whiten=False) for beta in (0.1, 0.05))
     torch.testing.assert_close(doubled.advantages, 2 * single.advantages)  # type: ignore[operator]
     rloo = load_algorithm("rloo").annotate(batch_of([1, 0], [2, 3], [0, 0]), ALONE)[0]
-    assert torch.equal(prime(PRM, process=0, whiten=False).advantages, rloo.advantages)  # type: ignore[arg-type]
+    without_process = prime(PRM, process=0, whiten=False)
+    assert torch.equal(without_process.advantages, rloo.advantages)  # type: ignore[arg-type]
 
 
 def test_prime_with_the_reference_as_reward_model_is_leave_one_out() -> None:
@@ -432,7 +440,9 @@ def test_primes_reward_model_is_trained_before_it_is_asked_or_after() -> None:
         if not differs:
             assert found.ref_logprobs is not None
             learned = learner.update(found)
-            assert learned["loss"] == pytest.approx(0.693147, abs=1e-4)  # it knew nothing
+            assert learned["loss"] == pytest.approx(
+                0.693147, abs=1e-4
+            )  # log 2: the model is undecided
         for _ in range(30):
             learned = learner.update(found)
         assert learned["loss"] < 0.5
@@ -464,7 +474,7 @@ def test_dapos_penalty_on_length_leaves_right_above_wrong() -> None:
 
 
 def test_critic_and_policy_may_have_lambdas_of_their_own() -> None:
-    """T1 of three tokens: lambda 0 gives advantages .1 .2 .2 and returns .6 .8 1, lambda 1 returns 1 1 1."""
+    """Lambda 0 gives advantages .1 .2 .2 and returns .6 .8 1; lambda 1 gives returns 1 1 1."""
     scored = ALONE | {"critic": Says([[9.0, 0.5, 0.6, 0.8]])}
     cases: list[tuple[dict[str, float], list[float], list[float]]] = [
         ({"lam": 0.0}, [0.1, 0.2, 0.2], [0.6, 0.8, 1.0]),
@@ -489,7 +499,9 @@ def test_the_critic_is_trained_alone_at_first() -> None:
         for updates in (1, 4):
             scored = {"critic": critic, "policy": Says([[0.0] * 4], updates)}
             lesson = algorithm.annotate(batch_of([1], [3], [0]), scored)[1]
-            assert ("policy" in lesson.skip) == waits, "however many updates a batch has"
+            assert ("policy" in lesson.skip) == waits, (
+                "the number of updates per batch does not matter"
+            )
 
 
 KNOWN = (
@@ -509,7 +521,7 @@ KNOWN = (
 def slow_advantages(
     name: str, rewards: list[float], groups: list[int], lengths: list[int], given: Any
 ) -> Any:
-    """(rollout, token) advantages from the papers' formulas, in plain Python."""
+    """Advantages by (rollout, token) from the formulas of the papers, in plain Python."""
     found: list[list[float]] = []
     for i, (reward, group) in enumerate(zip(rewards, groups, strict=True)):
         own = [r for r, g in zip(rewards, groups, strict=True) if g == group]
@@ -549,7 +561,7 @@ def slow_advantages(
 
 
 def slow_slope(name: str, advantage: float, ratio: float, sequence: float) -> float:
-    """Derivative of one token's surrogate by its logprob."""
+    """The derivative of a token's surrogate with respect to its logprob."""
     low, high = {"dapo": (0.2, 0.28), "gspo": (3e-4, 4e-4)}.get(name, (0.2, 0.2))
     if name == "rloo":
         return -advantage * ratio
@@ -562,7 +574,7 @@ def slow_slope(name: str, advantage: float, ratio: float, sequence: float) -> fl
 
 
 def slow_denominator(name: str, lengths: list[int], row: int) -> int:
-    """What a token's loss is divided by: its limit is 4."""
+    """The number that the loss of a token is divided by. The length limit is 4."""
     rows = len(lengths)
     by_name = {
         "grpo": rows * lengths[row],
@@ -581,7 +593,7 @@ def test_the_gradient_is_the_papers(name: str) -> None:
     old = -torch.rand(6, 5, dtype=torch.float64) * 2
     step = 3e-4 if name == "gspo" else 0.4
     logprobs = (old + torch.randn(6, 5, dtype=torch.float64) * step).requires_grad_()
-    logprobs.data[5, 1], old[5, 1] = -0.1, -4.0  # far beyond DAPO's dual clip
+    logprobs.data[5, 1], old[5, 1] = -0.1, -4.0  # the ratio is far above DAPO's dual clip
     given = torch.randn(6, 5)
     scores = {
         "policy": old.tolist(),
@@ -611,7 +623,7 @@ def test_the_gradient_is_the_papers(name: str) -> None:
 
 
 def slow_weight(gaps: list[float], t: int, how: str, level: str) -> float:
-    """Of a token whose sampler's logprobs are `gaps` below the learner's, with a cap of 2."""
+    """The weight of a token whose sampled logprobs are `gaps` below the learner's. The cap is 2."""
     ratio = math.exp(gaps[t] if level == "token" else sum(gaps))
     return min(ratio, 2.0) if how == "truncate" else ratio * (0.5 <= ratio <= 2)
 
@@ -656,7 +668,7 @@ def test_the_gradient_with_both_kls_and_a_correction_is_the_papers(
 
 
 def numeric(loss: Callable[[list[list[float]]], float], at: Tensor) -> Tensor:
-    """The gradient by central differences."""
+    """The gradient computed by central differences."""
     found = torch.zeros_like(at)
     for i, t in product(*map(range, at.shape)):
         moved = [at.clone(), at.clone()]
@@ -712,7 +724,7 @@ def test_the_gradient_of_the_critics_loss() -> None:
     )
     loss.backward()
     found = numeric(slow, values)
-    assert 0 < (found != 0).sum() < sum(lengths), "some are held, and some are not"
+    assert 0 < (found != 0).sum() < sum(lengths), "the clip must cut some tokens and leave others"
     assert loss.item() == pytest.approx(slow(values.tolist()))
     torch.testing.assert_close(outputs["values"].grad, found, atol=1e-7, rtol=1e-6)
 
@@ -750,7 +762,7 @@ def test_a_truncated_response_ends_with_its_reward() -> None:
         collate(rollouts, 3), ALONE | {"critic": Says(VALUES * 2)}
     )[0]
     assert responses(batch.returns) == [pytest.approx([0.1] * 3)] * 2, (
-        "no value is read after the last token"
+        "no value may be read after the last token"
     )
 
 
@@ -774,7 +786,7 @@ def test_compositions_name_every_option_that_acts() -> None:
     assert composition("dapo")[2]["filter"] == "filter flat"
     assert composition("prime")[2]["models"] == "policy, prm, reference"
     assert composition("prime")[2]["filter"] == "filter band, band_low 0.2, band_high 0.8", (
-        "the paper's"
+        "the band is the paper's"
     )
     assert "filter" not in composition("grpo")[2]
     assert "value_clip" in composition("ppo")[2]["critic"]
@@ -835,7 +847,7 @@ def test_a_filter_needs_something_to_compare() -> None:
         assert load_algorithm(name).min_samples == 1
         assert load_algorithm(name, {"filter": "flat"}).min_samples == 2
     assert load_algorithm("grpo", {"center": "none", "scale": "none"}).min_samples == 1, (
-        "nothing is compared"
+        "without a baseline, nothing is compared"
     )
 
 
@@ -865,7 +877,7 @@ def test_what_is_no_algorithm(name: str, options: dict[str, Any], says: str) -> 
 def toy_learner(
     role: str, seed: int, minibatches: int, policy: Backbone, loss: LossFunction
 ) -> TorchLearner:
-    """A learner of the toy: all models start as the policy does."""
+    """A learner for the toy task. All models start with the weights of the policy."""
     model = policy if role == "policy" else tiny.model(seed=seed, layers=1)
     rates = {"policy": 4e-3, "critic": 1e-2, "prm": 1e-4}
     return TorchLearner(
@@ -885,7 +897,7 @@ def learn(
     task: Task | None = None,
     **options: Any,
 ) -> list[float]:
-    """The loop on a random model: mean reward of each step."""
+    """Train a random model with the real loop: the mean reward of each step."""
     algorithm = load_algorithm(name, options)
     policy = tiny.model(seed=seed, layers=1)
     learners = {
@@ -915,8 +927,9 @@ def learn(
     return rewards
 
 
-# The toy tempts into saying one letter whatever is asked, so exploring is paid for, in units of the advantages:
-# without a standard deviation they are small. One baseline for all prompts needs longer.
+# The toy has a local optimum: always say the same letter. So exploration is rewarded, in units of
+# the advantages, which are small if they are not divided by a deviation. One baseline for all
+# prompts needs more steps.
 TOY: dict[str, dict[str, Any]] = {
     "rloo": {"entropy": 0.01},
     "dr_grpo": {"entropy": 0.01},
@@ -925,7 +938,7 @@ TOY: dict[str, dict[str, Any]] = {
 
 
 OF_THEIR_OWN = ("grpo", "ppo", "prime", "reinforce++")
-"""The others are presets of GRPO, which differ in constants: one seed will do."""
+"""The other algorithms are presets of GRPO with other constants, so one seed is enough."""
 
 
 @pytest.mark.parametrize(
@@ -939,7 +952,7 @@ def test_it_learns_to_repeat_the_letter_asked_for(name: str, seed: int) -> None:
     }  # the toy's rewards are seldom whole, and its limit is 6 tokens
     rewards = learn(name, seed, **(off | {"entropy": 0.05} | TOY.get(name, {})))
     assert sum(rewards[:4]) / 4 < 0.1
-    assert sum(rewards[-4:]) / 4 > 0.45, "one letter whatever is asked would be 0.33"
+    assert sum(rewards[-4:]) / 4 > 0.45, "always saying the same letter would give 0.33"
 
 
 FILTERED: dict[str, dict[str, float]] = {
@@ -952,8 +965,8 @@ FILTERED: dict[str, dict[str, float]] = {
 def test_it_learns_with_its_filter_until_nothing_passes_it(name: str) -> None:
     rewards = learn(name, 0, steps=40, task=Early(), **FILTERED.get(name, {}))
     assert rewards[0] < 0.75
-    assert len(rewards) < 40, "nothing passes the filter"
-    assert rewards[-1] > 0.85, "because it is solved, or nearly"
+    assert len(rewards) < 40, "the filter should stop training early"
+    assert rewards[-1] > 0.85, "training should stop because the task is solved, or nearly"
 
 
 @pytest.mark.parametrize(
@@ -1009,11 +1022,11 @@ def test_an_algorithm_of_ones_own_is_one_file() -> None:
     assert (logprobs.grad[:, 1] < 0).tolist() == [True, False, False, True]
 
 
-# Answers that are graded, neither right nor wrong
+# --- graded answers, which are neither right nor wrong
 
 
 def graded(*groups: list[float]) -> list[list[Rollout]]:
-    """Groups of answers with these rewards, none of which is right or wrong."""
+    """Groups of graded answers with these rewards."""
     completion = Completion((7,), (True,), (-1.0,), "", "stop")
     problem = Problem("p", {}, "train", "p")
     return [
@@ -1035,7 +1048,9 @@ def test_one_graded_answer_is_enough_for_the_rewards_to_decide() -> None:
 
 
 def test_a_band_of_graded_answers_is_one_of_their_mean_reward() -> None:
-    groups = graded([0.1, 0.2], [0.1, 0.3], [0.9, 0.7], [1.0, 0.7])  # .15, .2, .8, .85
+    groups = graded(
+        [0.1, 0.2], [0.1, 0.3], [0.9, 0.7], [1.0, 0.7]
+    )  # their means are .15, .2, .8 and .85
     algorithm = load_algorithm("grpo", {"filter": "band"})
     assert [g[0].group for g in algorithm.keep(groups)] == [1, 2]
     for outside in (2.3, -0.5):
@@ -1053,7 +1068,7 @@ def test_primes_reward_model_refuses_graded_answers() -> None:
     load_algorithm("prime", {"process": 0}).annotate(batch, ALONE)
 
 
-# Algorithms of one's own
+# --- a user's own algorithm
 
 
 BARE = """
@@ -1111,7 +1126,7 @@ class Raises(Bare):
 
 @pytest.fixture
 def own(tmp_path: Path) -> str:
-    """The file of an algorithm that imports the file beside it."""
+    """A file with an algorithm that imports a module from the same folder."""
     helper = (
         "import torch\n\n\ndef spread(x, mask):\n    return torch.where(mask, x[:, None], 0.0)\n"
     )
@@ -1123,7 +1138,7 @@ def own(tmp_path: Path) -> str:
 def test_two_methods_are_an_algorithm(own: str) -> None:
     before = list(sys.path)
     algorithm = load_algorithm(f"{own}:Bare")
-    assert sys.path == before, "its folder was there for the import alone"
+    assert sys.path == before, "its folder may be on the path only during the import"
     sys.modules.pop("helper_of_bare")
     batch = batch_of([1, 0.5], [2, 1], [0, 0])
     found, lesson = algorithm.annotate(batch, ALONE)

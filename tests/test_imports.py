@@ -1,4 +1,4 @@
-"""Who may not import whom: a walk over every import of the package, and proof that each rule can be broken."""
+"""Rules for imports within the package, and a proof that each rule can fail."""
 
 import ast
 import subprocess
@@ -36,11 +36,11 @@ FLOORS = [
     ["tools"],
     ["cli"],
 ]
-"""What stands on a floor imports from its own and from those before it, never from one after it."""
+"""A module imports from its own floor and from lower ones, never from a higher one."""
 
 
 class Rule(NamedTuple):
-    """Modules like `who` import nothing like `never`, save what is like `but`."""
+    """Modules that match `who` import nothing that matches `never`, except what matches `but`."""
 
     who: list[str]
     never: list[str]
@@ -48,7 +48,7 @@ class Rule(NamedTuple):
 
 
 def named(names: list[str]) -> list[str]:
-    """The modules of some names, and what is within them."""
+    """Patterns for modules of these names and everything within them."""
     return [f"tinyzero.{name}.*" for name in names]
 
 
@@ -84,7 +84,7 @@ ONE_IMPORTER = ["wandb", "tensorboard", "torch.utils.tensorboard", "trackio"]
 
 @cache
 def modules() -> dict[str, str]:
-    """Every module of the package and its source."""
+    """{module: source} of every module of the package."""
     found = {}
     for path in ROOT.rglob("*.py"):
         parts = path.relative_to(ROOT.parent).with_suffix("").parts
@@ -96,7 +96,10 @@ def modules() -> dict[str, str]:
 
 @cache
 def imports(name: str, source: str, known: frozenset[str]) -> set[str]:
-    """What a module imports at run time, wherever in its text; `from package import module` is the module."""
+    """The modules that a module imports at run time, anywhere in its source.
+
+    `from package import module` counts as an import of the module.
+    """
     found: set[str] = set()
 
     def walk(node: ast.AST) -> None:
@@ -120,12 +123,12 @@ def imports(name: str, source: str, known: frozenset[str]) -> set[str]:
 
 
 def like(name: str, patterns: list[str]) -> bool:
-    """Whether `name` is one of the modules, or within one: torch.nn is within torch."""
+    """Whether `name` is one of the modules, or within one, as torch.nn is within torch."""
     return any(fnmatchcase(f"{name}.", f"{pattern.removesuffix('.*')}.*") for pattern in patterns)
 
 
 def broken(sources: dict[str, str]) -> list[str]:
-    """Every rule that is broken, one line each."""
+    """One line per broken rule."""
     found = []
     graph = {name: imports(name, source, frozenset(sources)) for name, source in sources.items()}
     for name, imported in graph.items():
@@ -239,23 +242,24 @@ def test_nothing_heavy_is_loaded_by_what_must_answer_at_once() -> None:
         "tools.web.play",
     ]
     code = "; ".join(f"import tinyzero.{name}" for name in light)
-    code += "; import sys; print([m for m in ('torch', 'transformers', 'ray', 'vllm') if m in sys.modules])"
+    heavy = "('torch', 'transformers', 'ray', 'vllm')"
+    code += f"; import sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-# --- doors
+# --- public names
 
 
 def packages(sources: dict[str, str]) -> set[str]:
-    """The packages within tinyzero."""
+    """Names of the packages within tinyzero."""
     return {name for name in sources if any(other.startswith(f"{name}.") for other in sources)} - {
         "tinyzero"
     }
 
 
 def doors(package: str, sources: dict[str, str]) -> set[str]:
-    """What `__all__` of a package names: names that it offers, and modules that may be imported from."""
+    """The `__all__` of a package: its public names, and modules that others may import from."""
     for node in ast.parse(sources[package]).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
@@ -263,7 +267,7 @@ def doors(package: str, sources: dict[str, str]) -> set[str]:
 
 
 def forced(sources: dict[str, str]) -> list[str]:
-    """Imports of what a package does not offer, by modules outside of it."""
+    """Imports of private names of a package by modules outside of it."""
     found = set()
     for name, source in sources.items():
         for node in ast.walk(ast.parse(source)):

@@ -1,4 +1,4 @@
-"""Losses against numbers worked out by hand, against a slow plain-Python reference, and against their own laws."""
+"""Losses agree with numbers computed by hand, with plain Python, and with their own laws."""
 
 import math
 import random
@@ -42,7 +42,7 @@ def gradient_of(loss: Tensor, at: Tensor) -> Tensor:
 
 
 def whole(per_token: Tensor, mask: Tensor, how: Aggregation) -> Tensor:
-    """Everything in one micro-batch."""
+    """Aggregate a whole step as one micro-batch."""
     return aggregate(
         per_token, mask, how, tokens=int(mask.sum()), sequences=len(mask), max_length=MAX_LENGTH
     )
@@ -52,7 +52,7 @@ def right_padded(rows: int, width: int) -> Tensor:
     return torch.arange(width) < torch.randint(1, width + 1, (rows, 1))
 
 
-# --- policy ---------------------------------------------------------------------------------------------------------
+# --- policy ---------------------------------------------------------------------------
 
 
 def surrogate_of_ratios(
@@ -81,7 +81,7 @@ def test_clip_higher_by_hand() -> None:
 
 
 def test_dual_clip_by_hand() -> None:
-    """Only where the advantage is negative and the ratio beyond the bound."""
+    """The bound acts only if the advantage is negative and the ratio is above it."""
     ratios, advantages = [5.0, 2.0, 5.0, 0.5], [-1.0, -1.0, 1.0, -1.0]
     loss, active, gradient = surrogate_of_ratios(ratios, advantages, dual_clip=3.0)
     close(loss, [[3.0, 2.0, -1.2, 0.8]])
@@ -122,7 +122,7 @@ def test_a_flat_group_gives_exactly_zero_policy_gradient() -> None:
     assert (gradient_of(loss.sum(), logprobs) == 0).all()
 
 
-# --- KL -------------------------------------------------------------------------------------------------------------
+# --- KL -------------------------------------------------------------------------------
 
 
 def test_kl_by_hand() -> None:
@@ -153,7 +153,7 @@ def test_k3_is_finite_where_the_policies_are_far_apart() -> None:
     value = kl(difference, torch.zeros_like(difference), "k3")
     assert value.isfinite().all()
     assert (value >= 0).all()
-    # Never a gradient that pushes the policies further apart: its sign is the sign of the difference, or none at all.
+    # The gradient never pushes the policies apart: it has the sign of the difference, or is 0.
     assert (gradient_of(value.sum(), difference) * difference >= 0).all()
     close(value[0, 2], 0.5e-8, 1e-11)  # exp(-d) + d - 1 in float32 would be lost in rounding here
 
@@ -165,7 +165,7 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3+"])
 def test_the_expected_value_of_an_estimator(estimator: Estimator) -> None:
-    """k1 and k3 (so k3+) are unbiased; k2 is close where the two policies are."""
+    """k1, k3 and k3+ are unbiased; k2 is close if the two policies are."""
     torch.manual_seed(0)
     ref_logits = torch.randn(6, dtype=torch.float64)
     p, q = (ref_logits + 0.1 * torch.randn(6)).log_softmax(-1), ref_logits.log_softmax(-1)
@@ -174,7 +174,7 @@ def test_the_expected_value_of_an_estimator(estimator: Estimator) -> None:
 
 
 def expected_gradient(logits: Tensor, ref_logits: Tensor, estimator: Estimator) -> Tensor:
-    """Of the estimator as a loss at tokens sampled from the policy: the sampling itself is not differentiated."""
+    """The gradient of the estimator as a loss; the sampling of tokens is not differentiated."""
     logits = logits.clone().requires_grad_()
     p = logits.log_softmax(-1)
     return gradient_of(
@@ -184,7 +184,7 @@ def expected_gradient(logits: Tensor, ref_logits: Tensor, estimator: Estimator) 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3", "k3+"])
 def test_a_step_on_the_kl_loss_alone_lowers_the_kl(estimator: Estimator) -> None:
-    """A KL that is subtracted instead of added drives the policy away from the reference; it has happened."""
+    """Subtracting the KL instead of adding it, a known mistake, would drive the policy away."""
     for seed in range(20):
         torch.manual_seed(seed)
         logits, ref_logits = torch.randn(2, 5, dtype=torch.float64)
@@ -206,7 +206,7 @@ def test_k1_as_a_loss_teaches_nothing() -> None:
     close(expected_gradient(logits, ref_logits, "k1"), [0.0] * 5, 1e-12)
 
 
-# --- value ----------------------------------------------------------------------------------------------------------
+# --- value ----------------------------------------------------------------------------
 
 
 def test_value_loss_by_hand() -> None:
@@ -217,13 +217,13 @@ def test_value_loss_by_hand() -> None:
 
 
 def test_value_clip_cuts_the_gradient_of_a_value_that_went_too_far() -> None:
-    """From 0.5 towards the return 1.0 a clip of 0.1 allows 0.6: beyond it, the held error is larger and constant."""
+    """From 0.5 a clip of 0.1 allows a move to 0.6; beyond that the error is constant."""
     values = torch.tensor([[0.9, 0.55]], requires_grad=True)
     loss = clipped_value_loss(values, torch.full((1, 2), 0.5), torch.ones(1, 2), clip=0.1)
     close(gradient_of(loss.sum(), values), [[0.0, -0.45]])
 
 
-# --- aggregation ----------------------------------------------------------------------------------------------------
+# --- aggregation ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_aggregate_by_hand(how: Aggregation, expected: float) -> None:
 @pytest.mark.parametrize("how", AGGREGATIONS)
 @pytest.mark.parametrize("seed", range(5))
 def test_micro_batches_padding_and_order_do_not_matter(how: Aggregation, seed: int) -> None:
-    """Value and gradient: shuffle the rows, cut them anywhere, pad each part as it likes."""
+    """Value and gradient do not depend on how rows are shuffled, divided and padded."""
     torch.manual_seed(seed)
     mask = right_padded(12, 10)
     weights = torch.randn(12, 10, dtype=torch.float64, requires_grad=True)
@@ -310,7 +310,7 @@ def test_unknown_names_are_refused() -> None:
         kl(torch.zeros(1, 1), torch.zeros(1, 1), "k4")
 
 
-# --- entropy --------------------------------------------------------------------------------------------------------
+# --- entropy --------------------------------------------------------------------------
 
 
 def test_entropy_by_hand() -> None:
@@ -337,7 +337,7 @@ def test_entropy_is_computed_in_float32_at_least() -> None:
     close(entropy(logits.bfloat16()), entropy(logits.bfloat16().double()), 1e-5)
 
 
-# --- everything together, against formulas in plain Python ----------------------------------------------------------
+# --- everything together, against formulas in plain Python ----------------------------
 
 
 def slow_log_softmax(logits: list[float]) -> list[float]:
@@ -355,7 +355,10 @@ def slow_loss(
     lengths: list[int],
     how: Aggregation,
 ) -> float:
-    """Clipped surrogate + 0.1 k3 - 0.05 entropy, each sum written out; only the first `lengths[i]` tokens count."""
+    """Clipped surrogate + 0.1 k3 - 0.05 entropy in plain Python.
+
+    Only the first `lengths[i]` tokens of row i count.
+    """
     total = 0.0
     for i, length in enumerate(lengths):
         row = 0.0
@@ -383,7 +386,7 @@ def slow_loss(
 def slow_gradient(
     loss: Callable[[], float], logits: list[list[list[float]]], step: float = 1e-5
 ) -> Tensor:
-    """Central differences, one logit at a time."""
+    """The gradient computed by central differences, one logit at a time."""
     gradient = torch.zeros(len(logits), len(logits[0]), len(logits[0][0]), dtype=torch.float64)
     for i, j, v in torch.ones_like(gradient).nonzero().tolist():
         at = logits[i][j][v]
@@ -412,7 +415,7 @@ def test_loss_and_gradient_against_formulas_in_plain_python(how: Aggregation) ->
     surrogate, active = clipped_surrogate(
         logprobs, old, advantages[:, None], 0.2, 0.28, dual_clip=3.0
     )
-    assert 0 < active[mask].sum() < mask.sum()  # both sides of the clip are exercised
+    assert 0 < active[mask].sum() < mask.sum()  # some tokens are clipped, and some are not
     loss = whole(surrogate + 0.1 * kl(logprobs, ref, "k3") - 0.05 * entropy(logits), mask, how)
 
     numbers = logits.tolist()
@@ -434,12 +437,12 @@ def test_cispo_by_hand() -> None:
     )
     loss.sum().backward()
     assert logprobs.grad is not None
-    close(logprobs.grad, [[-1.2, -0.5, 1.2, 0.5]])  # the weights, on all four
+    close(logprobs.grad, [[-1.2, -0.5, 1.2, 0.5]])  # all four tokens keep their weight
     assert clipped.tolist() == [[True, False, True, False]]
 
 
 def test_gspo_is_a_surrogate_in_the_ratio_of_the_sequence() -> None:
-    """Value and gradient of mean_i max(-A s, -A clip(s)) with s as the paper writes it."""
+    """Value and gradient of mean_i max(-A s, -A clip(s)), with s written as in the paper."""
     torch.manual_seed(0)
     old = torch.randn(5, 6, dtype=torch.float64)
     logprobs = (old + 0.3 * torch.randn(5, 6, dtype=torch.float64)).requires_grad_()
@@ -496,14 +499,14 @@ def test_implicit_reward_loss_by_hand() -> None:
     assert (gradient[0, :2] < 0).all()
     assert gradient[0, 2] == 0
     assert (gradient[1] > 0).all(), (
-        "a wrong answer's tokens become less likely under the reward model"
+        "the tokens of a wrong answer should become less likely under the reward model"
     )
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_chosen_logprobs_and_their_gradients(rows: int, bias: bool) -> None:
-    """Against autograd through every logit at once, whatever the chunk."""
+    """Any chunk size agrees with autograd through all logits at once."""
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(n, 6, generator=generator).requires_grad_() for n in (8, 11))
     shift = torch.randn(11, generator=generator).requires_grad_() if bias else None
@@ -541,7 +544,10 @@ def test_chosen_logprobs_hold_few_logits_at_a_time() -> None:
 
 
 def test_chosen_logprobs_of_bf16_are_not_rounded() -> None:
-    """The head's gradient is summed in fp32: 1,000 rows of the same small pull would stop growing in bf16."""
+    """The gradient of the head is summed in float32.
+
+    The sum of 1,000 equal small gradients would stop growing in bfloat16.
+    """
     hidden = torch.full((1000, 1), 1.0, dtype=torch.bfloat16)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     logprobs, entropy = losses.chosen_logprobs(

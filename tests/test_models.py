@@ -1,4 +1,4 @@
-"""Models against transformers' own arithmetic, folders against damage, the tokenizer against lost spaces."""
+"""Models compute what transformers computes; damaged folders and tokenizers are reported."""
 
 import copy
 import json
@@ -16,7 +16,10 @@ from tinyzero import models
 from tinyzero.errors import UserError
 from tinyzero.models import KeyValueCache, attention
 
-TEXT = "24 from 3 5 12\n<think>\n12-3=9,9*5=45 vs 24 no\n  5-3=2 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>"
+TEXT = (
+    "24 from 3 5 12\n<think>\n12-3=9,9*5=45 vs 24 no\n  5-3=2 vs 24 yes\n</think>\n"
+    "<answer>12*(5-3)</answer>"
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +52,10 @@ def test_logits_are_those_of_transformers(shape: str, implementation: str) -> No
         attention.QUERY_BLOCK + 20,
         7,
         attention.QUERY_BLOCK,
-    ]  # one block of queries and several
+    ]  # one block of queries, and several
     tokens = torch.randint(0, 105, (3, lengths[0]), generator=torch.Generator().manual_seed(0))
     for i, length in enumerate(lengths):
-        tokens[i, length:] = 0  # padding that must not matter
+        tokens[i, length:] = 0  # padding, which must not matter
     logits = model.logits(tokens)
     for i, length in enumerate(lengths):
         expected = reference(tokens[i : i + 1, :length]).logits[0]
@@ -120,7 +123,7 @@ def test_stored_in_bf16_and_loaded_in_fp32(shape: str, tmp_path: Path) -> None:
     assert {t.dtype for t in stored.values()} == {torch.bfloat16}
     assert sum(t.numel() for t in stored.values()) == sum(
         p.numel() for p in model.parameters()
-    )  # tied ones once
+    )  # tied weights are stored once
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     loaded = models.load_model(str(tmp_path))
     assert loaded.dtype == torch.float32
@@ -156,8 +159,12 @@ def test_end_ids_are_the_tokenizers_and_the_generation_configs() -> None:
     model.lm.generation_config.eos_token_id = [0, 7]
     assert models.end_ids(tiny.tokenizer(), model) == {0, 7}
     stop = tiny.tokenizer().decode([7])
-    assert models.end_ids(tiny.tokenizer(), model, (stop,)) == {0}, "it belongs to the text"
-    assert models.end_ids(tiny.tokenizer(), model, (stop * 2,)) == {0, 7}, "two tokens end nothing"
+    assert models.end_ids(tiny.tokenizer(), model, (stop,)) == {0}, (
+        "a stop token belongs to the text and is no end token"
+    )
+    assert models.end_ids(tiny.tokenizer(), model, (stop * 2,)) == {0, 7}, (
+        "a stop string of two tokens is no end token"
+    )
 
 
 @pytest.mark.parametrize("name", ["nothing", "/no/such/folder", "./nothing", "", "a/b/c"])
@@ -275,7 +282,7 @@ def test_a_sliding_window_is_refused_where_it_would_matter(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", models.BUNDLED)
 def test_a_bundled_base_is_small_whole_and_bf16(name: str) -> None:
     folder = Path(models.locate(name))
-    assert folder.is_dir(), "the bundled base is missing: make it with `tinyzero pretrain`"
+    assert folder.is_dir(), "the bundled model is missing: build it with `tinyzero pretrain`"
     model, tokenizer = models.load_model(name), models.load_tokenizer(name)
     assert sum(p.numel() for p in model.parameters()) <= 4_000_000
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 10_000_000
@@ -293,7 +300,8 @@ def test_what_is_plainly_a_path_is_not_looked_up_elsewhere(
         AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("looked up")
     )
     for call in (models.load_model, models.known_context):
-        assert f"no model folder at {name!r}" in error_of(lambda call=call: call(name))  # type: ignore[misc]
+        message = error_of(lambda call=call: call(name))  # type: ignore[misc]
+        assert f"no model folder at {name!r}" in message
 
 
 def test_the_context_is_known_without_loading(saved: Path) -> None:

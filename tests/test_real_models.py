@@ -1,4 +1,4 @@
-"""Any causal LM from a folder: families, precisions, shards; packing, recomputing, adapters; and training on them."""
+"""Any causal language model: families, precisions, packing, recomputing, adapters, training."""
 
 import copy
 import json
@@ -95,7 +95,7 @@ def by_the_formula(
     scaling: float | None = None,
     used: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """What flash attention computes, head by head."""
+    """The result of flash attention, computed head by head."""
     out = torch.empty_like(query)
     for i in range(len(query_edges) - 1):
         rows = slice(int(query_edges[i]), int(query_edges[i + 1]))
@@ -115,7 +115,7 @@ def by_the_formula(
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
 def test_the_ways_to_attend_agree(heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU uses (fused kernels, sequences end to end) against what a CPU does."""
+    """The way for a GPU (fused kernels, joined sequences) agrees with the way for a CPU."""
     lengths, generator = [5, 40, 1, 90], torch.Generator().manual_seed(0)
     total, (H, G) = sum(lengths), heads
     query, key, value = (torch.randn(1, n, total, 16, generator=generator) for n in (H, G, G))
@@ -133,7 +133,10 @@ def test_the_ways_to_attend_agree(heads: tuple[int, int], monkeypatch: pytest.Mo
 
 
 def test_fused_kernels_get_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None takes grouped heads together with a mask or with fp32, and PyTorch then writes every score out."""
+    """No fused kernel supports grouped heads together with a mask or with float32.
+
+    PyTorch would then fall back to a way that stores every score.
+    """
     grouped, attend = list[bool](), attention.scaled_dot_product_attention
 
     def noted(*given: Any, enable_gqa: bool, **more: Any) -> torch.Tensor:
@@ -153,7 +156,10 @@ def test_fused_kernels_get_what_they_take(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_flash_attention_is_called_as_its_operator_is() -> None:
-    """On "meta", where only arguments and shapes are looked at: grouped heads, forward and backward, and a cache."""
+    """Grouped heads, forward and backward, and with a cache.
+
+    The device "meta" checks only arguments and shapes.
+    """
     query, key, value = (
         torch.randn(20, n, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
         for n in (4, 2, 2)
@@ -169,7 +175,7 @@ def test_flash_attention_is_called_as_its_operator_is() -> None:
     assert names[:10] == [
         *("query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"),
         *("dropout_p", "is_causal", "return_debug_mask"),
-    ], "they are given by their place"
+    ], "arguments must be passed by position"
     assert {"scale", "seqused_k"} <= {*names}
 
 
@@ -226,7 +232,7 @@ def test_recomputing_layers_saves_memory_and_changes_nothing(
         hidden.square().sum().backward()
         gradients.append([p.grad for p in model.core.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-    assert kept[1] < 0.3 * kept[0], "of each layer only its input is kept"
+    assert kept[1] < 0.3 * kept[0], "only the input of each layer should be kept"
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
@@ -243,7 +249,7 @@ def test_bf16_in_shards_is_loaded_and_trained(family: str, tmp_path: Path) -> No
     for parameter, master in zip(learner.parameters, learner.masters, strict=True):
         assert (parameter.dtype, master.dtype) == (torch.bfloat16, torch.float32)
         assert torch.equal(parameter, master.to(torch.bfloat16)), (
-            "the weights are the rounded masters"
+            "the weights must be the rounded master weights"
         )
 
 
@@ -263,7 +269,7 @@ def loss(outputs: Any, batch: Batch, totals: Any) -> Any:
 
 
 def test_steps_too_small_for_bf16_are_kept_in_the_masters(tmp_path: Path) -> None:
-    """A weight near 1 moves in bf16 by 0.0078 at least: a step of 1e-4 would be lost each time."""
+    """In bfloat16 a weight near 1 moves by at least 0.0078, so steps of 1e-4 would be lost."""
     folder = str(folders.write(tmp_path / "model", "llama"))
     whole = TorchLearner(
         models.load_model(folder), policy_outputs, OptimizerOptions(learning_rate=1e-4), loss=loss
@@ -310,7 +316,7 @@ class TestAdapters:
     def adapted(self, folder: str, seed: int | None = 1) -> Backbone:
         model = models.load_model(folder)
         lora.add_adapter(model, self.options)
-        if seed is not None:  # products other than zero
+        if seed is not None:  # otherwise the products are zero
             generator = torch.Generator().manual_seed(seed)
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -361,7 +367,7 @@ class TestAdapters:
             theirs(tokens[1:2]).logits[0], model.logits(tokens)[1], atol=1e-4, rtol=1e-4
         )
 
-    @pytest.mark.parametrize("family", ["qwen2", "gpt2"])  # the first has a decode step of its own
+    @pytest.mark.parametrize("family", ["qwen2", "gpt2"])  # qwen2 has its own decoding step
     def test_the_sampler_samples_from_the_adapted_model(
         self, family: str, written: dict[str, str]
     ) -> None:
@@ -380,7 +386,7 @@ class TestAdapters:
     def test_merged_weights_may_lie_in_one_place(
         self, written: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """They are made one after the other, and the next is put where the last one was."""
+        """Merged weights are made one by one, and the next one may get the address of the last."""
         model, place, merged_weight = (
             self.adapted(written["qwen2"]),
             torch.empty(64 * 64),
@@ -402,7 +408,10 @@ class TestAdapters:
     def test_what_is_shared_is_never_on_the_gpu_twice(
         self, role: str, written: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """With "meta" in the GPU's place: it is loaded on the CPU, and what moves is what is not shared."""
+        """The model is loaded on the CPU, and only weights that are not shared move to the GPU.
+
+        "meta" takes the place of the GPU.
+        """
         owner, asked, load_model = (
             self.adapted(written["qwen2"]).to("meta"),
             list[str](),
@@ -427,7 +436,7 @@ class TestAdapters:
             if ".lora_" not in n
         )
 
-    @pytest.mark.parametrize("family", ["llama", "qwen2"])  # the second has a tied head
+    @pytest.mark.parametrize("family", ["llama", "qwen2"])  # qwen2 has a tied head
     def test_frozen_weights_are_held_once(self, family: str, written: dict[str, str]) -> None:
         policy, critic = (
             self.adapted(written[family]),
@@ -442,15 +451,13 @@ class TestAdapters:
         apart = [n for n, p in critic.named_parameters() if p.data_ptr() not in owned]
         assert apart
         assert all("lora_" in n or n.startswith("head.") for n in apart)
-        assert torch.equal(reference.logits(padded()[0]), before), (
-            "the adapter is the policy's alone"
-        )
+        assert torch.equal(reference.logits(padded()[0]), before), "only the policy has an adapter"
 
     @pytest.mark.parametrize(
         ("device", "dtype", "expected"),
         [
             ("cuda", torch.bfloat16, "high"),
-            ("cuda", torch.float32, "highest"),  # weights in fp32 are there to be computed in it
+            ("cuda", torch.float32, "highest"),  # a float32 model is computed in float32
             ("cpu", torch.bfloat16, "highest"),
         ],
     )

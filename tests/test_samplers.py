@@ -1,4 +1,4 @@
-"""Which sampler a run gets, what that changes in its configuration, and the fingerprint of pushed weights."""
+"""The choice of a sampler, its effect on the configuration, and fingerprints of weights."""
 
 import sys
 import tomllib
@@ -31,7 +31,7 @@ from tinyzero.types import Request, SamplingParams
 
 
 def model_on(device: str, kind: str) -> Any:
-    """Looks like a backbone, as far as choosing a sampler goes."""
+    """A stand-in for a Backbone with the attributes that the choice of a sampler reads."""
     config = SimpleNamespace(model_type=kind, rope_parameters={"rope_type": "default"})
     return SimpleNamespace(device=torch.device(device), config=config)
 
@@ -65,7 +65,7 @@ def test_auto_says_why(
 def meant(
     config: configs.Config, note: Callable[[str], None] = lambda text: None
 ) -> configs.Config:
-    """What a configuration comes to mean for a model on a CPU."""
+    """The configuration that a run with a model on a CPU records."""
     return choose_sampler(config, check(config), tiny.model(layers=1), note)[0]
 
 
@@ -91,17 +91,19 @@ def test_a_sampler_that_differs_is_corrected_for(
     config = configs.resolve({}, given)
     found, algorithm = choose_sampler(config, check(config), tiny.model(layers=1), notes.append)
     assert found.sampler.name == given.get("sampler.name", "torch"), (
-        "the saved configuration must say which it was"
+        "the saved configuration must name the sampler"
     )
     assert found.algorithm.options["correction"] == correction
-    assert algorithm.options.correction == correction, "what is said is what is trained with"
-    assert meant(found, lambda text: pytest.fail(text)) == found, "a resumed run stays as it is"
+    assert algorithm.options.correction == correction, (
+        "the recorded option must be the one that is used"
+    )
+    assert meant(found, lambda text: pytest.fail(text)) == found, "a resumed run must not change"
     assert len(notes) == bool(said)
     assert said in "".join(notes)
 
 
 def test_a_run_says_every_option_that_acts() -> None:
-    """So that a default may change without changing what is gone on with."""
+    """Every option is recorded, so that a changed default does not change a resumed run."""
     given = {"algorithm.name": "prime", "algorithm.kl": 0.1, "task.max_count": 3}
     found = meant(configs.resolve({}, given))
     made: Any = load_algorithm("prime", {"kl": 0.1})
@@ -120,7 +122,7 @@ def test_a_run_says_every_option_that_acts() -> None:
     assert found.task.options == CountdownOptions(max_count=3).model_dump(exclude_none=True)
     again = configs.resolve(tomllib.loads(configs.to_toml(found)), {})
     assert load_algorithm("prime", again.algorithm.options).options.kl == 0.1
-    assert meant(again) == found, "and says the same of itself"
+    assert meant(again) == found, "the recorded configuration must stay the same"
 
 
 def test_the_torch_sampler_shares_the_weights() -> None:
@@ -141,7 +143,7 @@ def test_samplers_are_the_files_that_end_with_one() -> None:
 
 
 def test_the_mismatch_by_hand() -> None:
-    """Against the logprobs of before the update, whichever they are; of no row that waited."""
+    """The mismatch is measured before the update, and only for fresh rows."""
     batch = Batch(
         tokens=torch.zeros(1, 4, dtype=torch.long),
         mask=torch.tensor([[False, True, True]]),
@@ -163,7 +165,7 @@ def test_the_mismatch_by_hand() -> None:
     assert [float(x) for x in found(batch, learned)["mismatch"]] == [0.75, 2]
     moved = replace(batch, old_logprobs=learned)
     assert [float(x) for x in found(moved, learned + 1)["mismatch"]] == [0.75, 2], (
-        "the learner's of before"
+        "the learner's logprobs before the update"
     )
     assert "mismatch" not in found(replace(batch, stale=torch.tensor([True])), learned)
     two = replace(batch.select(torch.tensor([0, 0])), stale=torch.tensor([True, False]))
@@ -181,7 +183,7 @@ def test_without_vllm_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Engine:
-    """Looks like vLLM's, holds weights like it and looks at one at a time."""
+    """A stand-in for vLLM's engine that holds weights and receives them one by one."""
 
     def __init__(self, **given: Any) -> None:
         self.given, self.held, self.alive = given, dict[str, torch.Tensor](), list[int]()
@@ -210,7 +212,7 @@ def pushed_to(monkeypatch: pytest.MonkeyPatch) -> tuple[VllmSampler, Engine]:
 def test_vllm_starts_beside_a_learner_that_has_most_of_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It refuses to where the share that it asks for is not free, even when it is told its cache's size."""
+    """vLLM does not start unless its share of memory is free, even if the cache size is given."""
     _, engine = pushed_to(monkeypatch)
     assert engine.given["kv_cache_memory_bytes"] == 2**20
     assert engine.given["gpu_memory_utilization"] <= 0.01
@@ -228,7 +230,7 @@ def test_a_run_gives_vllm_room_for_its_completions(monkeypatch: pytest.MonkeyPat
 
 
 def test_vllm_answers_requests_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each sample has a seed of its own, and each request is done once."""
+    """Each sample has its own seed, and each request is done once."""
     sampler, engine = pushed_to(monkeypatch)
     sampler.vllm.TokensPrompt = sampler.vllm.SamplingParams = SimpleNamespace
 
@@ -256,7 +258,7 @@ def test_vllm_answers_requests_in_order(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_push_holds_one_weight_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Merged weights are made for the push: all at once they would be a second model."""
+    """Merged weights are made one by one: all together would be a second model."""
     sampler, engine = pushed_to(monkeypatch)
     sampler.load_weights(((f"{i}.weight", torch.full((3,), i + 1.0)) for i in range(9)), 1)
     assert len(engine.held) == 9
@@ -267,7 +269,7 @@ def test_a_push_holds_one_weight_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_cache_bytes_by_hand() -> None:
-    model = tiny.model("llama", layers=3)  # 2 key-value heads, width 32 over 4 heads
+    model = tiny.model("llama", layers=3)  # 2 key-value heads, 4 query heads, width 32
     assert model.cache_bytes == 2 * 3 * 2 * 8 * 4
     assert model.to(torch.bfloat16).cache_bytes == 2 * 3 * 2 * 8 * 2
 
@@ -286,7 +288,7 @@ def test_fingerprints_see_a_last_bit_and_no_layout() -> None:
 
 
 class Layer(torch.nn.Module):
-    """A linear layer as vLLM has them: a method computes with its weight, or with a copy of it."""
+    """A linear layer like vLLM's, whose method computes with its weight or with a copy of it."""
 
     def __init__(self, packed: bool) -> None:
         super().__init__()
@@ -304,5 +306,5 @@ def test_a_layer_that_computes_with_a_copy_is_found() -> None:
             model[name].weight[:, 4] += 1e-6
     found = [stale_layers(model, version) for version in range(20)]
     assert all(f in ([], ["packed"]) for f in found)
-    assert [] in found, "a change in one column is seen when its turn comes"
+    assert [] in found, "a change in one column must be found at some offset"
     assert ["packed"] in found

@@ -1,4 +1,4 @@
-"""Decoding in slots against decoding in lock-step and against the learner: everything but the capture of graphs."""
+"""Decoding in slots agrees with decoding in step and with the learner (without CUDA graphs)."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -30,7 +30,7 @@ PARAMS = SamplingParams(max_tokens=24, n=6, stop=())
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that few rows are enough for several buckets and several prefills."""
+    """Make limits small, so that a few rows need several buckets and several prefills."""
     monkeypatch.setattr(slots_room, "SMALLEST", 2)
     monkeypatch.setattr(slots_room, "PREFILL_TOKENS", 30)
 
@@ -46,7 +46,7 @@ def flat(found: list[list[Completion]]) -> list[Completion]:
 
 
 def same(found: list[list[Completion]], expected: list[list[Completion]]) -> None:
-    """Tokens, texts and endings equal, log-probabilities to 1e-5."""
+    """Tokens, texts and finish reasons are equal, log-probabilities up to 1e-5."""
     assert [len(group) for group in found] == [len(group) for group in expected]
     for a, b in zip(flat(found), flat(expected), strict=True):
         assert a.sampled_logprobs == pytest.approx(b.sampled_logprobs, abs=1e-5)
@@ -82,7 +82,7 @@ def test_refilling_changes_nothing(rows: int) -> None:
 
 
 def test_slots_are_refilled_before_all_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """36 rows through 8 slots take little more than their tokens over the slots."""
+    """36 rows in 8 slots take hardly more steps than their tokens divided by the slots."""
     steps: list[int] = []
     step = Slots.step
     monkeypatch.setattr(
@@ -91,12 +91,12 @@ def test_slots_are_refilled_before_all_are_done(monkeypatch: pytest.MonkeyPatch)
         lambda self, count, params: (steps.append(count), step(self, count, params))[1],
     )
     found = flat(tiny.sample(sampler_of(tiny.model(), in_slots=True, max_rows=8), PROMPTS, PARAMS))
-    tokens = sum(len(c.token_ids) - 1 for c in found)  # the first comes from the prompt
+    tokens = sum(len(c.token_ids) - 1 for c in found)  # the first token comes from the prompt
     longest = sum(max(len(c.token_ids) for c in found[i : i + 8]) for i in range(0, 36, 8))
-    assert set(steps) > {8}, "the last rows go on in fewer slots"
-    assert all(a >= b for a, b in pairwise(steps)), "which become no more"
+    assert set(steps) > {8}, "the last rows should be decoded in fewer slots"
+    assert all(a >= b for a, b in pairwise(steps)), "the number of slots must never grow"
     assert len(steps) < 0.8 * longest, (
-        "in turns of 8 it would take as many steps as the longest of each"
+        "groups of 8 would take as many steps as the longest row of each"
     )
     assert sum(steps) < 1.6 * tokens
 
@@ -118,22 +118,22 @@ def test_slots_serve_again_while_they_fit() -> None:
     sampler.load_weights((), 1)
     reference.load_weights((), 1)
     same(tiny.sample(sampler, PROMPTS, PARAMS), tiny.sample(reference, PROMPTS, PARAMS))
-    assert sampler._slots is first, "new values in the same place need no new slots"
+    assert sampler._slots is first, "new values at the same addresses need no new slots"
     tiny.sample(sampler, PROMPTS[:2], replace(PARAMS, max_tokens=100, n=2))
     assert sampler._slots is not None
     assert sampler._slots is not first
     assert (sampler._slots.count, sampler._slots.length) == (36, 128), (
-        "what either needs, and no more"
+        "the larger of both sizes, and no more"
     )
     again = sampler._slots
     model.lm.model.norm.weight = torch.nn.Parameter(2 * model.lm.model.norm.weight.detach())
     same(tiny.sample(sampler, PROMPTS, PARAMS), tiny.sample(reference, PROMPTS, PARAMS))
-    assert sampler._slots is not again, "a graph would read the old place"
+    assert sampler._slots is not again, "a CUDA graph would read the old addresses"
     assert (sampler._slots.count, sampler._slots.length) == (36, 128)
 
 
 def cut(c: Completion, length: int) -> dict[str, object]:
-    """What is left of a completion under a lower limit."""
+    """The beginning of a completion, as a lower limit would leave it."""
     ids = c.token_ids[:length]
     whole = len(c.token_ids) <= length
     text = c.text if whole else "".join(f" {i}" for i in ids)
@@ -161,7 +161,7 @@ def test_stop_strings_end_a_slot() -> None:
 
 
 def test_bf16_follows_the_learner() -> None:
-    """Roundings differ from the lock-step's, so tokens may too; the log-probabilities are still the model's."""
+    """Rounding may lead to other tokens than in step, but logprobs are still the model's."""
     model = tiny.model("llama").to(torch.bfloat16)
     found = tiny.sample(
         sampler_of(model, in_slots=True, ends=frozenset(), max_rows=10), PROMPTS, PARAMS
@@ -192,7 +192,7 @@ def test_adapters_are_read_too() -> None:
 
 
 def test_what_a_slot_does_not_use_does_not_matter() -> None:
-    """Keys and values of the sequence before are still there; a NaN among them would show."""
+    """Keys and values of earlier sequences stay in a slot, and must not be read."""
     model = tiny.model()
     slots = Slots(model, 6, 40)
     slots.keys.fill_(1e4)
@@ -263,7 +263,7 @@ def test_masked_attention_by_the_formula() -> None:
 def test_a_step_reads_nothing_back_and_makes_nothing_on_the_host(
     shape: str, attention: Any
 ) -> None:
-    """Either would stop a graph's capture; on "meta" either is an error."""
+    """A step neither waits for the GPU nor copies from it: on "meta" both are errors."""
     slots = Slots(tiny.model(shape).to(torch.bfloat16).to("meta"), 6, 40)
     slots.attention = attention
     with torch.inference_mode():
@@ -285,7 +285,7 @@ def test_a_step_reads_nothing_back_and_makes_nothing_on_the_host(
 
 
 def test_flash_attention_reads_what_is_used_of_each_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its call, computed by the formula, against the whole slots read and masked."""
+    """The call of flash attention, computed by its formula, agrees with masked attention."""
     monkeypatch.setattr(attention, "flash_attention", by_the_formula)
     slots = Slots(tiny.model("llama"), 3, 64)
     assert fault_of(flash_attention, slots) == ""
@@ -295,7 +295,7 @@ def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slots = Slots(tiny.model("llama"), 3, 64)
-    assert slots.attention is masked_attention, "a CPU"
+    assert slots.attention is masked_attention, "a CPU has no flash attention"
     assert fault_of(masked_attention, slots) == ""
     assert "_flash_attention_forward" in fault_of(flash_attention, slots), "a CPU lacks it"
     monkeypatch.setattr(attention, "flash_attention", lambda query, *_, **__: query)
@@ -306,10 +306,12 @@ def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(
         with pytest.warns(match="it is missing") if fault else nullcontext():
             assert slots_room.fastest_attention(on_gpu) is expected
     on_gpu.keys.dtype = torch.float32
-    assert slots_room.fastest_attention(on_gpu) is masked_attention, "there is none in fp32"
+    assert slots_room.fastest_attention(on_gpu) is masked_attention, (
+        "flash attention does not support float32"
+    )
 
 
-def test_what_flies_lands() -> None:
+def test_a_transfer_delivers_what_was_sent() -> None:
     drawn = (
         torch.tensor([3, -1]),
         torch.tensor([5, 0]),
@@ -317,7 +319,7 @@ def test_what_flies_lands() -> None:
         torch.tensor([-1.0, 0.0]),
     )
     flight = _to_host(*drawn)
-    assert flight.arrived is None, "nothing to wait for on a CPU"
+    assert flight.arrived is None, "on a CPU there is nothing to wait for"
     for landed, sent in zip(flight.wait(), drawn, strict=True):
         assert torch.equal(landed, sent)
 
@@ -332,10 +334,12 @@ def test_models_with_another_step_are_left_to_lock_step() -> None:
         for name, value in change.items():
             setattr(model.config, name, value)
         assert not supports(model)
-    model.lm.config = SimpleNamespace(model_type="gpt2")  # which has no rotary positions at all
+    model.lm.config = SimpleNamespace(model_type="gpt2")  # it has no rotary positions
     assert not supports(model)
     assert not sampler_of(tiny.model(layers=1), in_slots=False).in_slots
-    assert not TorchSampler(tiny.model(layers=1), str, ENDS).in_slots, "a CPU keeps its step"
+    assert not TorchSampler(tiny.model(layers=1), str, ENDS).in_slots, (
+        "on a CPU the default is to decode in step"
+    )
 
 
 def test_logits_that_are_not_finite_are_an_error() -> None:
@@ -361,11 +365,13 @@ def test_a_vocabulary_of_whole_chunks_is_not_copied(monkeypatch: pytest.MonkeyPa
 def test_two_stages_choose_what_one_chooses(size: int) -> None:
     logprobs = (3 * torch.randn(40, size)).log_softmax(-1)
     logprobs[3] = -torch.inf
-    logprobs[3, [7, size - 1]] = torch.tensor([0.25, 0.75]).log()  # the rest has no probability
+    logprobs[3, [7, size - 1]] = torch.tensor(
+        [0.25, 0.75]
+    ).log()  # all other tokens have probability 0
     drawn = torch.rand(40, dtype=torch.double)
     drawn[:3] = torch.tensor([0.0, 1 - 2.0**-53, 0.5])
     one, two = invert(logprobs.double().exp(), drawn), invert_large(logprobs, drawn)
-    # sums in fp32 and fp64 part ways where a draw falls on an edge, to a neighbour
+    # If a draw falls on the edge between two tokens, rounding may select the neighbour.
     assert (one == two).float().mean() >= 0.95
     assert ((one - two).abs() <= 1)[one != size - 1].all()
     for extreme, token in ((0.0, 7), (0.24, 7), (0.26, size - 1), (1 - 2.0**-53, size - 1)):

@@ -1,4 +1,4 @@
-"""The torch sampler against the learner's logprobs, transformers' greedy search, and the distribution it claims."""
+"""The torch sampler agrees with the learner, with transformers, and with its distribution."""
 
 import copy
 import itertools
@@ -30,7 +30,7 @@ from tinyzero.types import (
 )
 
 PROMPTS = [[5, 6, 7], [9] * 11, [30, 31, 32, 33, 34, 35], [8]]
-ENDS = frozenset(range(8))  # many, so that rows end at different times and are dropped
+ENDS = frozenset(range(8))  # many, so that rows end at different times
 PARAMS = SamplingParams(max_tokens=24, n=6, stop=())
 
 
@@ -47,14 +47,14 @@ def draws(found: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
 
 
 def logits_of(model: Backbone, prompt: Sequence[int], completion: Completion) -> Tensor:
-    """The model's logits (L, V) for each token of a completion, from one plain forward pass."""
+    """The model's logits (L, V) for each token of a completion, from one forward pass."""
     tokens = torch.tensor([[*prompt, *completion.token_ids]])
     return model.logits(tokens)[0, len(prompt) - 1 : -1].detach()
 
 
 @pytest.fixture(params=["fused", "plain"])
 def step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Decoding by the fused step, and by the model's own, as for models it does not know."""
+    """Decode with the fused step, and with the step of transformers."""
     if request.param == "plain":
         monkeypatch.setattr(torch_sampler, "fused_step", lambda model: None)
     return str(request.param)
@@ -67,9 +67,7 @@ def test_sampled_logprobs_are_the_learners(shape: str, temperature: float, step:
     assert (torch_sampler.fused_step(model) is not None) == (step == "fused" and shape != "qwen3")
     found = tiny.sample(sampler_of(model), PROMPTS, replace(PARAMS, temperature=temperature))
     lengths = sorted(len(c.token_ids) for c in flat(found))
-    assert lengths[len(lengths) // 3] < 15, (
-        "some rows must end early, or dropping them is not tried"
-    )
+    assert lengths[len(lengths) // 3] < 15, "some rows must end early, so that rows are dropped"
     problem = Problem("p", {}, "train", "p")
     groups = [
         [Rollout(problem, tuple(prompt), c, Reward(0.0), g) for c in completions]
@@ -154,7 +152,7 @@ MIXED = [
 @pytest.mark.parametrize("in_slots", [False, True])
 @pytest.mark.parametrize("max_rows", [1, 2, 4, 512])
 def test_requests_may_differ_in_everything(in_slots: bool, max_rows: int) -> None:
-    """Each sample is what it is alone, and each request is done once, as soon as its last sample ends."""
+    """Each sample is the same as alone, and each request is done once."""
     model = tiny.model()
     sampler = TorchSampler(model, words, ENDS, max_rows, in_slots)
     done: list[tuple[int, list[Completion]]] = []
@@ -193,7 +191,10 @@ def test_a_request_is_done_while_others_are_still_written(
 def in_two_turns(
     sampler: TorchSampler, request: Request, first: int, restarts: bool = False
 ) -> list[Completion]:
-    """The request's completions: `first` tokens, then the rest in a second call for those that had not stopped."""
+    """The request's completions in two turns: `first` tokens, then the rest.
+
+    Only completions that have not stopped get a second turn.
+    """
     joined = []
     (begun,) = sampler.generate([request], replace(PARAMS, max_tokens=first))
     for sample, turn in zip(request.samples, begun, strict=True):
@@ -216,12 +217,12 @@ def test_two_turns_with_nothing_between_them_equal_one_turn(in_slots: bool, firs
         for one, two in zip(whole, joined, strict=True):
             assert two.sampled_logprobs == pytest.approx(one.sampled_logprobs, abs=1e-5)
             assert replace(two, sampled_logprobs=()) == replace(one, sampled_logprobs=())
-    assert any(c.length > first for c in whole), "there was no second turn"
+    assert any(c.length > first for c in whole), "no completion had a second turn"
 
 
 @pytest.mark.parametrize("in_slots", [False, True])
 def test_a_second_turn_does_not_repeat_the_draws_of_the_first(in_slots: bool) -> None:
-    """From the same prompt the same draws would give the same tokens; where the position restarts they do."""
+    """A second turn repeats the draws of the first one only if its position starts again."""
     sampler = TorchSampler(tiny.model(), words, frozenset(), in_slots=in_slots)
     requests = [Request((5, 6, 7), 0, (0, 1, 2)), Request((5, 6, 7), 0, (0, 1, 2), position=24)]
     first, second = sampler.generate(requests, PARAMS)
@@ -230,7 +231,7 @@ def test_a_second_turn_does_not_repeat_the_draws_of_the_first(in_slots: bool) ->
     assert draws([again]) == draws([first])
     whole = sampler.generate(requests[:1], PARAMS)
     restarted = in_two_turns(sampler, requests[0], 9, restarts=True)
-    assert draws([restarted]) != draws(whole), "the position matters within a completion too"
+    assert draws([restarted]) != draws(whole), "the position must matter within a completion too"
 
 
 def test_a_request_without_a_sample_is_refused() -> None:
@@ -249,7 +250,7 @@ def test_seed_group_and_sample_each_make_a_difference() -> None:
 
 
 def chi_square(tokens: Tensor, probabilities: Tensor) -> None:
-    """`tokens` follow `probabilities`: Pearson's statistic is within five deviations of what it should be."""
+    """`tokens` follow `probabilities`: Pearson's statistic is within five standard deviations."""
     expected = probabilities.double() * len(tokens)
     rare = expected < 10
     counts = torch.bincount(tokens, minlength=len(expected)).double()
@@ -267,7 +268,7 @@ def test_tokens_follow_the_softmax() -> None:
     )
     probabilities = (model.logits(torch.tensor([prompt]))[0, -1] / 1.3).softmax(-1).detach()
     chi_square(torch.tensor([c.token_ids[0] for c in found[0]]), probabilities)
-    commonest = int(probabilities[8:].argmax()) + 8  # not one that ends
+    commonest = int(probabilities[8:].argmax()) + 8  # not an end token
     second = torch.tensor([c.token_ids[1] for c in found[0] if c.token_ids[0] == commonest])
     chi_square(
         second,
@@ -304,7 +305,7 @@ def test_a_token_of_probability_zero_is_never_chosen(monkeypatch: pytest.MonkeyP
 
 
 def allowed_by_hand(logits: Sequence[float], params: SamplingParams) -> dict[int, float]:
-    """Token -> probability: tempered, the top_k likeliest, then the fewest of them that reach top_p."""
+    """{token: probability} after the temperature, top_k and top_p, in plain Python."""
     weights = torch.tensor(logits, dtype=torch.double).div(params.temperature).softmax(0).tolist()
     ranked = sorted(range(len(weights)), key=lambda i: -weights[i])[: params.top_k or None]
     total = sum(weights[i] for i in ranked)
@@ -380,12 +381,12 @@ def test_ending_with_the_last_token_allowed_is_a_stop() -> None:
 
 
 def words(ids: Sequence[int]) -> str:
-    """Even tokens write `<e` and odd ones `nd>x`: the stop string ends inside a token."""
+    """The stop string ends inside a token: even tokens are `<e`, odd ones are `nd>x`."""
     return "".join("nd>x" if i % 2 else "<e" for i in ids)
 
 
 def half_letters(ids: Sequence[int]) -> str:
-    """Tokens are bytes: a letter of two, and the second may bring more with it."""
+    """Tokens are bytes. A letter has two bytes, and the second token may contain more."""
     return b"".join((b"\xa9!" if i % 2 else b"\xc3") for i in ids).decode(errors="replace")
 
 
@@ -400,7 +401,9 @@ def test_a_stop_string_that_ends_inside_a_token(decode: object, stop: str) -> No
         whole = sampler.decode(c.token_ids)
         if c.finish_reason == "stop":
             assert c.text == whole[: whole.index(stop) + len(stop)]
-            assert stop not in sampler.decode(c.token_ids[:-1]), "it went on after the stop string"
+            assert stop not in sampler.decode(c.token_ids[:-1]), (
+                "it continued after the stop string"
+            )
         else:
             assert c.text == whole
             assert stop not in whole

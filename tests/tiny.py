@@ -1,4 +1,4 @@
-"""Small random models for tests: the real parts, in a size that runs in milliseconds."""
+"""Small random models for tests: real components in a size that runs in milliseconds."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
@@ -36,7 +36,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 def model(
     shape: str = "qwen2", seed: int = 0, layers: int = 2, width: int = 32, context: int = 128
 ) -> Backbone:
-    """A random model whose distributions are far from uniform, so that a mistake anywhere shows."""
+    """A random model with distributions that are far from uniform, so that mistakes are visible."""
     options = base.ModelOptions(
         layers=layers, width=width, heads=4, feed_forward=2 * width, context=context
     )
@@ -53,7 +53,7 @@ def sampler(made: Backbone, max_rows: int = 512) -> TorchSampler:
 
 
 def sampler_for(name: str, made: Backbone) -> TorchSampler:
-    """A torch sampler of `made` with the tokenizer of a bundled base."""
+    """A torch sampler of `made` with the tokenizer of a bundled model."""
     of_base = models.load_tokenizer(name)
     return TorchSampler(made, models.decoder(of_base), models.end_ids(of_base, made))
 
@@ -64,5 +64,5 @@ def sample(
     params: SamplingParams,
     first_group: int = 0,
 ) -> list[list[Completion]]:
-    """`params.n` completions of each prompt, as a Player asks for them."""
+    """`params.n` completions per prompt, requested as a Player does."""
     return sampler.generate(requests_for(prompts, params.n, first_group), params)

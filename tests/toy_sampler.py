@@ -1,4 +1,4 @@
-"""A sampler in one file: what a run needs of one, and nothing of any model."""
+"""A sampler in one file that has what a run needs, but no model."""
 
 import math
 import random
@@ -10,7 +10,7 @@ from tinyzero.types import Completion, Done, Request, SamplingParams
 
 
 class Uniform:
-    """Every token is as likely as any other, whatever the weights, of which it wants its own copy."""
+    """Draws every token with the same probability. It asks for a copy of the weights."""
 
     shares_weights = False
     built: ClassVar[list[SamplerSpec]] = []
@@ -60,7 +60,7 @@ class Uniform:
 
 
 class Unbuildable(Uniform):
-    """Cannot be built."""
+    """A sampler that cannot be built."""
 
     @classmethod
     def for_model(cls, model: Any, spec: SamplerSpec) -> "Uniform":
@@ -68,7 +68,7 @@ class Unbuildable(Uniform):
 
 
 class Silent(Uniform):
-    """Tells nobody when a request is done."""
+    """A sampler that never calls `done`."""
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
@@ -77,7 +77,7 @@ class Silent(Uniform):
 
 
 class Failing(Uniform):
-    """Raises when it is asked."""
+    """A sampler that raises when it generates."""
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None
@@ -86,6 +86,6 @@ class Failing(Uniform):
 
 
 class Unfinished:
-    """Lacks nearly everything."""
+    """A sampler that lacks most methods."""
 
     shares_weights = True

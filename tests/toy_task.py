@@ -1,4 +1,4 @@
-"""Tasks for a random model. No torch, so that a worker which grades them starts at once."""
+"""Tasks for a random model. Without torch, so that workers that grade them start quickly."""
 
 import os
 from dataclasses import replace
@@ -10,7 +10,7 @@ LETTERS = {"train": "abc", "dev": "abc", "test": "abc"}
 
 
 class Repeat:
-    """Say the letter asked for again and again: learnt in seconds."""
+    """Repeat the letter in the prompt. A random model learns it in seconds."""
 
     def problem(self, split: Split, index: int) -> Problem:
         letter = LETTERS[split][index % 3]
@@ -28,7 +28,7 @@ class Repeat:
 
 
 class Early(Repeat):
-    """Say characters that come before "a": a random model does so about half of the time."""
+    """Write characters that sort before "a", which a random model does half of the time."""
 
     def reward(self, problem: Problem, text: str) -> Reward:
         share = sum(c < "a" for c in text) / max(len(text), 1)
@@ -36,7 +36,7 @@ class Early(Repeat):
 
 
 class Lengthening(Early):
-    """Its third problem is the longest."""
+    """A task whose third problem has the longest prompt."""
 
     def prompt(self, problem: Problem, template: str) -> str:
         return super().prompt(problem, template) * (3 if problem.id.endswith(":2") else 1)
@@ -72,7 +72,7 @@ class Hopeless(Early):
 
 
 class Wandering(Early):
-    """Moves, so far as it can."""
+    """A task whose prompt changes the working directory."""
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
         os.chdir(Path(__file__).parent)

@@ -59,7 +59,7 @@ class GuardedAlgorithm(Algorithm):
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
         with asking(self.owner):
-            result = self.owner.annotate(batch, models)
+            result: tuple[Batch, Lesson] = self.owner.annotate(batch, models)
 
         is_pair = isinstance(result, tuple) and len(result) == 2
         if not (is_pair and isinstance(result[1], Lesson)):

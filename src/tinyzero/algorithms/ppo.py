@@ -6,7 +6,7 @@
     policy: minimise  mean_t max(-A_t r_t, -A_t clip(r_t, 1 - e_low, 1 + e_high))
     critic: minimise  mean_t max((V_t - return_t)^2, (U_t - return_t)^2) / 2
             with U_t = clip(V_t, old V_t - c, old V_t + c)
-    not used by default: lambda by answer length, own lambda of the critic (VAPO, arXiv:2504.05118)
+    not used by default: lambda by length, separate lambda for the critic (VAPO, arXiv:2504.05118)
 
 rho_t is the reward at the last token, minus `kl_in_reward` times log(policy / reference) at every
 token. V_t is the critic's value before token t is chosen. After the last token it is 0, even if the

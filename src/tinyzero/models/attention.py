@@ -211,7 +211,7 @@ def _refuse_other_attention(length: int, options: dict[str, Any]) -> None:
     If it were ignored, another model than the one that was loaded would be trained.
     """
     window = options.get("sliding_window")
-    leaves_out_keys = bool(window) and length > window
+    leaves_out_keys = window is not None and 0 < window < length
     if options.get("softcap") or options.get("s_aux") is not None or leaves_out_keys:
         raise UserError(
             "this model's attention (soft caps, sinks, or a sliding window) is not supported: "

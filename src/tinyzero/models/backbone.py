@@ -97,8 +97,9 @@ class Backbone(nn.Module):
     def logits_of(self, hidden: Tensor) -> Tensor:
         """float32 logits (..., V) of hidden states (..., D), for inference."""
         rows = hidden.flatten(0, -2)
-        logits: Tensor = fp32_logits(rows, self.head.weight, self.head.bias)
-        return logits.unflatten(0, hidden.shape[:-1])
+        logits = fp32_logits(rows, self.head.weight, self.head.bias)
+        result: Tensor = logits.unflatten(0, hidden.shape[:-1])
+        return result
 
     def logits(self, tokens: Tensor) -> Tensor:
         """float32 logits (B, T, V) of right-padded tokens (B, T). Column t predicts token t + 1."""

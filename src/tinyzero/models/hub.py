@@ -109,7 +109,7 @@ def _cannot_load(name: str, path: str, error: BaseException) -> str:
     """The message for a model that cannot be loaded."""
     missing = ""
     if not Path(path).exists():
-        missing = "there is no such folder, and no model of this name could be downloaded: "
+        missing = "there is no such folder, and no model of that name could be fetched: "
     return f"cannot load a model from {name!r}: {missing}{first_line(error)}"
 
 

@@ -18,7 +18,7 @@ from tinyzero.types import Prompt, SamplingParams
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model's folder. Raises UserError if there is none."""
+    """The tokenizer in a model's folder. Raises UserError if it has no tokenizer."""
     path = _checked(locate(name))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

@@ -89,7 +89,7 @@ class ScriptedSampler:
         )
 
     def _turn_length(self, ids: Sequence[int], stop: tuple[str, ...]) -> int:
-        """Tokens up to and including the first stop string; all of them if there is none."""
+        """Tokens up to and including the first stop string, or all tokens."""
         whole_text = self.decode(ids)
         if not any(string in whole_text for string in stop):
             return len(ids)
