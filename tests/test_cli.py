@@ -171,7 +171,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             "pretrain --model.heads 3 --model.width 100",
-            "width 100 must be an even number of each of 3 heads",
+            "width 100 must be a multiple of 2 * heads (6)",
         ),
         ("pretrain --muon_lr inf", "pretrain.muon_lr is inf"),
         ("train --run.track tensorbord", "run.track"),

@@ -299,7 +299,7 @@ def test_ctrl_c_stops_after_the_pool_and_loses_none(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(TINY, tmp_path, interrupt)
-    assert said[-1] == "stopped after pool 1: the same command goes on"
+    assert said[-1] == "stopped after pool 1: the same command resumes"
     pretrain(TINY, tmp_path, said.append)
     assert "resuming at pool 1 of 4" in said
 
@@ -370,7 +370,7 @@ def test_pretraining_goes_on_from_a_model_with_chats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"start": "tiny", "model": {"layers": 2}}, "has a shape of its own"),
+        ({"start": "tiny", "model": {"layers": 2}}, "has its own shape"),
         ({"task": "multiplication", "corpus": {"jumps": 0.1}}, "unknown key pretrain.corpus.jumps"),
         ({"task": "multiplication", "corpus": {"whole": 2}}, "pretrain.corpus.whole is 2"),
         ({"corpus": {"whole": 0.1}}, "unknown key pretrain.corpus.whole"),

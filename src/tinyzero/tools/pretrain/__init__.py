@@ -1,3 +1,3 @@
-"""Making base models such as the bundled ones."""
+"""Making tiny base models, such as those that ship."""
 
 __all__ = ["base"]

@@ -1,7 +1,7 @@
-"""Muon (Jordan et al., 2024): momentum, orthogonalised by Newton-Schulz, for the matrices inside a network.
+"""Muon (Jordan et al., 2024): an optimizer that orthogonalises the momentum of each matrix.
 
-torch.optim.Muon orthogonalises in bf16, which is an order of magnitude slower than fp32 on CPUs
-without bf16 units; this is the same rule in the parameters' own precision.
+torch.optim.Muon orthogonalises in bf16, which is ten times slower than fp32 on CPUs without bf16
+units. This is the same rule in the precision of the parameters.
 """
 
 from __future__ import annotations
@@ -14,20 +14,29 @@ from torch import Tensor, nn
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix (singular values pushed towards 1), by a quintic iteration."""
+    """A matrix of the same shape whose singular values are close to 1.
+
+    It approximates the nearest semi-orthogonal matrix by `steps` Newton-Schulz iterations of a
+    polynomial of degree 5, with the coefficients of Jordan et al.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix / (matrix.norm() + 1e-7)
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
+    is_wide = x.shape[0] <= x.shape[1]
+    x = x if is_wide else x.T
+
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    result: Tensor = x if wide else x.T
+
+    result: Tensor = x if is_wide else x.T
     return result
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised, scaled to the update size of Adam for each shape."""
+    """Nesterov momentum, orthogonalised and scaled to the size of Adam's updates for each shape.
+
+    It is for matrices only. Example: `Muon([layer.weight], lr=0.01)`.
+    """
 
     def __init__(
         self,
@@ -40,11 +49,13 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every matrix."""
+        """Update every matrix once. All of them need a gradient."""
         for group in self.param_groups:
-            for p in group["params"]:
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
+            for matrix in group["params"]:
+                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 1 - group["momentum"])
+                update = orthogonalise(matrix.grad.lerp(momentum, group["momentum"]))
+
+                scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-group["lr"] * scale)
