@@ -1,4 +1,4 @@
-# docker build -t tinyzero . && docker run --rm -it -v "$PWD/runs:/work/runs" tinyzero train
+# docker build -t tinyzero . && docker run --rm -it -v "$PWD/runs:/home/learner/runs" tinyzero train
 #
 # A CPU image. For a GPU: docker build --build-arg TORCH_BACKEND=cu128 -t tinyzero . and run it with --gpus all.
 FROM python:3.11-slim
@@ -10,8 +10,8 @@ COPY src ./src
 RUN pip install --no-cache-dir uv \
     && uv pip install --system --no-cache --torch-backend "$TORCH_BACKEND" -c constraints.txt ".[report]"
 
-RUN useradd --create-home learner && mkdir -p /work/runs && chown -R learner /work
+RUN useradd --create-home learner && mkdir -p /home/learner/runs && chown -R learner /home/learner
 USER learner
-WORKDIR /work
+WORKDIR /home/learner
 ENTRYPOINT ["tinyzero"]
 CMD ["--help"]
