@@ -44,14 +44,10 @@ class Person(Task):
                 return Problem(key, {"sentence": sentence, "person": person}, split, key)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        """Chat messages for an instruct model, and plain text for all others.
-
-        The model continues the last message, so an empty one of the assistant comes last.
-        """
+        """Chat messages for an instruct model, and plain text for all others."""
         question = f"{problem.fields['sentence']}\n{INSTRUCTION}"
         if template == "instruct":
-            user = {"role": "user", "content": question}
-            return [user, {"role": "assistant", "content": ""}]
+            return [{"role": "user", "content": question}]
         return f"{question}\n"
 
     def reward(self, problem: Problem, text: str) -> Reward:

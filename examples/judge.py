@@ -60,14 +60,10 @@ class Haiku(Task):
                 return Problem(subject, {"subject": subject}, split, key=subject)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        """Chat messages for an instruct model, and plain text for all others.
-
-        The model continues the last message, so an empty one of the assistant comes last.
-        """
+        """Chat messages for an instruct model, and plain text for all others."""
         request = f"Write a haiku about this subject: {problem.fields['subject']}."
         if template == "instruct":
-            user = {"role": "user", "content": request}
-            return [user, {"role": "assistant", "content": ""}]
+            return [{"role": "user", "content": request}]
         return f"{request}\n"
 
     def reward(self, problem: Problem, text: str) -> float:

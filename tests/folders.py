@@ -38,6 +38,7 @@ FAMILIES["llama3"]["rope_parameters"] |= {
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{% if not (continue_final_message and loop.last) %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = [
     "Using the numbers [19, 36, 55, 7], create an equation that equals 65. <think> Let me solve this step by step: "

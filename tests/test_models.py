@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import folders
 import pytest
 import tiny
 import torch
@@ -150,6 +151,30 @@ def test_a_prompt_the_tokenizer_cannot_write_is_refused() -> None:
     assert "é" in error_of(lambda: models.encode_prompt(tokenizer, "caf\u00e9"))
     assert "chat template" in error_of(
         lambda: models.encode_prompt(tokenizer, [{"role": "user", "content": "hi"}])
+    )
+
+
+@pytest.mark.parametrize(
+    ("last", "opening"),
+    [
+        ([], "<|im_end|>\n<|im_start|>assistant\n"),
+        ([{"role": "assistant", "content": ""}], "<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            [{"role": "assistant", "content": "<think>"}],
+            "<|im_end|>\n<|im_start|>assistant\n<think>",
+        ),
+    ],
+)
+def test_a_model_answers_the_user_and_continues_the_assistant(
+    last: list[dict[str, str]], opening: str
+) -> None:
+    tokenizer = folders.bpe()
+    question = {"role": "user", "content": "What is 7 * 8?"}
+
+    ids = models.encode_prompt(tokenizer, [question, *last])
+
+    assert tokenizer.decode(ids) == (
+        f"<|im_start|>user\nWhat is 7 * 8?<|im_end|>\n<|im_start|>assistant\n{opening}"
     )
 
 

@@ -24,6 +24,7 @@ from tinyzero.models.tokens import (
     load_tokenizer,
     set_generation,
     stop_ids,
+    turn_options,
 )
 
 __all__ = [
@@ -55,4 +56,5 @@ __all__ = [
     "signed_rotary",
     "stop_ids",
     "stored_dtype",
+    "turn_options",
 ]

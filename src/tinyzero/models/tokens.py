@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from transformers import (
     AddedToken,
@@ -67,6 +67,8 @@ def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, ...]:
     """Token ids of a prompt: a text, or chat messages, which the chat template turns into a text.
 
+    An assistant's last message is continued; after a user's, the assistant's turn is opened.
+
     Raises UserError if there is no chat template, or if the tokenizer loses characters of the text.
     """
     if not isinstance(prompt, str):
@@ -78,8 +80,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
         ids = tokenizer.apply_chat_template(
             [dict(message) for message in prompt],
             tokenize=True,
-            continue_final_message=True,
             return_dict=False,
+            **turn_options(prompt),
         )
         return tuple(ids)
 
@@ -92,6 +94,16 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
             f"{lost or 'spaces or newlines'}: {prompt[:80]!r}"
         )
     return tuple(ids)
+
+
+def turn_options(messages: Sequence[Mapping[str, str]]) -> dict[str, bool]:
+    """How a chat template has to end these messages, so that the model writes the assistant's turn.
+
+    If the last message is the assistant's, the model continues it. After any other message the
+    assistant's turn is opened; without that the model would continue the user's question.
+    """
+    continues = messages[-1]["role"] == "assistant"
+    return {"continue_final_message": continues, "add_generation_prompt": not continues}
 
 
 def end_ids(

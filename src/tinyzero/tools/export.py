@@ -315,14 +315,19 @@ def _assignment(prompt: Prompt) -> str:
     return "\n".join(["messages = [", *(f"    {dict(message)!r}," for message in prompt), "]"])
 
 
+def _turn_arguments(messages: Sequence[Mapping[str, str]]) -> str:
+    """The arguments with which a chat template leaves the assistant's turn open, as code."""
+    return ", ".join(f"{name}={value}" for name, value in models.turn_options(messages).items())
+
+
 def _transformers_code(name: str, prompt: Prompt) -> str:
     if isinstance(prompt, str):
         read = 'tokenizer(prompt, return_tensors="pt")'
     else:
         read = (
             "tokenizer.apply_chat_template(\n"
-            "    messages, continue_final_message=True, return_dict=True, "
-            'return_tensors="pt"\n)'
+            f"    messages, {_turn_arguments(prompt)},\n"
+            '    return_dict=True, return_tensors="pt",\n)'
         )
     return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -337,9 +342,7 @@ def _vllm_code(name: str, dtype: str, prompt: Prompt, params: SamplingParams) ->
     if isinstance(prompt, str):
         call = "llm.generate([prompt], params)"
     else:
-        call = (
-            "llm.chat(messages, params, add_generation_prompt=False, continue_final_message=True)"
-        )
+        call = f"llm.chat(messages, params, {_turn_arguments(prompt)})"
     return f"""from vllm import LLM, SamplingParams
 
 llm = LLM({json.dumps(name)}, dtype="{dtype}")
