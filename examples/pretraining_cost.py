@@ -1,4 +1,4 @@
-"""What pretraining costs, by 6 FLOPs per active parameter and token: is DeepSeek-V3's price plausible?
+"""What pretraining costs, at 6 FLOPs per active parameter and token: the price of DeepSeek-V3.
 
     python examples/pretraining_cost.py
 

@@ -154,27 +154,17 @@ def test_a_prompt_the_tokenizer_cannot_write_is_refused() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("last", "opening"),
-    [
-        ([], "<|im_end|>\n<|im_start|>assistant\n"),
-        ([{"role": "assistant", "content": ""}], "<|im_end|>\n<|im_start|>assistant\n"),
-        (
-            [{"role": "assistant", "content": "<think>"}],
-            "<|im_end|>\n<|im_start|>assistant\n<think>",
-        ),
-    ],
-)
-def test_a_model_answers_the_user_and_continues_the_assistant(
-    last: list[dict[str, str]], opening: str
-) -> None:
+@pytest.mark.parametrize("opening", [None, "", "<think>"])
+def test_a_model_answers_the_user_and_continues_the_assistant(opening: str | None) -> None:
     tokenizer = folders.bpe()
-    question = {"role": "user", "content": "What is 7 * 8?"}
+    messages = [{"role": "user", "content": "What is 7 * 8?"}]
+    if opening is not None:
+        messages.append({"role": "assistant", "content": opening})
 
-    ids = models.encode_prompt(tokenizer, [question, *last])
+    ids = models.encode_prompt(tokenizer, messages)
 
     assert tokenizer.decode(ids) == (
-        f"<|im_start|>user\nWhat is 7 * 8?<|im_end|>\n<|im_start|>assistant\n{opening}"
+        f"<|im_start|>user\nWhat is 7 * 8?<|im_end|>\n<|im_start|>assistant\n{opening or ''}"
     )
 
 
