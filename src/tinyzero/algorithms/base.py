@@ -28,7 +28,7 @@ class Algorithm:
     """How rewards become gradients. It has no state: everything that is learned is in the models.
 
     One step of training calls `keep`, then `annotate`, then `loss` for every micro-batch.
-    examples/my_algorithm.py is a complete algorithm of 40 lines.
+    A complete example is examples/my_algorithm.py.
     """
 
     Options: ClassVar[type[BaseModel] | None] = None
