@@ -208,12 +208,12 @@ def test_a_disk_that_refuses_leaves_nothing(
 def test_mistakes(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "out" in refused(capsys, "export", run)
+    assert "DIR" in refused(capsys, "export", run)
     assert "nosuch" in refused(capsys, "export", "nosuch", tmp_path / "out")
-    assert "unknown argument --seed" in refused(
+    assert "unknown option --seed" in refused(
         capsys, "export", run, tmp_path / "out", "--seed", 1
     )
-    assert "unknown argument --model.prompt" in refused(
+    assert "unknown option --model.prompt" in refused(
         capsys, "export", run, tmp_path / "out", "--model.prompt", "base"
     )
     monkeypatch.setattr(export, "find_spec", lambda name: None)
