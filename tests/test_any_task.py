@@ -1,4 +1,4 @@
-"""Tasks whose answers look like nothing in this package: each is a class in toy_ends.py, and changes no other file."""
+"""Tasks whose answers end in other ways than those that ship; toy_ends.py has their classes."""
 
 import io
 import json
@@ -112,7 +112,7 @@ def player(context: int | None = None, **more: Any) -> Player:
     )
 
 
-def test_a_finite_split_is_used_up_and_that_is_said(
+def test_a_finite_split_is_evaluated_whole_and_the_shortfall_is_reported(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(distinct_problems(load_task(f"{TASKS}:Few"), "dev", 256)) == 20
@@ -149,14 +149,14 @@ def test_an_evaluation_says_how_many_it_left_out() -> None:
     assert shortfall(20, whole) == ""
 
 
-def test_prompts_that_do_not_fit_are_an_error_if_that_was_asked_for() -> None:
+def test_prompts_that_do_not_fit_are_an_error_if_the_recipe_says_so() -> None:
     params = SamplingParams(max_tokens=8, n=2)
     source = Source(player(context=60, too_long="error"), list, prompts=4, params=params)
     with pytest.raises(UserError, match=r"'train:1' has a prompt of 63 tokens.*context of 60"):
         source.take(0)
 
 
-def test_a_task_of_which_no_prompt_fits_ends_with_a_line() -> None:
+def test_a_task_without_a_prompt_that_fits_is_answered_in_one_line() -> None:
     params = SamplingParams(max_tokens=8, n=2)
     with pytest.raises(UserError, match="1000 prompts in a row do not fit"):
         Source(player(context=8), list, prompts=4, params=params)._draw(0, Collected())
@@ -201,7 +201,7 @@ def test_the_package_works_without_countdown(tmp_path: Path, base: Path) -> None
 
 
 class Odd:
-    """A task whose methods return what they should not."""
+    """A task whose methods return wrong values."""
 
     def problem(self, split: Split, index: int) -> Problem:
         return Problem(str(index), {}, split, str(index))
@@ -233,7 +233,7 @@ class Odd:
         ("measure", {"b": "x"}, lambda t, p: t.measure(p, ""), "measure of problem '0'"),
     ],
 )
-def test_what_a_method_must_not_return_is_one_line(
+def test_a_wrong_return_value_is_answered_in_one_line(
     method: str, returns: Any, call: Any, says: str
 ) -> None:
     kind = type("Odd", (Odd,), {method: lambda self, *arguments: returns})
@@ -244,7 +244,7 @@ def test_what_a_method_must_not_return_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_single_stop_string_is_one_and_nonsense_is_refused() -> None:
+def test_a_single_stop_string_is_accepted_and_nonsense_is_rejected() -> None:
     assert GuardedTask(type("Odd", (Odd,), {"stop": "</answer>"})(), "odd", {}).stop == (
         "</answer>",
     )

@@ -1,4 +1,4 @@
-"""Hand-made completions, every number counted by hand."""
+"""Behaviours of completions that were written by hand; every number is counted by hand."""
 
 import re
 from typing import Any
@@ -36,8 +36,9 @@ SOLVED = """12-3=9,9*5=45 vs 24 no
 </think>
 <answer>12*(5-3)</answer>"""
 
-# Line by line: a repeat of the first in another order, a hit whose arithmetic slips and that is not noticed,
-# a false claim by a slip, a claim for the wrong target on two numbers only, no verdict, nonsense.
+# Line by line: an attempt, the same attempt in another order, a hit with a false step that gets a
+# no, a false claim after a slip, a claim for the wrong target with two numbers, a line without a
+# verdict, and nonsense.
 MESSY = """5+3=8,12+8=20 vs 24 no
 12+3=15,15+5=20 vs 24 no
 5-3=3,12*3=36 vs 24 no
@@ -221,7 +222,7 @@ def test_nothing_to_measure_is_left_out() -> None:
     }
 
 
-def test_what_is_thought_after_success() -> None:
+def test_the_thinking_after_the_first_true_yes() -> None:
     more = "12+5=17 vs 24 no\n"  # 16 characters and its newline
     before = "5-3=2,12*2=24 vs 24 yes\n"
     ends = {
@@ -236,7 +237,7 @@ def test_what_is_thought_after_success() -> None:
 
 
 class Addition:
-    """Fields as a product has them, and one field of Countdown's; the task measures nothing."""
+    """A task with the fields of a product and one of Countdown's, which measures nothing."""
 
     def problem(self, split: Split, index: int) -> Problem:
         fields = {"a": index, "b": 34, "numbers": [index, 34], "target": index + 34}
@@ -266,7 +267,11 @@ def test_a_task_that_measures_nothing_is_not_measured_whatever_its_fields() -> N
     [
         ("</think>\n<answer>12*(5-3)</answer>", True, False),
         ("12-3=9,9*5=45 vs 24 no\n</think>\n<answer>12-3*5</answer>", False, True),
-        ("12-3=9,9*5=45\n</think>\n<answer>12-3*5</answer>", False, True),  # no verdict is no claim
+        (
+            "12-3=9,9*5=45\n</think>\n<answer>12-3*5</answer>",
+            False,
+            True,
+        ),  # without a verdict there is no claim
         (SOLVED, False, False),
         ("12-3=9,9*5=45 vs 24 no\n", False, False),  # no answer
         ("<answer>12*(5-3)</answer>", False, False),  # still thinking
@@ -289,9 +294,9 @@ def test_direct_answers_and_giving_up(text: str, direct: bool, gave_up: bool) ->
         ("12-3=9,9*3=27 vs 24 no", 2, False, False),  # 3 twice
         ("12-3=9,9*7=63 vs 24 no", 2, False, False),  # 7 is not given
         ("12-3=9,12-5=7 vs 24 no", 2, False, False),  # 12 twice
-        ("12-3=9,5*9=45,45-5=40 vs 24 no", 3, False, False),  # goes on after all are used
-        ("3-5=-2,-2+12=10 vs 24 no", 2, True, False),  # a negative result goes on
-        ("12-3=9,9*5=4五", 2, True, None),  # the digits end where ASCII does
+        ("12-3=9,5*9=45,45-5=40 vs 24 no", 3, False, False),  # continues after all are used
+        ("3-5=-2,-2+12=10 vs 24 no", 2, True, False),  # continues with a negative result
+        ("12-3=9,9*5=4五", 2, True, None),  # digits of another script do not count
         ("12-3=9;9*5=45", 1, False, None),
     ],
 )
@@ -322,7 +327,7 @@ def test_lines_without_a_step(line: str) -> None:
 @pytest.mark.parametrize(
     ("text", "steps"),
     [
-        ("12-3=9,9*5=4", 1),  # perhaps 45 was to be written
+        ("12-3=9,9*5=4", 1),  # it may have become 45
         ("12-3=9,9*5=45", 1),
         ("12-3=9,9*", 1),
         ("12-3=9,9*5=45 vs 2", 2),
@@ -377,7 +382,7 @@ def test_a_result_is_taken_before_an_equal_given_number() -> None:
         (("-", 12, ("*", ("-", 3, 5), 7)), ("+", 12, ("*", 7, ("-", 5, 3)))),
     ],
 )
-def test_order_and_grouping_make_no_new_attempt(one: Expression, other: Expression) -> None:
+def test_reordering_and_regrouping_is_not_a_new_attempt(one: Expression, other: Expression) -> None:
     assert canonical(one) == canonical(other)
 
 
@@ -429,7 +434,7 @@ def test_faithful_means_the_answer_is_the_attempt_marked_yes(answer: str, faithf
     assert counts["faithful"] == faithful
 
 
-def test_what_is_said_after_the_thinking_is_no_attempt() -> None:
+def test_a_text_after_the_thinking_is_not_an_attempt() -> None:
     assert trace(NUMBERS, TARGET, "</think>\n5-3=2,12*2=24 vs 24 yes\n") == []
 
 
@@ -441,7 +446,7 @@ LONG = "40*6=240,7*6=42,240+42=282\n40*3=120,7*3=21,120+21=141\n1410+282=1692\n<
     [
         (47, 36, LONG, (4, 4, 4)),
         (36, 47, LONG, (4, 4, 4)),
-        (47, 36, "47*30=1,47*6=2", (4, 4, 2)),  # whatever comes out
+        (47, 36, "47*30=1,47*6=2", (4, 4, 2)),  # whatever the result is
         (47, 36, "30*47=1410\n6*47=282\n", (4, 4, 2)),
         (47, 36, "47*36=1692", (0, 4, 0)),
         (47, 36, "47*36=1692,47*6=282,47*3=141", (4, 4, 2)),
@@ -516,7 +521,7 @@ PIECES = [
 
 
 def check_counts(counts: dict[str, Any]) -> None:
-    """What holds of every completion, whatever its text."""
+    """Check what is true of the counts of every completion."""
     assert all(value >= 0 for value in counts.values())
     for above, below in behaviours.RATIOS.values():
         if (

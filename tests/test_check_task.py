@@ -1,4 +1,4 @@
-"""check-task passes sound tasks, and catches every way of being unsound that it promises to catch."""
+"""check-task passes sound tasks, and catches every kind of unsound task that it promises to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EXAMPLE = str(Path(__file__).parent.parent / "examples" / "my_task.py")
 
 
 class Sound:
-    """Say the number again. Every broken task below is this one with one thing wrong."""
+    """Repeat the number. Every broken task below is this one with one thing wrong."""
 
     def problem(self, split: Split, index: int) -> Problem:
         n = 3 * index + ("train", "dev", "test").index(split)
@@ -90,7 +90,7 @@ def deaf(self: Sound, problem: Problem, text: str) -> Reward:
     while len(text) > 10_000:
         try:
             time.sleep(0.01)
-        except Exception:  # as broad as a task's author may be
+        except Exception:  # as broad as authors of tasks write it
             continue
     return Sound.reward(self, problem, text)
 
@@ -114,7 +114,7 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
         r"problem\('train', 0\) raises ValueError: 'oops'",
     ),
     (
-        "a problem that is none",
+        "a problem that is not a Problem",
         {"problem": lambda *_: None},
         r"problem\('train', 0\) gives None instead of a Problem",
     ),
@@ -124,8 +124,15 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
         r"problem\('train', 0\) raises TimeoutError",
     ),
     (
-        "a key that is no text",
-        {"problem": lambda self, split, index: Problem(str(index), {"n": index}, split, [index])},  # type: ignore[arg-type]
+        "a key that is not text",
+        {
+            "problem": lambda self, split, index: Problem(
+                str(index),
+                {"n": index},
+                split,
+                [index],  # type: ignore[arg-type]
+            )
+        },
         r"problem\('train', 0\) gives the id '0' and the key \[0\] .* both must be text",
     ),
     (
@@ -257,7 +264,7 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
         r"gives Reward\(value=nan",
     ),
     (
-        "a part that is no number",
+        "a part that is not a number",
         {
             "reward": lambda self, problem, text: Reward(
                 Sound.reward(self, problem, text).value, {"answer": "yes"}
@@ -292,7 +299,7 @@ def test_a_broken_task_is_caught(broken: dict[str, Any], failure: str) -> None:
     assert all("\n" not in line and len(line) < 400 for line in failures)
 
 
-def test_failures_of_one_kind_are_not_repeated_without_end() -> None:
+def test_a_failure_on_every_problem_is_one_line() -> None:
     failures = check_task(type("Broken", (Sound,), {"solution": raising})(), problems=20)
     assert failures == [
         "solution of problem '0' raises ValueError: 'oops' instead of text (60 of 60 problems): "
@@ -300,7 +307,7 @@ def test_failures_of_one_kind_are_not_repeated_without_end() -> None:
     ]
 
 
-def test_nothing_tried_is_nothing_shown() -> None:
+def test_no_problems_are_rejected() -> None:
     with pytest.raises(UserError, match="problems is 0: try at least 1 problem"):
         check_task(Sound(), problems=0)
 
@@ -339,7 +346,7 @@ def test_an_object_is_loaded_by_module_or_by_file(tmp_path: Path) -> None:
         ("no/such/file.py:Name", "no file no/such/file.py"),
     ],
 )
-def test_a_name_for_nothing_is_answered_in_one_line(reference: str, message: str) -> None:
+def test_a_wrong_reference_is_answered_in_one_line(reference: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_object(reference)
     assert "\n" not in str(caught.value)
@@ -353,7 +360,7 @@ def test_a_name_for_nothing_is_answered_in_one_line(reference: str, message: str
         ("import absent_", "absent_"),
     ],
 )
-def test_a_file_that_does_not_import_says_why_and_can_be_mended(
+def test_a_file_that_does_not_import_says_why_and_can_be_fixed(
     tmp_path: Path, code: str, message: str
 ) -> None:
     path = tmp_path / "task.py"
@@ -379,7 +386,7 @@ def test_a_file_that_does_not_import_says_why_and_can_be_mended(
         (f"{EXAMPLE}:BeatTheSun", {}, r"has no 'BeatTheSun': did you mean BeatTheSum\?"),
     ],
 )
-def test_what_is_no_task_is_answered_in_one_line(
+def test_a_reference_that_is_not_a_task_is_answered_in_one_line(
     name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:
@@ -395,10 +402,11 @@ class Odd(Sound):
 class Numpy(Sound):
     def reward(self, problem: Problem, text: str) -> Reward:
         found = super().reward(problem, text)
-        return Reward(np.float32(found.value), {"answer": np.float32(found.value)})  # type: ignore[arg-type]
+        value: Any = np.float32(found.value)
+        return Reward(value, {"answer": value})
 
 
-def test_fields_that_are_no_mapping_are_a_failure_and_no_crash() -> None:
+def test_fields_that_are_not_a_mapping_are_a_failure_and_not_a_crash() -> None:
     assert any(
         "fields of problem('train', 0) cannot be written" in line for line in check_task(Odd(), 2)
     )
@@ -410,7 +418,9 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 def test_a_task_that_needs_arguments_is_told_how_to_get_them(tmp_path: Path) -> None:
     (tmp_path / "task.py").write_text(
-        "class Needy:\n    problem = prompt = reward = solution = print\n    def __init__(self, size): pass\n"
+        "class Needy:\n"
+        "    problem = prompt = reward = solution = print\n"
+        "    def __init__(self, size): pass\n"
     )
     with pytest.raises(
         UserError, match=r"cannot be built without arguments \(give its class an Options.*'size'"
@@ -463,7 +473,7 @@ def tagged(text: str) -> str:
 
 
 class Made:
-    """Make the target from the numbers, each used once. Its graders below are as people write them."""
+    """Make the target from the numbers, each used once. The graders below are typical ones."""
 
     def problem(self, split: Split, index: int) -> Problem:
         rng = random.Random(f"{split}{index}")
@@ -508,7 +518,7 @@ def anywhere(self: Made, problem: Problem, text: str) -> Reward:
 def with_eval(self: Made, problem: Problem, text: str) -> Reward:
     answer = tagged(text)
     if sorted(re.findall(r"\d+", answer)) != sorted(map(str, problem.fields["numbers"])):
-        return Reward(0.0)  # so only what looks right is run
+        return Reward(0.0)  # so that only what looks right is run
     try:
         return Reward(float(eval(answer, {"__builtins__": None}) == problem.fields["target"]))
     except Exception:
@@ -584,11 +594,11 @@ def test_a_grader_that_can_be_gamed_is_caught(
     monkeypatch.chdir(tmp_path)
     failures = check_task(type("Gamed", (Made,), {"reward": reward})(), problems=3, seconds=0.2)
     assert any(re.search(line, failure) for failure in failures), failures
-    assert list(tmp_path.iterdir()) == [], "what an attack names is never written"
+    assert list(tmp_path.iterdir()) == [], "a file that an attack names is never written"
 
 
 class Puzzle:
-    """Reach a target with each number once: the shape of Countdown, written by somebody else."""
+    """Reach a target with each number once: like Countdown, but written independently."""
 
     counts: Callable[[list[int], list[int]], bool] = staticmethod(lambda used, given: used == given)
 
@@ -642,7 +652,7 @@ def test_memory_is_limited() -> None:
 
 
 class Plain(Sound):
-    """The answer is the whole text; what pays is the same text."""
+    """The answer is the whole text, and only the exact text is paid."""
 
     def answer(self, problem: Problem) -> str:
         return str(problem.fields["n"])
@@ -703,7 +713,7 @@ class Lenient(Plain):
 
 
 class Reader(Plain):
-    """Reads its data once, and imports what it needs when it first needs it."""
+    """Reads its data once, and imports a module on the first call."""
 
     known: str = ""
 
@@ -715,7 +725,7 @@ class Reader(Plain):
 
 
 class Literal(Plain):
-    """Parses the answer as a literal, which runs nothing."""
+    """Parses the answer as a literal, which does not run it."""
 
     def reward(self, problem: Problem, text: str) -> Reward:
         try:
@@ -730,7 +740,7 @@ def test_sound_tasks_raise_no_alarm(task: Callable[[], Task]) -> None:
     assert check_task(task(), problems=4) == []
 
 
-def test_what_an_author_allows_is_no_failure() -> None:
+def test_a_finding_that_the_author_allows_is_not_a_failure() -> None:
     failures = check_task(Lenient(), problems=4)
     asked = {name for line in failures for name in re.findall("allow '(.*)'", line)}
     assert "junk around the answer" in asked
@@ -745,7 +755,7 @@ def test_what_an_author_allows_is_no_failure() -> None:
     assert all("the echoed prompt" in line for line in found.failures)
 
 
-def test_what_cannot_be_allowed_is_said() -> None:
+def test_an_unknown_name_to_allow_is_rejected() -> None:
     with pytest.raises(UserError, match="'guessing' cannot be allowed"):
         check_task(Plain(), allow=["guessing"])
 
@@ -896,7 +906,7 @@ def test_a_function_without_rows_is_told_what_it_lacks(
     assert "--data is for a reward function" in capsys.readouterr().err
 
 
-def test_which_of_two_whole_answers_counts_is_said_and_no_failure() -> None:
+def test_a_note_says_which_of_two_complete_answers_counts() -> None:
     found = examine(Made(), problems=2)
     assert found.failures == found.notes == [], "sampling stops at the first answer"
 
@@ -945,7 +955,7 @@ class Launches(Sound):
         ),
     ],
 )
-def test_a_slow_reward_passes_with_a_note_of_its_milliseconds(
+def test_a_slow_reward_passes_with_a_note_that_has_its_milliseconds(
     task: Callable[[], Task], note: str
 ) -> None:
     found = examine(task(), problems=2)
@@ -955,7 +965,7 @@ def test_a_slow_reward_passes_with_a_note_of_its_milliseconds(
     assert re.search(r", [\d.]+ ms per reward$", found.summary())
 
 
-def test_a_descriptor_with_a_number_of_the_answer_is_no_file_of_the_model() -> None:
+def test_a_descriptor_whose_number_is_in_the_answer_is_not_a_file() -> None:
     class Pipes(Sound):
         def reward(self, problem: Problem, text: str) -> Reward:
             reading, writing = os.pipe()
@@ -975,7 +985,7 @@ def test_one_kind_of_finding_is_one_line_and_names_the_fix() -> None:
 
     failures = check_task(Loose(), problems=4)
     kinds = [line.partition(" of ")[0].partition(":")[0] for line in failures]
-    assert kinds.count("prompt") == 2, failures  # raises, and there is no template that works
+    assert kinds.count("prompt") == 2, failures  # it raises, and no template works
     assert len(set(failures)) == len(failures)
     assert all(re.search(r"\(\d+ of \d+ problems\): \w+", line) for line in failures), failures
     assert any(

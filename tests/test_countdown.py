@@ -1,4 +1,4 @@
-"""Countdown: the problems drawn, the solver against brute force, and the data files."""
+"""Countdown: drawing problems, the solver compared with brute force, and the data files."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_wrong_options_are_answered_in_one_line(options: dict[str, object], mess
     assert "\n" not in str(caught.value)
 
 
-def test_options_without_a_problem_are_said_to_have_none() -> None:
+def test_options_that_allow_no_problem_are_rejected() -> None:
     task = Countdown(CountdownOptions(max_number=2, max_count=3, min_target=90, max_target=90))
     with pytest.raises(UserError, match="no Countdown problem of split 'train'"):
         task.problem("train", 0)
@@ -145,11 +145,11 @@ def test_options_without_a_problem_are_said_to_have_none() -> None:
 
 Traced = tuple[
     Fraction, Fraction
-]  # an expression's value, and its value where the numbers are unlike any others
+]  # an expression's value, and its value if each number is replaced by a unique one
 
 
 def every_expression(numbers: tuple[Traced, ...]) -> Iterator[Traced]:
-    """The slow reference: every binary tree over every order of the numbers, twice or more."""
+    """The slow reference: every binary tree over every order of the numbers, with repeats."""
     if len(numbers) == 1:
         yield numbers[0]
     for cut in range(1, len(numbers)):
@@ -178,7 +178,7 @@ def test_the_number_of_expressions_is_that_of_oeis_a140606(
 ) -> None:
     found = brute_force(numbers)
     assert len({trace for _, trace in found}) == count
-    # The solver lists, of each expression and its opposite, the one that is not negative.
+    # The solver lists only one of each expression and its opposite: the one that is not negative.
     texts = {form.text for form in countdown_solver._forms(numbers)}
     assert sum(2 if "-" in text else 1 for text in texts) == count
 
@@ -216,7 +216,7 @@ def signs(numbers: tuple[int, ...]) -> list[list[int]]:
 
 
 def whole_values(numbers: tuple[int, ...]) -> set[int]:
-    """What classic Countdown reaches, by putting two numbers together at a time."""
+    """What classic Countdown reaches, by combining two numbers at a time."""
     if len(numbers) == 1:
         return {numbers[0]}
     values = set()
@@ -229,14 +229,14 @@ def whole_values(numbers: tuple[int, ...]) -> set[int]:
     return values
 
 
-def test_solutions_are_legal_distinct_and_complete_where_numbers_are_equal_or_cancel() -> None:
+def test_solutions_are_legal_distinct_and_complete_if_numbers_are_equal_or_cancel() -> None:
     assert solutions([3], 3) == {"3"}
     assert solutions([6, 1], 6) == {"6*1", "6/1"}
     assert solutions([5, 3], 2) == {"5-3"}
     assert solutions([5, 5, 3], 3) == {"5+3-5", "5*3/5"}
     assert solutions([2, 2, 2], 2) == {"2+2-2", "2*2-2", "2*2/2", "(2+2)/2"}
     assert solutions([3, 3, 8, 8], 24) == {"8/(3-8/3)"}
-    # A term worth 0 is the same added or subtracted; which 0 it is matters.
+    # Adding or subtracting a term worth 0 is the same, but it matters which term that is.
     assert solutions([1, 4, 9, 9], 1) == {"1+4*(9-9)", "1+(9-9)/4"}
     # A sum worth 0 is its own opposite in value, but is still written in one way only.
     assert solutions([9, 9, 6, 3, 2], 0) & {"9+6-9-3*2", "9+3*2-9-6", "6+9-9-3*2"} == {"9+3*2-9-6"}
@@ -264,7 +264,9 @@ def test_every_listed_solution_is_right() -> None:
         ([1, 1, 1], 90, False, False),
     ],
 )
-def test_what_suffices(numbers: list[int], target: int, plus_minus: bool, integers: bool) -> None:
+def test_which_operators_and_integers_suffice(
+    numbers: list[int], target: int, plus_minus: bool, integers: bool
+) -> None:
     assert plus_minus_suffices(numbers, target) is plus_minus
     assert integers_suffice(tuple(numbers), target) is integers
 
@@ -470,7 +472,7 @@ def test_stats_of_a_file_worked_out_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     assert stats(rows) == expected
     monkeypatch.setattr(countdown_data, "TINYZERO_TRAIN", 4)
     monkeypatch.setattr(countdown_data, "TINYZERO_TEST", 3)
-    # Of the last three rows all are sums; only the last one permutes one of the first four.
+    # The last three rows are all sums; only the last one reorders one of the first four.
     assert stats(rows) == expected | {"tinyzero_split": {"test": 3, "plus_minus": 3, "leaks": 1}}
     json.dumps(stats(rows))
 
@@ -502,7 +504,7 @@ def test_rows_of_a_file_are_split_by_their_numbers(tmp_path: Path) -> None:
     for split in SPLITS:
         mine = [row for row in rows if split_of(row.nums) == split]
         assert len(mine) == 8
-        for index in range(9):  # after the last row, the first again
+        for index in range(9):  # the first row follows the last one
             problem = task.problem(split, index)
             row = mine[index % 8]
             assert problem.fields == {"numbers": list(row.nums), "target": row.target}

@@ -1,4 +1,4 @@
-"""Thinking in free text: agreement with labelled completions, and small texts whose every event is counted by hand."""
+"""Thinking in free text: agreement with labelled completions, and texts counted by hand."""
 
 import re
 import sys
@@ -47,7 +47,7 @@ def test_enough_is_labelled_and_read_as_what_it_is() -> None:
         } <= set(behaviour_f1.KINDS)
 
 
-def test_an_agreement_that_is_poor_is_seen() -> None:
+def test_a_poor_agreement_is_noticed() -> None:
     row = {
         "numbers": [3, 5, 12],
         "target": 24,
@@ -83,7 +83,7 @@ Let me check: 5 - 3 = 2, 2 * 12 = 24.
 <answer>(5 - 3) * 12</answer>"""
 
 
-def test_every_event_of_a_text_and_its_place() -> None:
+def test_every_event_of_a_text_and_its_position() -> None:
     found = [(kind, FOUND[start:end], detail) for kind, start, end, detail in events(FOUND, FIELDS)]
     assert found == [
         ("subgoal", "need an 8", "8"),
@@ -142,7 +142,7 @@ def test_every_count_of_a_text() -> None:
     }
 
 
-def test_every_count_of_a_text_that_goes_astray() -> None:
+def test_every_count_of_a_text_that_goes_wrong() -> None:
     text = (
         "12 * 5 - 3 = 57, which is not 24. Wait, 5 * 12 - 3 = 57, no. 12 + 5 + 3 = 20? "
         "5 - 3 = 2 and 12 * 2 = 26, so that doesn't work. 12 + 12 = 24, done! "
@@ -179,7 +179,7 @@ def test_every_count_of_a_text_that_goes_astray() -> None:
         ("How can I make 2? 5 - 3 = 2.", ["2 made"]),
         ("How can I make 2? 12 * (5 - 3) = 24.", ["2 made"]),  # on the way
         ("How can I make 2? 12 - 5 = 2.", ["2"]),  # it is 7
-        ("I need to get 8. 4 + 4 = 8.", ["8"]),  # of numbers that are not there
+        ("I need to get 8. 4 + 4 = 8.", ["8"]),  # from numbers that are not there
         ("I need an 8, as 24 / 3 = 8.", ["8"]),  # from the target
         ("I need an 8, as 24 / 3 = 8. So 5 + 3 = 8.", ["8 made"]),
         ("5 + 3 = 8. I need to get 8.", ["8"]),  # before
@@ -197,7 +197,7 @@ def test_subgoals_that_are_made(text: str, goals: list[str]) -> None:
 
 
 def kinds(text: str, *left_out: str) -> list[str]:
-    """The kinds of events, verdicts by what they say, without steps and claims."""
+    """The kinds of the events, with verdicts as yes or no, without steps and claims."""
     names = [
         event.detail if event.kind == "verification" else event.kind
         for event in events(text, FIELDS)
@@ -246,14 +246,14 @@ def kinds(text: str, *left_out: str) -> list[str]:
             ["attempt", "right"],
         ),  # quoted
         ("To get 24 I need 3 * 8.", ["backward"]),
-        ("24 = 12 * (5 - 3).", ["attempt", "right"]),  # not backward: all is there
+        ("24 = 12 * (5 - 3).", ["attempt", "right"]),  # not backward: all numbers are there
         ("How can I make 2? I can't get 24.", ["subgoal", "giveup"]),
         ("12 + 5 + 3 = 20.\n</think>\n<answer>12 + 5 + 3</answer>", ["attempt", "giveup"]),
-        ("12 + 12 = 24.\n</think>\n<answer>12 + 12</answer>", []),  # taken for a solution
+        ("12 + 12 = 24.\n</think>\n<answer>12 + 12</answer>", []),  # accepted as the solution
         ("12 + 5 + 3 = 20.\n</think>\n", ["attempt"]),
     ],
 )
-def test_what_a_text_does(text: str, found: list[str]) -> None:
+def test_the_events_of_short_texts(text: str, found: list[str]) -> None:
     assert kinds(text) == found
 
 
@@ -307,7 +307,7 @@ def test_free_text_that_begins_its_lines_as_the_grammar_does(text: str, end: str
         ("12-3=9 which", False),
     ],
 )
-def test_what_is_read_as_the_grammar(text: str, compact: bool) -> None:
+def test_which_texts_are_compact(text: str, compact: bool) -> None:
     assert is_compact(text) == compact
 
 
@@ -327,12 +327,12 @@ def test_chains(sentence: str, parts: list[object]) -> None:
     assert [part for chain in chains(fold(sentence), last=7) for part in chain.parts] == parts
 
 
-def test_what_is_computed_with_rounded_numbers_may_be_a_thousandth_off() -> None:
+def test_a_result_from_rounded_numbers_may_be_off_by_a_thousandth() -> None:
     assert is_true(("*", 72, 3.4783), 250.43)  # type: ignore[arg-type]
     assert not is_true(("*", 72, 3.4783), 249.79)  # type: ignore[arg-type]
 
 
-def test_folding_keeps_every_place() -> None:
+def test_folding_keeps_every_position() -> None:
     text = r"A × B ÷ \frac{12}{3} − 5。 İ"
     assert len(fold(text)) == len(text)
     assert fold(text).endswith("- 5\n İ")
@@ -403,7 +403,7 @@ PIECES = [
 
 
 def check(text: str, fields: dict[str, object]) -> None:
-    """What holds of the events of every text."""
+    """Check what is true of the events of every text."""
     found = events(text, fields)
     assert found == sorted(found, key=lambda event: event.start)
     assert {event.kind for event in found} <= set(KINDS)
@@ -448,5 +448,5 @@ def test_garbage_is_bounded(piece: str) -> None:
     assert all(event.end <= MAX_CHARACTERS for event in events(text, FIELDS))
 
 
-def test_an_event_is_what_the_report_takes() -> None:
+def test_events_have_the_form_that_the_report_needs() -> None:
     assert Event("attempt", 3, 8) == ("attempt", 3, 8, "")

@@ -1,4 +1,4 @@
-"""Graders that hang, crash, lie and eat memory, in real processes: each costs one answer, never the run."""
+"""Graders that hang, crash, lie or take all memory, in real processes, cost one answer each."""
 
 import json
 import os
@@ -32,7 +32,7 @@ MEMORY = 1.0  # GB
 
 
 class Fickle:
-    """Its reward does what the text says; a number is worth itself."""
+    """Its reward does what the text says; a number is its own reward."""
 
     def problem(self, split: Split, index: int) -> Problem:
         return Problem(f"{split}:{index}", {"numbers": [1, 2, 3]}, split, f"{split}:{index}")
@@ -50,7 +50,7 @@ class Fickle:
 
 
 class Together(Fickle):
-    """The same for whole groups: each answer's reward is its share of the sum."""
+    """The same for whole groups: the reward of an answer is its share of the sum."""
 
     def rewards(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Any]:
         found = [self.reward(p, text) for p, text in zip(problems, texts, strict=True)]
@@ -113,7 +113,7 @@ def _change_folder(problem: Problem) -> float:
 
 
 def _forge(problem: Problem) -> float:
-    """Find the connection and answer in the worker's place, with what is no verdict."""
+    """Find the connection and answer instead of the worker, with something that is not a verdict."""
     for descriptor in range(3, 64):
         try:
             connection = socket.socket(fileno=os.dup(descriptor))
@@ -197,7 +197,7 @@ def grade(grader: WorkerPool, *texts: str) -> list[Verdict]:
 
 @pytest.fixture(params=[True, False], ids=["by reference", "by fork"], scope="module")
 def grader(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
-    """With time enough on a busy machine."""
+    """With enough time for a busy machine."""
     with closing(pool(request.param, timeout=60)) as made:
         yield made
 
@@ -211,7 +211,7 @@ def wrong(failure: Any, error: str) -> Verdict:
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_what_takes_too_long_costs_one_answer(named: bool) -> None:
+def test_a_grader_that_takes_too_long_costs_one_answer(named: bool) -> None:
     with closing(pool(named)) as grader:
         for act in ("hang", "spin", "ignore signals"):
             first, failing, last = grade(grader, "1", act, "0.5")
@@ -239,7 +239,7 @@ def test_what_takes_too_long_costs_one_answer(named: bool) -> None:
         ("promise", "the grader's process died"),
     ],
 )
-def test_what_fails_costs_one_answer(grader: WorkerPool, act: str, says: str) -> None:
+def test_a_grader_that_fails_costs_one_answer(grader: WorkerPool, act: str, says: str) -> None:
     first, failing, last = grade(grader, "1", act, "0.5")
     assert (first, last) == (RIGHT, HALF)
     assert failing == wrong("raised", failing.error)
@@ -258,7 +258,9 @@ def test_what_fails_costs_one_answer(grader: WorkerPool, act: str, says: str) ->
         ("where", 0),
     ],
 )
-def test_what_misbehaves_and_answers_is_graded(grader: WorkerPool, act: str, value: float) -> None:
+def test_a_grader_that_misbehaves_but_answers_is_accepted(
+    grader: WorkerPool, act: str, value: float
+) -> None:
     found = grade(grader, "1", act, act, act, "0.5")
     assert [v.reward and v.reward.value for v in found] == [1, value, value, value, 0.5]
     assert not any(v.error for v in found)
@@ -281,7 +283,7 @@ def test_a_worker_shares_neither_process_nor_hash_seed_with_the_run(grader: Work
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONHASHSEED": "0"}, capture_output=True, check=True
     )
-    if grader._nursery is None:  # a fork cannot choose another
+    if grader._nursery is None:  # a fork cannot choose another hash seed
         assert first is not None
         assert first.value == float(done.stdout)
 
@@ -307,7 +309,7 @@ def test_a_group_that_is_graded_together_has_the_time_of_all_and_fails_together(
 
 
 class Sluggish(Fickle):
-    """Takes as long as the text says, in milliseconds, and is worth the problem's number."""
+    """Takes as many milliseconds as the text says, and gives the problem's number."""
 
     def reward(self, problem: Problem, text: str) -> float:
         time.sleep(float(text) / 1000)
@@ -360,7 +362,7 @@ def test_submitting_does_not_wait() -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs, or is a zombie."""
+    """Whether a process is running, or is a zombie."""
     return Path(f"/proc/{pid}").exists()
 
 
@@ -382,7 +384,7 @@ def children() -> set[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("named", [True, False])
-def test_nothing_is_left_after_the_end(named: bool) -> None:
+def test_no_process_is_left_after_the_end(named: bool) -> None:
     before = children()
     with closing(pool(named, 3, timeout=30)) as grader:
         found = [v.reward for v in grade(grader, "session", "session", "sleeper", "fork and hang")]
@@ -393,7 +395,7 @@ def test_nothing_is_left_after_the_end(named: bool) -> None:
         time.sleep(0.2)
         started = time.monotonic()
     assert time.monotonic() - started < 5
-    grader.close()  # a second time does nothing
+    grader.close()  # closing again does nothing
     assert gone(pids)
     assert children() == before
 
@@ -424,7 +426,7 @@ def test_workers_die_with_a_run_that_is_killed(how: str) -> None:
     assert gone(pids)
 
 
-def test_a_task_that_does_not_load_is_one_line(tmp_path: Path) -> None:
+def test_a_task_that_does_not_load_is_answered_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
     for text, says in (
         ("raise ValueError('no\\nluck')", "cannot import .*broken.py: ValueError: no luck"),
@@ -448,7 +450,7 @@ def test_loading_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         grade(made, "1")
 
 
-def test_a_problem_that_is_no_json_is_said() -> None:
+def test_a_problem_that_json_cannot_hold_is_rejected() -> None:
     with closing(pool()) as grader, pytest.raises(UserError, match="cannot be written as JSON"):
         grader.submit("key", [Problem("p", {"set": {1}}, "train", "p")], ["1"])
 
@@ -456,8 +458,7 @@ def test_a_problem_that_is_no_json_is_said() -> None:
 def test_a_worker_loads_what_this_process_would(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relative path is of the same folder, a module of the same path, and no file of the folder is taken for
-    a module."""
+    """Relative paths and modules mean the same, and no file of the folder replaces a module."""
     (tmp_path / "own.py").write_text(
         "from test_grading_workers import Fickle\n"
         "import neighbour\n"
@@ -476,7 +477,7 @@ def test_a_worker_loads_what_this_process_would(
 
 
 class Leaky(Fickle):
-    """Keeps 90 MB for each answer and gives its process."""
+    """Keeps 90 MB per answer, and gives the number of its process."""
 
     kept: ClassVar[list[bytearray]] = []
 
@@ -579,7 +580,7 @@ def test_other_commands_grade_in_workers_too(
 
 
 class Testy(Fickle):
-    """Hangs on answers of every third sum."""
+    """Hangs on every answer to every third sum."""
 
     def reward(self, problem: Problem, text: str) -> float:
         if sum(map(ord, text)) % 3 == 0:

@@ -33,7 +33,7 @@ def test_a_problem_never_changes_between_releases() -> None:
 def test_operands_follow_tinyzeros_mix() -> None:
     drawn = operands(Multiplication(), 4000)
     assert (min(drawn), max(drawn) > 990) == (0, True)
-    # 1/4 + 1/4 * 1/10 + 1/2 * 1/100 and 1/4 * 9/10 + 1/2 * 9/100, give or take five standard deviations
+    # 1/4 + 1/4 * 1/10 + 1/2 * 1/100, and 1/4 * 9/10 + 1/2 * 9/100, within five standard deviations
     assert sum(n < 10 for n in drawn) / len(drawn) == pytest.approx(0.28, abs=0.03)
     assert sum(10 <= n < 100 for n in drawn) / len(drawn) == pytest.approx(0.27, abs=0.03)
 
@@ -49,7 +49,7 @@ def test_a_problem_can_be_typed() -> None:
 @pytest.mark.parametrize(
     "line", ["", "47", "47*", "47*36*2", "-4*3", "4.5*2", "a*b", "1234567890*2", "4**3", "४*3"]
 )
-def test_what_is_no_multiplication_is_refused(line: str) -> None:
+def test_a_line_that_is_not_a_multiplication_is_rejected(line: str) -> None:
     with pytest.raises(UserError, match="write two whole numbers of up to nine digits, as in 47"):
         Multiplication().pose(line)
 

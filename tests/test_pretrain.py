@@ -1,4 +1,4 @@
-"""The corpus says nothing false and leaks nothing; pretraining resumes exactly and lowers its loss."""
+"""The corpora are true and leak nothing; pretraining resumes exactly and lowers its loss."""
 
 import os
 import random
@@ -127,7 +127,7 @@ def test_all_problems_are_of_the_train_split_and_within_the_ranges() -> None:
 
 
 def combined(entries: list[tuple[int, Any]], limit: int) -> Iterator[tuple[int, Any]]:
-    """(value, form) of everything that positive integers allow; a form is equal for terms or factors regrouped."""
+    """Each (value, form) that positive integers allow; regrouping keeps the form."""
     if len(entries) == 1:
         yield entries[0]
     for i, j in combinations(range(len(entries)), 2):
@@ -149,7 +149,7 @@ def combined(entries: list[tuple[int, Any]], limit: int) -> Iterator[tuple[int, 
 @pytest.mark.parametrize(
     "numbers", [[3, 5, 12], [2, 2, 4], [7, 7, 7], [25, 1, 6], [9, 3], [4, 4], [1, 1, 2]]
 )
-def test_tries_are_all_there_is_once(numbers: list[int]) -> None:
+def test_tries_are_complete_and_without_repeats(numbers: list[int]) -> None:
     found = tries(numbers, 99)
     expected = list(combined([(n, n) for n in numbers], 99))
     assert len(found) == len({form for _, form in expected})
@@ -304,13 +304,13 @@ def test_ctrl_c_stops_after_the_pool_and_loses_none(tmp_path: Path) -> None:
     assert "resuming at pool 1 of 4" in said
 
 
-def test_other_options_are_not_continued(tmp_path: Path) -> None:
+def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
     pretrain(TINY.model_copy(update={"pools": 1}), tmp_path, lambda line: None)
     with pytest.raises(UserError, match="other options"):
         pretrain(TINY.model_copy(update={"pools": 2, "adam_lr": 0.1}), tmp_path, lambda line: None)
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, lambda path: None, {"step": 1}, 1)
     with pytest.raises(UserError, match="holds a pretraining with other options"):
         pretrain(TINY, tmp_path, lambda text: None)
@@ -341,7 +341,7 @@ def test_a_chat_is_written_as_the_tokenizer_writes_it() -> None:
     assert said == "user: 24 from 3 5 12\nassistant: "
 
 
-def test_pretraining_goes_on_from_a_model_with_chats(tmp_path: Path) -> None:
+def test_pretraining_continues_from_a_model_with_chats(tmp_path: Path) -> None:
     start = pretrain(TINY, tmp_path / "start", lambda line: None)
     more = PretrainOptions(
         start=str(start),
@@ -381,7 +381,7 @@ def test_options_that_do_not_go_together(values: dict[str, Any], says: str) -> N
         validate(PretrainOptions, values, "pretrain")
 
 
-def test_a_corpus_of_nothing_but_hits() -> None:
+def test_a_corpus_that_only_has_hits() -> None:
     for prompt, text in documents(CorpusOptions(only_hits=1, drills=0), 200):
         target, numbers = question(prompt)
         lines = text.partition("</think>")[0].splitlines()
@@ -400,7 +400,7 @@ def products_of(count: int, o: ProductsOptions | None = None) -> Iterator[tuple[
         yield prompt, text.removesuffix(corpora.END)
 
 
-def test_a_corpus_of_products_is_true_and_tells_no_posed_one() -> None:
+def test_a_corpus_of_products_is_true_and_gives_no_posed_product_away() -> None:
     styles: Counter[str] = Counter()
     for prompt, text in products_of(2000):
         for a, operator, b, result in STEP.findall(text):

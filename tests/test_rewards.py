@@ -1,4 +1,4 @@
-"""The graders: what they accept, what they refuse, and that nothing a model writes upsets them."""
+"""The graders: what they accept, what they reject, and that no text makes them fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from tinyzero.grading.answers import extract_answer
 from tinyzero.grading.arithmetic import evaluate_expression, number_reward
 from tinyzero.tasks.countdown.grading import expression_reward
 
-calm = settings(deadline=None, max_examples=150, derandomize=True)  # a busy machine is no failure
+calm = settings(
+    deadline=None, max_examples=150, derandomize=True
+)  # a busy machine is not a failure
 
 
 def answered(text: str) -> str:
@@ -156,13 +158,13 @@ NOT_EXPRESSIONS = [
 
 
 @pytest.mark.parametrize("text", NOT_EXPRESSIONS)
-def test_what_is_no_expression_has_no_value_and_earns_nothing(text: str) -> None:
+def test_a_text_that_is_not_an_expression_has_no_value_and_earns_nothing(text: str) -> None:
     assert evaluate_expression(text) is None
     reward = expression_reward(answered(text), [1, 2], 3, "+-*/", 0.1)
     assert (reward.value, reward.parts) == (0.0, {"answer": 0.0, "format": 0.0})
 
 
-def test_only_the_operators_offered_are_read() -> None:
+def test_only_the_given_operators_are_accepted() -> None:
     assert evaluate_expression("5-3", "+-") == (2, [5, 3])
     assert evaluate_expression("5*3", "+-") is None
     assert evaluate_expression("-5", "+*") is None
@@ -250,9 +252,9 @@ HUGE = [
 
 
 @pytest.mark.parametrize("text", HUGE, ids=range(len(HUGE)))
-def test_a_megabyte_is_judged_in_no_time(text: str) -> None:
+def test_a_megabyte_is_judged_quickly(text: str) -> None:
     seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy
+    for _ in range(3):  # the fastest of three, because the machine may be busy
         start = time.perf_counter()
         values = (
             expression_reward(text, [1, 2], 3, "+-*/", 0.1).value,
@@ -284,7 +286,7 @@ def test_no_text_makes_a_reward_raise_or_leave_its_values(text: str) -> None:
 
 
 def by_python(text: str) -> tuple[Fraction, list[int]] | None:
-    """The slow, independent reference: Python's own grammar, cut down to ours."""
+    """The slow, independent reference: Python's own grammar, restricted to ours."""
     if re.search(r"(?<!\d)0\d", text) or re.search(r"\d{20}", text):
         return None
     literals: list[int] = []
@@ -350,7 +352,7 @@ def test_the_reference_itself_tells_right_from_wrong() -> None:
 
 
 def documented() -> list[tuple[list[str], str, str]]:
-    """(the cells before the completion, the completion, the score here) of every row of docs/graders.md."""
+    """Each row of docs/graders.md: the cells before the completion, the completion, our score."""
     page = (Path(__file__).parent.parent / "docs" / "graders.md").read_text(encoding="utf-8")
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]

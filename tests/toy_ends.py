@@ -1,4 +1,4 @@
-"""Tasks with other stop strings. Without torch, because every grading worker imports this file."""
+"""Tasks whose answers end in various ways. No torch, since each grading worker imports this."""
 
 from tinyzero.grading import find_answer
 from tinyzero.types import Problem, Split
@@ -7,7 +7,7 @@ START = {"Line": "", "Boxed": "\\boxed{", "Fence": "```\n", "Hashes": "#### "}
 
 
 class Line:
-    """A task with the fields of a multiplication whose answer is one line."""
+    """A sum, with the fields of a product. An answer is one line."""
 
     stop = ("\n",)
     start = START["Line"]
@@ -41,7 +41,7 @@ class Hashes(Line):
 
 
 class Few(Line):
-    """Twenty problems per split. Every second one has a long prompt."""
+    """Twenty problems in each split; every other one has a long prompt."""
 
     def size(self, split: Split) -> int:
         return 20

@@ -54,9 +54,9 @@ def evaluate_expression(text: str, operators: str = "+-*/") -> tuple[Fraction, l
 def number_reward(text: str, expected: int, format_reward: float) -> Reward:
     """The reward of a completion whose answer should be the whole number `expected`.
 
-    1 for that number, `format_reward` for any other whole number, and 0 for everything else. A whole
-    number consists of ASCII digits, without leading zeros or separators, after a minus if it is
-    negative. The answer is what `extract_answer` returns.
+    1 for that number, `format_reward` for any other whole number, and 0 for everything else. A
+    whole number consists of ASCII digits, without leading zeros or separators, after a minus if it
+    is negative. The answer is what `extract_answer` returns.
 
     Parts: `answer` (1 if it is right) and `format` (1 if it is a whole number).
 

@@ -74,7 +74,7 @@ class Grader(Protocol):
         ...
 
     def collect(self, key: Hashable) -> list[Verdict]:
-        """Wait for the verdicts of the group that was submitted as `key`: one per text, in order."""
+        """Wait for the verdicts of the group submitted as `key`: one per text, in order."""
         ...
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ def verdict_to_json(verdict: Verdict) -> Any:
 
 
 def verdict_from_json(plain: Any) -> Verdict:
-    """The verdict that `verdict_to_json` turned into `plain`. Raises ValueError for anything else."""
+    """The verdict that `verdict_to_json` turned into `plain`. Raises ValueError otherwise."""
     try:
         reward, error = plain
         if reward is None:
@@ -137,7 +137,7 @@ def memory_held() -> tuple[int, int]:
 
 
 def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies. Elsewhere the closed connection ends it."""
+    """Ask Linux to kill this process when its parent dies; elsewhere it ends on its own."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG

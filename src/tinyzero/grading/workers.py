@@ -1,7 +1,7 @@
 """Grading in worker processes, so that no grader can hang, crash or slow down a run.
 
 A worker that takes too long is killed, together with everything it started, and a new one grades
-the next answer. The verdict on an answer depends neither on the number of workers nor on their order.
+the next answer. Verdicts do not depend on the number of workers or on their order.
 """
 
 from __future__ import annotations
@@ -320,8 +320,8 @@ def _run_nursery(control: socket.socket, judge: Judge, memory: float) -> NoRetur
 def _ask(connection: socket.socket, job: Job, limit: float) -> tuple[list[Verdict], bool]:
     """The verdicts of a job, and whether the worker has used up half of its memory.
 
-    Raises TimeoutError after `limit` seconds, and OSError, EOFError, ValueError or RecursionError if
-    the worker died or its reply is malformed.
+    Raises TimeoutError after `limit` seconds, or OSError, EOFError, ValueError or RecursionError
+    if the worker died or its reply is malformed.
     """
     deadline = time.monotonic() + limit
     connection.settimeout(limit)

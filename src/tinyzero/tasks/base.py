@@ -1,8 +1,8 @@
 """The base class of a task: four methods to write, and a default for everything else.
 
-A task needs `problem`, `prompt`, `reward` and `solution`. A class that has these four methods and no
-base class is a task too: `load_task` adds the defaults. The examples below are all about one task,
-which asks for the sum of two numbers.
+A task needs `problem`, `prompt`, `reward` and `solution`. A class that has these four methods and
+no base class is a task too: `load_task` adds the defaults. The examples below are all about one
+task, which asks for the sum of two numbers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Event(NamedTuple):
 class Chart(NamedTuple):
     """Metrics of a task that the report draws in one chart.
 
-    Example: `Chart("Arithmetic", "How many steps are true.", (("behaviour/true", "true"),), "share")`.
+    Example: `Chart("Steps", "How many are true.", (("behaviour/true", "true"),), "share")`.
     """
 
     title: str
@@ -60,8 +60,8 @@ class Chart(NamedTuple):
 class Shortcut(NamedTuple):
     """An easy method that solves some of the problems, to compare scores with.
 
-    It solves exactly the problems for which `Task.describe` gives the label `label` the value `value`.
-    The report calls it `says` and shows how many problems of each kind it solves.
+    It solves exactly the problems for which `Task.describe` gives the label `label` the value
+    `value`. The report calls it `says` and shows how many problems of each kind it solves.
 
     Example: `Shortcut("carries", "no", "adding digit by digit")`.
     """
@@ -139,7 +139,7 @@ class Task:
     """An easy method that scores are compared with."""
 
     sources: Sequence[str] = ()
-    """Options that name a file or a dataset. `tinyzero plan` ignores them, so it downloads nothing."""
+    """Options that name a file or a dataset. `tinyzero plan` ignores them and downloads nothing."""
 
     allowed_attacks: Sequence[str] = ()
     """Findings of `tinyzero check-task` that are intended, such as "junk around the answer"."""
@@ -174,8 +174,8 @@ class Task:
     def prompt(self, problem: Problem, template: str) -> Prompt:
         """The text, or the list of chat messages, that poses `problem` to the model.
 
-        `template` is the option `--model.prompt`: "compact", "chat", "base", "instruct" or a name of
-        your own. Raise UserError for one that the task does not have.
+        `template` is the option `--model.prompt`: "compact", "chat", "base", "instruct" or a name
+        of your own. Raise UserError for one that the task does not have.
 
         Example:
 
@@ -187,8 +187,8 @@ class Task:
     def reward(self, problem: Problem, text: str) -> Reward | float | bool:
         """The reward of one completion: a Reward, a number, or True for right and False for wrong.
 
-        `text` includes the stop string. Never run it (no `eval`), and return 0 instead of raising if
-        it is not an answer.
+        `text` includes the stop string. Never run it (no `eval`). If it is not an answer, return 0
+        instead of raising.
 
         Example:
 
@@ -212,7 +212,7 @@ class Task:
         return [self.reward(problem, text) for problem, text in zip(problems, texts, strict=True)]
 
     def solution(self, problem: Problem) -> str:
-        """A completion that earns full marks, stop string included. Raise NoSolution if none is known.
+        """A completion that earns full marks, with its stop string; or raise NoSolution.
 
         `tinyzero check-task` grades it, and learns from it how answers are written.
 
@@ -306,7 +306,7 @@ class Task:
         raise UserError("problems of this task cannot be typed: press Enter to draw one")
 
     def line(self, problem: Problem) -> str:
-        """The line that a person would type for `problem`, which `pose` reads back; by default empty.
+        """The line to type for `problem`, which `pose` reads back; by default empty.
 
         Example:
 

@@ -32,7 +32,7 @@ class Corpus(NamedTuple):
     options: type[BaseModel]
     """The options of the corpus, as a pydantic model."""
     document: Callable[[random.Random, Any], tuple[str, str]]
-    """Draws one document, given the options: a prompt, which has no loss, and the rest up to END."""
+    """Draws a document from the options: a prompt, which has no loss, and the rest up to END."""
     knows: str
     """What the base has read about, as its model card says: "it knows ..."."""
     note: str = ""

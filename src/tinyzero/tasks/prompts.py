@@ -1,11 +1,11 @@
 """The templates that the tasks of this package pose a problem in; `--model.prompt` chooses one.
 
-| template   | for                                     | form                                       |
-|------------|-----------------------------------------|--------------------------------------------|
-| `compact`  | the tiny bases that ship                | as few tokens as possible                  |
-| `chat`     | a base of `tinyzero pretrain --chat`    | the same question as chat messages         |
-| `base`     | base models                             | the text of R1-Zero, as TinyZero uses it   |
-| `instruct` | instruct models                         | chat messages, for the model's own format  |
+| template   | for                                   | form                                      |
+|------------|---------------------------------------|-------------------------------------------|
+| `compact`  | the tiny bases that ship              | as few tokens as possible                 |
+| `chat`     | a base of `tinyzero pretrain --chat`  | the same question as chat messages        |
+| `base`     | base models                           | the text of R1-Zero, as TinyZero uses it  |
+| `instruct` | instruct models                       | chat messages, for the model's own format |
 
 Each of them opens the answer with `<think>`.
 """

@@ -36,16 +36,20 @@ _BRACKETS = str.maketrans("[]{}", "()()")
 
 _OPERAND = rf"(?:{_NUMBER}|(?:it|this|that|the (?:result|sum|difference|product|quotient))\b)"
 _VERB = re.compile(
-    rf"\b(?P<verb>add|subtract|multipl|divid|tak)(?:e|y|s|es|ies|ed|ied|ing|ying|ting)?\s+(?P<a>{_OPERAND})?"
+    rf"\b(?P<verb>add|subtract|multipl|divid|tak)(?:e|y|s|es|ies|ed|ied|ing|ying"
+    rf"|ting)?\s+(?P<a>{_OPERAND})?"
     rf"(?:\s*(?P<link>and|to|from|by|with|away from|away)\s+(?P<b>{_OPERAND}))?"
 )
 _VERBS = {"add": "+", "subtract": "-", "tak": "-", "multipl": "*", "divid": "/"}
 
 _RELATION = re.compile(
     r"=+>?|≈|→|⇒|->|\\(?:approx|to|rightarrow|implies)"
-    r"|,?\s*(?:(?:and|so|then)\s+)?(?:(?:which|that|this|it|we|i|you|the result)\s*)?(?:would\s+|will\s+)?"
-    r"(?:'s|is|equals?|is equal to|gives?|giving|get|makes?|making|yields?|yielding|have|obtain|results? in"
-    r"|resulting in|leads? (?:us )?to|comes? (?:out )?to|becomes?|to (?:get|give|make|obtain|reach))"
+    r"|,?\s*(?:(?:and|so|then)\s+)?(?:(?:which|that|this|it|we|i|you|the result)\s*)?(?:would\s+"
+    r"|will\s+)?"
+    r"(?:'s|is|equals?|is equal to|gives?|giving|get|makes?|making|yields?|yielding|have|obtain"
+    r"|results? in"
+    r"|resulting in|leads? (?:us )?to|comes? (?:out )?to|becomes?|to (?:get|give|make|obtain"
+    r"|reach))"
     r"(?:\s+(?:us|me|exactly|just|only|about|approximately|roughly|the number))*"
 )
 _LEAD = re.compile(r"(?:(?:so|and|then|now|well|yes)\b[,\s]*)?")

@@ -1,8 +1,8 @@
 """Is a task fit to train on? A grader that can be fooled, or that fails, spoils a run.
 
-`check_task` tries what a model will try, and reports what failed, on which input, and what to change.
-The task runs in a worker process with limits, which is watched for side effects: files, processes,
-networks, and running the model's text.
+`check_task` tries what a model will try, and reports what failed, on which input, and what to
+change. The task runs in a worker process with limits, which is watched for side effects: files,
+processes, networks, and running the model's text.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ class AttackRun:
         """A note if a reward is slow, or starts a process for every answer."""
         seconds = self.reward_seconds()
         per_step = (
-            f"{1000 * seconds:.0f} ms per call, so the {STEP_ANSWERS} answers of a laptop step take "
-            f"{STEP_ANSWERS * seconds:.1f} s of one worker's time"
+            f"{1000 * seconds:.0f} ms per call, so the {STEP_ANSWERS} answers of a laptop step "
+            f"take {STEP_ANSWERS * seconds:.1f} s of one worker's time"
         )
         if "processes" in self.allowed and self.process_starts > OFTEN * len(self.seconds):
             calls = f"{self.process_starts:,} of {len(self.seconds):,} calls"

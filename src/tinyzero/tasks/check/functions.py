@@ -160,7 +160,7 @@ class RewardFunction(Task):
         }
 
     def _check_row(self, row: Mapping[str, Any], source: str) -> None:
-        """Raise UserError if the row lacks its prompt, its answer, or a column the function needs."""
+        """Raise UserError if the row lacks the prompt, the answer, or a needed column."""
         if not _column(row, PROMPTS):
             raise UserError(f"{source}: no column prompt (nor {', '.join(PROMPTS[1:])})")
         if _expected_answer(row) is None:

@@ -157,7 +157,7 @@ def _extend(
 def _merge(
     key: tuple[object, ...], operator: str, left: _Operand, right: _Operand
 ) -> tuple[object, ...]:
-    """The key of a try with one more step; a+b+c and a*b*c have one key, however they are paired."""
+    """The key of a try with one more step; a+b+c has one key, however it is paired."""
     continues = operator in "+*" and operator in (left.operator, right.operator)
     if continues and key and key[-1][0] == operator:  # type: ignore[index]
         new_term = left.value if left.operator != operator else right.value

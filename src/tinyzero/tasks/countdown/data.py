@@ -222,5 +222,6 @@ def _require_columns(source: str | Path, names: Sequence[str]) -> None:
     for column in ("target", "nums"):
         if column not in names:
             raise UserError(
-                f"{source} has no column {column!r} (it has {', '.join(names)}): rename the right one"
+                f"{source} has no column {column!r} (it has {', '.join(names)}): "
+                "rename the right one"
             )

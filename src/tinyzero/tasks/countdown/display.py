@@ -13,7 +13,7 @@ GLOSSARY: dict[str, str] = {
     "behaviour/repeat_rate": "Share of attempts that the same completion has made before.",
     "behaviour/legal_rate": "Share of lines of steps that are attempts: they use each given number "
     "exactly once. Compact grammar only.",
-    "behaviour/arithmetic_accuracy": "Share of the calculations written down that are exactly true.",
+    "behaviour/arithmetic_accuracy": "Share of the written calculations that are exactly true.",
     "behaviour/verifications": "Mean number of verdicts per completion. "
     "A verdict says that a result is the target, or that it is not.",
     "behaviour/verification_precision": "Share of the yes verdicts that are true: "
@@ -33,29 +33,29 @@ GLOSSARY: dict[str, str] = {
     "for another.",
     "behaviour/backtracks_said": "Mean number of backtracks per completion that words announce, "
     'such as "let\'s try another" (lexical backtracking).',
-    "behaviour/backtracks_silent": "Mean number of backtracks per completion that no word announces: "
+    "behaviour/backtracks_silent": "Mean number of backtracks per completion without such words: "
     "after a miss, the arithmetic starts again (structural backtracking). "
     "In the compact grammar all backtracks are silent.",
     "behaviour/subgoals": "Mean number of intermediate goals per completion, such as "
     '"I need to get 8". Free text only.',
     "behaviour/subgoals_made": "Share of the intermediate goals that are later made from the given "
     "numbers.",
-    "behaviour/backward": "Mean number of sentences per completion that reason back from the target. "
+    "behaviour/backward": "Mean number of sentences per completion that reason from the target. "
     "Free text only.",
     "behaviour/self_checked": "Share of completions that work out their solution a second time.",
     "behaviour/found_rate": "Share of completions in which some attempt equals the target.",
-    "behaviour/first_hit": "Mean number of the first attempt that equals the target, counted from 1, "
+    "behaviour/first_hit": "Mean number of the first attempt that equals the target, from 1, "
     "over the completions that have one.",
-    "behaviour/first_hit_characters": "Mean number of characters up to the first attempt that equals "
-    "the target, over the completions that have one.",
+    "behaviour/first_hit_characters": "Mean number of characters up to the first attempt that "
+    "equals the target, over the completions that have one.",
     "behaviour/characters_per_attempt": "Characters of thinking per attempt, over all completions. "
     "`response_length` divided by `behaviour/attempts` is the same in tokens, with the answer.",
-    "behaviour/continued_characters": "Mean number of characters of thinking after the first true yes, "
-    "over the completions that have one.",
+    "behaviour/continued_characters": "Mean number of characters of thinking after the first "
+    "true yes, over the completions that have one.",
     "behaviour/early_hit_rate": "Share of the first three attempts per completion that equal the "
     "target.",
-    "behaviour/gave_up": "Share of completions that search, accept nothing as a solution, and say so "
-    "or answer anyway.",
+    "behaviour/gave_up": "Share of completions that search, accept nothing as a solution, and "
+    "say so or answer anyway.",
     "behaviour/direct": "Share of completions that answer without any arithmetic before it.",
     "behaviour/faithful": "Share of answers that the thinking had accepted as a solution, "
     "over the completions that accepted one.",
@@ -94,7 +94,7 @@ CHARTS = (
     ),
     Chart(
         "Checks and new starts",
-        "How often an answer compares a result with the target, and how often it tries another way.",
+        "How often an answer compares a result with the target, and tries another way.",
         (
             ("behaviour/verifications", "checks"),
             ("behaviour/backtracks", "new starts"),
@@ -147,7 +147,7 @@ CHARTS = (
     ),
     Chart(
         "Is its writing sound?",
-        "Whether it calculates correctly, and whether its lines are attempts that end in a verdict.",
+        "Whether it calculates correctly, and its lines are attempts that end in a verdict.",
         (
             ("behaviour/arithmetic_accuracy", "arithmetic that is true"),
             ("behaviour/legal_rate", "lines that are attempts"),

@@ -118,7 +118,7 @@ def _quotient(x: Value, y: Value) -> Value:
 
 
 def _halves(numbers: Numbers) -> dict[tuple[Numbers, Numbers], None]:
-    """The ways to divide `numbers` into two parts. Even ones come first: they have fewest values."""
+    """The ways to divide `numbers` into two parts; even ones, with fewest values, come first."""
     indices = range(len(numbers))
     pairs: dict[tuple[Numbers, Numbers], None] = {}
     for size in range(len(numbers) // 2, 0, -1):
@@ -130,7 +130,7 @@ def _halves(numbers: Numbers) -> dict[tuple[Numbers, Numbers], None]:
 
 
 class _Form(NamedTuple):
-    """An expression in normal form: flat sums and products, with signs so that no part is negative."""
+    """An expression in normal form: sums and products are flat, and no part is negative."""
 
     value: Value
     text: str
@@ -152,12 +152,12 @@ def _forms(numbers: Numbers) -> Iterator[_Form]:
 
 @lru_cache(maxsize=256)
 def _forms_except(kind: str, numbers: Numbers) -> list[_Form]:
-    """The forms of `numbers` that are not of this kind: a term is not a sum, a factor no product."""
+    """The forms that are not of this kind: a term is not a sum, a factor is not a product."""
     return list(dict.fromkeys(form for form in _forms(numbers) if form.kind != kind))
 
 
 def _sums(terms: Sequence[_Form]) -> Iterator[_Form]:
-    """Every way to add and subtract `terms`. Of a sum and its opposite, the positive one is made."""
+    """Every way to add and subtract `terms`; of a sum and its opposite, only the positive one."""
     first, *rest = sorted(terms, reverse=True)
     for signs in product((1, -1), repeat=len(rest)):
         signed_terms = [(1, first), *zip(signs, rest, strict=True)]

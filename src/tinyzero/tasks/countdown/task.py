@@ -59,8 +59,8 @@ class CountdownOptions(BaseModel):
     )
     data: str | None = Field(
         default=None,
-        description="read the problems from this parquet or JSONL file or hub dataset, with columns "
-        "target and nums, instead of drawing them",
+        description="read the problems from this parquet or JSONL file or hub dataset, with "
+        "columns target and nums, instead of drawing them",
     )
     data_split: Literal["keys", "tinyzero"] = Field(
         default="keys",
@@ -184,7 +184,7 @@ class Countdown(Task):
         )
 
     def size(self, split: Split) -> int | None:
-        """The number of rows in `split` if problems are read from `data`; None if they are drawn."""
+        """The number of rows in `split` if problems come from `data`; None if they are drawn."""
         return None if self.options.data is None else len(self._rows[split])
 
     @cached_property
@@ -222,7 +222,7 @@ class Countdown(Task):
         return make_problem(row.nums, row.target, split)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        """The question in the template "compact", "chat", "base" (TinyZero's text) or "instruct"."""
+        """The question in the template "compact", "chat", "base" or "instruct"."""
         return question.prompt(problem.fields["numbers"], problem.fields["target"], template)
 
     def pose(self, line: str) -> Problem:
@@ -258,7 +258,7 @@ class Countdown(Task):
         return {"target": problem.fields["target"], "nums": list(problem.fields["numbers"])}
 
     def reward(self, problem: Problem, text: str) -> Reward:
-        """1 for the target from exactly the given numbers, `format_reward` for any other expression.
+        """1 for the target from exactly the given numbers, `format_reward` for other expressions.
 
         0 for everything else.
         """
@@ -286,7 +286,7 @@ class Countdown(Task):
         return thinking.events(text, problem.fields)
 
     def describe(self, problem: Problem) -> dict[str, object]:
-        """Two labels: how many `numbers`, and the `operators` needed ("+-" if these two suffice)."""
+        """Two labels: how many `numbers`, and the `operators` needed, "+-" or "*/"."""
         numbers, target = problem.fields["numbers"], problem.fields["target"]
         plus_minus = countdown_solver.plus_minus_suffices(numbers, target)
         return {"numbers": len(numbers), "operators": "+-" if plus_minus else "*/"}

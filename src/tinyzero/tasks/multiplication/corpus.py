@@ -29,7 +29,7 @@ from tinyzero.tasks.multiplication.task import split_of
 
 
 class ProductsOptions(BaseModel):
-    """The shares of the corpus. Posed products that are neither guessed nor worked out are spoilt."""
+    """The shares of the corpus. Posed products that are not guessed or worked out are spoilt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from tinyzero.tasks.base import Chart
 
 GLOSSARY: dict[str, str] = {
-    "behaviour/arithmetic_accuracy": "Share of the calculations written down that are exactly true.",
+    "behaviour/arithmetic_accuracy": "Share of the written calculations that are exactly true.",
     "behaviour/decomposed": "Share of completions that break the product down in full into smaller "
     "products, such as 47*36 into 40*36 and 7*36. A digit times a digit does not count.",
-    "behaviour/decomposed_partly": "Share of the same completions that multiply some pairs of digits, "
-    "but not all of them.",
+    "behaviour/decomposed_partly": "Share of the same completions that multiply some pairs of "
+    "digits, but not all of them.",
 }
 """The meaning of each metric, with its unit."""
 

@@ -9,8 +9,10 @@ from tinyzero.types import Prompt
 def prompt(a: int, b: int, template: str) -> Prompt:
     """The question for a*b in `template`, one of `tinyzero.tasks.prompts.TEMPLATES`.
 
-    "base" and "instruct" have the form of Countdown's question. TinyZero's own text differs: it ends
-    with "= Assistant: Ok let me think about it.". Raises UserError if there is no such template.
+    "base" and "instruct" have the form of Countdown's question. TinyZero's own text differs: it
+    ends with "= Assistant: Ok let me think about it.".
+
+    Raises UserError if there is no such template.
 
     >>> prompt(47, 36, "compact")
     '47*36\\n<think>\\n'

@@ -35,7 +35,7 @@ class MultiplicationOptions(BaseModel):
         default=None,
         ge=1,
         le=9,
-        description="most digits of each operand, all lengths equally often; by default TinyZero's mix",
+        description="most digits of each operand, all equally often; by default TinyZero's mix",
     )
     format_reward: float = Field(
         default=0.1, ge=0, lt=1, description="reward for a wrong answer that is an integer"

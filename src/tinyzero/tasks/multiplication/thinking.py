@@ -88,7 +88,7 @@ def decomposition(a: int, b: int, factors: Sequence[tuple[int, int]]) -> tuple[i
     """How far the products in `factors` break a*b down, as three counts: (covered, pairs, parts).
 
     `pairs` counts the pairs of a digit of a and a digit of b, without zeros. `covered` counts those
-    that some product in `factors` multiplies, whatever its power of ten: 40*3, 4*30 and 4*3 all cover
+    that some product in `factors` multiplies, whatever its power of ten: 40*3, 4*30 and 4*3 cover
     the pair 4 and 3. In 47*36, the product 47*3 covers two pairs, and 47*36 itself covers none.
     `parts` counts the products that cover new pairs. Results are ignored.
 

@@ -2,8 +2,8 @@
 
 It can also train an existing base further. The loss is next-token prediction on a task's synthetic
 corpus. Muon updates the matrices and AdamW the rest; the learning rate is constant at first, and
-then decays linearly to zero. The unit of work is a pool of documents that are drawn from (seed, pool
-number), so an interrupted run resumes exactly.
+then decays linearly to zero. The unit of work is a pool of documents that are drawn from (seed,
+pool number), so an interrupted run resumes exactly.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PretrainOptions(BaseModel):
     )
     start: str = Field(
         "",
-        description="start with the weights of this model, a bundled base or a folder; empty for random ones",
+        description="start with the weights of this bundled base or folder; empty for random ones",
     )
     chat: bool = Field(False, description="pose problems as chat messages, for --model.prompt chat")
     seed: int = Field(
@@ -139,7 +139,7 @@ _TOKEN = re.compile("|".join(map(re.escape, (*corpora.WORDS, corpora.END))) + "|
 
 
 def encode(prompt: str, text: str, vocabulary: dict[str, int]) -> tuple[list[int], int]:
-    """The token ids of a document, as the tokenizer encodes it, and how many belong to the prompt."""
+    """The token ids of a document, as the tokenizer makes them, and how many are the prompt."""
     prompt_ids = [vocabulary[token] for token in _TOKEN.findall(prompt)]
     text_ids = [vocabulary[token] for token in _TOKEN.findall(text)]
     return prompt_ids + text_ids, len(prompt_ids)
@@ -202,8 +202,9 @@ def pretrain(options: PretrainOptions, folder: Path, report: Callable[[str], Non
 
     `report` is called with one line per pool.
 
-    Raises UserError if the folder cannot be written, if it holds a run with other options, or if the
-    device is missing; NonFiniteError if the loss is not finite; KeyboardInterrupt after a clean stop.
+    Raises UserError if the folder cannot be written, if it holds a run with other options, or if
+    the device is missing. Raises NonFiniteError if the loss is not finite, and KeyboardInterrupt
+    after a clean stop.
     """
     outputs.refuse_others(folder / "model", outputs.is_base, FIX)
     device = models.pick_device(options.device)

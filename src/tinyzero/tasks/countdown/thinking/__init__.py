@@ -77,7 +77,7 @@ def measure(problem: Problem, text: str) -> dict[str, int]:
 def _search_events(
     numbers: Sequence[int], target: int, text: str, lines: Sequence[tuple[int, Line]] | None
 ) -> list[Event]:
-    """The events of a text: from its `lines` if it is in the compact grammar, else from its words."""
+    """The events of a text, from its `lines` if it is compact, and else from its words."""
     thinking, _ = thinking_of(text)
     events_found = (
         free_events(numbers, target, thinking) if lines is None else compact_events(target, lines)

@@ -43,7 +43,7 @@ class Line:
     verdict: bool | None
     """Whether the line claims to reach the target; None without a verdict."""
     bounds: tuple[int, ...]
-    """Indices in the line: where each step begins, where the last one ends, and where the line ends."""
+    """Indices in the line: the start of each step, the end of the last one, the end of the line."""
 
     @property
     def stated(self) -> int:

@@ -128,7 +128,7 @@ class _Reader:
     def acts(
         self, sentence_chains: Sequence[Chain]
     ) -> list[tuple[int, Callable[[Any], None], Any]]:
-        """What the sentence does: each act's index in the sentence, its method, and the argument."""
+        """What the sentence does: the index of each act, its method, and the argument."""
         sentence = self.sentence
         acts: list[tuple[int, Callable[[Any], None], Any]] = [
             (chain.start, self.compute, chain) for chain in sentence_chains
@@ -161,7 +161,7 @@ class _Reader:
         return [*accepted, last]
 
     def emit(self, kind: str, left: int, right: int, detail: str = "") -> None:
-        """Add an event at these indices of the sentence; a kind in ONCE counts once per sentence."""
+        """Add an event at these indices; a kind in ONCE counts once per sentence."""
         if kind in ONCE and kind in self.said:
             return
         self.said.add(kind)
@@ -396,7 +396,7 @@ class _Reader:
         self.missed = verdict == "no" and not self.turned
 
     def turn(self, match: re.Match[str]) -> None:
-        """Take in words that give up the current work; once, until something is worked out again."""
+        """Take in words that give up the current work; once, until new work begins."""
         is_check = cues.CHECK.search(self.sentence) and self.work and self.work.taken(self.target)
         is_vague = cues.VAGUE.match(match[0]) and not self.missed
         if self.work and not self.turned and not is_check and not is_vague:
