@@ -698,7 +698,7 @@ def test_a_small_margin_is_called_tight() -> None:
     tight = replace(plan, device=replace(plan.device, memory=plan.peak / USABLE / 0.97))
     assert roomy.margin == pytest.approx(0.1)
     assert "  fits, 10% of the usable" in describe(roomy)
-    assert "  fits, but it is tight: 3% of the usable" in describe(tight)
+    assert "  fits, but tight: 3% of the usable" in describe(tight)
 
 
 PROFILES = ("141gb", "80gb", "48gb", "24gb")
