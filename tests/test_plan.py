@@ -526,7 +526,7 @@ def test_decoding_lasts_until_the_longest_answer() -> None:
 def test_a_cpu_decodes_batch_after_batch_and_a_gpu_refills() -> None:
     """256 answers of 64 tokens in 128 rows: two batches of 512 passes, or 128 and the last one's 448."""
     few = ["--rollout.rows=128"]
-    still = {"rates": {"float32": 1e30}, "bandwidth": 1e30, "decoding": 0.0}
+    still: dict[str, Any] = {"rates": {"float32": 1e30}, "bandwidth": 1e30, "decoding": 0.0}
     config = resolve(read_recipe("laptop"), parse_overrides(few))
     cpu, gpu = (
         plan_of(config, replace(device, **still, launch=1.0, step=0.0), length=64)
@@ -698,7 +698,7 @@ def test_a_small_margin_is_called_tight() -> None:
     tight = replace(plan, device=replace(plan.device, memory=plan.peak / USABLE / 0.97))
     assert roomy.margin == pytest.approx(0.1)
     assert "  fits, 10% of the usable" in describe(roomy)
-    assert "  fits, but it is tight: 3% of the usable" in describe(tight)
+    assert "  fits, but tight: 3% of the usable" in describe(tight)
 
 
 PROFILES = ("141gb", "80gb", "48gb", "24gb")

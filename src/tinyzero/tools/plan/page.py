@@ -66,7 +66,7 @@ def verdict(plan: Plan) -> str:
     usable = f"the usable {size_text(USABLE * total)} of {size_text(total)}"
     if not plan.fits:
         return f"does not fit in {usable}"
-    tight = "but it is tight: " if plan.margin < TIGHT else ""
+    tight = "but tight: " if plan.margin < TIGHT else ""
     return f"fits, {tight}{plan.margin:.0%} of {usable} stays free"
 
 
@@ -96,7 +96,7 @@ def run_line(plan: Plan, price: tuple[float, float] | None) -> str:
     parts = [
         f"{plan.steps} steps and evaluations: {short_time(3600 * plan.hours)}",
         f"{plan.flops:.1e} FLOP",
-        f"{plan.utilisation:.0%} of the device's rate",
+        f"{plan.utilisation:.0%} of the peak rate",
     ]
     if price:
         parts.append(f"${cost(price, plan.hours)} at ${rate(price)} per hour")
@@ -192,4 +192,6 @@ def seconds_text(seconds: float) -> str:
 
 def work_text(flops: float) -> str:
     """FLOPs as "2,640 TFLOP" or "68 GFLOP"."""
-    return f"{flops / 1e12:,.0f} TFLOP" if flops >= 1e13 else f"{flops / 1e9:,.2g} GFLOP"
+    if flops >= 1e13:
+        return f"{flops / 1e12:,.0f} TFLOP"
+    return f"{flops / 1e9:,.0f} GFLOP" if flops >= 1e10 else f"{flops / 1e9:.2g} GFLOP"

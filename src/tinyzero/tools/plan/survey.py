@@ -146,11 +146,13 @@ def aligned(rows: Sequence[list[str] | str]) -> list[str]:
 
 def short_time(seconds: float) -> str:
     """A duration in its natural unit: "0.6 s", "12 s", "8.3 min", "35 h"."""
+    number, unit = seconds / 3600, "h"
     if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:,.1f} h"
+        number, unit = seconds, "s"
+    elif seconds < 6000:
+        number, unit = seconds / 60, "min"
+
+    return f"{number:.1f} {unit}" if number < 10 else f"{number:,.0f} {unit}"
 
 
 def without_type(candidates: Mapping[str, Config], device: Device, planner: Planner) -> str:
