@@ -1,4 +1,4 @@
-"""Your own algorithm in one file. Here RAFT (arXiv:2304.06767): imitate the right answers, ignore the wrong ones.
+"""Your own algorithm in one file. Here RAFT (arXiv:2304.06767), which imitates right answers only.
 
 tinyzero train --algorithm examples/my_algorithm.py:RAFT --algorithm.at_most 4
 """
@@ -16,37 +16,52 @@ from tinyzero.types import Group, Lesson, Scorer
 
 
 class RAFTOptions(BaseModel):
+    """Each field is an option of the command line: `--algorithm.at_most 4`."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    at_most: int = Field(16, ge=1, description="right answers of a group that are imitated")
+    at_most: int = Field(16, ge=1, description="right answers per group that are imitated")
 
 
 class RAFT(Algorithm):
+    """Supervised training on the model's own right answers."""
+
     Options = RAFTOptions
 
     def keep(self, groups: list[Group]) -> list[Group]:
-        return [g for g in groups if any(r.reward.right for r in g)]  # others are drawn anew
+        """Keep the groups with a right answer. The others are replaced by new ones."""
+        return [group for group in groups if any(rollout.reward.right for rollout in group)]
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
-        right = batch.right
-        earlier = torch.tensor(
-            [int(right[:i][batch.groups[:i] == g].sum()) for i, g in enumerate(batch.groups)]
-        )
-        chosen = (right & (earlier < self.options.at_most)).float()
-        found = advantages.broadcast(chosen, batch.mask)
-        return replace(batch, advantages=found, idle=chosen == 0), Lesson()
+        """Give an advantage of 1 to the first `at_most` right answers per group, and 0 to others."""
+        chosen = torch.zeros(len(batch.groups))
+        chosen_per_group: dict[int, int] = {}
+        for row, group in enumerate(batch.groups.tolist()):
+            already_chosen = chosen_per_group.get(group, 0)
+            if batch.right[row] and already_chosen < self.options.at_most:
+                chosen[row] = 1.0
+                chosen_per_group[group] = already_chosen + 1
+
+        # Rows without an advantage have no gradient: `idle` spares their computation.
+        token_advantages = advantages.broadcast(chosen, batch.mask)
+        return replace(batch, advantages=token_advantages, idle=chosen == 0), Lesson()
 
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """The negative log-likelihood of the chosen answers, averaged over all tokens of the step.
+
+        Returns this micro-batch's share of it, and each metric as (sum, count).
+        """
         assert batch.advantages is not None
-        likelihood = -batch.advantages * outputs["logprobs"]
-        mean = losses.aggregate(
-            likelihood,
+        token_losses = -batch.advantages * outputs["logprobs"]
+        loss = losses.aggregate(
+            token_losses,
             batch.mask,
             "token-mean",
             tokens=totals.tokens,
             sequences=totals.sequences,
             max_length=totals.max_length,
         )
-        return mean, {"imitated": ((batch.advantages > 0).sum(), batch.mask.sum())}
+        imitated = (batch.advantages > 0).sum()
+        return loss, {"imitated": (imitated, batch.mask.sum())}

@@ -493,7 +493,7 @@ def test_check_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check-task", f"{EXAMPLE}:BeatTheSum"]) == 0
     assert "every check passed" in capsys.readouterr().out
     wrong = tmp_path / "wrong.py"
-    wrong.write_text(EXAMPLE.read_text().replace("return Reward(float(right)", "return Reward(1.0"))
+    wrong.write_text(EXAMPLE.read_text().replace("return False", "return True"))
     assert cli.main(["check-task", f"{wrong}:BeatTheSum"]) == 1
     assert "FAILED" in capsys.readouterr().out
 

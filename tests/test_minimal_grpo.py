@@ -1,4 +1,4 @@
-"""The classroom example learns: rewarded for right answers alone, it gets better on problems it never met."""
+"""The one-file example learns from right answers alone, measured on problems it has not seen."""
 
 import sys
 from pathlib import Path
@@ -12,14 +12,14 @@ import minimal_grpo
 
 def test_it_gets_better_on_held_out_problems() -> None:
     before, after = minimal_grpo.main(steps=20, seed=0, pretraining=350)
-    assert 0.1 < before < 0.4, "a base model is weak, but not lost"
+    assert 0.1 < before < 0.4, "a base model is weak, but right sometimes"
     assert after > before + 0.05
 
 
 @pytest.mark.slow
 def test_it_gets_better_as_a_reader_runs_it() -> None:
     before, after = minimal_grpo.main(steps=20, seed=0)
-    assert 0.1 < before < 0.4, "a base model is weak, but not lost"
+    assert 0.1 < before < 0.4, "a base model is weak, but right sometimes"
     assert after > before + 0.05
 
 

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, in small: what it says a reader will see is there."""
+"""Every cell of the notebook runs, with fewer steps, and shows what the text says."""
 
 import json
 from pathlib import Path
@@ -22,25 +22,27 @@ SMALLER = {
 def cells() -> list[str]:
     """The code of the notebook's cells, without the one that installs."""
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    sources = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    code_cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in code_cells]
     return [source for source in sources if not source.startswith("%")]
 
 
-def test_it_goes_from_installation_to_a_curve_and_a_task_of_ones_own(
+def test_every_cell_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
-    whole = tinyzero.train
+    train_in_full = tinyzero.train
 
     def train(recipe: str = "laptop", **options: Any) -> tinyzero.Run:
         options["eval"] = {"test_problems": min(4, options["eval"]["test_problems"])}
-        return whole(recipe, **{**options, **SMALLER})
+        return train_in_full(recipe, **{**options, **SMALLER})
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tinyzero, "train", train)
     names: dict[str, Any] = {"__name__": "__main__"}
     for source in cells():
         exec(compile(source, "notebook", "exec"), names)
+
     assert len(names["run"].metrics["accuracy"]) == 2
     assert names["own"].metrics["reward"]
     assert tinyzero.check_task(names["BeatTheSum"]) == []
