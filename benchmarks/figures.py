@@ -125,7 +125,11 @@ def check(document: str, entry: Mapping[str, Any], text: str) -> tuple[list[str]
     end_of_last = 0
 
     for template in entry.get("statements", ()):
-        statement = read_statement(template)
+        try:
+            statement = read_statement(template)
+        except (KeyError, IndexError, ValueError) as error:
+            problems.append(f"{document}: {error} in {template}")
+            continue
         match = statement.pattern.search(text, end_of_last)
         if match is None:
             problems.append(f"{document}: not there, or not in this order: {template}")

@@ -221,7 +221,7 @@ def memory(given: argparse.Namespace) -> None:
         rows.append(
             [
                 name,
-                f"{taken['bytes'] / 2**30:.2f}",
+                f"{taken['GiB']:.2f}",
                 f"{taken['seconds']:.1f}",
                 f"{taken['gradient']:.5f}",
             ]
@@ -263,7 +263,7 @@ def one(given: argparse.Namespace) -> None:
     assert weight.grad is not None
 
     took = {
-        "bytes": peak() - before,
+        "GiB": (peak() - before) / 2**30,
         "seconds": time.process_time() - started,
         "gradient": float(weight.grad.norm()),
     }

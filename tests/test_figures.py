@@ -90,6 +90,12 @@ def test_a_statement_that_is_gone_is_named(script: Any) -> None:
     assert problems[0] == "page.md: listed as given, but not there: 0.5 M"
 
 
+def test_a_figure_that_the_file_lacks_is_named(script: Any) -> None:
+    entry = {"statements": ["| GRPO | {grid.grpo.loss:.3f} |"]}
+    problems, _ = script.check("page.md", entry, "| GRPO | 0.897 |")
+    assert "no loss; there are after, length" in problems[0]
+
+
 def test_a_file_must_say_what_made_it(script: Any, tmp_path: Path) -> None:
     (tmp_path / "bare.json").write_text(json.dumps({"command": "make", "results": {"a": 1}}))
     with pytest.raises(KeyError, match="does not say its command and commit"):
