@@ -32,13 +32,14 @@ ROOT = Path(__file__).parents[1]
 LIST = ROOT / "docs" / "figures.toml"
 RESULTS = (ROOT / "ablations" / "results", ROOT / "benchmarks" / "results")
 
+SHOWN = 70  # characters of a statement in a message
 PLACEHOLDER = re.compile(r"\{([^{}:]+):([^{}]*)\}")
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?(?: ?%)?"
 MEASUREMENT = re.compile(
     r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?: %|%| (?:s|ms|seconds?|minutes?|hours?|GiB|GB|MB|kB)\b)"
     r"|(?<![\w.])\d[\d,]*\.\d{2,}"
 )
-EVERYWHERE = re.compile(r"95 % (?:confidence )?intervals?|with 95 %|Python 3\.\d+")
+EVERYWHERE = re.compile(r"95 %\s+(?:confidence )?intervals?|with 95 %|Python 3\.\d+")
 CODE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)\s]*\)|arXiv:\S+", re.DOTALL)
 
 
@@ -132,14 +133,15 @@ def check(document: str, entry: Mapping[str, Any], text: str) -> tuple[list[str]
             continue
         match = statement.pattern.search(text, end_of_last)
         if match is None:
-            problems.append(f"{document}: not there, or not in this order: {template}")
+            problems.append(f"{document}: not there, or not in this order: {template[:SHOWN]}")
             continue
 
         covered.append(match.span())
         end_of_last = match.end()
         for i, figure in enumerate(statement.figures, 1):
             if match[i] != figure:
-                problems.append(f"{document}: states {match[i]}, the file has {figure}: {template}")
+                problem = f"{document}: states {match[i]}, the file has {figure}"
+                problems.append(f"{problem}: {template[:SHOWN]}")
                 corrections.append((*match.span(i), figure))
 
     for literal in entry.get("given", {}):
