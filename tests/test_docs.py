@@ -49,10 +49,16 @@ def glossary() -> str:
     )
     return f"""# Metrics
 
-This page explains every key of `metrics.jsonl` (one object per step), `eval.jsonl` (one object per
-evaluation) and `rollouts.jsonl` (one object per rollout). `*` stands for any text. If several entries
-match a key, the most specific one defines it. `python tests/test_docs.py` writes this page from
-`tinyzero.run.glossary.GLOSSARY` and the `glossary` of each bundled task: change it there.
+This page explains every key of a run's records. There are three files: `metrics.jsonl` has one
+object per step, `eval.jsonl` one per evaluation, and `rollouts.jsonl` one per rollout.
+
+Steps are counted from 0 in `metrics.jsonl`. In `eval.jsonl`, `step` is the number of steps taken
+before the evaluation, so 0 is the untrained model and the last one equals `steps`. The console and
+the names of checkpoints count steps from 1.
+
+`*` stands for any text. If several entries match a key, the most specific one defines it.
+`python tests/test_docs.py` writes this page from `tinyzero.run.glossary.GLOSSARY` and the `glossary`
+of each bundled task: change it there.
 
 | key | meaning |
 |---|---|
