@@ -78,7 +78,7 @@ def formatted(value: float, style: str) -> str:
 
 
 def value_of(source: str) -> float:
-    """The number at a path such as `sampler.0.median.ours`. Raises KeyError if there is none."""
+    """The number at a path such as `sampler.0.median.ours`. Raises KeyError if it is missing."""
     name, _, path = source.partition(".")
     record = results(name)
     inner = record["results"]

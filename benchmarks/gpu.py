@@ -613,7 +613,7 @@ PARTS: dict[str, tuple[Any, Any]] = {
 
 
 def cell(found: Found, key: str, unit: float = 1.0, digits: int | None = None) -> str:
-    """A cell of a table: the figure, why there is none, or a dash if it was not measured yet."""
+    """A cell of a table: the figure, why it is missing, or a dash if it was not measured yet."""
     if key not in found:
         return str(found.get("error", "-"))
     return f"{found[key] / unit:,.{(1 if unit > 1 else 0) if digits is None else digits}f}"
@@ -641,7 +641,7 @@ def settings_of(given: argparse.Namespace) -> Found:
 
 
 def read(given: argparse.Namespace, part: str) -> Found:
-    """The record of an earlier run of a part with the same settings; empty if there is none."""
+    """The record of an earlier run of a part with the same settings, or an empty one."""
     path = common.RESULTS / f"{file_of(given, part)}.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     return found if found.get("settings") == settings_of(given) else {}
