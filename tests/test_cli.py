@@ -337,7 +337,7 @@ def test_training_says_how_it_went(run: Path, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     assert "before: test pass@1" in said
     assert "after: test pass@1" in said
-    assert f"tinyzero play {run}" in said
+    assert f"tinyzero play --web {run}" in said
 
 
 def test_eval_writes_every_figure(
