@@ -105,7 +105,7 @@ STOP = ("</answer>",)
 
 
 def greedily(name: str, prompts: list[str], max_tokens: int) -> list[str]:
-    """The answers of our own sampler, with the folder's end tokens and the stop string of training."""
+    """Our own sampler's answers, with the folder's end tokens and training's stop string."""
     model, tokenizer = models.load_model(name), models.load_tokenizer(name)
     sampler = TorchSampler(model, models.decoder(tokenizer), models.end_ids(tokenizer, model, STOP))
     ids = [models.encode_prompt(tokenizer, prompt) for prompt in prompts]
@@ -374,7 +374,8 @@ def test_a_model_that_chats(
     models.save_model(tiny.model(layers=1), tokenizer, tmp_path / "source")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        '[model]\nprompt = "chat"\n[eval]\nmax_tokens = 4\n[task]\nname = "countdown"\nmax_number = 9\n'
+        '[model]\nprompt = "chat"\n[eval]\nmax_tokens = 4\n'
+        '[task]\nname = "countdown"\nmax_number = 9\n'
     )
     export.export(str(tmp_path / "source"), str(recipe), tmp_path / "talker", "talker")
     assert AutoTokenizer.from_pretrained(tmp_path / "talker").chat_template == corpora.CHAT_TEMPLATE

@@ -1,4 +1,4 @@
-"""The report shows what the records say, warns when it should, and survives any text and any records."""
+"""The report shows what the records say, warns when it should, and survives any text."""
 
 import hashlib
 import json
@@ -374,7 +374,8 @@ STUCK = [0.2] * 40
                 "grading/ungraded": [0.0] * 39 + [2.0],
                 "samples/generated": [50.0 * i for i in range(1, 41)],
             },
-            "raised an error on 10 answers, took too long for 30, could not judge 2 (2 % of all answers)",
+            "raised an error on 10 answers, took too long for 30, could not judge 2 "
+            "(2 % of all answers)",
         ),
     ],
 )
@@ -516,7 +517,8 @@ def test_every_kind_of_event_has_a_description() -> None:
         ("5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>", False),
         ("12*5=60,60+3=63\n5-3=2,2*12=24 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>", False),
         (
-            "5-3=2,2*12=24\n12*5=60,60+3=63 vs 24 no\n60-3=57 vs 24 yes\n</think>\n<answer>12*(5-3)</answer>",
+            "5-3=2,2*12=24\n12*5=60,60+3=63 vs 24 no\n60-3=57 vs 24 yes\n</think>\n"
+            "<answer>12*(5-3)</answer>",
             False,
         ),
     ],

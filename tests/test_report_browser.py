@@ -23,7 +23,10 @@ from tinyzero.tools.report.watch import Server
 pytestmark = pytest.mark.browser
 
 WIDTHS = [375, 1440]
-EVIL = "<script>window.evil=1</script><img src=x onerror=window.evil=1></script><script>window.evil=1</script>"
+EVIL = (
+    "<script>window.evil=1</script><img src=x onerror=window.evil=1></script>"
+    "<script>window.evil=1</script>"
+)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +211,8 @@ DARK = """(values) => {
   const { data } = u.ctx.getImageData(left, 0, width, u.ctx.canvas.height);
   return values.map((value) => {
     const row = Math.round(u.valToPos(value, "y", true)) * width;
-    const dark = [...Array(width).keys()].map((x) => 4 * (row + x)).filter((i) => data[i + 3] > 60 && data[i] < 160);
+    const pixels = [...Array(width).keys()].map((x) => 4 * (row + x));
+    const dark = pixels.filter((i) => data[i + 3] > 60 && data[i] < 160);
     return dark.length / width;
   });
 }"""

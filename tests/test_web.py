@@ -1,4 +1,4 @@
-"""The play page: its requests and answers, what it refuses, and how it behaves in a real browser."""
+"""The play page: its requests and answers, what it refuses, and its behaviour in a browser."""
 
 import http.client
 import json
@@ -72,7 +72,7 @@ def serving(*candidates: Candidate, task: Task | None = None) -> Iterator[Server
 def send(
     server: Server, path: str, body: Any = None, method: str = "POST", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, str]:
-    """Send a request as a browser on the page does, with other `headers`; a header of "" is left out."""
+    """Send a request as the page does, with other `headers`; a header of "" is left out."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
     own = f"127.0.0.1:{server.server_port}"
     sent = {"Host": own} | (
