@@ -210,9 +210,7 @@ def test_mistakes(
 ) -> None:
     assert "DIR" in refused(capsys, "export", run)
     assert "nosuch" in refused(capsys, "export", "nosuch", tmp_path / "out")
-    assert "unknown option --seed" in refused(
-        capsys, "export", run, tmp_path / "out", "--seed", 1
-    )
+    assert "unknown option --seed" in refused(capsys, "export", run, tmp_path / "out", "--seed", 1)
     assert "unknown option --model.prompt" in refused(
         capsys, "export", run, tmp_path / "out", "--model.prompt", "base"
     )
@@ -341,7 +339,7 @@ def test_the_card_begins_as_the_hub_reads_it(exported: Path, bundled: Path) -> N
         'tags: ["tinyzero", "reinforcement-learning", "grpo", "countdown"]\n'
     )
     config = resolve(
-        read_recipe("laptop"),
+        read_recipe("qwen2.5-3b"),
         {"model.name": "Qwen/Qwen2.5-3B", "task.name": "examples/my_task.py:Mine"},
     )
     hub = export._front_matter(config, export.History(1, [], []))
