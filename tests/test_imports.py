@@ -297,3 +297,12 @@ def test_a_package_is_entered_by_its_doors_only() -> None:
 )
 def test_a_door_that_is_not_there_would_be_noticed(line: str) -> None:
     assert forced({**modules(), "tinyzero.cli.mine": line})
+
+
+def test_the_options_of_an_algorithm_do_not_need_torch() -> None:
+    code = (
+        "import sys\nfrom tinyzero.algorithms import NAMES, REGISTRY\n"
+        "print(all(REGISTRY.find(name).Options() for name in NAMES), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True False"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tinyzero.algorithms import Algorithm, load_algorithm
 from tinyzero.algorithms.grpo import GRPO, GRPOOptions
-from tinyzero.algorithms.losses import Aggregation
+from tinyzero.algorithms.options import Aggregation
 from tinyzero.algorithms.ppo import PPO, PPOOptions
 from tinyzero.batching import Batch, Totals, collate
 from tinyzero.config import OptimizerOptions

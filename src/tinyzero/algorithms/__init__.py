@@ -7,6 +7,7 @@ An algorithm outside the package is named as `path/file.py:Name`.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,27 @@ __all__ = ["NAMES", "REGISTRY", "Algorithm", "composition", "load_algorithm", "l
 
 # Modules of this folder that are not algorithms.
 PARTS = ("advantages", "base", "guarded", "losses", "options", "stages")
+
+
+def _import_later(name: str) -> None:
+    """Let the module `name` of this package run only when something in it is used.
+
+    The algorithms import the losses, which import torch. Help lists the options of an algorithm, and
+    must not wait seconds for torch.
+    """
+    spec = importlib.util.find_spec(f"{__name__}.{name}")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    setattr(sys.modules[__name__], name, module)
+    spec.loader.exec_module(module)
+
+
+_import_later("advantages")
+_import_later("losses")
+
 REGISTRY = Registry("algorithm", __name__, "ALGORITHM", PARTS, ("annotate", "loss"))
 NAMES = REGISTRY.names()
 

@@ -5,13 +5,15 @@ All functions are pure functions of tensors. In the shapes, B counts rollouts an
 the mask are never read, and every result is zero there.
 """
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-Center = Literal["mean", "leave_one_out", "none"]
-Scale = Literal["group", "batch", "none"]
+if TYPE_CHECKING:
+    from tinyzero.algorithms.options import Center, Scale
 
 
 def group_advantages(

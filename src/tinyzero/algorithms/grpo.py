@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
 
-from tinyzero.algorithms import advantages, losses, stages
-from tinyzero.algorithms.options import PolicyOptions
+from tinyzero.algorithms import advantages, stages
+from tinyzero.algorithms.options import Aggregation, Center, PolicyOptions, Scale
 from tinyzero.types import Lesson, Scorer
 
 if TYPE_CHECKING:
@@ -42,18 +42,18 @@ if TYPE_CHECKING:
 class GRPOOptions(PolicyOptions):
     """How the rewards of a group become advantages, and the options of the shared stages."""
 
-    center: advantages.Center = Field(
+    center: Center = Field(
         "mean",
         description="baseline of a reward: mean of the group, of its other completions, or none",
     )
-    scale: advantages.Scale = Field(
+    scale: Scale = Field(
         "group",
         description="divide advantages by the deviation of the group, of the batch, or not",
     )
     whiten: bool = Field(
         False, description="shift and scale advantages to mean 0 and variance 1 over the batch"
     )
-    aggregate: losses.Aggregation = Field(
+    aggregate: Aggregation = Field(
         "seq-mean-token-mean",
         description="how the losses of all tokens are averaged into one number",
     )

@@ -6,16 +6,19 @@ what lies outside it. Their inputs should be finite in the padding all the same,
 derivative of a square at infinity, times the zero that `aggregate` passes back, is NaN.
 """
 
-from typing import Any, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+if TYPE_CHECKING:
+    from tinyzero.algorithms.options import Aggregation, Level
+
 Estimator = Literal["k1", "k2", "k3", "k3+"]
 Correction = Literal["truncate", "mask"]
-Level = Literal["token", "sequence"]
-Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant-length"]
 
 # A ratio of probabilities beyond exp(20) = 5e8 is a bug and not a policy, and exp(89) overflows
 # float32. Beyond the limit the gradient of the clamp is exactly zero, which also keeps junk in the

@@ -6,11 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tinyzero.algorithms import losses
-
 Filter = Literal["none", "flat", "band"]
 Objective = Literal["clip", "cispo", "reinforce"]
 LossEstimator = Literal["k2", "k3", "k3+"]
+Level = Literal["token", "sequence"]
+Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant-length"]
+Center = Literal["mean", "leave_one_out", "none"]
+Scale = Literal["group", "batch", "none"]
 
 
 class PolicyOptions(BaseModel):
@@ -55,7 +57,7 @@ class PolicyOptions(BaseModel):
             "truncated or masked"
         ),
     )
-    correction_level: losses.Level = Field(
+    correction_level: Level = Field(
         "token", description="correct by the ratio of each token, or of the whole sequence"
     )
     correction_cap: float = Field(
@@ -65,7 +67,7 @@ class PolicyOptions(BaseModel):
     objective: Objective = Field(
         "clip", description="policy loss per token: PPO's clip, CISPO's, or no clip (REINFORCE)"
     )
-    ratio: losses.Level = Field(
+    ratio: Level = Field(
         "token", description="clip the probability ratio of each token, or of the whole sequence"
     )
     clip_low: float = Field(
@@ -97,7 +99,7 @@ class PolicyOptions(BaseModel):
         description="steps after which the policy becomes the new reference; 0 for never",
     )
     entropy: float = Field(0.0, ge=0, le=1_000, description="weight of the entropy bonus")
-    aggregate: losses.Aggregation = Field(
+    aggregate: Aggregation = Field(
         "token-mean", description="how the losses of all tokens are averaged into one number"
     )
 

@@ -35,7 +35,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses, stages
 from tinyzero.algorithms.base import Metrics
@@ -43,6 +42,8 @@ from tinyzero.algorithms.options import PolicyOptions
 from tinyzero.types import Lesson, Scorer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tinyzero.batching import Batch, Totals
 
 

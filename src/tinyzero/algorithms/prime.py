@@ -41,7 +41,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from tinyzero.algorithms import advantages, losses, stages
 from tinyzero.algorithms.base import Metrics
@@ -50,6 +49,8 @@ from tinyzero.errors import UserError
 from tinyzero.types import Learner, Lesson, Scorer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tinyzero.batching import Batch, Totals
 
 

@@ -24,8 +24,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
-
 from tinyzero.algorithms import advantages, losses
 from tinyzero.algorithms.base import Algorithm, Metrics
 from tinyzero.algorithms.options import PolicyOptions
@@ -33,6 +31,8 @@ from tinyzero.errors import UserError
 from tinyzero.types import Group, Scorer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tinyzero.batching import Batch, Totals
 
 
