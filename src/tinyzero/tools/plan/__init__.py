@@ -1,3 +1,3 @@
 """`tinyzero plan`: the table of GPUs, the page about one device, and a measurement here."""
 
-__all__ = ["measure", "page", "prices", "survey"]
+__all__ = ["command", "measure", "page", "prices", "survey"]
