@@ -323,8 +323,8 @@ class _Training:
 
 def _optimizers(options: PretrainOptions, model: models.Backbone) -> list[Any]:
     """Muon for the matrices inside the network, and AdamW for everything else."""
-    matrices = []
-    others = []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim == 2 and "embed" not in name
         (matrices if is_matrix else others).append(parameter)
