@@ -1,4 +1,4 @@
-# docker build -t tinyzero . && docker run --rm -it -v "$PWD/runs:/home/learner/runs" tinyzero train
+# docker build -t tinyzero . && docker run --rm -it -v "$PWD/runs:/tinyzero/runs" tinyzero train
 #
 # A CPU image. For a GPU: docker build --build-arg TORCH_BACKEND=cu128 -t tinyzero . and run it with --gpus all.
 FROM python:3.11-slim
@@ -10,8 +10,8 @@ COPY src ./src
 RUN pip install --no-cache-dir uv \
     && uv pip install --system --no-cache --torch-backend "$TORCH_BACKEND" -c constraints.txt ".[report]"
 
-RUN useradd --create-home learner && mkdir -p /home/learner/runs && chown -R learner /home/learner
+RUN useradd --create-home learner && mkdir -p /tinyzero/runs && chown -R learner /tinyzero
 USER learner
-WORKDIR /home/learner
+WORKDIR /tinyzero
 ENTRYPOINT ["tinyzero"]
 CMD ["--help"]

@@ -360,8 +360,8 @@ def begin(server: Server, body: dict[str, Any]) -> http.client.HTTPResponse:
 
 def test_answers_written_at_once_are_limited_and_a_closed_tab_frees_its_slot() -> None:
     slow = Slow()
-    asking = candidate("slow", 1, slow, slow.encode, SamplingParams())
-    with serving(asking) as server:
+    waiting = candidate("slow", 1, slow, slow.encode, SamplingParams())
+    with serving(waiting) as server:
         listening = [begin(server, ASKED) for _ in range(ANSWERS)]
         assert eventually(lambda: slow.writing == ANSWERS)
         status, headers, text = send(server, "/think", ASKED)

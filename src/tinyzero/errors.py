@@ -36,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def building(what: str, given: Sequence[object]) -> Iterator[None]:
+def constructing(what: str, given: Sequence[object]) -> Iterator[None]:
     """Turn whatever the constructor of a user's own class raises into a UserError.
 
     `what` names the class, and `given` are the arguments of its constructor.
@@ -52,7 +52,7 @@ def building(what: str, given: Sequence[object]) -> Iterator[None]:
 
 
 @contextmanager
-def asking(owner: object) -> Iterator[None]:
+def guarding(owner: object) -> Iterator[None]:
     """Guard a user's own code: whatever it raises becomes a UserError that names its line.
 
     That includes SystemExit and a KeyboardInterrupt that the code itself raises. Only a real Ctrl-C

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from tinyzero.errors import UserError, asking
+from tinyzero.errors import UserError, guarding
 from tinyzero.grading import Grader, LocalGrader, Verdict
 from tinyzero.tasks.base import Task
 from tinyzero.types import (
@@ -178,7 +178,7 @@ class Player:
                 sampled()
 
         requests = requests_for(prompts, params.n, first_group)
-        with asking(self.sampler):
+        with guarding(self.sampler):
             completions = self.sampler.generate(requests, params, done=grade)
         if missing := set(range(len(requests))) - submitted:
             raise UserError(

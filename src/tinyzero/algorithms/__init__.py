@@ -14,7 +14,7 @@ from typing import Any
 
 from tinyzero.algorithms.base import Algorithm, preset
 from tinyzero.algorithms.guarded import GuardedAlgorithm
-from tinyzero.errors import UserError, building
+from tinyzero.errors import UserError, constructing
 from tinyzero.registry import Registry, validate
 
 __all__ = ["NAMES", "REGISTRY", "Algorithm", "composition", "load_algorithm", "losses", "preset"]
@@ -65,7 +65,7 @@ def load_algorithm(name: str, options: Mapping[str, Any] | None = None) -> Guard
     arguments = []
     if options_model is not None:
         arguments = [validate(options_model, options or {}, "algorithm")]
-    with building(f"algorithm {name}", arguments):
+    with constructing(f"algorithm {name}", arguments):
         owner = kind(*arguments)
     return GuardedAlgorithm(owner, name, options or {})
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tinyzero.algorithms.base import Algorithm, Metrics
-from tinyzero.errors import UserError, asking
+from tinyzero.errors import UserError, guarding
 from tinyzero.types import Group, Lesson, Scorer
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class GuardedAlgorithm(Algorithm):
         self.given = dict(options)
         self.options = getattr(owner, "options", None)
 
-        with asking(owner):
+        with guarding(owner):
             self.roles = tuple(self._attribute("roles"))
             self.min_samples = int(self._attribute("min_samples"))
             self.refresh = int(self._attribute("refresh"))
@@ -44,21 +44,21 @@ class GuardedAlgorithm(Algorithm):
         return load_algorithm, (self.name, self.given)
 
     def check(self, max_tokens: int) -> None:
-        with asking(self.owner):
+        with guarding(self.owner):
             self._method("check")(max_tokens)
 
     def scorers(self, updates: int) -> tuple[str, ...]:
-        with asking(self.owner):
+        with guarding(self.owner):
             if hasattr(self.owner, "scorers"):
                 return tuple(self.owner.scorers(updates))
             return super().scorers(updates)
 
     def keep(self, groups: list[Group]) -> list[Group]:
-        with asking(self.owner):
+        with guarding(self.owner):
             return list(self._method("keep")(groups))
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
-        with asking(self.owner):
+        with guarding(self.owner):
             result: tuple[Batch, Lesson] = self.owner.annotate(batch, models)
 
         is_pair = isinstance(result, tuple) and len(result) == 2
@@ -72,7 +72,7 @@ class GuardedAlgorithm(Algorithm):
     def loss(
         self, role: str, outputs: Mapping[str, Tensor], batch: Batch, totals: Totals
     ) -> tuple[Tensor, Metrics]:
-        with asking(self.owner):
+        with guarding(self.owner):
             scalar, metrics = self.owner.loss(role, outputs, batch, totals)
 
             is_training = any(output.requires_grad for output in outputs.values())

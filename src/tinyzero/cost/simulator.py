@@ -30,7 +30,7 @@ from tinyzero.algorithms import Algorithm
 from tinyzero.config import Config, OptimizerOptions
 from tinyzero.cost.devices import Device
 from tinyzero.cost.shapes import Shape
-from tinyzero.errors import asking
+from tinyzero.errors import guarding
 from tinyzero.tasks import REGISTRY, load_task
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -231,7 +231,7 @@ def prompt_tokens(config: Config) -> float:
     options = {k: v for k, v in config.task.options.items() if k not in sources}
     task, template = load_task(config.task.name, options), config.model.prompt
 
-    with asking(task):
+    with guarding(task):
         prompts = [task.prompt(task.problem("train", i), template) for i in range(8)]
     texts = [p if isinstance(p, str) else " ".join(m["content"] for m in p) for p in prompts]
     characters_per_token = 1.5 if template in ("compact", "chat") else 4

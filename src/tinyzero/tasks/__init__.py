@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tinyzero.errors import UserError, building
+from tinyzero.errors import UserError, constructing
 from tinyzero.registry import Registry, acting, validate
 from tinyzero.tasks.guarded import GuardedTask
 
@@ -56,7 +56,7 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
     arguments = []
     if options_model is not None:
         arguments = [validate(options_model, values, "task")]
-    with building(f"task {name}", arguments):
+    with constructing(f"task {name}", arguments):
         task = task_class(*arguments)
 
     return GuardedTask(task, name, acting(arguments[0]) if arguments else {})

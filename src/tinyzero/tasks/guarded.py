@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from tinyzero.errors import TaskError, UserError, asking
+from tinyzero.errors import TaskError, UserError, guarding
 from tinyzero.tasks.base import Episode, Event, Task
 from tinyzero.types import Problem, Prompt, Split
 
@@ -58,7 +58,7 @@ class GuardedTask(Task):
         return _overrides(self.owner, "rewards")
 
     def problem(self, split: Split, index: int) -> Problem:
-        with asking(self.owner):
+        with guarding(self.owner):
             problem = self.owner.problem(split, index)
         if not isinstance(problem, Problem):
             raise UserError(
@@ -68,7 +68,7 @@ class GuardedTask(Task):
         return self._named(problem)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        with asking(self.owner):
+        with guarding(self.owner):
             prompt: Prompt = self.owner.prompt(self._copy(problem), template)
         if not isinstance(prompt, str | list | tuple) or not prompt:
             self._reject("prompt", prompt, "text or chat messages", problem)
@@ -83,7 +83,7 @@ class GuardedTask(Task):
         return self.owner.rewards(problems, texts)
 
     def solution(self, problem: Problem) -> str:
-        with asking(self.owner):
+        with guarding(self.owner):
             return str(self.owner.solution(self._copy(problem)))
 
     def size(self, split: Split) -> int | None:
@@ -95,7 +95,7 @@ class GuardedTask(Task):
         return count
 
     def nonsense(self, problem: Problem) -> Iterable[str]:
-        with asking(self.owner):
+        with guarding(self.owner):
             return list(self._method("nonsense")(self._copy(problem)))
 
     def measure(self, problem: Problem, text: str) -> Mapping[str, float]:
@@ -138,7 +138,7 @@ class GuardedTask(Task):
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         """Call a method of the owner, or the default of `Task`, behind the guard."""
-        with asking(self.owner):
+        with guarding(self.owner):
             return self._method(name)(*arguments)
 
     def _method(self, name: str) -> Any:
