@@ -29,7 +29,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """The operating system refuses to let any file grow beyond `size` bytes, much as a full disk does."""
+    """Let no file grow beyond `size` bytes. The error is similar to that of a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

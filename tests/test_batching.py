@@ -1,4 +1,4 @@
-"""Batches against one written out by hand, and the cutting into micro-batches against losing or doubling a row."""
+"""Batches equal one written by hand; cutting into micro-batches neither loses nor repeats a row."""
 
 from dataclasses import fields, replace
 

@@ -438,7 +438,10 @@ def test_a_text_after_the_thinking_is_not_an_attempt() -> None:
     assert trace(NUMBERS, TARGET, "</think>\n5-3=2,12*2=24 vs 24 yes\n") == []
 
 
-LONG = "40*6=240,7*6=42,240+42=282\n40*3=120,7*3=21,120+21=141\n1410+282=1692\n</think>\n<answer>1692</answer>"
+LONG = (
+    "40*6=240,7*6=42,240+42=282\n40*3=120,7*3=21,120+21=141\n1410+282=1692\n"
+    "</think>\n<answer>1692</answer>"
+)
 
 
 @pytest.mark.parametrize(

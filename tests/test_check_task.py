@@ -575,7 +575,8 @@ GAMED: list[tuple[str, Callable[..., Reward], str]] = [
     (
         "an expression outside the tags",
         anywhere,
-        "pays answer outside the wrapper.*; if this is intended, allow 'answer outside the wrapper'",
+        "pays answer outside the wrapper.*; "
+        "if this is intended, allow 'answer outside the wrapper'",
     ),
     ("eval", with_eval, r"runs the model's text: compile .*test_check_task.py, line \d+\)"),
     ("exec of a tree", with_exec, "runs the model's text: exec "),

@@ -321,7 +321,8 @@ def large_safetensors(folder: Path) -> None:
     save_file({"weight": torch.zeros(100_000)}, folder / "model.safetensors")
 
 
-# Three writers, three ways to fail: Python's own OSError, safetensors' worded one, torch's chained one.
+# Each of the three writers fails in its own way: Python with an OSError, safetensors with an error
+# in its own words, torch with a chained one.
 TOO_LARGE: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
     "file": (plain_model, {}),
     "safetensors": (large_safetensors, {}),
@@ -334,8 +335,9 @@ def check_refused(run: Path, kind: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         checkpoint.save(run, 20, *TOO_LARGE[kind], keep=1)
     assert str(caught.value) == (
-        f"cannot save checkpoint {run}/checkpoints/step_000020: {message}; everything saved before is intact, "
-        f"up to {run}/checkpoints/step_000010; make room or make the folder writable, then resume"
+        f"cannot save checkpoint {run}/checkpoints/step_000020: {message}; "
+        f"everything saved before is intact, up to {run}/checkpoints/step_000010; "
+        "make room or make the folder writable, then resume"
     )
     assert contents(run) == before
     assert names(run) == ["step_000010"]

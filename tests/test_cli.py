@@ -461,7 +461,8 @@ def test_play_survives_what_a_task_raises(
     task = tmp_path / "careless.py"
     task.write_text(
         "from tinyzero.tasks.countdown import Countdown\n\n"
-        "class Careless(Countdown):\n    def pose(self, line):\n        raise ValueError('two\\nlines')\n\n"
+        "class Careless(Countdown):\n    def pose(self, line):\n"
+        "        raise ValueError('two\\nlines')\n\n"
         "class Worse(Careless):\n    def line(self, problem):\n        raise KeyError('line')\n"
     )
     monkeypatch.setattr(sys, "stdin", io.StringIO("24 from 3 5 12\n\n"))

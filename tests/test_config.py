@@ -1,4 +1,4 @@
-"""Recipes and overrides: each published recipe resolves, what is written is read again, mistakes name their key."""
+"""Recipes and overrides: bundled recipes resolve, files are read back, errors name their key."""
 
 import tomllib
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """The documents are true: the glossary, the list of modules, the quoted code, the links.
 
-`python tests/test_docs.py` writes what is generated: docs/metrics.md, docs/modules.md, and the table
-of modules in ARCHITECTURE.md.
+`python tests/test_docs.py` writes the generated parts: docs/metrics.md, docs/modules.md, and the
+table of modules in ARCHITECTURE.md.
 """
 
 import ast
@@ -57,15 +57,15 @@ before the evaluation, so 0 is the untrained model and the last one equals `step
 the names of checkpoints count steps from 1.
 
 `*` stands for any text. If several entries match a key, the most specific one defines it.
-`python tests/test_docs.py` writes this page from `tinyzero.run.glossary.GLOSSARY` and the `glossary`
-of each bundled task: change it there.
+`python tests/test_docs.py` writes this page from `tinyzero.run.glossary.GLOSSARY` and the
+`glossary` of each bundled task: change it there.
 
 | key | meaning |
 |---|---|
 {rows(GLOSSARY)}
 
-The sections below explain what only one task measures. [Behaviours](behaviours.md) defines the words
-of Countdown.
+Each section below explains the metrics of one task. [Behaviours](behaviours.md) defines the words
+that Countdown uses.
 
 {own}
 """

@@ -1,4 +1,4 @@
-"""The gallery in examples/: every task passes `check-task`, and every reward does what its page says."""
+"""The gallery in examples/: tasks pass `check-task`, and rewards do what their page says."""
 
 import json
 import threading
@@ -144,7 +144,7 @@ Reply = Callable[[str], tuple[int, Any]]
 
 @pytest.fixture
 def judge_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], str]]:
-    """Starts a judge on this machine: give it a function from the question to a status and a reply."""
+    """Starts a judge on this machine. Its function turns a question into a status and a reply."""
     monkeypatch.setenv("no_proxy", "*")
     servers: list[HTTPServer] = []
 

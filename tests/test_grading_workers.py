@@ -113,7 +113,7 @@ def _change_folder(problem: Problem) -> float:
 
 
 def _forge(problem: Problem) -> float:
-    """Find the connection and answer instead of the worker, with something that is not a verdict."""
+    """Find the connection, and send something that is not a verdict in place of the worker."""
     for descriptor in range(3, 64):
         try:
             connection = socket.socket(fileno=os.dup(descriptor))

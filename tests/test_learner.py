@@ -1,4 +1,4 @@
-"""The learner: one gradient however the batch is cut, exact resume, and steps that are not finite."""
+"""The learner: micro-batches do not change the gradient, resume is exact, steps may be infinite."""
 
 import io
 import math
@@ -147,7 +147,7 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
 
 
 def conversations() -> list[list[Rollout]]:
-    """The rollouts of above, in each of which an environment says three tokens and the model goes on."""
+    """The same rollouts, but an environment adds three tokens and then the model continues."""
     said = Completion((50, 51), (True,) * 2, (-3.0,) * 2, "", "stop")
     return [
         [replace(r, completion=extend(r.completion, (90, 91, 92), said)) for r in group]
@@ -511,7 +511,7 @@ def test_a_gradient_is_clipped_at_the_norm_that_is_asked_for(clip: float) -> Non
 
 @pytest.mark.parametrize("logit_rows", [2048, 3])
 def test_logits_are_divided_by_the_temperature(logit_rows: int) -> None:
-    """Against the softmax of the model's logits, both where few rows are kept and where chunks are."""
+    """The result equals the softmax of the model's logits, with chunks of logits and without."""
     model, batch = tiny.model(layers=1), collate(rollouts(), 16)
     logits = model.logits(batch.tokens)[:, :-1].detach()
     for temperature in (0.5, 1.0, 2.0):

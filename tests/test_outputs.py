@@ -1,4 +1,4 @@
-"""One rule for every output: whole or not at all, over its own kind only, and nothing else touched."""
+"""Every output is written whole or not at all, replaces only its own kind, and nothing else."""
 
 import json
 import os

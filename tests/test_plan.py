@@ -1,4 +1,4 @@
-"""Plans against published parameter counts, cases worked by hand, transformers' own models, and real runs."""
+"""Plans agree with published parameter counts, cases worked by hand, transformers and real runs."""
 
 import importlib.util
 import json
@@ -48,15 +48,29 @@ from tinyzero.tools.plan.survey import fitting, planner_for, survey
 
 QWEN3B = SHAPES["Qwen/Qwen2.5-3B"]
 MIXTRAL = {
-    "model_type": "mixtral", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "intermediate_size": 14_336, "vocab_size": 32_000, "num_local_experts": 8,
+    "model_type": "mixtral",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14_336,
+    "vocab_size": 32_000,
+    "num_local_experts": 8,
     "num_experts_per_tok": 2,
-}  # fmt: skip
+}
 QWEN3_30B = {
-    "model_type": "qwen3_moe", "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "head_dim": 128,
-    "num_key_value_heads": 4, "intermediate_size": 6144, "vocab_size": 151_936, "num_experts": 128,
-    "num_experts_per_tok": 8, "moe_intermediate_size": 768,
-}  # fmt: skip
+    "model_type": "qwen3_moe",
+    "hidden_size": 2048,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "head_dim": 128,
+    "num_key_value_heads": 4,
+    "intermediate_size": 6144,
+    "vocab_size": 151_936,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+}
 
 
 def planned(recipe: str, *arguments: str, gpu: str = "h100", length: float | None = None) -> Plan:
@@ -103,7 +117,7 @@ def test_experts_count_as_published() -> None:
 
 
 def test_a_decode_step_reads_the_experts_that_some_row_goes_through() -> None:
-    """Of Mixtral's 8 experts a layer, of which a token takes 2: 2, 3.5 (two tokens), nearly 8 (many)."""
+    """Each token uses 2 of Mixtral's 8 experts per layer. Two tokens use 3.5, and many nearly 8."""
     mixtral, expert = read_shape(MIXTRAL, "mixtral"), 32 * 3 * 4096 * 14_336
     assert mixtral.read(1) == mixtral.active
     assert mixtral.read(2) == pytest.approx(mixtral.active + 1.5 * expert)
@@ -112,7 +126,7 @@ def test_a_decode_step_reads_the_experts_that_some_row_goes_through() -> None:
 
 
 def test_decoding_experts_by_hand() -> None:
-    """128 rows at once, memory alone: every step reads all 46.6e9 weights of Mixtral that are in a product."""
+    """With 128 rows, and memory alone: each step reads all 46.6e9 weights of Mixtral's products."""
     ideal = replace(
         DEVICES["h200"], decode=1.0, bandwidth=1e12, rates={"bfloat16": 1e20}, launch=0.0, step=0.0
     )
@@ -129,9 +143,14 @@ def test_decoding_experts_by_hand() -> None:
 
 
 SMALL = {
-    "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "intermediate_size": 96, "vocab_size": 50, "tie_word_embeddings": False,
-}  # fmt: skip
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 50,
+    "tie_word_embeddings": False,
+}
 EXPERTS = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
@@ -188,9 +207,15 @@ def test_adapters_are_those_of_peft(kind: str, more: dict[str, Any]) -> None:
 def test_activations_are_what_autograd_keeps(attention: str, dtype: torch.dtype) -> None:
     length, layers = 256, 4
     config = transformers.AutoConfig.for_model(
-        "qwen2", hidden_size=256, num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=2,
-        intermediate_size=1024, vocab_size=50, tie_word_embeddings=True,
-    )  # fmt: skip
+        "qwen2",
+        hidden_size=256,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        intermediate_size=1024,
+        vocab_size=50,
+        tie_word_embeddings=True,
+    )
     model = transformers.AutoModelForCausalLM.from_config(
         config, attn_implementation=attention, dtype=dtype
     )
@@ -405,7 +430,7 @@ def held(plan: Plan) -> float:
 
 
 def test_slots_stay_on_a_gpu_and_a_cpus_cache_does_not() -> None:
-    """128 rows of 140 + 1,024 tokens at 36,864 bytes; 256 answers per step, 64 in one of the cases."""
+    """128 rows of 140 + 1,024 tokens at 36,864 bytes; 256 answers per step, in one case 64."""
     cache = 128 * 1164 * 36_864
     gpu, fp32 = original("--rollout.rows=128"), ["--rollout.rows=128", "--model.dtype=float32"]
     assert gpu.slots == cache
@@ -473,11 +498,16 @@ OWN = Path(__file__).parent / "own_algorithm.py"
 def batch_of(rows: int, columns: int) -> Batch:
     flat = torch.zeros(rows, columns - 1)
     return Batch(
-        tokens=torch.ones(rows, columns, dtype=torch.long), mask=flat == 0, sampled_logprobs=flat,
-        rewards=torch.zeros(rows), groups=torch.arange(rows) // 2, lengths=torch.full((rows,), columns),
-        limits=torch.full((rows,), columns - 1), right=torch.arange(rows) % 2 == 0,
+        tokens=torch.ones(rows, columns, dtype=torch.long),
+        mask=flat == 0,
+        sampled_logprobs=flat,
+        rewards=torch.zeros(rows),
+        groups=torch.arange(rows) // 2,
+        lengths=torch.full((rows,), columns),
+        limits=torch.full((rows,), columns - 1),
+        right=torch.arange(rows) % 2 == 0,
         graded=torch.zeros(rows, dtype=torch.bool),
-    )  # fmt: skip
+    )
 
 
 def test_times_by_hand() -> None:
@@ -503,7 +533,7 @@ def test_times_by_hand() -> None:
 
 
 def test_a_small_model_on_a_gpu_waits_for_the_host() -> None:
-    """The laptop's model: 512 passes of 4 layers, and 256 x 170 tokens in micro-batches of 2,048."""
+    """The laptop's model makes 512 passes of 4 layers; 256 x 170 tokens in batches of 2,048."""
     plan = planned("laptop", length=154)
     assert plan.step["decode"].seconds == pytest.approx(512 * (4 * 53e-6 + 5e-4), rel=0.01)
     tokens = 256 * (154 + plan.load.prompt)
@@ -524,7 +554,7 @@ def test_decoding_lasts_until_the_longest_answer() -> None:
 
 
 def test_a_cpu_decodes_batch_after_batch_and_a_gpu_refills() -> None:
-    """256 answers of 64 tokens in 128 rows: two batches of 512 passes, or 128 and the last one's 448."""
+    """256 answers of 64 tokens in 128 rows take two batches of 512 passes, or 128 + 448 passes."""
     few = ["--rollout.rows=128"]
     still: dict[str, Any] = {"rates": {"float32": 1e30}, "bandwidth": 1e30, "decoding": 0.0}
     config = resolve(read_recipe("laptop"), parse_overrides(few))
@@ -538,7 +568,7 @@ def test_a_cpu_decodes_batch_after_batch_and_a_gpu_refills() -> None:
 
 @pytest.mark.parametrize(("rows", "rate"), [(1, 542), (64, 31_000), (256, 96_000), (1024, 200_000)])
 def test_decoding_ceilings_by_hand(rows: int, rate: float) -> None:
-    """Tokens a second that the whole bandwidth allows at 290 tokens of context, were there no end to computing."""
+    """Tokens per second at a context of 290 tokens if only the bandwidth were limited."""
     ideal = replace(DEVICES["h100"], decode=1.0, rates={"bfloat16": 1e20}, launch=0.0, step=0.0)
     options = {
         "rollout.prompts": rows,
@@ -818,7 +848,7 @@ def test_a_cpu_lays_the_weights_out_for_every_step() -> None:
 
 
 def test_a_correction_is_measured_over_planned() -> None:
-    """Steps that take twice the planned sampling and three times the learning, after a slow first."""
+    """After a slow first step, sampling takes twice as long as planned, learning three times."""
     config = resolve(read_recipe("laptop-countdown-ppo"), {"model.threads": 1})
     algorithm, shape = load_algorithm("ppo", config.algorithm.options), find_shape("tiny")
     steps = []
@@ -907,10 +937,20 @@ def one_thread() -> Iterator[None]:
 
 
 OPTIONS = {
-    "steps": 2, "rollout.prompts": 2, "rollout.samples": 2, "rollout.max_tokens": 8, "rollout.refills": 0,
-    "eval.every": 0, "eval.test_problems": 0, "eval.max_tokens": 0, "task.max_number": 20, "model.threads": 1,
-    "algorithm.kl": 0.1, "checkpoint.every": 1, "run.rollouts_every": 1,
-}  # fmt: skip
+    "steps": 2,
+    "rollout.prompts": 2,
+    "rollout.samples": 2,
+    "rollout.max_tokens": 8,
+    "rollout.refills": 0,
+    "eval.every": 0,
+    "eval.test_problems": 0,
+    "eval.max_tokens": 0,
+    "task.max_number": 20,
+    "model.threads": 1,
+    "algorithm.kl": 0.1,
+    "checkpoint.every": 1,
+    "run.rollouts_every": 1,
+}
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -928,7 +968,8 @@ def test_a_run_says_what_it_costs(
         rollouts = [r for r in records.read(run / "rollouts.jsonl") if r["step"] == record["step"]]
         prompts = sum(len(tiny.tokenizer()(r["prompt"])["input_ids"]) for r in rollouts)
         written = sum(r["response_length"] for r in rollouts)
-        # sampled with each prompt read once for two answers, scored by the reference, learned from thrice
+        # Sampling reads each prompt once for two answers. The reference scores all tokens, which is
+        # one pass, and learning counts as three passes.
         tokens = (prompts / 2 + written) + 4 * (prompts + written)
         so_far += shape.forward(tokens, (prompts + written) / 4)
         assert record["flops"] == pytest.approx(so_far, rel=1e-5)
@@ -943,9 +984,9 @@ def test_a_run_says_what_it_costs(
     assert steps[-1]["time/flops_total"] == steps[-1]["flops"]
     first = steps[0]
     assert (
-        f"FLOP {first['flops']:.1e} of {first['time/flops_total']:.1e}  cost ${first['time/dollars']:.2f} of $"
-        in said
-    )
+        f"FLOP {first['flops']:.1e} of {first['time/flops_total']:.1e}  "
+        f"cost ${first['time/dollars']:.2f} of $"
+    ) in said
     assert f"{steps[-1]['flops']:.2e} FLOP, ${steps[-1]['time/dollars']:.2f}" in said
     assert cli.main(["train", "--resume", str(run), "--steps=3", "--run.price=0"]) == 0
     *_, last = records.read(run / "metrics.jsonl")

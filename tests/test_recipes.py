@@ -1,4 +1,4 @@
-"""The bundled recipes: every size, algorithm, task and profile is resolved, planned and shown; what they say is so."""
+"""Every size, algorithm, task and profile of the bundled recipes can be resolved and planned."""
 
 import tomllib
 from collections.abc import Iterator
@@ -170,8 +170,8 @@ GARBAGE, GUESS, SEARCH = range(3)
 def learned(credit: float, seed: int) -> list[float]:
     """How often each way to answer is taken after 400 steps of GRPO on 64 groups of 8.
 
-    At first 80 answers in 100 are garbage, 18 a guess in the right form, of which 1 in 100 is right, and 2 a search
-    that often loses its form but is right one time in five.
+    At first 80 % of the answers are garbage, 18 % are a guess in the right form (1 % of them are
+    right), and 2 % are a search that often loses its form but is right one time in five.
     """
     torch.manual_seed(seed)
     logits = torch.tensor([0.80, 0.18, 0.02]).log().requires_grad_(True)

@@ -336,7 +336,7 @@ def test_a_cursor_survives_its_checkpoint() -> None:
 
 
 def test_a_group_is_graded_as_soon_as_it_is_sampled() -> None:
-    """Verdicts are collected at the end, in the order of the problems, whatever order groups end in."""
+    """Verdicts are collected at the end, in the order of the problems, not of the groups' ends."""
     events: list[str] = []
 
     class Backwards(ScriptedSampler):
@@ -369,7 +369,7 @@ def test_a_group_is_graded_as_soon_as_it_is_sampled() -> None:
 
 @pytest.mark.parametrize("first", [1, 3, 5, 8])
 def test_a_script_goes_on_in_the_next_turn(first: int) -> None:
-    """Two turns with nothing between them equal one turn, whether or not the same sampler takes both."""
+    """Two turns with nothing between them equal one turn, with the same or another sampler."""
     one = sampler()
     ((whole,),) = one.generate([Request(tuple(encode("12345")), 4, (1,))], PARAMS)
     assert whole.text == "12345:1"
@@ -457,7 +457,7 @@ def test_versions_come_along() -> None:
 def filled_slowly(
     kept: list[bool], prompts: int, refills: int, ungraded: set[int]
 ) -> tuple[list[int], list[int], int, int, bool]:
-    """One batch filled as the rules say it, problem by problem: groups, surplus, next, rounds, refused."""
+    """Fill one batch by the rules, problem by problem: groups, surplus, next, rounds, refused."""
     chosen: list[int] = []
     last: list[int] = []
     position = rounds = 0

@@ -124,8 +124,11 @@ def wandb_records(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def leveldb_log(data: bytes) -> Iterator[bytes]:
-    """The records of LevelDB's log format: blocks of 32 KiB, of pieces with checksum, length and type (1 whole, 2
-    first, 3 middle, 4 last); before the first stand 7 bytes of W&B's own."""
+    """The records of a file in LevelDB's log format, after W&B's own 7 bytes.
+
+    The format has blocks of 32 KiB. They consist of pieces with a checksum, a length and a type
+    (1 whole, 2 first, 3 middle, 4 last).
+    """
     assert data.startswith(b":W&B")
     at, record = 7, b""
     while at + 7 <= len(data):
@@ -180,7 +183,8 @@ def test_a_tracker_s_failure_is_said_once(
     monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda folder, settings: Broken(where))
     (said,) = send("wandb", tmp_path)
     assert said == (
-        "wandb failed and is sent nothing more (OSError: the service is gone); the run continues, with its own records"
+        "wandb failed and is sent nothing more (OSError: the service is gone); "
+        "the run continues, with its own records"
     )
 
 

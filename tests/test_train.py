@@ -1,4 +1,4 @@
-"""The whole loop on a random model: a run that is killed, stopped or refused ends as if nothing had been."""
+"""The whole loop on a random model: a run that was interrupted ends like one that was not."""
 
 import errno
 import hashlib
@@ -118,7 +118,7 @@ def assert_same(folder: Path, expected: Path) -> None:
 
 
 def test_a_sampler_of_ones_own_is_one_file(recipe: Path, tmp_path: Path) -> None:
-    """It is named on the command line, built by `for_model`, and given the weights after each step."""
+    """The command line names it, `for_model` builds it, and it gets the weights after each step."""
     toy = load_object(f"{TOY_SAMPLERS}:Uniform")
     toy.built.clear()
     toy.pushed.clear()
@@ -391,7 +391,7 @@ def test_a_signal_stops_cleanly_and_the_run_can_be_resumed(
     )  # the command has a handler of its own
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        # after the 17 prompts of the checks and the 33 of the first evaluations, before the last step
+        # after the 17 prompts of the checks and the 33 of the first evaluations, before the end
         signalling(patch, number, at=17 + 33 + random.randrange(1, 17))
         assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers

@@ -303,7 +303,7 @@ def test_a_model_that_brings_its_own_code_is_refused_without_asking(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever is typed ahead: nothing asks. Where transformers knows the kind, its own code is used."""
+    """No prompt appears that typed input could answer. Known kinds use transformers' own code."""
     folder = Path(shutil.copytree(base, mark.parent / "model"))
     settings = json.loads((folder / "config.json").read_text())
     settings |= {"model_type": kind}
