@@ -69,7 +69,7 @@ def write(
     shards: bool = False,
     **more: Any,
 ) -> Path:
-    """A random checkpoint of a family, with weights far from their small initial ones."""
+    """Write a random checkpoint of a family, with weights far from their small initial values."""
     tokenizer = bpe()
     torch.manual_seed(0)
     shape = {

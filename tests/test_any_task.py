@@ -1,4 +1,4 @@
-"""Tasks whose answers end in other ways than those that ship; toy_ends.py has their classes."""
+"""Tasks whose answers end in other ways than in bundled tasks. Their classes are in toy_ends.py."""
 
 import io
 import json

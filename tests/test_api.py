@@ -21,7 +21,7 @@ SMALL = {
 
 
 class Letters:
-    """Say the letter: a task defined where it is used."""
+    """Say the letter. The task is defined in the script that uses it."""
 
     def problem(self, split: Split, index: int) -> Problem:
         return Problem(f"{split}:{index}", {"letter": "abc"[index % 3]}, split, f"{split}:{index}")

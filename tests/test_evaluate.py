@@ -127,7 +127,7 @@ def test_the_interval_of_four_problems_by_hand() -> None:
 
 
 class Steps:
-    """Problem i is answered rightly by samples below i % 5; every problem is drawn twice."""
+    """Samples below i % 5 answer problem i rightly. Every problem is drawn twice."""
 
     def problem(self, split: Split, index: int) -> Problem:
         i = index // 2
@@ -305,7 +305,7 @@ def test_an_answer_that_could_not_be_graded_counts_as_wrong() -> None:
             return Reward(1.0)
 
     found = scored(Lost(), problems=5)
-    for k in (1, 2, 4):  # of 4 answers, whatever is left of the group
+    for k in (1, 2, 4):  # always of 4 answers, even if some could not be graded
         expected = sum(pass_at_k(i, 4, k) for i in range(5)) / 5
         assert found[f"pass@{k}"] == pytest.approx(expected)
     assert found["grading/ungraded"] == 10
@@ -335,7 +335,7 @@ def test_behaviours_belong_to_the_task_and_not_to_the_names_of_fields() -> None:
 
 
 def test_a_task_that_has_few_problems_is_not_asked_for_ever() -> None:
-    """However many are wanted: the work is bounded by what there is."""
+    """The work depends on the number of problems that exist, not on the number requested."""
     asked: list[int] = []
 
     class Few(Repeat):

@@ -115,7 +115,7 @@ def test_rows_are_read_from_a_file(tmp_path: Path) -> None:
     assert sum(sizes) == 60
     assert min(sizes) > 0
     problem = task.problem("test", sizes[2])
-    assert problem == task.problem("test", 0), "after the last row comes the first one"
+    assert problem == task.problem("test", 0), "the first row follows the last one"
     assert task.reward(problem, f"</think><answer> {problem.fields['answer']} </answer>") is True
     assert task.reward(problem, "</think><answer>no</answer>") is False
 
@@ -174,12 +174,12 @@ def judge_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], 
 
 
 def says(content: object) -> dict[str, Any]:
-    """A reply as OpenAI's chat interface writes it."""
+    """A reply in the format of OpenAI's chat interface."""
     return {"choices": [{"message": {"role": "assistant", "content": content}}]}
 
 
 def verdict(url: str, text: str, **options: Any) -> Verdict:
-    """What becomes of one completion."""
+    """The verdict on one completion."""
     task = load_task(JUDGE, {"url": url, **options})
     (only,) = judge_group(task, [task.problem("train", 0)], [text])
     return only

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py: its bounds by hand, and its bookkeeping on a toy."""
+"""benchmarks/gpu.py: its bounds agree with sums by hand, and it records a toy's cases."""
 
 import importlib.util
 import json
@@ -118,7 +118,7 @@ def test_the_projection_by_hand(gpu: Any) -> None:
 
 def test_decode_counts_its_tokens_and_resumes(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
     found = run(gpu, "decode", "--engines", "ours", "generate", "--batches", "4", "--minutes", "0")
-    assert set(found) == {"ceilings"}, "no time, no case"
+    assert set(found) == {"ceilings"}, "no case starts without time left"
     assert "2 cases are left: run it again" in capsys.readouterr().out
     found = run(gpu, "decode", "--engines", "ours", "generate", "--batches", "4")
     for engine in ("ours", "generate"):
@@ -133,7 +133,7 @@ def test_decode_counts_its_tokens_and_resumes(gpu: Any, capsys: pytest.CaptureFi
     assert f"| toy | 4 | {found['toy/4/ours']['tokens/s']:,.0f} |" in table
     assert f"| {bound:,.0f} | {found['toy/4/ours']['tokens/s'] / bound:.0%} |" in table
     other = run(gpu, "decode", "--engines", "ours", "--batches", "4", "--micro-tokens", "99")
-    assert "toy/6/ours" not in other, "other settings begin anew"
+    assert "toy/6/ours" not in other, "other settings start again"
 
 
 def test_what_goes_wrong_is_written_down_and_tried_again(

@@ -90,7 +90,7 @@ def plan_of(
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"),  # as the model cards, or the sizes of their safetensors, have them
+    ("name", "parameters"),  # from the model cards or the sizes of the safetensors files
     [
         ("Qwen/Qwen2.5-0.5B", 494_032_768),
         ("Qwen/Qwen2.5-1.5B", 1_543_714_304),
@@ -105,14 +105,10 @@ def test_parameters_are_the_published_ones(name: str, parameters: int) -> None:
 
 def test_experts_count_as_published() -> None:
     mixtral, qwen = read_shape(MIXTRAL, "mixtral"), read_shape(QWEN3_30B, "qwen")
-    assert (round(mixtral.parameters / 1e9, 1), round(mixtral.active / 1e9, 1)) == (
-        46.7,
-        12.7,
-    )  # 12.9 with embeddings
-    assert (round(qwen.parameters / 1e9, 1), round(qwen.active / 1e9, 1)) == (
-        30.5,
-        3.0,
-    )  # 3.3 with embeddings
+    assert round(mixtral.parameters / 1e9, 1) == 46.7
+    assert round(mixtral.active / 1e9, 1) == 12.7  # 12.9 with embeddings
+    assert round(qwen.parameters / 1e9, 1) == 30.5
+    assert round(qwen.active / 1e9, 1) == 3.0  # 3.3 with embeddings
     assert round((qwen.active + qwen.vocabulary * qwen.width) / 1e9, 1) == 3.4
 
 
@@ -182,9 +178,8 @@ def test_parameters_are_those_of_transformers(kind: str, more: dict[str, Any]) -
     )
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The following .*_pattern keys:RuntimeWarning"
-)  # peft's own of its experts
+# a warning of peft about its own experts
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
@@ -358,7 +353,7 @@ def test_the_original_takes_20_n_t() -> None:
 
 
 def multiple(*arguments: str, recipe: str = "qwen2.5-3b") -> float:
-    """FLOPs of a step in N T, with one answer a prompt, so that sampling is 2."""
+    """FLOPs of a step in units of N T. One answer per prompt makes sampling cost 2."""
     one = ["--rollout.prompts=512", "--rollout.samples=1", *arguments]
     config = resolve(read_recipe(recipe), parse_overrides(one))
     plan = plan_of(config, DEVICES["h100"], prompt=140, length=300)
@@ -373,11 +368,9 @@ def multiple(*arguments: str, recipe: str = "qwen2.5-3b") -> float:
         (["--update.minibatches=1", "--algorithm.correction=none"], 8),
         (["--algorithm=ppo", "--update.minibatches=1", "--algorithm.correction=none"], 16),
         (["--algorithm=ppo", "--algorithm.kl_in_reward=0.1"], 20),
-        (
-            ["--algorithm=prime", "--algorithm.filter=none"],
-            20,
-        ),  # 2, old 2, PRM 2 + 6, reference 2, policy 6
-        (["--algorithm=prime"], 11),  # of half the groups
+        # 2, old 2, PRM 2 + 6, reference 2, policy 6
+        (["--algorithm=prime", "--algorithm.filter=none"], 20),
+        (["--algorithm=prime"], 11),  # for half of the groups
         (["--algorithm=prime", "--rollout.refills=4"], 22),  # twice as many drawn: 4 + 18
         (["--lora.rank=8"], 8),  # no gradients of frozen weights
         (["--update.epochs=2"], 16),
@@ -394,7 +387,7 @@ def test_states_of_ppo_by_hand() -> None:
     for role in (
         "policy",
         "critic",
-    ):  # 18 bytes a weight: 16 with gradients in bf16, which here are summed in fp32
+    ):  # 18 bytes per weight: 16 with gradients in bf16, but here they are summed in fp32
         assert sum(models[role].values()) == pytest.approx(55.5e9, rel=1e-3)
     with_bf16_gradients = sum(
         sum(parts.values()) - parts.get("gradients", 0) / 2 for parts in models.values()
@@ -425,7 +418,7 @@ def test_what_offload_parking_and_adapters_leave_on_the_device() -> None:
 
 
 def held(plan: Plan) -> float:
-    """Bytes of the models."""
+    """Bytes of all models of a plan."""
     return sum(sum(parts.values()) for parts in plan.models.values())
 
 
@@ -449,9 +442,8 @@ def test_slots_stay_on_a_gpu_and_a_cpus_cache_does_not() -> None:
 def test_slots_are_as_many_and_as_long_as_evaluations_need() -> None:
     few = ["--rollout.prompts=64", "--update.minibatches=1"]
     token = 36_864
-    assert (
-        original(*few).slots == 256 * 1164 * token
-    )  # as many as rollout.rows, since 1,024 problems are asked
+    # an evaluation asks 1,024 problems, so all of rollout.rows are in use
+    assert original(*few).slots == 256 * 1164 * token
     assert original(*few, "--eval.every=0", "--eval.test_problems=0").slots == 64 * 1164 * token
     assert original("--eval.max_tokens=2000").slots == 256 * 2140 * token
 
@@ -544,7 +536,7 @@ def test_a_small_model_on_a_gpu_waits_for_the_host() -> None:
 
 
 def test_decoding_lasts_until_the_longest_answer() -> None:
-    """Of 256 answers 50 tokens long one has 512: that row alone decides."""
+    """One of 256 answers has 512 tokens, and the others 50. That one row decides."""
     for gpu in ("h100", "cpu"):
         short, long = planned("laptop", gpu=gpu, length=50), planned("laptop", gpu=gpu, length=51)
         assert long.step["decode"].seconds < 1.02 * short.step["decode"].seconds
@@ -597,18 +589,19 @@ def test_a_run_is_its_steps_and_its_evaluations() -> None:
     none = original("--steps=200", "--eval.every=0", "--eval.test_problems=0")
     assert none.hours == pytest.approx(200 * none.seconds / 3600)
     assert none.evaluations.flops == 0
-    sampled = 2 * (3 * 10 + 2 * 20) * 440  # dev thrice, test twice, greedy too, prompts read once
+    # dev three times, test twice, each also greedy; prompts are read once
+    sampled = 2 * (3 * 10 + 2 * 20) * 440
     read_twice = (3 * 10 + 2 * 20) * 140
     assert plan.evaluations.flops == pytest.approx(
         QWEN3B.forward(sampled - read_twice, 440), rel=0.01
     )
 
 
-# What a step goes through, against the algorithms themselves
+# What a step computes, compared with the algorithms themselves
 
 
 class Counted:
-    """A learner that counts what it is asked."""
+    """A learner that counts its calls."""
 
     batches = 0
 
@@ -829,14 +822,14 @@ RECORDED = [
 def test_a_plan_is_within_a_factor_of_two_of_recorded_runs(
     recipe: str, file: str, choice: str
 ) -> None:
-    """Whole runs on one thread, in CPU minutes, with nothing but the recipe's own assumptions."""
+    """Whole runs on one thread, in CPU minutes, planned with only the recipe's assumptions."""
     recorded = json.loads((RESULTS / file).read_text())["results"][choice]["mean"]["CPU minutes"]
     plan = planned(recipe, "--model.threads=1", gpu="cpu")
     assert 0.5 < 60 * plan.hours / recorded < 2
 
 
 def test_a_cpu_lays_the_weights_out_for_every_step() -> None:
-    """If computing were free: 512 passes that each read 767,104 fp32 numbers at 1 GB/s."""
+    """If computing costs nothing, 512 passes each read 767,104 fp32 numbers at 1 GB/s."""
     machine = replace(CPU, bandwidth=1e9, rates={"float32": 1e30}, launch=0.0, decoding=0.0)
     config = resolve(read_recipe("laptop"), {})
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
@@ -1125,7 +1118,7 @@ def pretraining_example() -> Any:
 
 
 def run_command(command: str) -> None:
-    """Print what a command of the page prints."""
+    """Run a command of the page, which prints its output."""
     if command == "python examples/pretraining_cost.py":
         pretraining_example().main()
     else:
@@ -1133,7 +1126,7 @@ def run_command(command: str) -> None:
 
 
 def filled(page: str, run: Callable[[str], str]) -> str:
-    """The page with every block that starts with a command followed by what that prints."""
+    """The page with the output of its commands filled in, after each command."""
     return re.sub(
         r"```\n\$ (.+)\n[^`]*```",
         lambda match: f"```\n$ {match[1]}\n{run(match[1])}```",

@@ -1,4 +1,4 @@
-"""Trackers get what the run's own records hold, and none of their failures reaches training."""
+"""Trackers get the same metrics as the run's own records, and their failures never end a run."""
 
 import json
 import math
@@ -26,7 +26,7 @@ RECORDS = [
 
 
 def send(name: str, folder: Path) -> list[str]:
-    """Three records and an evaluation, as the loop sends them; what was said meanwhile."""
+    """Send three records and an evaluation like the training loop, and return the messages."""
     said: list[str] = []
     with Tracking(name, folder, SETTINGS, said.append) as tracking:
         for record in RECORDS:
@@ -52,7 +52,7 @@ def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
     assert send("tensorboard", tmp_path) == []
     found = tensorboard_of(tmp_path)
     assert found.keys() == {"reward", "samples", "test/pass@1/operators=*/"}, (
-        "no text, and nothing that is not finite"
+        "no text and only finite numbers"
     )
     assert found["reward"] == [(s, pytest.approx(s / 10)) for s in range(3)]
     assert found["test/pass@1/operators=*/"] == [(3, 0.5)]
