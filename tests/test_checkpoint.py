@@ -250,7 +250,7 @@ def test_killed_at_every_change_of_the_folder(tmp_path: Path) -> None:
     runs = sorted(tmp_path.iterdir(), key=lambda path: int(path.name))
     assert len(runs) > 20
     seen = [check_after_death(run) for run in runs]
-    assert seen == sorted(seen)  # old set, then old and new, then new: never back, never neither
+    assert seen == sorted(seen)  # the old steps, then old and new, then the new ones
     assert set(seen) == {(1, 2), (1, 2, 3), (2, 3)}
 
 

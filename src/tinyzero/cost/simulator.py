@@ -487,8 +487,7 @@ LADDER: tuple[tuple[str, Any], ...] = (
     ("lora.rank", 64),
     ("lora.rank", 16),
 )
-"""Options that save memory: those that cost little time come first, those that change what is
-trained come last."""
+"""Options that save memory. The first cost little time, the last change what is trained."""
 
 
 def remedies(config: Config, planned: Callable[[Config], Plan]) -> dict[str, Any]:
