@@ -25,7 +25,7 @@ OWN_GPU = ("gpu_memory", "gpu_bandwidth", "gpu_tflops")
 EXAMPLES = """\
   tinyzero plan qwen2.5-3b                   every GPU and the profiles that fit
   tinyzero plan qwen2.5-3b --gpu 4090,h100   only these GPUs
-  tinyzero plan qwen2.5-3b --gpu h100        memory and time on one GPU in detail
+  tinyzero plan qwen2.5-3b --gpu h100        memory and time on one, in detail
   tinyzero plan qwen2.5-3b --gpu-memory 24 --gpu-bandwidth 936 --gpu-tflops 71
   tinyzero plan laptop --measure             run five steps and correct the plan"""
 
