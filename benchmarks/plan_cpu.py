@@ -45,7 +45,7 @@ class Case(NamedTuple):
 
 CASES = {
     "laptop": Case("algorithms.json", "grpo", 141),
-    "laptop-countdown-ppo": Case("ppo_seeds.json", "ppo", 141),
+    "laptop-countdown-ppo": Case("algorithms.json", "ppo", 141),
     "laptop-countdown-prime": Case("algorithms.json", "prime", 136),
     "multiplication": Case("multiplication.json", "grpo", 61),
 }

@@ -568,5 +568,5 @@ def test_the_grids_here_can_run(
     copied.write_text(text.replace("Jiayi-Pan/Countdown-Tasks-3to4", str(data)))
     grid, cells = ablate.read_grid(copied)
     for cell in cells:
-        check(cell.config, cell.given)
+        check(cell.config, cell.given, here=cell.config.model.device != "cuda")
     assert len(cells) == len(grid.seeds) * math.prod(map(len, grid.axes.values()))

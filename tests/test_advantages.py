@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tinyzero.algorithms.advantages import (
-    Center,
-    Scale,
     at_end,
     broadcast,
     gae,
@@ -24,6 +22,7 @@ from tinyzero.algorithms.advantages import (
     return_to_go,
     whiten,
 )
+from tinyzero.algorithms.options import Center, Scale
 
 quick = settings(deadline=None, max_examples=50)
 scores = st.floats(-10, 10, width=32)

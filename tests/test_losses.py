@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tinyzero.algorithms import losses
 from tinyzero.algorithms.advantages import group_advantages
 from tinyzero.algorithms.losses import (
-    Aggregation,
     Estimator,
     aggregate,
     clipped_surrogate,
@@ -21,6 +20,7 @@ from tinyzero.algorithms.losses import (
     entropy,
     kl,
 )
+from tinyzero.algorithms.options import Aggregation
 
 AGGREGATIONS: list[Aggregation] = [
     "token-mean",

@@ -813,7 +813,7 @@ RESULTS = Path(__file__).parent.parent / "ablations" / "results"
 RECORDED = [
     ("laptop-countdown-grpo", "algorithms.json", "grpo"),
     ("laptop-countdown-prime", "algorithms.json", "prime"),
-    ("laptop-countdown-ppo", "ppo_seeds.json", "ppo"),
+    ("laptop-countdown-ppo", "algorithms.json", "ppo"),
     ("multiplication", "multiplication.json", "grpo"),
 ]
 
@@ -975,11 +975,7 @@ def test_a_run_says_what_it_costs(
         assert "time/gpu_hours" not in record
     assert steps[-1]["time/dollars_total"] == pytest.approx(steps[-1]["time/dollars"])
     assert steps[-1]["time/flops_total"] == steps[-1]["flops"]
-    first = steps[0]
-    assert (
-        f"FLOP {first['flops']:.1e} of {first['time/flops_total']:.1e}  "
-        f"cost ${first['time/dollars']:.2f} of $"
-    ) in said
+    assert f"cost ${steps[0]['time/dollars']:.2f} of $" in said
     assert f"{steps[-1]['flops']:.2e} FLOP, ${steps[-1]['time/dollars']:.2f}" in said
     assert cli.main(["train", "--resume", str(run), "--steps=3", "--run.price=0"]) == 0
     *_, last = records.read(run / "metrics.jsonl")
@@ -1082,7 +1078,7 @@ def test_a_measured_plan(base: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("nosuch", "unknown recipe"),
         ("laptop --profile 24gb", "this recipe has none"),
         ("qwen2.5-3b --gpu t4", "not possible in bfloat16"),
-        ("laptop --model.name Some/Model", "its shape is not known"),
+        ("qwen2.5-3b --model.name Some/Model", "its shape is not known"),
         ("laptop --algorithm gpro", "did you mean"),
         ("laptop --rollout.promts 3", "promts"),
         ("laptop --gpu h100 --measure", "leave out --gpu"),

@@ -318,7 +318,7 @@ def test_a_model_that_brings_its_own_code_is_refused_without_asking(
     command = ["eval", str(folder), "--task", "countdown", "--n", "2", *SHORT]
     command += ["--model.prompt", "compact"]
     if kind == "strange":
-        assert "needs code of its own, which is never run" in refused(capsys, *command)
+        assert "needs its own code, which is never run" in refused(capsys, *command)
         refused(capsys, "export", folder, "out")
         refused(capsys, "train", f"--model.name={folder}")
     else:

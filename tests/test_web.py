@@ -513,7 +513,7 @@ def test_two_models_whose_tasks_have_other_options(
     mine, recipe = str(tmp_path / "mine"), tmp_path / "mine" / "recipe.toml"
     recipe.write_text('inherit = "laptop"\n[task]\nmax_number = 9\n')
     command = ["play", "--web", "tiny", mine, "--port", "0", "--model.threads", "1"]
-    assert f"tiny and {mine} were made for different tasks or with different options" in refused(
+    assert f"tiny and {mine} were trained on different tasks, or with different options" in refused(
         capsys, *command
     )
     served = []

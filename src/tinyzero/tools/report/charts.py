@@ -304,6 +304,7 @@ OWN = "What the task measures in the completions of a step, as a mean."
 
 LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("step", "samples/generated", "time/elapsed"), "it is an axis"),
+    "time/elapsed_total": "the page says how much time is left",
     **dict.fromkeys(("samples", "tokens", "version", "time/cpu"), "it rises evenly"),
     **dict.fromkeys(("split", "n", "k", "temperature"), "it says how an evaluation was made"),
     **dict.fromkeys(("max_tokens", "problems", "right", "clusters"), "runs are compared by it"),
