@@ -184,9 +184,8 @@ def decode_case(given: argparse.Namespace, name: str, batch: int, engine: str) -
     """Tokens per second of one engine at one batch size: the best round after a warm-up."""
     prompts = prompts_of(given, name, batch)
     run = our_engine(given, name, batch) if engine == "ours" else their_engine(given, name, engine)
-    run(
-        prompts, given.new if engine == "static" else min(given.new, 16)
-    )  # a static cache is compiled for its length
+    # a static cache is compiled for its length
+    run(prompts, given.new if engine == "static" else min(given.new, 16))
     seconds, counts = [], []
     for _ in range(given.rounds):
         seconds.append(timed(given, lambda: counts.append(run(prompts, given.new))))

@@ -2,9 +2,9 @@
 
     python benchmarks/plan_cpu.py
 
-Each recipe takes STEPS real steps with one thread, the way `tinyzero plan --measure` does. The rounds
-are interleaved, so that other work on the machine slows all recipes alike, and times are CPU seconds
-of the process, which other work affects less than the time that passes.
+Each recipe takes STEPS real steps with one thread, as `tinyzero plan --measure` does. The rounds
+are interleaved, so that other work on the machine slows all recipes alike. Times are CPU seconds of
+the process, which other work affects less than wall-clock time.
 
 The first table compares the measured steps with the plan for exactly their tokens. The second
 compares whole runs as planned, and as planned after the measurement, with the CPU minutes that

@@ -86,7 +86,7 @@ class Haiku(Task):
 
 
 def ask(url: str, model: str, question: str, seconds: float) -> str:
-    """The answer of `model` to one question. Raises Ungraded if there is no proper reply in time."""
+    """The answer of `model` to a question. Raises Ungraded if there is no proper reply in time."""
     message = {"role": "user", "content": question}
     body = {"model": model, "messages": [message], "temperature": 0, "max_tokens": 8}
     headers = {"Content-Type": "application/json"}

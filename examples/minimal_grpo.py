@@ -1,4 +1,4 @@
-"""R1-Zero in one file: a tiny language model learns to search and to check itself from rewards alone.
+"""R1-Zero in one file: a tiny language model learns from rewards to search and to check itself.
 
     python examples/minimal_grpo.py [--steps N] [--seed N]
 
@@ -75,7 +75,7 @@ def reward(problem: str, response: str) -> float:
 
 
 class Block(nn.Module):
-    """Causal attention with four queries and one key and value, and a small feed-forward network."""
+    """Causal attention (four queries, one key and value) and a small feed-forward network."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

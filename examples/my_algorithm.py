@@ -33,7 +33,7 @@ class RAFT(Algorithm):
         return [group for group in groups if any(rollout.reward.right for rollout in group)]
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:
-        """Give an advantage of 1 to the first `at_most` right answers per group, and 0 to others."""
+        """Give the first `at_most` right answers of a group the advantage 1, and the others 0."""
         chosen = torch.zeros(len(batch.groups))
         chosen_per_group: dict[int, int] = {}
         for row, group in enumerate(batch.groups.tolist()):

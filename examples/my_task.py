@@ -40,5 +40,5 @@ class BeatTheSum:
         return sorted(numbers_used) == numbers and value > sum(numbers)
 
     def solution(self, problem: Problem) -> str:
-        """Return a right completion. It is not trained on: `check-task` tries the grader with it."""
+        """Return a right completion. It is used only to check the grader, by `check-task`."""
         return f"</think>\n<answer>{'*'.join(map(str, problem.fields['numbers']))}</answer>"

@@ -77,7 +77,7 @@ class Rows(Task):
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a JSONL file. Raises UserError with the number of the first line that is wrong."""
+    """The rows of a JSONL file. Raises UserError that names the first line that is wrong."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(
-    prefix="tinyzero-state-"
-)  # keep away from the user's own state
+# keep away from the user's own state
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="tinyzero-state-")
 
 import pytest
 import torch

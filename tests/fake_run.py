@@ -25,11 +25,8 @@ def write(
     `columns` replace metrics by step, and `text` gives the answers by step.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    changes = {
-        "steps": steps,
-        "eval.every": every,
-        "sampler.name": "torch",
-    }  # a run records what "auto" became
+    # a run records what "auto" became
+    changes = {"steps": steps, "eval.every": every, "sampler.name": "torch"}
     settings = config.resolve(config.read_recipe("laptop"), changes | overrides)
     (folder / "config.toml").write_text(config.to_toml(settings))
     for step in range(steps):

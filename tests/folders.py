@@ -1,4 +1,4 @@
-"""Model folders as a user has them: small random checkpoints of real families, with tokenizers made on the spot."""
+"""Model folders like a user's: small random checkpoints of real families, with new tokenizers."""
 
 from functools import cache
 from pathlib import Path
@@ -41,9 +41,11 @@ CHAT = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = [
-    "Using the numbers [19, 36, 55, 7], create an equation that equals 65. <think> Let me solve this step by step: "
+    "Using the numbers [19, 36, 55, 7], create an equation that equals 65. "
+    "<think> Let me solve this step by step: "
     "19 + 36 = 55, that is not 65. </think> <answer> (55 + 36) - 19 - 7 </answer>",
-    "A conversation between User and Assistant. The assistant first thinks and then provides the user with the answer.",
+    "A conversation between User and Assistant. "
+    "The assistant first thinks and then provides the user with the answer.",
 ]
 
 
@@ -67,7 +69,7 @@ def write(
     shards: bool = False,
     **more: Any,
 ) -> Path:
-    """A random checkpoint of a family, with weights far from their small initial ones."""
+    """Write a random checkpoint of a family, with weights far from their small initial values."""
     tokenizer = bpe()
     torch.manual_seed(0)
     shape = {

@@ -1,4 +1,4 @@
-"""What several test files need: commands that are refused, a small disk, scripts as modules."""
+"""Helpers of several test files: commands that fail, a small disk, scripts as modules."""
 
 import importlib.util
 import resource
@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that answers a mistake."""
+    """The one line of error that a wrong command prints."""
     capsys.readouterr()
     assert cli.main([str(a) for a in arguments]) == 2
     said = capsys.readouterr().err
@@ -29,7 +29,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """The operating system refuses to let any file grow beyond `size` bytes, much as a full disk does."""
+    """Let no file grow beyond `size` bytes. The error is similar to that of a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

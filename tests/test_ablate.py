@@ -110,7 +110,7 @@ def test_an_interval_over_seeds_is_students() -> None:
     low, high = over_seeds([0.7, 0.8, 0.9])[1:]
     half = 4.303 * 0.1 / 3**0.5  # t with 2 degrees of freedom, standard deviation 0.1
     assert (low, high) == pytest.approx((0.8 - half, 0.8 + half), abs=1e-4)
-    assert over_seeds([0.7]) == (0.7, 0.7, 0.7), "one seed says nothing about others"
+    assert over_seeds([0.7]) == (0.7, 0.7, 0.7), "one seed says nothing about other seeds"
 
 
 def scores(*rates: float, clusters: list[int] | None = None, problems: str = "a") -> Scores:
@@ -189,8 +189,8 @@ def test_several_comparisons_widen_the_intervals() -> None:
 def simulated(generator: np.random.Generator, seeds: int, problems: int, spread: float) -> Any:
     """Runs of two choices with equal expected accuracy, 0.8, on problems in clusters of two.
 
-    `spread` is the standard deviation of a run's accuracy over seeds. Every cluster has a
-    difficulty of its own.
+    `spread` is the standard deviation of a run's accuracy over seeds. Each cluster has
+    its own difficulty.
     """
     clusters = np.arange(problems) // 2
     difficulty = np.repeat(generator.choice([-0.15, 0.15], problems // 2), 2)
@@ -211,7 +211,7 @@ def simulated(generator: np.random.Generator, seeds: int, problems: int, spread:
 @pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize("spread", [0.0, 0.03])
 def test_intervals_hold_as_often_as_they_say(seeds: int, spread: float) -> None:
-    """At least 95 % of 300 intervals hold the truth, with and without records per problem."""
+    """At least 95 % of 300 intervals contain the truth, with and without records per problem."""
     generator = np.random.default_rng(seeds)
     draws, names = 300, ("mean", "mean, old", "difference", "difference, old")
     held = dict.fromkeys(names, 0)
@@ -357,9 +357,7 @@ def test_a_stopped_grid_is_resumed_and_writes_the_comparison(grid: Path, tmp_pat
     begun = [path.parent.name for path in out.glob("*/config.toml")]
     assert begun
     assert cli.main(["ablate", str(grid), "--out", str(out), "--jobs", "2"]) == 0
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept, (
-        "what was finished is left alone"
-    )
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished runs are left alone"
     for name in begun:  # resumed, not started again
         assert [e["step"] for e in records.read(out / name / "metrics.jsonl")] == [0, 1]
         assert "exists" not in (out / f"{name}.log").read_text()
@@ -487,7 +485,7 @@ def test_what_was_asked_is_compared_and_not_what_it_meant(
     cell = ablate.Cell(("only",), 0, asked)
     assert not finished(cell, write_run(tmp_path, asked, meant)), "it is resumed"
     said = laptop(**overrides, eval__greedy=asked.eval.greedy, optimizer__beta1=0.9)
-    assert not finished(cell, write_run(tmp_path, said, meant)), "defaults may be said"
+    assert not finished(cell, write_run(tmp_path, said, meant)), "defaults may be written out"
     for key, value in (("seed", 1), ("algorithm__correction", "mask"), ("task__max_count", 4)):
         other = laptop(**overrides | {key: value})
         write_run(tmp_path, other, asked)
@@ -497,7 +495,7 @@ def test_what_was_asked_is_compared_and_not_what_it_meant(
 
 
 def test_a_run_that_does_not_say_what_was_asked_is_named(tmp_path: Path) -> None:
-    """0.1 wrote only what was meant."""
+    """Version 0.1 wrote only config.toml."""
     (tmp_path / "config.toml").write_text(configs.to_toml(laptop()))
     with pytest.raises(UserError, match=r"has no asked\.toml.*: move it away"):
         finished(ablate.Cell(("only",), 0, laptop()), tmp_path)
@@ -532,7 +530,7 @@ def test_a_run_that_fails_is_named(
     assert "grpo-fast-3.log" in said
     out = tmp_path / "out"
     about = json.loads((out / "ablation.json").read_text())
-    assert set(about["results"]) == {"grpo-slow"}, "what finished is compared"
+    assert set(about["results"]) == {"grpo-slow"}, "finished runs are compared"
     assert about["not finished"] == ["grpo-fast-3"]
     said = (out / "ablation.md").read_text()
     assert "\nNot finished: grpo-fast-3.\n" in said
@@ -544,7 +542,7 @@ def test_a_run_that_fails_is_named(
 def test_the_grids_here_can_run(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the bases that their own commands make, of which only the options are checked."""
+    """Only the options of the commands that make the bases are checked."""
     text = path.read_text()
     made: list[str] = []
 

@@ -175,9 +175,8 @@ def test_gae_by_hand(lam: float, advantages: list[float], returns: list[float]) 
 def test_each_response_has_a_lambda_of_its_own() -> None:
     lengths = torch.tensor([100, 1000, 10])
     lam = length_adaptive_lambda(lengths, 0.05)
-    torch.testing.assert_close(
-        lam, torch.tensor([0.8, 0.98, 0.0])
-    )  # 1 - 1/(0.05 * 10) = -1 is raised to 0
+    # 1 - 1/(0.05 * 10) = -1 is raised to 0
+    torch.testing.assert_close(lam, torch.tensor([0.8, 0.98, 0.0]))
     rewards, values, mask = REWARDS.expand(3, -1), VALUES.expand(3, -1), full(3, 3)
     together = gae(rewards, values, mask, 1.0, torch.tensor([1.0, 0.95, 0.0]))
     for i, one in enumerate((1.0, 0.95, 0.0)):
@@ -187,7 +186,7 @@ def test_each_response_has_a_lambda_of_its_own() -> None:
 
 
 def slow_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
-    """Equation 16 literally, for one completion: A_t = sum_l (gamma lam)^l delta_{t+l}."""
+    """Equation 16, taken literally, for one completion: A_t = sum_l (gamma lam)^l delta_{t+l}."""
     following = [*values[1:], 0.0]
     deltas = [r + gamma * n - v for r, n, v in zip(rewards, following, values, strict=True)]
     return [
@@ -196,7 +195,7 @@ def slow_gae(rewards: list[float], values: list[float], gamma: float, lam: float
 
 
 def test_gae_steps_over_holes_and_padding() -> None:
-    """Without its unmasked tokens each row is an ordinary completion; the rest is never read."""
+    """Each row without its unmasked tokens is an ordinary completion. The rest is never read."""
     torch.manual_seed(0)
     mask = torch.rand(32, 11) < 0.6
     rewards, values = torch.randn(2, 32, 11, dtype=torch.float64)

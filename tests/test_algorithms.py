@@ -148,9 +148,8 @@ def ppo(rewards: list[float], lengths: list[int], values: list[list[float]], **m
     return PPO(PPOOptions(**more)).annotate(batch, scored)[0]
 
 
-VALUES = [
-    [9.0, 0.5, 0.6, 0.8]
-]  # the first column predicts the second token of the prompt, and is never read
+# the first column predicts the second token of the prompt, and is never read
+VALUES = [[9.0, 0.5, 0.6, 0.8]]
 
 
 @pytest.mark.parametrize(
@@ -440,9 +439,8 @@ def test_primes_reward_model_is_trained_before_it_is_asked_or_after() -> None:
         if not differs:
             assert found.ref_logprobs is not None
             learned = learner.update(found)
-            assert learned["loss"] == pytest.approx(
-                0.693147, abs=1e-4
-            )  # log 2: the model is undecided
+            # log 2: the model is undecided
+            assert learned["loss"] == pytest.approx(0.693147, abs=1e-4)
         for _ in range(30):
             learned = learner.update(found)
         assert learned["loss"] < 0.5
@@ -946,10 +944,8 @@ OF_THEIR_OWN = ("grpo", "ppo", "prime", "reinforce++")
     [(name, seed) for name in NAMES for seed in ((0, 1, 2) if name in OF_THEIR_OWN else (0,))],
 )
 def test_it_learns_to_repeat_the_letter_asked_for(name: str, seed: int) -> None:
-    off = {
-        "filter": "none",
-        "overlong": 0,
-    }  # the toy's rewards are seldom whole, and its limit is 6 tokens
+    # the toy's rewards are seldom whole, and its limit is 6 tokens
+    off = {"filter": "none", "overlong": 0}
     rewards = learn(name, seed, **(off | {"entropy": 0.05} | TOY.get(name, {})))
     assert sum(rewards[:4]) / 4 < 0.1
     assert sum(rewards[-4:]) / 4 > 0.45, "always saying the same letter would give 0.33"
@@ -1048,9 +1044,8 @@ def test_one_graded_answer_is_enough_for_the_rewards_to_decide() -> None:
 
 
 def test_a_band_of_graded_answers_is_one_of_their_mean_reward() -> None:
-    groups = graded(
-        [0.1, 0.2], [0.1, 0.3], [0.9, 0.7], [1.0, 0.7]
-    )  # their means are .15, .2, .8 and .85
+    # their means are .15, .2, .8 and .85
+    groups = graded([0.1, 0.2], [0.1, 0.3], [0.9, 0.7], [1.0, 0.7])
     algorithm = load_algorithm("grpo", {"filter": "band"})
     assert [g[0].group for g in algorithm.keep(groups)] == [1, 2]
     for outside in (2.3, -0.5):

@@ -21,7 +21,7 @@ SMALL = {
 
 
 class Letters:
-    """Say the letter: a task defined where it is used."""
+    """Say the letter. The task is defined in the script that uses it."""
 
     def problem(self, split: Split, index: int) -> Problem:
         return Problem(f"{split}:{index}", {"letter": "abc"[index % 3]}, split, f"{split}:{index}")
@@ -42,7 +42,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tinyzero.Run:
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
-    code = "import tinyzero, sys; tinyzero.recipes(); print({'torch', 'transformers'} & set(sys.modules))"
+    code = (
+        "import tinyzero, sys; tinyzero.recipes(); "
+        "print({'torch', 'transformers'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -112,7 +115,8 @@ def test_a_class_of_a_script_is_a_task(tmp_path: Path) -> None:
             "import tinyzero",
             "from tinyzero.types import Problem, Reward",
             "class Mine:",
-            "    def problem(self, split, index): return Problem(str(index), {'i': index}, split, str(index))",
+            "    def problem(self, split, index):",
+            "        return Problem(str(index), {'i': index}, split, str(index))",
             "    def prompt(self, problem, template): return 'a'",
             "    def reward(self, problem, text): return len(text) % 2 == 0",
             "    def solution(self, problem): return 'aa'",

@@ -1,4 +1,4 @@
-"""Batches against one written out by hand, and the cutting into micro-batches against losing or doubling a row."""
+"""Batches equal one written by hand; cutting into micro-batches neither loses nor repeats a row."""
 
 from dataclasses import fields, replace
 
@@ -34,14 +34,8 @@ def test_columns_belong_to_the_token_they_predict() -> None:
     assert batch.mask.tolist() == [[no, yes, yes], [no, yes, no], [yes, no, yes], [yes, no, no]]
     expected = [[0, -0.1, -0.2], [0, -0.3, 0], [-0.4, -0.5, -0.6], [-0.2, 0, 0]]
     torch.testing.assert_close(batch.sampled_logprobs, torch.tensor(expected))
-    assert batch.tokens[:, 1:][batch.mask].tolist() == [
-        1,
-        2,
-        3,
-        4,
-        6,
-        2,
-    ]  # every trained token, nothing else
+    # every trained token, nothing else
+    assert batch.tokens[:, 1:][batch.mask].tolist() == [1, 2, 3, 4, 6, 2]
     assert batch.rewards.tolist() == [1.0, 0.5, 0.25, 0.0]
     assert batch.groups.tolist() == [4, 4, 5, 5]
     assert batch.lengths.tolist() == [4, 3, 4, 2]

@@ -267,11 +267,8 @@ def test_a_task_that_measures_nothing_is_not_measured_whatever_its_fields() -> N
     [
         ("</think>\n<answer>12*(5-3)</answer>", True, False),
         ("12-3=9,9*5=45 vs 24 no\n</think>\n<answer>12-3*5</answer>", False, True),
-        (
-            "12-3=9,9*5=45\n</think>\n<answer>12-3*5</answer>",
-            False,
-            True,
-        ),  # without a verdict there is no claim
+        # without a verdict there is no claim
+        ("12-3=9,9*5=45\n</think>\n<answer>12-3*5</answer>", False, True),
         (SOLVED, False, False),
         ("12-3=9,9*5=45 vs 24 no\n", False, False),  # no answer
         ("<answer>12*(5-3)</answer>", False, False),  # still thinking
@@ -419,7 +416,7 @@ def test_other_expressions_are_other_attempts(one: Expression, other: Expression
         ("-", False),
         ("-" * 30 + "12*(5-3)", True),
         ("12*5-3", False),
-        ("12/3*5", False),  # tried, but judged no
+        ("12/3*5", False),  # tried, but rejected
         ("12*(5-3", False),
         ("12*(5-3))", False),
         ("24", False),
@@ -438,7 +435,10 @@ def test_a_text_after_the_thinking_is_not_an_attempt() -> None:
     assert trace(NUMBERS, TARGET, "</think>\n5-3=2,12*2=24 vs 24 yes\n") == []
 
 
-LONG = "40*6=240,7*6=42,240+42=282\n40*3=120,7*3=21,120+21=141\n1410+282=1692\n</think>\n<answer>1692</answer>"
+LONG = (
+    "40*6=240,7*6=42,240+42=282\n40*3=120,7*3=21,120+21=141\n1410+282=1692\n"
+    "</think>\n<answer>1692</answer>"
+)
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ LONG = "40*6=240,7*6=42,240+42=282\n40*3=120,7*3=21,120+21=141\n1410+282=1692\n<
     [
         (47, 36, LONG, (4, 4, 4)),
         (36, 47, LONG, (4, 4, 4)),
-        (47, 36, "47*30=1,47*6=2", (4, 4, 2)),  # whatever the result is
+        (47, 36, "47*30=1,47*6=2", (4, 4, 2)),  # although the result is wrong
         (47, 36, "30*47=1410\n6*47=282\n", (4, 4, 2)),
         (47, 36, "47*36=1692", (0, 4, 0)),
         (47, 36, "47*36=1692,47*6=282,47*3=141", (4, 4, 2)),

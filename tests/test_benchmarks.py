@@ -1,4 +1,4 @@
-"""The benchmarks of trained models, on a handful of problems: they run, and write what they say."""
+"""The benchmarks of trained models run on a few problems and write what they promise."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from tinyzero.run import checkpoint
 def run(
     name: str, arguments: list[str], results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[dict[str, Any]]:
-    """What the script writes, into a folder of the test."""
+    """The results that the script writes, in a folder of the test."""
     module = benchmark(name, monkeypatch, results)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, "--threads", "1"])
     module.main()

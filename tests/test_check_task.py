@@ -37,7 +37,7 @@ EXAMPLE = str(Path(__file__).parent.parent / "examples" / "my_task.py")
 
 
 class Sound:
-    """Repeat the number. Every broken task below is this one with one thing wrong."""
+    """Repeat the number. Every broken task below is this task with one mistake."""
 
     def problem(self, split: Split, index: int) -> Problem:
         n = 3 * index + ("train", "dev", "test").index(split)
@@ -575,7 +575,8 @@ GAMED: list[tuple[str, Callable[..., Reward], str]] = [
     (
         "an expression outside the tags",
         anywhere,
-        "pays answer outside the wrapper.*; if this is intended, allow 'answer outside the wrapper'",
+        "pays answer outside the wrapper.*; "
+        "if this is intended, allow 'answer outside the wrapper'",
     ),
     ("eval", with_eval, r"runs the model's text: compile .*test_check_task.py, line \d+\)"),
     ("exec of a tree", with_exec, "runs the model's text: exec "),
@@ -652,7 +653,7 @@ def test_memory_is_limited() -> None:
 
 
 class Plain(Sound):
-    """The answer is the whole text, and only the exact text is paid."""
+    """The answer is the whole text, and only the exact text is rewarded."""
 
     def answer(self, problem: Problem) -> str:
         return str(problem.fields["n"])

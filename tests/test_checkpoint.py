@@ -1,4 +1,4 @@
-"""Checkpoints against flipped bytes, kill -9 at every step of saving, and disks that refuse."""
+"""Checkpoints survive flipped bytes, kill -9 at every step of saving, and full disks."""
 
 import json
 import os
@@ -174,9 +174,8 @@ def test_every_byte_of_every_file_is_guarded(tmp_path: Path) -> None:
             position, byte = rng.randrange(len(whole)), rng.randrange(256)
             changed = whole[:position] + bytes([byte]) + whole[position + 1 :]
             file.write_bytes(changed)
-            same = file.name == "manifest.json" and _json(changed) == _json(
-                whole
-            )  # white space, or the same byte
+            # white space, or the same byte
+            same = file.name == "manifest.json" and _json(changed) == _json(whole)
             assert (verify(path) is None) == (same or changed == whole), (file, position, byte)
         file.write_bytes(whole)
 
@@ -201,9 +200,8 @@ def test_a_run_that_fell_back_replaces_what_was_damaged(tmp_path: Path) -> None:
     save(tmp_path, 10)
     flip(save(tmp_path, 20) / "trainer.pt")
     flip(save(tmp_path, 30) / "trainer.pt")
-    save(
-        tmp_path, 20, keep=1
-    )  # resumed from 10: step 30 is not of this history, and must not count as newest
+    # resumed from 10: step 30 does not belong to this history and must not count as newest
+    save(tmp_path, 20, keep=1)
     assert names(tmp_path) == ["step_000020"]
     assert verify(tmp_path / "checkpoints" / "step_000020") is None
 
@@ -252,12 +250,12 @@ def test_killed_at_every_change_of_the_folder(tmp_path: Path) -> None:
     runs = sorted(tmp_path.iterdir(), key=lambda path: int(path.name))
     assert len(runs) > 20
     seen = [check_after_death(run) for run in runs]
-    assert seen == sorted(seen)  # old set, then old and new, then new: never back, never neither
+    assert seen == sorted(seen)  # the old steps, then old and new, then the new ones
     assert set(seen) == {(1, 2), (1, 2, 3), (2, 3)}
 
 
 def check_after_death(run: Path) -> tuple[int, ...]:
-    """The steps seen, each whole; then the next save clears up."""
+    """The steps that were seen. Each is whole, and the next save removes what is left behind."""
     seen = sorted((run / "checkpoints").glob("step_*"))
     assert [verify(path) for path in seen] == [None] * len(seen)
     loaded = load_latest(run, fail)
@@ -298,12 +296,12 @@ def test_killed_while_the_model_is_written(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step_000010", "step_000030"]
 
 
-# A disk that refuses
+# A full disk
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 128 KiB, where this process may mount one."""
+    """A file system of 128 KiB. The test is skipped if this process may not mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tinyzero-test", str(disk)]
@@ -321,7 +319,8 @@ def large_safetensors(folder: Path) -> None:
     save_file({"weight": torch.zeros(100_000)}, folder / "model.safetensors")
 
 
-# Three writers, three ways to fail: Python's own OSError, safetensors' worded one, torch's chained one.
+# Each of the three writers fails in its own way: Python with an OSError, safetensors with an error
+# in its own words, torch with a chained one.
 TOO_LARGE: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
     "file": (plain_model, {}),
     "safetensors": (large_safetensors, {}),
@@ -334,8 +333,9 @@ def check_refused(run: Path, kind: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         checkpoint.save(run, 20, *TOO_LARGE[kind], keep=1)
     assert str(caught.value) == (
-        f"cannot save checkpoint {run}/checkpoints/step_000020: {message}; everything saved before is intact, "
-        f"up to {run}/checkpoints/step_000010; make room or make the folder writable, then resume"
+        f"cannot save checkpoint {run}/checkpoints/step_000020: {message}; "
+        f"everything saved before is intact, up to {run}/checkpoints/step_000010; "
+        "make room or make the folder writable, then resume"
     )
     assert contents(run) == before
     assert names(run) == ["step_000010"]

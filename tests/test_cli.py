@@ -1,4 +1,4 @@
-"""Every verb on a random model, and every mistake answered by one line and exit code 2."""
+"""Every command works with a random model; every mistake gets one line and exit code 2."""
 
 import io
 import json
@@ -32,7 +32,7 @@ COMPACT = ["--task", "countdown", "--model.prompt", "compact", "--max-tokens", "
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Whatever a recipe asks for."""
+    """Return to one thread after each test, because recipes ask for more."""
     yield
     torch.set_num_threads(1)
 
@@ -228,12 +228,8 @@ def test_a_damaged_model_folder(
     if damage == "tokenizer":
         (folder / "tokenizer.json").unlink()
     assert str(folder) in refused(capsys, "eval", folder, *COMPACT)
-    short = (
-        "--rollout.max_tokens",
-        "16",
-        "--eval.max_tokens",
-        "16",
-    )  # so that nothing else is to be refused
+    # short, so that nothing else is wrong
+    short = ("--rollout.max_tokens", "16", "--eval.max_tokens", "16")
     assert str(folder) in refused(
         capsys, "train", "--model.name", folder, *short, "--run.dir", tmp_path / "run"
     )
@@ -461,7 +457,8 @@ def test_play_survives_what_a_task_raises(
     task = tmp_path / "careless.py"
     task.write_text(
         "from tinyzero.tasks.countdown import Countdown\n\n"
-        "class Careless(Countdown):\n    def pose(self, line):\n        raise ValueError('two\\nlines')\n\n"
+        "class Careless(Countdown):\n    def pose(self, line):\n"
+        "        raise ValueError('two\\nlines')\n\n"
         "class Worse(Careless):\n    def line(self, problem):\n        raise KeyError('line')\n"
     )
     monkeypatch.setattr(sys, "stdin", io.StringIO("24 from 3 5 12\n\n"))
@@ -469,7 +466,7 @@ def test_play_survives_what_a_task_raises(
     assert cli.main([*command, f"{task}:Careless"]) == 0
     said = capsys.readouterr().out
     assert "Careless raised ValueError: two lines (careless.py, line " in said
-    assert said.count("[wrong]") == 1, "it goes on"
+    assert said.count("[wrong]") == 1, "it continues"
     assert "Worse raised KeyError: 'line'" in refused(capsys, *command, f"{task}:Worse")
 
 
@@ -575,12 +572,8 @@ def test_the_installed_command_and_its_exit_code() -> None:
         ("laptop", "multiplication", None, "laptop-multiplication-grpo-0"),
         ("some/own.toml", None, None, "own-grpo-0"),
         ("qwen2.5-3b", None, "24gb", "qwen2.5-3b-grpo-24gb-0"),
-        (
-            "qwen2.5-3b-countdown-ppo",
-            None,
-            None,
-            "qwen2.5-3b-countdown-grpo-0",
-        ),  # as overridden by --algorithm grpo
+        # as overridden by --algorithm grpo
+        ("qwen2.5-3b-countdown-ppo", None, None, "qwen2.5-3b-countdown-grpo-0"),
     ],
 )
 def test_a_run_is_named_by_what_was_chosen(
@@ -627,7 +620,7 @@ def test_a_checkpoint_by_its_own_path_is_checked_too(
 
 
 def test_saved_weights_are_as_readable_as_everything_else(run: Path) -> None:
-    """safetensors writes for its owner alone, and then a colleague's eval calls it damaged."""
+    """safetensors writes files only for their owner, and a colleague's eval calls them damaged."""
     model = run / "checkpoints" / "step_000001" / "model"
     assert len({path.stat().st_mode for path in model.iterdir() if path.is_file()}) == 1
 
@@ -636,7 +629,7 @@ def test_saved_weights_are_as_readable_as_everything_else(run: Path) -> None:
 
 
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """What a command prints, which ends well."""
+    """The output of a command that must succeed."""
     capsys.readouterr()
     try:
         assert cli.main(list(words)) == 0
@@ -875,7 +868,7 @@ def test_a_dry_run_prints_the_later_config(
     shown(capsys, "train", "--resume", str(tmp_path / "run"), "--steps", "2")
     again = (tmp_path / "run" / "config.toml").read_text()
     assert "(command line)\nsteps = 2\n" in again
-    assert "(recipe laptop)\nmax_number = 25\n" in again, "what the first command said is kept"
+    assert "(recipe laptop)\nmax_number = 25\n" in again, "options of the first command are kept"
 
 
 def test_a_repeated_run_is_named_after_the_first(
@@ -886,7 +879,7 @@ def test_a_repeated_run_is_named_after_the_first(
     assert (tmp_path / "runs" / "run-repeat-0" / "metrics.jsonl").is_file()
 
 
-# ---- a pretrained model does not train on the settings of a tiny one
+# ---- a pretrained model does not train with the settings for a tiny one
 
 
 @pytest.mark.parametrize(
@@ -944,7 +937,7 @@ def test_the_python_api_refuses_it_too(tmp_path: Path) -> None:
 
 def test_a_gpu_that_the_recipe_ignores_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     laptop = resolve(read_recipe("laptop"), {})
-    assert unused_gpu(laptop) is None, "there is none here"
+    assert unused_gpu(laptop) is None, "this machine has no GPU"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert "--model.device cuda" in (unused_gpu(laptop) or "")
     assert unused_gpu(resolve(read_recipe("laptop"), {"model.device": "auto"})) is None

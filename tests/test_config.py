@@ -1,4 +1,4 @@
-"""Recipes and overrides: each published recipe resolves, what is written is read again, mistakes name their key."""
+"""Recipes and overrides: bundled recipes resolve, files are read back, errors name their key."""
 
 import tomllib
 from collections.abc import Iterator
@@ -256,7 +256,7 @@ def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def files(folder: Path, **texts: str) -> Path:
-    """Recipes in a folder; the path of the last."""
+    """Write recipes into a folder and return the path of the last one."""
     for name, text in texts.items():
         (folder / f"{name}.toml").write_text(text)
     return folder / f"{name}.toml"

@@ -143,9 +143,8 @@ def test_options_that_allow_no_problem_are_rejected() -> None:
 
 # The solver
 
-Traced = tuple[
-    Fraction, Fraction
-]  # an expression's value, and its value if each number is replaced by a unique one
+# an expression's value, and its value if each number is replaced by a unique one
+Traced = tuple[Fraction, Fraction]
 
 
 def every_expression(numbers: tuple[Traced, ...]) -> Iterator[Traced]:

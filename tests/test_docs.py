@@ -1,7 +1,7 @@
-"""The documents are true: the glossary, the list of modules, the quoted code, the links.
+"""The documents are correct: the glossary, the list of modules, the quoted code, the links.
 
-`python tests/test_docs.py` writes what is generated: docs/metrics.md, docs/modules.md, and the table
-of modules in ARCHITECTURE.md.
+`python tests/test_docs.py` writes the generated parts: docs/metrics.md, docs/modules.md, and the
+table of modules in ARCHITECTURE.md.
 """
 
 import ast
@@ -57,15 +57,15 @@ before the evaluation, so 0 is the untrained model and the last one equals `step
 the names of checkpoints count steps from 1.
 
 `*` stands for any text. If several entries match a key, the most specific one defines it.
-`python tests/test_docs.py` writes this page from `tinyzero.run.glossary.GLOSSARY` and the `glossary`
-of each bundled task: change it there.
+`python tests/test_docs.py` writes this page from `tinyzero.run.glossary.GLOSSARY` and the
+`glossary` of each bundled task: change it there.
 
 | key | meaning |
 |---|---|
 {rows(GLOSSARY)}
 
-The sections below explain what only one task measures. [Behaviours](behaviours.md) defines the words
-of Countdown.
+Each section below explains the metrics of one task. [Behaviours](behaviours.md) defines the words
+that Countdown uses.
 
 {own}
 """
@@ -85,13 +85,13 @@ def module_cells(path: Path, to_root: str) -> str:
 
 
 def top_module(name: str) -> Path:
-    """The file of a module or a package right below src/tinyzero."""
+    """The file of a module or a package directly in src/tinyzero."""
     file = PACKAGE / f"{name}.py"
     return file if file.exists() else PACKAGE / name / "__init__.py"
 
 
 def floors_table() -> str:
-    """The modules and packages right below src/tinyzero, the highest floor first."""
+    """The modules and packages directly in src/tinyzero, the highest floor first."""
     floors = [*FLOORS, ["api"]]  # the Python API may import everything
     lines = ["| floor | module | what it is for |", "|---|---|---|"]
     for number, floor in reversed(list(enumerate(floors, 1))):
@@ -206,7 +206,7 @@ def test_a_broken_link_is_seen() -> None:
     ]
 
 
-# Notes of another checkout, somebody's own folders, package registries.
+# Notes outside the project, personal folders, package registries.
 OUTSIDE = re.compile(
     r"\.\./shared|(?<![\w.}/-])/(?:home|Users|root|work)/\w"
     r"|pypi\.org|pythonhosted\.|download\.pytorch|npmjs\."
@@ -287,7 +287,7 @@ def test_the_grid_on_its_page_is_the_file_it_names() -> None:
 
 
 def loop() -> str:
-    """The loop as train.py has it."""
+    """The training loop in train.py."""
     source = (PACKAGE / "train.py").read_text(encoding="utf-8")
     body = source[source.index("    with opened(") : source.index("    return run.saved")]
     return textwrap.dedent(body).strip()

@@ -1,4 +1,4 @@
-"""pass@k against counting every subset, intervals against simulated truth, evaluations against a script."""
+"""pass@k equals a count of all subsets, intervals cover simulated truth, evaluations are exact."""
 
 import itertools
 import random
@@ -47,7 +47,11 @@ def test_ks() -> None:
 def simulated(
     rng: np.random.Generator, mean: float, clusters: int, spread: float
 ) -> tuple[list[float], list[str]]:
-    """Clusters of one to four problems with a chance of their own around `mean`; `spread` 0 makes them alike."""
+    """Rewards in clusters of one to four problems, and the cluster of each problem.
+
+    The chance of success is different for each cluster, around `mean`. With `spread` 0 it is the
+    same for all.
+    """
     values: list[float] = []
     names: list[str] = []
     for c in range(clusters):
@@ -113,16 +117,17 @@ def test_the_interval_of_four_problems_by_hand() -> None:
     """One right answer in four unlike problems.
 
     Deviations 3/4 and three times -1/4: their squares sum to 3/4, so the variance of the mean is
-    3/4 / 4^2 * 4/(4 - 1) = 1/16, as much as 3/16 / (1/16) = 3 independent answers have. Wilson's interval
-    for 1/4 and n = 3 at z = 1.96 has the centre (1/4 + z^2/6) / (1 + z^2/3) = 0.3904 and half the width
-    z / (1 + z^2/3) * sqrt(3/16/3 + z^2/36) = 0.3535. Without 4/(4 - 1) it would be 0.0456 to 0.6994.
+    3/4 / 4^2 * 4/(4 - 1) = 1/16, which is that of 3/16 / (1/16) = 3 independent answers. Wilson's
+    interval for 1/4 and n = 3 at z = 1.96 has the centre (1/4 + z^2/6) / (1 + z^2/3) = 0.3904 and
+    half the width z / (1 + z^2/3) * sqrt(3/16/3 + z^2/36) = 0.3535. Without 4/(4 - 1) it would be
+    0.0456 to 0.6994.
     """
     low, high = interval([1.0, 0.0, 0.0, 0.0], ["a", "b", "c", "d"])
     assert (low, high) == pytest.approx((0.0368, 0.7439), abs=1e-4)
 
 
 class Steps:
-    """Problem i is answered rightly by samples below i % 5; every problem is drawn twice."""
+    """Samples below i % 5 answer problem i rightly. Every problem is drawn twice."""
 
     def problem(self, split: Split, index: int) -> Problem:
         i = index // 2
@@ -300,7 +305,7 @@ def test_an_answer_that_could_not_be_graded_counts_as_wrong() -> None:
             return Reward(1.0)
 
     found = scored(Lost(), problems=5)
-    for k in (1, 2, 4):  # of 4 answers, whatever is left of the group
+    for k in (1, 2, 4):  # always of 4 answers, even if some could not be graded
         expected = sum(pass_at_k(i, 4, k) for i in range(5)) / 5
         assert found[f"pass@{k}"] == pytest.approx(expected)
     assert found["grading/ungraded"] == 10
@@ -330,7 +335,7 @@ def test_behaviours_belong_to_the_task_and_not_to_the_names_of_fields() -> None:
 
 
 def test_a_task_that_has_few_problems_is_not_asked_for_ever() -> None:
-    """However many are wanted: the work is bounded by what there is."""
+    """The work depends on the number of problems that exist, not on the number requested."""
     asked: list[int] = []
 
     class Few(Repeat):

@@ -1,4 +1,4 @@
-"""The gallery in examples/: every task passes `check-task`, and every reward does what its page says."""
+"""The gallery in examples/: tasks pass `check-task`, and rewards do what their page says."""
 
 import json
 import threading
@@ -115,7 +115,7 @@ def test_rows_are_read_from_a_file(tmp_path: Path) -> None:
     assert sum(sizes) == 60
     assert min(sizes) > 0
     problem = task.problem("test", sizes[2])
-    assert problem == task.problem("test", 0), "after the last row comes the first one"
+    assert problem == task.problem("test", 0), "the first row follows the last one"
     assert task.reward(problem, f"</think><answer> {problem.fields['answer']} </answer>") is True
     assert task.reward(problem, "</think><answer>no</answer>") is False
 
@@ -144,7 +144,7 @@ Reply = Callable[[str], tuple[int, Any]]
 
 @pytest.fixture
 def judge_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], str]]:
-    """Starts a judge on this machine: give it a function from the question to a status and a reply."""
+    """Starts a judge on this machine. Its function turns a question into a status and a reply."""
     monkeypatch.setenv("no_proxy", "*")
     servers: list[HTTPServer] = []
 
@@ -174,12 +174,12 @@ def judge_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], 
 
 
 def says(content: object) -> dict[str, Any]:
-    """A reply as OpenAI's chat interface writes it."""
+    """A reply in the format of OpenAI's chat interface."""
     return {"choices": [{"message": {"role": "assistant", "content": content}}]}
 
 
 def verdict(url: str, text: str, **options: Any) -> Verdict:
-    """What becomes of one completion."""
+    """The verdict on one completion."""
     task = load_task(JUDGE, {"url": url, **options})
     (only,) = judge_group(task, [task.problem("train", 0)], [text])
     return only

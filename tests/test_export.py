@@ -63,7 +63,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled base, exported: a model that ends its answers."""
+    """An export of the bundled base, which ends its answers."""
     out = tmp_path_factory.mktemp("out") / "base"
     assert cli.main(["export", "tiny", str(out)]) == 0
     return out
@@ -413,9 +413,10 @@ def test_vllm_gives_the_same_greedy_answers_and_runs_the_cards_own_lines(
     prompt, _, vllm_code = code((bundled / "README.md").read_text())
     names: dict[str, Any] = {}
     exec(prompt, names)
+    # with the precision of our own sampler
     exec(
         vllm_code.replace('dtype="bfloat16"', 'dtype="float32", enforce_eager=True, seed=0'), names
-    )  # as we compute
+    )
     assert capsys.readouterr().out.endswith("</answer>\n"), "it stops by itself"
     defaults = names["llm"].get_default_sampling_params()
     assert (defaults.max_tokens, defaults.temperature, defaults.top_p) == (900, 1.0, 1.0)
@@ -454,9 +455,10 @@ class Hub(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             asked = json.loads(body)
             name = asked["name"]
+            # it depends on the version of the client
             self.server.private = (
                 asked.get("visibility") == "private" or asked.get("private") is True
-            )  # by version
+            )
             self.server.repositories.append(f"ada/{name}")
             self.answer(200, {"url": f"{self.server.url}/ada/{name}"})
         elif self.path == "/api/validate-yaml":

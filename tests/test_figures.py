@@ -35,7 +35,7 @@ RESULTS = {
 }
 
 
-# How to write, and pages that are generated from the code, where the tests of the code hold.
+# The style guide, and pages that are generated from code which has its own tests.
 NOT_CHECKED = {"docs/style.md", "docs/metrics.md", "docs/modules.md", "docs/cost.md"}
 
 

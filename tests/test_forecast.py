@@ -22,7 +22,7 @@ def test_steps_that_take_the_same_time() -> None:
 
 def test_the_trend_of_the_last_steps_continues_by_half_of_what_it_gained() -> None:
     made = forecast(steps=100)
-    for seconds in (1000.0, *[4.0] * 5, *[6.0] * 5):  # the first one is forgotten
+    for seconds in (1000.0, *[4.0] * 5, *[6.0] * 5):  # the first step is left out
         made.add_step(seconds)
     assert made.seconds_left(11) == pytest.approx(89 * (6 + (6 - 4) / 2))
 
@@ -56,7 +56,7 @@ def test_an_evaluation_costs_more_when_steps_do() -> None:
     assert made.evaluation("test") == 0.0
     made.add_evaluation("test", 30.0)
     assert made.evaluation("test") == 30.0, "no step was taken yet"
-    for seconds in [9.0, 2.0, 2.5, *[5.0] * 10]:  # a first step that warmed up
+    for seconds in [9.0, 2.0, 2.5, *[5.0] * 10]:  # the first step includes the warm-up
         made.add_step(seconds)
     assert made.evaluation("test") == pytest.approx(30 * 5 / 2)
     made.add_evaluation("dev", 11.0)

@@ -66,9 +66,8 @@ def test_an_interval_is_that_of_completions() -> None:
     }
     wrong = right | {"sentences": [["12 - 3 = 9. ", ""], ["12 - 5 = 7.", ""]]}
     assert behaviour_f1.intervals([right]) == {"step": (1, 1)}
-    low, high = behaviour_f1.intervals([right, wrong])[
-        "step"
-    ]  # two of a kind in a quarter of the draws each
+    # each kind is drawn twice in a quarter of the draws
+    low, high = behaviour_f1.intervals([right, wrong])["step"]
     assert (low, high) == (0, 1)
     low, high = behaviour_f1.intervals([right] * 20 + [wrong] * 20)["step"]
     assert 0.45 < low < 2 / 3 < high < 0.85  # a normal of F1 = 2 p / (1 + p), p with deviation .08
@@ -241,10 +240,8 @@ def kinds(text: str, *left_out: str) -> list[str]:
             "12 * (5 - 3) = 24. Yes! Wait, let me verify: 5 - 3 = 2, 12 * 2 = 24.",
             ["attempt", "right", "yes", "selfcheck"],
         ),
-        (
-            "12 * (5 - 3) = 24. So the equation is 12 * (5 - 3) = 24.",
-            ["attempt", "right"],
-        ),  # quoted
+        # quoted
+        ("12 * (5 - 3) = 24. So the equation is 12 * (5 - 3) = 24.", ["attempt", "right"]),
         ("To get 24 I need 3 * 8.", ["backward"]),
         ("24 = 12 * (5 - 3).", ["attempt", "right"]),  # not backward: all numbers are there
         ("How can I make 2? I can't get 24.", ["subgoal", "giveup"]),

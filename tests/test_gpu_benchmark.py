@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py: its bounds by hand, and its bookkeeping on a toy."""
+"""benchmarks/gpu.py: its bounds agree with sums by hand, and it records a toy's cases."""
 
 import importlib.util
 import json
@@ -84,8 +84,11 @@ def test_a_step_has_its_recipes_settings(gpu: Any) -> None:
 
 
 def test_the_bandwidth_bound_by_hand(gpu: Any) -> None:
-    """3B at batch 256, 140 + 512 tokens, 4.8 TB/s: contexts of 141 to 651, 396 on average; 6.171 GB of weights and
-    256 * 396 * 36,864 B = 3.737 GB of cache a step are 2.064 ms, so 124,000 tokens a second."""
+    """A 3B model at batch 256, 140 + 512 tokens and 4.8 TB/s.
+
+    Contexts have 141 to 651 tokens, 396 on average. Each step reads 6.171 GB of weights and
+    256 * 396 * 36,864 B = 3.737 GB of cache in 2.064 ms, so 124,000 tokens per second.
+    """
     assert gpu.decode_bound(SHAPES["Qwen/Qwen2.5-3B"], 256, 140, 512, 4.8e12) == pytest.approx(
         124_000, rel=2e-3
     )
@@ -96,9 +99,11 @@ def test_the_bandwidth_bound_by_hand(gpu: Any) -> None:
 
 
 def test_the_updates_flops_by_hand(gpu: Any) -> None:
-    # 3 rows of 2 + 2 tokens: 12 through the layer, 6 through the head; 10 pairs a row, each 4 * 2 FLOPs
+    # 3 rows of 2 + 2 tokens: 12 go through the layer and 6 through the head. Each row has 10 pairs,
+    # each of 4 * 2 FLOPs.
     assert gpu.update_flops(TOY, 3, 2, 2) == 3 * (2 * (12 * 34 + 6 * 10) + 8 * 30)
-    # 3B, 256 x 650: 6 N T of the body is 2.770e15; the head's 510 tokens 0.244e15; attention 0.048e15
+    # 3B, 256 x 650: 6 N T is 2.770e15 for the body and 0.244e15 for the head's 510 tokens;
+    # attention takes 0.048e15.
     assert gpu.update_flops(SHAPES["Qwen/Qwen2.5-3B"], 256, 140, 510) == pytest.approx(
         3.063e15, rel=2e-3
     )
@@ -113,7 +118,7 @@ def test_the_projection_by_hand(gpu: Any) -> None:
 
 def test_decode_counts_its_tokens_and_resumes(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
     found = run(gpu, "decode", "--engines", "ours", "generate", "--batches", "4", "--minutes", "0")
-    assert set(found) == {"ceilings"}, "no time, no case"
+    assert set(found) == {"ceilings"}, "no case starts without time left"
     assert "2 cases are left: run it again" in capsys.readouterr().out
     found = run(gpu, "decode", "--engines", "ours", "generate", "--batches", "4")
     for engine in ("ours", "generate"):
@@ -128,7 +133,7 @@ def test_decode_counts_its_tokens_and_resumes(gpu: Any, capsys: pytest.CaptureFi
     assert f"| toy | 4 | {found['toy/4/ours']['tokens/s']:,.0f} |" in table
     assert f"| {bound:,.0f} | {found['toy/4/ours']['tokens/s'] / bound:.0%} |" in table
     other = run(gpu, "decode", "--engines", "ours", "--batches", "4", "--micro-tokens", "99")
-    assert "toy/6/ours" not in other, "other settings begin anew"
+    assert "toy/6/ours" not in other, "other settings start again"
 
 
 def test_what_goes_wrong_is_written_down_and_tried_again(

@@ -32,7 +32,7 @@ MEMORY = 1.0  # GB
 
 
 class Fickle:
-    """Its reward does what the text says; a number is its own reward."""
+    """Its reward does what the text says. A number is its own reward."""
 
     def problem(self, split: Split, index: int) -> Problem:
         return Problem(f"{split}:{index}", {"numbers": [1, 2, 3]}, split, f"{split}:{index}")
@@ -50,7 +50,7 @@ class Fickle:
 
 
 class Together(Fickle):
-    """The same for whole groups: the reward of an answer is its share of the sum."""
+    """The same task for whole groups: the reward of an answer is its share of the sum."""
 
     def rewards(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Any]:
         found = [self.reward(p, text) for p, text in zip(problems, texts, strict=True)]
@@ -113,7 +113,7 @@ def _change_folder(problem: Problem) -> float:
 
 
 def _forge(problem: Problem) -> float:
-    """Find the connection and answer instead of the worker, with something that is not a verdict."""
+    """Find the connection, and send something that is not a verdict in place of the worker."""
     for descriptor in range(3, 64):
         try:
             connection = socket.socket(fileno=os.dup(descriptor))
@@ -197,7 +197,7 @@ def grade(grader: WorkerPool, *texts: str) -> list[Verdict]:
 
 @pytest.fixture(params=[True, False], ids=["by reference", "by fork"], scope="module")
 def grader(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
-    """With enough time for a busy machine."""
+    """A grader with enough time for a busy machine."""
     with closing(pool(request.param, timeout=60)) as made:
         yield made
 

@@ -1,4 +1,4 @@
-"""The learner: one gradient however the batch is cut, exact resume, and steps that are not finite."""
+"""The learner: micro-batches do not change the gradient, resume is exact, steps may be infinite."""
 
 import io
 import math
@@ -62,7 +62,7 @@ def critic(options: OptimizerOptions | None = NO_CLIP, seed: int = 2, **more: An
 
 
 def annotated(algorithm: Algorithm, groups: list[list[Rollout]]) -> Batch:
-    """With old logprobs, reference and values of models other than those that are trained."""
+    """A batch with old, reference and value outputs of models that are not being trained."""
     others: Mapping[str, Scorer] = {
         "policy": policy(None, 5, minibatches=2),
         "reference": policy(None, 6),
@@ -80,7 +80,7 @@ def gradient(learner: TorchLearner, batch: Batch) -> tuple[list[Tensor], dict[st
 
 
 def padded(batch: Batch, columns: int) -> Batch:
-    """The same batch, with junk where nothing may be read."""
+    """The same batch with extra columns of junk, which nothing may read."""
     wider: dict[str, Any] = {}
     for field in fields(batch):
         value = getattr(batch, field.name)
@@ -147,7 +147,7 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
 
 
 def conversations() -> list[list[Rollout]]:
-    """The rollouts of above, in each of which an environment says three tokens and the model goes on."""
+    """The same rollouts, but an environment adds three tokens and then the model continues."""
     said = Completion((50, 51), (True,) * 2, (-3.0,) * 2, "", "stop")
     return [
         [replace(r, completion=extend(r.completion, (90, 91, 92), said)) for r in group]
@@ -173,7 +173,7 @@ def test_what_an_environment_says_is_never_trained_on(algorithm: Algorithm) -> N
         loss, _ = algorithm.loss(role, outputs, batch, batch.totals())
         loss.backward()
         assert main.grad is not None
-        assert main.grad[batch.mask].any(), "what the model wrote is trained on"
+        assert main.grad[batch.mask].any(), "both turns of the model are trained on"
         assert not main.grad[~batch.mask].any()
         assert entropy.grad is None or not entropy.grad[~batch.mask].any()
 
@@ -251,11 +251,11 @@ def test_a_batch_that_fell_short_moves_the_schedule_as_a_whole_one_does() -> Non
     assert (learner.steps, learner.batches) == (16, 2)
     assert learner.optimizer is not None
     assert {int(s["step"]) for s in learner.optimizer.state.values()} == {14}, (
-        "the moments' own count is of steps taken"
+        "the optimizer counts only the steps that were taken"
     )
     learner.skip(8)
     assert (learner.steps, learner.batches) == (24, 2), (
-        "a batch that was refused is not one it was trained on"
+        "a skipped batch does not count as trained on"
     )
 
 
@@ -286,7 +286,7 @@ def test_minibatches_are_steps_of_their_own() -> None:
     assert metrics["rows"] == pytest.approx(2.4)
     seen.clear()
     policy(loss=loss, minibatches=4).update(batch.select(torch.arange(2)))
-    assert len(seen) == 2, "a batch shorter than its minibatches has a step a row"
+    assert len(seen) == 2, "a batch with fewer rows than minibatches has one step per row"
 
 
 def scaled(factor: float) -> Any:
@@ -307,7 +307,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_several_stop(factor: float) ->
     assert metrics["skipped"] == 0
     assert not torch.equal(learner.parameters[0], before[0])
     learner.loss = scaled(factor)
-    learner.update(batch)  # counted from the last good one
+    learner.update(batch)  # counted from the last good step
     with pytest.raises(NonFiniteError, match="3 updates in a row"):
         learner.update(batch)
     assert all(p.isfinite().all() for p in learner.parameters)
@@ -336,9 +336,8 @@ def test_the_rate_is_the_one_that_is_used() -> None:
     for _ in range(4):
         before = learner.parameters[0].detach().clone()
         rates.append(learner.update(batch)["learning_rate"])
-        moved = (
-            (learner.parameters[0].detach() - before).abs().max()
-        )  # without memory, Adam moves each weight by the rate
+        # without memory, Adam moves each weight by the rate
+        moved = (learner.parameters[0].detach() - before).abs().max()
         assert float(moved) == pytest.approx(rates[-1], rel=1e-3)
     assert rates == pytest.approx([0.005, 0.01, 0.0075, 0.005])
 
@@ -495,7 +494,7 @@ def test_another_models_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clip", [0.05, 0.5, 1e9])
 def test_a_gradient_is_clipped_at_the_norm_that_is_asked_for(clip: float) -> None:
-    """The reported norm is the one of before; what the optimizer gets is `clip`, or less."""
+    """The reported norm is from before the clip. The optimizer gets a norm of at most `clip`."""
     options = OptimizerOptions(learning_rate=1e-6, grad_clip=clip)
     learner = policy(options, loss=scaled(1e-2))
     norm = learner.update(collate(rollouts(), 16))["grad_norm"]
@@ -511,7 +510,7 @@ def test_a_gradient_is_clipped_at_the_norm_that_is_asked_for(clip: float) -> Non
 
 @pytest.mark.parametrize("logit_rows", [2048, 3])
 def test_logits_are_divided_by_the_temperature(logit_rows: int) -> None:
-    """Against the softmax of the model's logits, both where few rows are kept and where chunks are."""
+    """The result equals the softmax of the model's logits, with chunks of logits and without."""
     model, batch = tiny.model(layers=1), collate(rollouts(), 16)
     logits = model.logits(batch.tokens)[:, :-1].detach()
     for temperature in (0.5, 1.0, 2.0):
@@ -526,7 +525,7 @@ def test_logits_are_divided_by_the_temperature(logit_rows: int) -> None:
 
 
 def test_the_entropy_is_reported_whatever_the_loss_is() -> None:
-    """Over all tokens of the mask, however the batch is cut; a critic has none."""
+    """It is the mean over all tokens of the mask for any micro-batches. A critic has no entropy."""
     batch = collate(rollouts(), 16)
     entropy = policy_outputs(tiny.model(layers=1), batch)["entropy"][batch.mask].mean()
     for micro_tokens in (10_000, 60):

@@ -1,4 +1,4 @@
-"""Learners made from a spec: with what the configuration says, here and in another process."""
+"""Learners are built from a spec with the configured options, here and in another process."""
 
 import os
 import pickle
@@ -67,7 +67,7 @@ learner.save(__import__("pathlib").Path(sys.argv[2]))
 
 
 def test_a_plug_in_learns_in_another_process(base: Path, tmp_path: Path) -> None:
-    """The spec travels as bytes: the plug-in's file is read where the learner is built."""
+    """The spec is sent as bytes. The process that builds the learner reads the plug-in's file."""
     spec = LearnerSpec("policy", settings(base, **{"algorithm.name": f"{OWN}:RAFT"}))
     child = subprocess.run(
         [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(tmp_path)],

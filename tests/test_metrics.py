@@ -1,4 +1,4 @@
-"""Records survive crashes and odd numbers; the glossary speaks for every key; the console says what is asked."""
+"""Records survive crashes and odd numbers, the glossary has every key, the console is right."""
 
 import hashlib
 import io

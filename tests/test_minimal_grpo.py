@@ -1,4 +1,4 @@
-"""The one-file example learns from right answers alone, measured on problems it has not seen."""
+"""The one-file example learns only from right answers. Its test problems are new to it."""
 
 import sys
 from pathlib import Path

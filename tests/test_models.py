@@ -49,11 +49,8 @@ def test_logits_are_those_of_transformers(shape: str, implementation: str) -> No
     model = tiny.model(shape)
     reference = copy.deepcopy(model.lm)
     reference.set_attn_implementation(implementation)
-    lengths = [
-        attention.QUERY_BLOCK + 20,
-        7,
-        attention.QUERY_BLOCK,
-    ]  # one block of queries, and several
+    # one block of queries, and several
+    lengths = [attention.QUERY_BLOCK + 20, 7, attention.QUERY_BLOCK]
     tokens = torch.randint(0, 105, (3, lengths[0]), generator=torch.Generator().manual_seed(0))
     for i, length in enumerate(lengths):
         tokens[i, length:] = 0  # padding, which must not matter
@@ -122,9 +119,8 @@ def test_stored_in_bf16_and_loaded_in_fp32(shape: str, tmp_path: Path) -> None:
     models.save_model(model, tiny.tokenizer(), tmp_path, torch.bfloat16)
     stored = load_file(tmp_path / "model.safetensors")
     assert {t.dtype for t in stored.values()} == {torch.bfloat16}
-    assert sum(t.numel() for t in stored.values()) == sum(
-        p.numel() for p in model.parameters()
-    )  # tied weights are stored once
+    # tied weights are stored once
+    assert sum(t.numel() for t in stored.values()) == sum(p.numel() for p in model.parameters())
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     loaded = models.load_model(str(tmp_path))
     assert loaded.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Multiplication: its distribution, its splits, its options and its rewards."""
+"""Multiplication: its distribution, splits, options and rewards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One rule for every output: whole or not at all, over its own kind only, and nothing else touched."""
+"""Every output is written whole or not at all, replaces only its own kind, and nothing else."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tinyzero.run import outputs
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """All that lies in a folder."""
+    """Every file in a folder, with its content."""
     found = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
@@ -148,7 +148,8 @@ def test_a_report_replaces_a_report(run: Path) -> None:
     for _ in range(2):
         assert cli.main(["report", str(run)]) == 0
         assert outputs.is_report(page)
-    page.write_text("<!doctype html>\n<title>run · TinyZero</title>")  # as 0.1 wrote it
+    # in the format of version 0.1
+    page.write_text("<!doctype html>\n<title>run · TinyZero</title>")
     assert cli.main(["report", str(run)]) == 0
     assert outputs.REPORT in page.read_text()
 

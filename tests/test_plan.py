@@ -1,4 +1,4 @@
-"""Plans against published parameter counts, cases worked by hand, transformers' own models, and real runs."""
+"""Plans agree with published parameter counts, cases worked by hand, transformers and real runs."""
 
 import importlib.util
 import json
@@ -48,15 +48,29 @@ from tinyzero.tools.plan.survey import fitting, planner_for, survey
 
 QWEN3B = SHAPES["Qwen/Qwen2.5-3B"]
 MIXTRAL = {
-    "model_type": "mixtral", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "intermediate_size": 14_336, "vocab_size": 32_000, "num_local_experts": 8,
+    "model_type": "mixtral",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14_336,
+    "vocab_size": 32_000,
+    "num_local_experts": 8,
     "num_experts_per_tok": 2,
-}  # fmt: skip
+}
 QWEN3_30B = {
-    "model_type": "qwen3_moe", "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "head_dim": 128,
-    "num_key_value_heads": 4, "intermediate_size": 6144, "vocab_size": 151_936, "num_experts": 128,
-    "num_experts_per_tok": 8, "moe_intermediate_size": 768,
-}  # fmt: skip
+    "model_type": "qwen3_moe",
+    "hidden_size": 2048,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "head_dim": 128,
+    "num_key_value_heads": 4,
+    "intermediate_size": 6144,
+    "vocab_size": 151_936,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+}
 
 
 def planned(recipe: str, *arguments: str, gpu: str = "h100", length: float | None = None) -> Plan:
@@ -76,7 +90,7 @@ def plan_of(
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"),  # as the model cards, or the sizes of their safetensors, have them
+    ("name", "parameters"),  # from the model cards or the sizes of the safetensors files
     [
         ("Qwen/Qwen2.5-0.5B", 494_032_768),
         ("Qwen/Qwen2.5-1.5B", 1_543_714_304),
@@ -91,19 +105,15 @@ def test_parameters_are_the_published_ones(name: str, parameters: int) -> None:
 
 def test_experts_count_as_published() -> None:
     mixtral, qwen = read_shape(MIXTRAL, "mixtral"), read_shape(QWEN3_30B, "qwen")
-    assert (round(mixtral.parameters / 1e9, 1), round(mixtral.active / 1e9, 1)) == (
-        46.7,
-        12.7,
-    )  # 12.9 with embeddings
-    assert (round(qwen.parameters / 1e9, 1), round(qwen.active / 1e9, 1)) == (
-        30.5,
-        3.0,
-    )  # 3.3 with embeddings
+    assert round(mixtral.parameters / 1e9, 1) == 46.7
+    assert round(mixtral.active / 1e9, 1) == 12.7  # 12.9 with embeddings
+    assert round(qwen.parameters / 1e9, 1) == 30.5
+    assert round(qwen.active / 1e9, 1) == 3.0  # 3.3 with embeddings
     assert round((qwen.active + qwen.vocabulary * qwen.width) / 1e9, 1) == 3.4
 
 
 def test_a_decode_step_reads_the_experts_that_some_row_goes_through() -> None:
-    """Of Mixtral's 8 experts a layer, of which a token takes 2: 2, 3.5 (two tokens), nearly 8 (many)."""
+    """Each token uses 2 of Mixtral's 8 experts per layer. Two tokens use 3.5, and many nearly 8."""
     mixtral, expert = read_shape(MIXTRAL, "mixtral"), 32 * 3 * 4096 * 14_336
     assert mixtral.read(1) == mixtral.active
     assert mixtral.read(2) == pytest.approx(mixtral.active + 1.5 * expert)
@@ -112,7 +122,7 @@ def test_a_decode_step_reads_the_experts_that_some_row_goes_through() -> None:
 
 
 def test_decoding_experts_by_hand() -> None:
-    """128 rows at once, memory alone: every step reads all 46.6e9 weights of Mixtral that are in a product."""
+    """With 128 rows, and memory alone: each step reads all 46.6e9 weights of Mixtral's products."""
     ideal = replace(
         DEVICES["h200"], decode=1.0, bandwidth=1e12, rates={"bfloat16": 1e20}, launch=0.0, step=0.0
     )
@@ -129,9 +139,14 @@ def test_decoding_experts_by_hand() -> None:
 
 
 SMALL = {
-    "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "intermediate_size": 96, "vocab_size": 50, "tie_word_embeddings": False,
-}  # fmt: skip
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 50,
+    "tie_word_embeddings": False,
+}
 EXPERTS = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
@@ -163,9 +178,8 @@ def test_parameters_are_those_of_transformers(kind: str, more: dict[str, Any]) -
     )
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The following .*_pattern keys:RuntimeWarning"
-)  # peft's own of its experts
+# a warning of peft about its own experts
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
@@ -188,9 +202,15 @@ def test_adapters_are_those_of_peft(kind: str, more: dict[str, Any]) -> None:
 def test_activations_are_what_autograd_keeps(attention: str, dtype: torch.dtype) -> None:
     length, layers = 256, 4
     config = transformers.AutoConfig.for_model(
-        "qwen2", hidden_size=256, num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=2,
-        intermediate_size=1024, vocab_size=50, tie_word_embeddings=True,
-    )  # fmt: skip
+        "qwen2",
+        hidden_size=256,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        intermediate_size=1024,
+        vocab_size=50,
+        tie_word_embeddings=True,
+    )
     model = transformers.AutoModelForCausalLM.from_config(
         config, attn_implementation=attention, dtype=dtype
     )
@@ -333,7 +353,7 @@ def test_the_original_takes_20_n_t() -> None:
 
 
 def multiple(*arguments: str, recipe: str = "qwen2.5-3b") -> float:
-    """FLOPs of a step in N T, with one answer a prompt, so that sampling is 2."""
+    """FLOPs of a step in units of N T. One answer per prompt makes sampling cost 2."""
     one = ["--rollout.prompts=512", "--rollout.samples=1", *arguments]
     config = resolve(read_recipe(recipe), parse_overrides(one))
     plan = plan_of(config, DEVICES["h100"], prompt=140, length=300)
@@ -348,11 +368,9 @@ def multiple(*arguments: str, recipe: str = "qwen2.5-3b") -> float:
         (["--update.minibatches=1", "--algorithm.correction=none"], 8),
         (["--algorithm=ppo", "--update.minibatches=1", "--algorithm.correction=none"], 16),
         (["--algorithm=ppo", "--algorithm.kl_in_reward=0.1"], 20),
-        (
-            ["--algorithm=prime", "--algorithm.filter=none"],
-            20,
-        ),  # 2, old 2, PRM 2 + 6, reference 2, policy 6
-        (["--algorithm=prime"], 11),  # of half the groups
+        # 2, old 2, PRM 2 + 6, reference 2, policy 6
+        (["--algorithm=prime", "--algorithm.filter=none"], 20),
+        (["--algorithm=prime"], 11),  # for half of the groups
         (["--algorithm=prime", "--rollout.refills=4"], 22),  # twice as many drawn: 4 + 18
         (["--lora.rank=8"], 8),  # no gradients of frozen weights
         (["--update.epochs=2"], 16),
@@ -369,7 +387,7 @@ def test_states_of_ppo_by_hand() -> None:
     for role in (
         "policy",
         "critic",
-    ):  # 18 bytes a weight: 16 with gradients in bf16, which here are summed in fp32
+    ):  # 18 bytes per weight: 16 with gradients in bf16, but here they are summed in fp32
         assert sum(models[role].values()) == pytest.approx(55.5e9, rel=1e-3)
     with_bf16_gradients = sum(
         sum(parts.values()) - parts.get("gradients", 0) / 2 for parts in models.values()
@@ -400,12 +418,12 @@ def test_what_offload_parking_and_adapters_leave_on_the_device() -> None:
 
 
 def held(plan: Plan) -> float:
-    """Bytes of the models."""
+    """Bytes of all models of a plan."""
     return sum(sum(parts.values()) for parts in plan.models.values())
 
 
 def test_slots_stay_on_a_gpu_and_a_cpus_cache_does_not() -> None:
-    """128 rows of 140 + 1,024 tokens at 36,864 bytes; 256 answers per step, 64 in one of the cases."""
+    """128 rows of 140 + 1,024 tokens at 36,864 bytes; 256 answers per step, in one case 64."""
     cache = 128 * 1164 * 36_864
     gpu, fp32 = original("--rollout.rows=128"), ["--rollout.rows=128", "--model.dtype=float32"]
     assert gpu.slots == cache
@@ -424,9 +442,8 @@ def test_slots_stay_on_a_gpu_and_a_cpus_cache_does_not() -> None:
 def test_slots_are_as_many_and_as_long_as_evaluations_need() -> None:
     few = ["--rollout.prompts=64", "--update.minibatches=1"]
     token = 36_864
-    assert (
-        original(*few).slots == 256 * 1164 * token
-    )  # as many as rollout.rows, since 1,024 problems are asked
+    # an evaluation asks 1,024 problems, so all of rollout.rows are in use
+    assert original(*few).slots == 256 * 1164 * token
     assert original(*few, "--eval.every=0", "--eval.test_problems=0").slots == 64 * 1164 * token
     assert original("--eval.max_tokens=2000").slots == 256 * 2140 * token
 
@@ -473,11 +490,16 @@ OWN = Path(__file__).parent / "own_algorithm.py"
 def batch_of(rows: int, columns: int) -> Batch:
     flat = torch.zeros(rows, columns - 1)
     return Batch(
-        tokens=torch.ones(rows, columns, dtype=torch.long), mask=flat == 0, sampled_logprobs=flat,
-        rewards=torch.zeros(rows), groups=torch.arange(rows) // 2, lengths=torch.full((rows,), columns),
-        limits=torch.full((rows,), columns - 1), right=torch.arange(rows) % 2 == 0,
+        tokens=torch.ones(rows, columns, dtype=torch.long),
+        mask=flat == 0,
+        sampled_logprobs=flat,
+        rewards=torch.zeros(rows),
+        groups=torch.arange(rows) // 2,
+        lengths=torch.full((rows,), columns),
+        limits=torch.full((rows,), columns - 1),
+        right=torch.arange(rows) % 2 == 0,
         graded=torch.zeros(rows, dtype=torch.bool),
-    )  # fmt: skip
+    )
 
 
 def test_times_by_hand() -> None:
@@ -503,7 +525,7 @@ def test_times_by_hand() -> None:
 
 
 def test_a_small_model_on_a_gpu_waits_for_the_host() -> None:
-    """The laptop's model: 512 passes of 4 layers, and 256 x 170 tokens in micro-batches of 2,048."""
+    """The laptop's model makes 512 passes of 4 layers; 256 x 170 tokens in batches of 2,048."""
     plan = planned("laptop", length=154)
     assert plan.step["decode"].seconds == pytest.approx(512 * (4 * 53e-6 + 5e-4), rel=0.01)
     tokens = 256 * (154 + plan.load.prompt)
@@ -514,7 +536,7 @@ def test_a_small_model_on_a_gpu_waits_for_the_host() -> None:
 
 
 def test_decoding_lasts_until_the_longest_answer() -> None:
-    """Of 256 answers 50 tokens long one has 512: that row alone decides."""
+    """One of 256 answers has 512 tokens, and the others 50. That one row decides."""
     for gpu in ("h100", "cpu"):
         short, long = planned("laptop", gpu=gpu, length=50), planned("laptop", gpu=gpu, length=51)
         assert long.step["decode"].seconds < 1.02 * short.step["decode"].seconds
@@ -524,7 +546,7 @@ def test_decoding_lasts_until_the_longest_answer() -> None:
 
 
 def test_a_cpu_decodes_batch_after_batch_and_a_gpu_refills() -> None:
-    """256 answers of 64 tokens in 128 rows: two batches of 512 passes, or 128 and the last one's 448."""
+    """256 answers of 64 tokens in 128 rows take two batches of 512 passes, or 128 + 448 passes."""
     few = ["--rollout.rows=128"]
     still: dict[str, Any] = {"rates": {"float32": 1e30}, "bandwidth": 1e30, "decoding": 0.0}
     config = resolve(read_recipe("laptop"), parse_overrides(few))
@@ -538,7 +560,7 @@ def test_a_cpu_decodes_batch_after_batch_and_a_gpu_refills() -> None:
 
 @pytest.mark.parametrize(("rows", "rate"), [(1, 542), (64, 31_000), (256, 96_000), (1024, 200_000)])
 def test_decoding_ceilings_by_hand(rows: int, rate: float) -> None:
-    """Tokens a second that the whole bandwidth allows at 290 tokens of context, were there no end to computing."""
+    """Tokens per second at a context of 290 tokens if only the bandwidth were limited."""
     ideal = replace(DEVICES["h100"], decode=1.0, rates={"bfloat16": 1e20}, launch=0.0, step=0.0)
     options = {
         "rollout.prompts": rows,
@@ -567,18 +589,19 @@ def test_a_run_is_its_steps_and_its_evaluations() -> None:
     none = original("--steps=200", "--eval.every=0", "--eval.test_problems=0")
     assert none.hours == pytest.approx(200 * none.seconds / 3600)
     assert none.evaluations.flops == 0
-    sampled = 2 * (3 * 10 + 2 * 20) * 440  # dev thrice, test twice, greedy too, prompts read once
+    # dev three times, test twice, each also greedy; prompts are read once
+    sampled = 2 * (3 * 10 + 2 * 20) * 440
     read_twice = (3 * 10 + 2 * 20) * 140
     assert plan.evaluations.flops == pytest.approx(
         QWEN3B.forward(sampled - read_twice, 440), rel=0.01
     )
 
 
-# What a step goes through, against the algorithms themselves
+# What a step computes, compared with the algorithms themselves
 
 
 class Counted:
-    """A learner that counts what it is asked."""
+    """A learner that counts its calls."""
 
     batches = 0
 
@@ -799,14 +822,14 @@ RECORDED = [
 def test_a_plan_is_within_a_factor_of_two_of_recorded_runs(
     recipe: str, file: str, choice: str
 ) -> None:
-    """Whole runs on one thread, in CPU minutes, with nothing but the recipe's own assumptions."""
+    """Whole runs on one thread, in CPU minutes, planned with only the recipe's assumptions."""
     recorded = json.loads((RESULTS / file).read_text())["results"][choice]["mean"]["CPU minutes"]
     plan = planned(recipe, "--model.threads=1", gpu="cpu")
     assert 0.5 < 60 * plan.hours / recorded < 2
 
 
 def test_a_cpu_lays_the_weights_out_for_every_step() -> None:
-    """If computing were free: 512 passes that each read 767,104 fp32 numbers at 1 GB/s."""
+    """If computing costs nothing, 512 passes each read 767,104 fp32 numbers at 1 GB/s."""
     machine = replace(CPU, bandwidth=1e9, rates={"float32": 1e30}, launch=0.0, decoding=0.0)
     config = resolve(read_recipe("laptop"), {})
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
@@ -818,7 +841,7 @@ def test_a_cpu_lays_the_weights_out_for_every_step() -> None:
 
 
 def test_a_correction_is_measured_over_planned() -> None:
-    """Steps that take twice the planned sampling and three times the learning, after a slow first."""
+    """After a slow first step, sampling takes twice as long as planned, learning three times."""
     config = resolve(read_recipe("laptop-countdown-ppo"), {"model.threads": 1})
     algorithm, shape = load_algorithm("ppo", config.algorithm.options), find_shape("tiny")
     steps = []
@@ -907,10 +930,20 @@ def one_thread() -> Iterator[None]:
 
 
 OPTIONS = {
-    "steps": 2, "rollout.prompts": 2, "rollout.samples": 2, "rollout.max_tokens": 8, "rollout.refills": 0,
-    "eval.every": 0, "eval.test_problems": 0, "eval.max_tokens": 0, "task.max_number": 20, "model.threads": 1,
-    "algorithm.kl": 0.1, "checkpoint.every": 1, "run.rollouts_every": 1,
-}  # fmt: skip
+    "steps": 2,
+    "rollout.prompts": 2,
+    "rollout.samples": 2,
+    "rollout.max_tokens": 8,
+    "rollout.refills": 0,
+    "eval.every": 0,
+    "eval.test_problems": 0,
+    "eval.max_tokens": 0,
+    "task.max_number": 20,
+    "model.threads": 1,
+    "algorithm.kl": 0.1,
+    "checkpoint.every": 1,
+    "run.rollouts_every": 1,
+}
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -928,7 +961,8 @@ def test_a_run_says_what_it_costs(
         rollouts = [r for r in records.read(run / "rollouts.jsonl") if r["step"] == record["step"]]
         prompts = sum(len(tiny.tokenizer()(r["prompt"])["input_ids"]) for r in rollouts)
         written = sum(r["response_length"] for r in rollouts)
-        # sampled with each prompt read once for two answers, scored by the reference, learned from thrice
+        # Sampling reads each prompt once for two answers. The reference scores all tokens, which is
+        # one pass, and learning counts as three passes.
         tokens = (prompts / 2 + written) + 4 * (prompts + written)
         so_far += shape.forward(tokens, (prompts + written) / 4)
         assert record["flops"] == pytest.approx(so_far, rel=1e-5)
@@ -1080,7 +1114,7 @@ def pretraining_example() -> Any:
 
 
 def run_command(command: str) -> None:
-    """Print what a command of the page prints."""
+    """Run a command of the page, which prints its output."""
     if command == "python examples/pretraining_cost.py":
         pretraining_example().main()
     else:
@@ -1088,7 +1122,7 @@ def run_command(command: str) -> None:
 
 
 def filled(page: str, run: Callable[[str], str]) -> str:
-    """The page with every block that starts with a command followed by what that prints."""
+    """The page with the output of its commands filled in, after each command."""
     return re.sub(
         r"```\n\$ (.+)\n[^`]*```",
         lambda match: f"```\n$ {match[1]}\n{run(match[1])}```",

@@ -1,4 +1,4 @@
-"""The corpora are true and leak nothing; pretraining resumes exactly and lowers its loss."""
+"""The corpora are correct and leak nothing; pretraining resumes exactly and lowers its loss."""
 
 import os
 import random
@@ -105,8 +105,8 @@ def test_tries_use_each_number_once_and_answers_follow(o: CorpusOptions) -> None
         assert sorted(result[1]) == sorted(numbers)
         if lines:
             assert result[0] == int(STEP.findall(lines[-1])[-1][-1]), "the answer is the last try"
-            assert " yes" not in "".join(lines[:-1]), "a search ends where it hits"
-            if len(numbers) < 4 and not o.jumps:  # of four, 2+2 and a given 4 look alike
+            assert " yes" not in "".join(lines[:-1]), "a search ends when it reaches the target"
+            if len(numbers) < 4 and not o.jumps:  # 2+2 and a given 4 look alike
                 assert len(set(lines)) == len(lines)
         right, wrong = right + (result[0] == target), wrong + (result[0] != target)
     assert wrong > right > 0, "a base mostly fails"

@@ -1,4 +1,4 @@
-"""benchmarks/real_shape.py: ways that are to do the same work are held to it."""
+"""benchmarks/real_shape.py: it notices if the compared ways do not do the same work."""
 
 from pathlib import Path
 from typing import Any

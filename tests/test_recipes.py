@@ -1,4 +1,4 @@
-"""The bundled recipes: every size, algorithm, task and profile is resolved, planned and shown; what they say is so."""
+"""Every size, algorithm, task and profile of the bundled recipes can be resolved and planned."""
 
 import tomllib
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def test_every_choice_of_a_size_fits_its_memory_and_is_shown(
             chosen = ["--profile", profile] if profile else []
             assert cli.main(["train", f"{name}-{task}-{algorithm}", *chosen, "--dry-run"]) == 0
             shown = resolve(tomllib.loads(capsys.readouterr().out), {})
-            assert shown == check(config, here=False).config, "with every option that acts"
+            assert shown == check(config, here=False).config, "with every option that has an effect"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -82,7 +82,7 @@ def test_a_laptop_runs_every_algorithm_on_its_own_task(name: str, algorithm: str
 
 
 def test_prime_keeps_more_groups_where_there_are_many_answers() -> None:
-    """The paper's band is for 4 of them: of 16 it would drop a group with 3 right ones."""
+    """The paper's band is for 4 answers. With 16 it would drop a group with 3 right answers."""
     for name in recipes():
         config = resolve(read_recipe(name), {"algorithm.name": "prime"})
         options: Any = load_algorithm("prime", config.algorithm.options).options  # type: ignore[attr-defined]
@@ -90,13 +90,13 @@ def test_prime_keeps_more_groups_where_there_are_many_answers() -> None:
         assert (options.band_low, options.band_high) == ((0.05, 0.95) if wide else (0.2, 0.8)), name
     grid = tomllib.loads((ABLATIONS / "algorithms.toml").read_text())
     assert grid["axes"]["algorithm"]["prime"] == {"algorithm.name": "prime"}, (
-        "what is its recipe's is the grid's"
+        "the grid has its recipe's values"
     )
     assert grid["recipe"] == "laptop"
 
 
 def test_the_sizes_differ_in_their_model_and_what_they_say() -> None:
-    """Everything else is inherited: one place to change it."""
+    """Everything else is inherited, so that there is one place to change it."""
     base = resolve(read_recipe("qwen2.5-3b"), {})
     for size in ("1.5", "7"):
         other = resolve(read_recipe(f"qwen2.5-{size}b"), {})
@@ -118,7 +118,7 @@ def test_adapters_come_with_a_higher_rate_wherever_a_profile_has_them() -> None:
 
 
 def test_the_original_is_tinyzeros() -> None:
-    """As scripts/train_tiny_zero.sh, ppo_trainer.yaml and fsdp_workers.py have it."""
+    """The values are from scripts/train_tiny_zero.sh, ppo_trainer.yaml and fsdp_workers.py."""
     config = resolve(read_recipe(ORIGINAL), {})
     assert config.rollout.prompts * config.rollout.samples == 256
     assert config.rollout.prompts * config.rollout.samples // config.update.minibatches == 64
@@ -147,7 +147,7 @@ def test_the_original_is_tinyzeros() -> None:
     assert planned(resolve(read_recipe(ORIGINAL), {}, "80gb"), "h100").fits
 
 
-# The trap of small models: what qwen2.5-0.5b.toml says of it
+# The trap of small models that qwen2.5-0.5b.toml describes
 
 
 def test_form_pays_as_much_as_being_right_where_groups_are_normalised() -> None:
@@ -170,8 +170,8 @@ GARBAGE, GUESS, SEARCH = range(3)
 def learned(credit: float, seed: int) -> list[float]:
     """How often each way to answer is taken after 400 steps of GRPO on 64 groups of 8.
 
-    At first 80 answers in 100 are garbage, 18 a guess in the right form, of which 1 in 100 is right, and 2 a search
-    that often loses its form but is right one time in five.
+    At first 80 % of the answers are garbage, 18 % are a guess in the right form (1 % of them are
+    right), and 2 % are a search that often loses its form but is right one time in five.
     """
     torch.manual_seed(seed)
     logits = torch.tensor([0.80, 0.18, 0.02]).log().requires_grad_(True)

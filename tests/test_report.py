@@ -183,7 +183,7 @@ def test_a_growing_run_is_followed_and_a_resumed_one_is_read_again(tmp_path: Pat
         lines = (folder / name).read_bytes().splitlines(keepends=True)
         kept = b"".join(line for line in lines if json.loads(line)["step"] < 5)
         (folder / f".{name}").write_bytes(kept)
-        (folder / f".{name}").replace(folder / name)  # as a resumed run does
+        (folder / f".{name}").replace(folder / name)  # like a resumed run
     assert recorded.update()
     assert recorded.steps.length == 5
 

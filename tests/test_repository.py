@@ -1,4 +1,4 @@
-"""The repository's own files: version, metadata, workflows, and what a package is built from."""
+"""The repository's own files: version, metadata, workflows, and the contents of packages."""
 
 from __future__ import annotations
 

@@ -17,9 +17,8 @@ from tinyzero.grading.answers import extract_answer
 from tinyzero.grading.arithmetic import evaluate_expression, number_reward
 from tinyzero.tasks.countdown.grading import expression_reward
 
-calm = settings(
-    deadline=None, max_examples=150, derandomize=True
-)  # a busy machine is not a failure
+# a busy machine is not a failure
+calm = settings(deadline=None, max_examples=150, derandomize=True)
 
 
 def answered(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Collecting a batch: rewards that raise are never silent, refilling is bounded, surplus waits."""
+"""Collecting a batch: errors of rewards are reported, refilling is bounded, surplus is kept."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def decode(ids: Sequence[int]) -> str:
 
 
 class Counting:
-    """Problem i asks for i; a completion is worth what `worth` says of (i, text)."""
+    """Problem i asks for i. The reward of a completion is `worth(i, text)`."""
 
     def __init__(self, worth: Callable[[int, str], Any] = lambda i, text: Reward(float(i))) -> None:
         self.worth = worth
@@ -245,7 +245,7 @@ def test_a_grader_cannot_change_its_problem() -> None:
 
 
 class Batched(Counting):
-    """Its rewards come all at once."""
+    """A task that computes all rewards of a group at once."""
 
     calls = 0
 
@@ -313,7 +313,7 @@ def test_refilling_is_bounded(refills: int) -> None:
     groups, cursor, report = gather(Counting(), keep=lambda groups: [], refills=refills)
     assert report.refused
     assert ids(groups) == list(range(4 * refills, 4 * refills + 4)), (
-        "the last ones drawn, to be looked at"
+        "the last groups drawn, so that they can be inspected"
     )
     assert cursor == Cursor(next=4 * (1 + refills))
     assert (report.refill_rounds, report.dropped_groups) == (refills, 4 * (1 + refills))
@@ -336,7 +336,7 @@ def test_a_cursor_survives_its_checkpoint() -> None:
 
 
 def test_a_group_is_graded_as_soon_as_it_is_sampled() -> None:
-    """Verdicts are collected at the end, in the order of the problems, whatever order groups end in."""
+    """Verdicts are collected at the end, in the order of the problems, not of the groups' ends."""
     events: list[str] = []
 
     class Backwards(ScriptedSampler):
@@ -369,7 +369,7 @@ def test_a_group_is_graded_as_soon_as_it_is_sampled() -> None:
 
 @pytest.mark.parametrize("first", [1, 3, 5, 8])
 def test_a_script_goes_on_in_the_next_turn(first: int) -> None:
-    """Two turns with nothing between them equal one turn, whether or not the same sampler takes both."""
+    """Two turns with nothing between them equal one turn, with the same or another sampler."""
     one = sampler()
     ((whole,),) = one.generate([Request(tuple(encode("12345")), 4, (1,))], PARAMS)
     assert whole.text == "12345:1"
@@ -379,7 +379,7 @@ def test_a_script_goes_on_in_the_next_turn(first: int) -> None:
     later = Request(tuple(encode("12345")) + turn.token_ids, 4, (1,), position=first)
     for other in (one, sampler()):
         ((rest,),) = other.generate([later], PARAMS)
-        assert rest.text == "12345:1"[first:], "a position of 0 would say it all again"
+        assert rest.text == "12345:1"[first:], "a position of 0 would repeat everything"
         assert extend(turn, (), rest) == whole
 
 
@@ -457,7 +457,7 @@ def test_versions_come_along() -> None:
 def filled_slowly(
     kept: list[bool], prompts: int, refills: int, ungraded: set[int]
 ) -> tuple[list[int], list[int], int, int, bool]:
-    """One batch filled as the rules say it, problem by problem: groups, surplus, next, rounds, refused."""
+    """Fill one batch by the rules, problem by problem: groups, surplus, next, rounds, refused."""
     chosen: list[int] = []
     last: list[int] = []
     position = rounds = 0

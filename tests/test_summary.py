@@ -1,4 +1,4 @@
-"""The last lines of a run are about the whole run, whatever the last process did of it."""
+"""The last lines of a run describe the whole run, not only the part of the last process."""
 
 from pathlib import Path
 from typing import Any

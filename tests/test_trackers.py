@@ -1,4 +1,4 @@
-"""Trackers get what the run's own records hold, and none of their failures reaches training."""
+"""Trackers get the same metrics as the run's own records, and their failures never end a run."""
 
 import json
 import math
@@ -26,7 +26,7 @@ RECORDS = [
 
 
 def send(name: str, folder: Path) -> list[str]:
-    """Three records and an evaluation, as the loop sends them; what was said meanwhile."""
+    """Send three records and an evaluation like the training loop, and return the messages."""
     said: list[str] = []
     with Tracking(name, folder, SETTINGS, said.append) as tracking:
         for record in RECORDS:
@@ -52,7 +52,7 @@ def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
     assert send("tensorboard", tmp_path) == []
     found = tensorboard_of(tmp_path)
     assert found.keys() == {"reward", "samples", "test/pass@1/operators=*/"}, (
-        "no text, and nothing that is not finite"
+        "no text and only finite numbers"
     )
     assert found["reward"] == [(s, pytest.approx(s / 10)) for s in range(3)]
     assert found["test/pass@1/operators=*/"] == [(3, 0.5)]
@@ -124,8 +124,11 @@ def wandb_records(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def leveldb_log(data: bytes) -> Iterator[bytes]:
-    """The records of LevelDB's log format: blocks of 32 KiB, of pieces with checksum, length and type (1 whole, 2
-    first, 3 middle, 4 last); before the first stand 7 bytes of W&B's own."""
+    """The records of a file in LevelDB's log format, after W&B's own 7 bytes.
+
+    The format has blocks of 32 KiB. They consist of pieces with a checksum, a length and a type
+    (1 whole, 2 first, 3 middle, 4 last).
+    """
     assert data.startswith(b":W&B")
     at, record = 7, b""
     while at + 7 <= len(data):
@@ -180,7 +183,8 @@ def test_a_tracker_s_failure_is_said_once(
     monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda folder, settings: Broken(where))
     (said,) = send("wandb", tmp_path)
     assert said == (
-        "wandb failed and is sent nothing more (OSError: the service is gone); the run continues, with its own records"
+        "wandb failed and is sent nothing more (OSError: the service is gone); "
+        "the run continues, with its own records"
     )
 
 

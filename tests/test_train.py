@@ -1,4 +1,4 @@
-"""The whole loop on a random model: a run that is killed, stopped or refused ends as if nothing had been."""
+"""The whole loop on a random model: a run that was interrupted ends like one that was not."""
 
 import errno
 import hashlib
@@ -82,7 +82,7 @@ def recipe(base: Path, tmp_path: Path) -> Path:
 
 
 def recorded(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Everything that was written down, but what holds clock or memory."""
+    """Every record of a run, without the metrics of time and memory."""
     return {
         name: [
             {k: v for k, v in record.items() if not k.startswith(("time/", "memory/"))}
@@ -111,7 +111,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def assert_same(folder: Path, expected: Path) -> None:
-    """Every metric and every weight is that of the uninterrupted run."""
+    """Every metric and every weight equals that of the uninterrupted run."""
     assert recorded(folder) == recorded(expected)
     assert same(state(folder), state(expected))
     newest = f"checkpoints/step_{STEPS:06d}/model/model.safetensors"
@@ -119,7 +119,7 @@ def assert_same(folder: Path, expected: Path) -> None:
 
 
 def test_a_sampler_of_ones_own_is_one_file(recipe: Path, tmp_path: Path) -> None:
-    """It is named on the command line, built by `for_model`, and given the weights after each step."""
+    """The command line names it, `for_model` builds it, and it gets the weights after each step."""
     toy = load_object(f"{TOY_SAMPLERS}:Uniform")
     toy.built.clear()
     toy.pushed.clear()
@@ -135,7 +135,7 @@ def test_a_sampler_of_ones_own_is_one_file(recipe: Path, tmp_path: Path) -> None
     (entry,) = records.read(run / "metrics.jsonl")
     assert entry["grad_norm"] > 0
     assert entry["mismatch"] > 0.1, "the logprobs are the sampler's own"
-    assert 0 < entry["correction"] < 1, "and a sampler that is not the learner is corrected for"
+    assert 0 < entry["correction"] < 1, "a sampler that differs from the learner is corrected for"
     assert f'name = "{name}"' in (run / "config.toml").read_text()
     assert cli.main(["train", "--resume", str(run), "--steps", "2"]) == 0
     assert [version for version, _ in toy.pushed] == [1, 1, 2]
@@ -305,7 +305,7 @@ def prompt(self, problem, template):
 Early.prompt = prompt
 cli.main(["train", sys.argv[3], "--run.dir", sys.argv[4]])
 """
-# at least: 17 before there is a folder, two tests, four evaluations on dev, the steps
+# at least 17 before the folder exists, two evaluations on test, four on dev, and the steps
 PROMPTS = 17 + 2 * 10 + 4 * 8 + STEPS * 4
 
 
@@ -320,11 +320,11 @@ def test_kill_9_anywhere_and_resume(recipe: Path, whole: dict[str, Path], tmp_pa
 
 
 class Crash(BaseException):
-    """The process is gone."""
+    """Takes the place of a killed process."""
 
 
 def crashing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """The `at`-th record is never written; half of another line is left behind."""
+    """Crash at the `at`-th record, which is not written, and leave half of another line behind."""
     write, left = records.append, [at]
 
     def append(path: Path, record: Any) -> None:
@@ -363,7 +363,7 @@ def test_a_crash_between_any_two_records(
 
 
 def signalling(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
-    """The `at`-th prompt sends this process a signal."""
+    """Send this process a signal when the `at`-th prompt is built."""
     kind = load_object(f"{TOYS}:Early")
     pose, left = kind.prompt, [at]
 
@@ -387,12 +387,11 @@ def test_a_signal_stops_cleanly_and_the_run_can_be_resumed(
 ) -> None:
     run, recipe = tmp_path / "run", tmp_path / "recipe.toml"
     recipe.write_text(to_toml(config(base)))
-    assert (
-        cli.main(["train", str(recipe), "--dry-run"]) == 0
-    )  # the command has a handler of its own
+    # the command has a handler of its own
+    assert cli.main(["train", str(recipe), "--dry-run"]) == 0
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        # after the 17 prompts of the checks and the 33 of the first evaluations, before the last step
+        # after the 17 prompts of the checks and the 33 of the first evaluations, before the end
         signalling(patch, number, at=17 + 33 + random.randrange(1, 17))
         assert cli.main(["train", str(recipe), "--run.dir", str(run)]) == 130
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
@@ -846,7 +845,7 @@ def test_changed_records_are_not_resumed(
 
 
 def replace_state(run: Path, state: Any) -> None:
-    """Another trainer.pt in the newest checkpoint, which is whole by its manifest all the same."""
+    """Replace trainer.pt in the newest checkpoint, and its entry in the manifest."""
     path = run / "checkpoints" / f"step_{STEPS:06d}"
     torch.save(state, path / "trainer.pt")
     content, manifest = (
@@ -901,7 +900,7 @@ def test_a_state_of_another_kind_is_one_line(
 def test_how_often_it_was_saved_is_what_the_run_says(
     whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that is killed before its first checkpoint may be saved more often from then on."""
+    """A run that was killed before its first checkpoint may be saved more often when resumed."""
     run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
     shutil.rmtree(run / "checkpoints")
     text = (run / "config.toml").read_text()

@@ -1,4 +1,4 @@
-"""Data is never code: every command, with every name that a folder from elsewhere can hold."""
+"""Data is never code: no command runs a name that a folder from elsewhere contains."""
 
 import io
 import json
@@ -40,7 +40,7 @@ SMALL = {
 
 @pytest.fixture
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the stranger's code would leave behind; the working directory and the home are new."""
+    """The file that a stranger's code would create. The working directory and the home are new."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -54,7 +54,7 @@ def code(mark: Path, name: str = "evil.py") -> Path:
 
 
 def strange_run(folder: Path, base: Path, **names: str) -> Path:
-    """A whole run whose configuration names somebody's code."""
+    """A complete run whose configuration names a stranger's code."""
     named = {f"{kind}.name": name for kind, name in names.items()}
     short = {"rollout.max_tokens": 8, "eval.max_tokens": 8}
     fake_run.write(folder, steps=2, every=1, **{"model.name": str(base), **short, **named})
@@ -67,7 +67,7 @@ def strange_run(folder: Path, base: Path, **names: str) -> Path:
 
 
 def strange_model(folder: Path, base: Path, **names: str) -> Path:
-    """An exported model whose recipe names somebody's code."""
+    """An exported model whose recipe names a stranger's code."""
     shutil.copytree(base, folder)
     named = {f"{kind}.name": name for kind, name in names.items()}
     settings = config.resolve(config.read_recipe("laptop"), named | {"eval.max_tokens": 8})
@@ -81,12 +81,12 @@ def watch(folder: Path) -> int:
 
 
 def own_recipe(folder: Path) -> Path:
-    """The file in which a run or an exported model says how it was made."""
+    """The file that says how a run or an exported model was made."""
     return folder / ("recipe.toml" if (folder / "recipe.toml").exists() else "config.toml")
 
 
 def commands(folder: Path, grid: Path) -> dict[str, Callable[[], int]]:
-    """Everything that can be done with a folder."""
+    """Every command that takes a folder."""
     lines = {
         "eval": ["eval", folder, "--n", 2],
         "sample": ["sample", folder, "--n", 2, "--out", "out.jsonl"],
@@ -125,7 +125,7 @@ def test_no_command_runs_what_a_folder_names(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Where a command needs the code, it says so in a line; otherwise it does its work without."""
+    """If a command needs the code, it says so in one line. Otherwise it works without it."""
     stem = f"evil_{kind}_{made.__name__}"
     path = code(mark, f"{stem}.py")
     place = str(path) if form == "file" else stem
@@ -140,7 +140,7 @@ def test_no_command_runs_what_a_folder_names(
     monkeypatch.setattr("builtins.input", lambda prompt: (_ for _ in ()).throw(EOFError))
     tried = commands(folder, grid)
     if made is strange_model:
-        del tried["ablate"]  # it would begin a run there
+        del tried["ablate"]  # it would start a run there
     for name, act in tried.items():
         answer = act()
         said = capsys.readouterr().err
@@ -195,13 +195,13 @@ def trained(folder: Path, base: Path, *named: str) -> int:
 def test_ones_own_run_asks_nothing_and_anothers_does(
     mark: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same folder, moved or not: what counts is who started it."""
+    """Only the user who started a run matters, so moving the folder changes nothing."""
     evil = code(mark, "own.py")
     run, moved = mark.parent / "run", mark.parent / "moved"
     assert trained(run, base, "laptop", f"--task={evil}:T", f"--algorithm={evil}:A") == 0
     run.rename(moved)
     assert cli.main(["train", "--resume", str(moved), "--steps", "2"]) == 0
-    assert cli.main(["train", "--resume", str(moved)]) == 0, "with the steps it has now, too"
+    assert cli.main(["train", "--resume", str(moved)]) == 0, "also with its new number of steps"
     assert cli.main(["eval", str(moved), "--n", "2"]) == 0
     assert cli.main(["export", str(moved), str(mark.parent / "model")]) == 0
     assert cli.main(["eval", str(mark.parent / "model"), "--n", "2"]) == 0
@@ -271,7 +271,7 @@ def test_the_note_is_for_its_owner_alone(mark: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) == 1
     assert len(lines[0]) == 64
-    path.chmod(0o666)  # anybody could have written it
+    path.chmod(0o666)  # anyone could have written it
     with pytest.raises(Exception, match="would run"):
         trust.require(mine, "config.toml")
 
@@ -303,7 +303,7 @@ def test_a_model_that_brings_its_own_code_is_refused_without_asking(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever is typed ahead: nothing asks. Where transformers knows the kind, its own code is used."""
+    """No prompt appears that typed input could answer. Known kinds use transformers' own code."""
     folder = Path(shutil.copytree(base, mark.parent / "model"))
     settings = json.loads((folder / "config.json").read_text())
     settings |= {"model_type": kind}

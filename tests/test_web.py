@@ -1,4 +1,4 @@
-"""The play page: its requests and answers, what it refuses, and its behaviour in a browser."""
+"""The play page: its requests and answers, what it rejects, and its behaviour in a browser."""
 
 import http.client
 import json
@@ -37,7 +37,7 @@ ASKED = {"line": "24 from 3 5 12"}
 def player(
     script: Callable[[str, int], str], name: str = "scripted", max_tokens: int = 200
 ) -> Candidate:
-    """A model that writes what a script says, token by token."""
+    """A model that writes the text of a script, token by token."""
     tokenizer = tiny.tokenizer()
     encode = partial(models.encode_prompt, tokenizer)
     sampler = ScriptedSampler(script, encode, models.decoder(tokenizer))
@@ -169,7 +169,7 @@ def test_problems_are_drawn_from_the_test_split_by_index() -> None:
 
 
 class Greet:
-    """A task that cannot be posed, and whose reward raises."""
+    """A task that cannot be played and whose reward raises."""
 
     def problem(self, split: Split, index: int) -> Problem:
         return Problem(f"{index}", {"who": index}, split, f"{index}")
@@ -323,7 +323,7 @@ def test_the_bundled_base_streams_what_it_generates() -> None:
 
 
 class Slow(ScriptedSampler):
-    """Writes "1" again each time it is allowed to, without end, and counts its open streams."""
+    """Writes "1" without end, each time the test allows it, and counts its open streams."""
 
     def __init__(self) -> None:
         encode = partial(models.encode_prompt, tiny.tokenizer())
@@ -770,7 +770,7 @@ def test_the_time_limit_is_for_the_whole_request_not_for_each_byte(
 
 
 def test_slow_connections_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All connections are taken by clients that send their header one byte at a time."""
+    """Clients that send their header one byte at a time take all connections."""
     monkeypatch.setattr(Handler, "timeout", 2.0)
     with serving(scripted()) as server:
         address = ("127.0.0.1", server.server_port)

@@ -204,7 +204,8 @@ def sample(
 ) -> list[dict[str, Any]]:
     """Completions with their rewards, as records like those in rollouts.jsonl.
 
-    There are `samples` completions for each of `problems` problems. `settings` are those of `evaluate`.
+    There are `samples` completions for each of `problems` problems. `settings` are the same as for
+    `evaluate`.
 
     Example:
 

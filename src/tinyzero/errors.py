@@ -118,7 +118,7 @@ def _surroundings() -> tuple[int, str, bool | None]:
 
 
 def _restore(owner: object, before: tuple[int, str, bool | None]) -> None:
-    """Undo what a user's code changed. A process that it forked ends here, or it would be a second run."""
+    """Undo what a user's code changed. A process that it forked must end here, not train too."""
     pid, folder, gradients = before
     if os.getpid() != pid:
         sys.stderr.write(f"{type(owner).__name__} forked this process and returned: it ends here\n")

@@ -1,4 +1,4 @@
-"""How good a model is on held-out problems: pass@1, pass@k and greedy, each with a 95 % interval."""
+"""How good a model is on held-out problems: pass@1, pass@k and greedy, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Z_95 = 1.959964  # standard normal quantile of a two-sided 95 % interval
 
 
 def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
-    """The first `count` problems of `split` with different ids; all of them if a finite split has fewer.
+    """The first `count` problems of `split` with different ids, or all if a finite split has fewer.
 
-    Raises UserError if a finite split has none, or an endless one seems to have fewer. An endless
-    split is searched until nothing new has come for so long that it is exhausted: if it has n
+    Raises UserError if a finite split has no problems, or an endless one seems to have fewer. The
+    search in an endless split ends when no new problem has come for a long time: if the split has n
     problems, the chance of missing the last one is exp(-10).
     """
     problems: dict[str, Problem] = {}
@@ -114,12 +114,12 @@ def evaluate(
     With `greedy`, the most likely completion of each is scored too. `seed` replaces `params.seed`.
     `progress(answered, problems)` is called at the start with 0 and then after each problem.
 
-    Metrics: n, k, temperature, pass@1 ... pass@k and greedy, each with /low and /high, and each also
-    per label of the task's `describe`; response_length, truncated, malformed, skipped_prompts
-    (problems that do not fit the context), the parts of the reward, behaviours, and grading/* counts.
-    `problems`, `right` and `clusters` are what a paired comparison of two evaluations needs.
+    Metrics: n, k, temperature, pass@1 ... pass@k and greedy, each with /low and /high, and each
+    also per label of the task's `describe`; response_length, truncated, malformed, skipped_prompts
+    (problems that do not fit the context), the parts of the reward, behaviours, and grading/*
+    counts. A paired comparison of two evaluations needs `problems`, `right` and `clusters`.
 
-    An answer that could not be graded counts as wrong, so pass@k is always about `params.n` answers.
+    An answer that could not be graded counts as wrong, so pass@k always uses `params.n` answers.
     Rewards that are neither right nor wrong do not count for pass@k. `graded` is their share; if it
     is not 0, look at `reward` instead. `caution` puts that into words.
     """
@@ -127,8 +127,8 @@ def evaluate(
     chosen = [problem for problem in drawn if player.fits(problem, params)]
     if not chosen:
         raise UserError(
-            f"no prompt of split {split!r} and an answer of {params.max_tokens} tokens fit into the "
-            f"model's context of {player.context}: lower max_tokens"
+            f"no prompt of split {split!r} and an answer of {params.max_tokens} tokens fit into "
+            f"the model's context of {player.context}: lower max_tokens"
         )
 
     tally = Tally()
@@ -185,8 +185,8 @@ def caution(metrics: Mapping[str, Any]) -> str:
         )
     if metrics.get("graded"):
         parts.append(
-            f"{metrics['graded']:.0%} of the rewards are graded, neither right nor wrong, so pass@k "
-            f"does not count them: look at the reward, {metrics['reward']:.3f}"
+            f"{metrics['graded']:.0%} of the rewards are graded, neither right nor wrong, so "
+            f"pass@k does not count them: look at the reward, {metrics['reward']:.3f}"
         )
     return "; ".join(parts)
 

@@ -26,11 +26,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Registry(NamedTuple):
-    """Everything of one kind that can be named: the bundled ones, and a user's own by reference.
+    """The tasks, algorithms or samplers that can be named: bundled ones, and a user's by reference.
 
-    Every module of `package` is one, except `parts`, and defines `attribute`. So a new task, algorithm
-    or sampler is one new file. A name has `++` for `_pp` and `-` for `_`: `reinforce++-baseline` is the
-    module reinforce_pp_baseline.
+    Every module of `package` except `parts` is one of them and defines `attribute`, so a new task,
+    algorithm or sampler is one new file. Names have `++` for `_pp` and `-` for `_`:
+    `reinforce++-baseline` is the module reinforce_pp_baseline.
     """
 
     noun: str
@@ -48,7 +48,7 @@ class Registry(NamedTuple):
         return sorted(m.replace("_pp_", "_pp-").replace("_pp", "++") for m in known)
 
     def reference(self, name: str) -> str:
-        """The reference that `load_object` loads for `name`. Raises UserError on an unknown name."""
+        """The reference that `load_object` loads for `name`. Raises UserError if it is unknown."""
         if ":" in name:
             return name
         module = module_name(name)
@@ -72,7 +72,7 @@ class Registry(NamedTuple):
         return ast.get_docstring(ast.parse(source)) or ""
 
     def find(self, name: str) -> Any:
-        """The class behind `name`. Raises UserError if there is no such class, or it lacks a need."""
+        """The class with this name. Raises UserError if it does not exist or lacks a method."""
         kind = load_object(self.reference(name))
         if not isinstance(kind, type):
             raise UserError(
@@ -95,9 +95,10 @@ _defined_here: dict[str, Any] = {}  # classes of this process that no other proc
 
 
 def reference_of(kind: type) -> str:
-    """A name that `load_object` turns into the class `kind` again, in this process or in another one.
+    """A name that `load_object` turns into the class `kind` again, in any process.
 
-    A class of a notebook or of the script that is running is `session:Name`: it exists only here.
+    A class from a notebook or from the running script is called `session:Name`, because it exists
+    only in this process.
     """
     module, name = sys.modules.get(kind.__module__), kind.__qualname__
     if module is not None and kind.__module__ != "__main__" and getattr(module, name, None) is kind:
@@ -110,9 +111,9 @@ def reference_of(kind: type) -> str:
 
 
 def load_object(reference: str) -> Any:
-    """What `package.module:Name` or `path/file.py:Name` names.
+    """The object that `package.module:Name` or `path/file.py:Name` names.
 
-    Raises UserError if the file, the module or the name does not exist, or its code fails on import.
+    Raises UserError if the file, the module or the name does not exist, or the import fails.
     """
     source, colon, name = reference.rpartition(":")
     if not (source and colon and name.isidentifier()):
@@ -175,7 +176,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known ones, or nothing if none is near.
+    """The end of a message about an unknown name: the most similar known names, or "".
 
     >>> near("rolout.prompts", ["rollout.prompts", "rollout.samples"])
     ': did you mean rollout.prompts?'

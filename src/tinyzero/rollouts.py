@@ -345,7 +345,7 @@ class Source:
         return kept[: self.prompts]
 
     def _draw(self, position: int, collected: Collected) -> tuple[list[Problem], int]:
-        """The next problems from `position` on that fit the context, and the position after them."""
+        """The next problems from `position` that fit the context, and the position after them."""
         problems = list[Problem]()
         skipped_in_a_row = 0
 

@@ -245,7 +245,7 @@ class Sampler(Protocol):
     version: int
     decode: Callable[[Sequence[int]], str]
     shares_weights: bool
-    """True if it reads the learner's own weights or has none; `load_weights` gets only a version."""
+    """True if it has no weights of its own. Then `load_weights` gets only a version."""
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, done: Done | None = None

@@ -26,8 +26,8 @@ PARTS = ("advantages", "base", "guarded", "losses", "options", "stages")
 def _import_later(name: str) -> None:
     """Let the module `name` of this package run only when something in it is used.
 
-    The algorithms import the losses, which import torch. Help lists the options of an algorithm, and
-    must not wait seconds for torch.
+    The algorithms import the losses, which import torch. That takes seconds, and help should list
+    the options of an algorithm at once.
     """
     spec = importlib.util.find_spec(f"{__name__}.{name}")
     assert spec is not None

@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings]
 
     def command_of(self, words: Sequence[str]) -> Parser | None:
-        """The parser of the command that the words of a command line name; None if they name none."""
+        """The parser of the command that a command line names, or None if it names no command."""
         if not words or words[0].startswith("-"):
             return None
         if words[0] not in self.commands:
@@ -99,8 +99,8 @@ class Parser(argparse.ArgumentParser):
     def add_options(self, words: Sequence[str], first: Parser) -> None:
         """Add the options of the run that the words after the command ask for.
 
-        `first` is another parser of the whole command line, which reads the words for the first time.
-        Raises UserError if they name a recipe, a task or an algorithm that does not exist.
+        `first` is another parser of the whole command line. It reads the words first, to find the
+        recipe, the task and the algorithm. Raises UserError if one of these does not exist.
         """
         if self.finder is None:
             return

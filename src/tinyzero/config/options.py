@@ -50,10 +50,11 @@ def option_keys() -> list[str]:
 def describe(
     config: Config, asked: Mapping[str, Any] | None = None, begin: tuple[str, ...] = ("",)
 ) -> list[Option]:
-    """Every option of the run that `config` describes, those of its task and algorithm included.
+    """Every option of the run that `config` describes, including those of its task and algorithm.
 
-    `asked` are the tables of asked.toml; without them no origin is known. `begin` limits the list to
-    keys that begin so. The code of the task and of the algorithm is loaded if they are in the list.
+    `asked` are the tables of asked.toml; without them no origin is known. `begin` limits the list
+    to keys that begin with it. The code of the task and of the algorithm is loaded if their options
+    are in the list.
     """
     values = flat(config.model_dump())
     options = []

@@ -1,16 +1,17 @@
 """Recipes: TOML files and overrides become one typed, validated configuration. No torch.
 
-A recipe is a TOML file whose tables are the sections of `Config`. `--section.option value` overrides
-one option; `--seed`, `--steps`, `--task`, `--algorithm` and `--sampler` are short for those that
-everybody changes. Choosing another task or algorithm replaces the recipe's whole table for it.
+A recipe is a TOML file whose tables are the sections of `Config`. `--section.option value`
+overrides one option. The options that are changed most have short forms: `--seed`, `--steps`,
+`--task`, `--algorithm` and `--sampler`. Choosing another task or algorithm replaces the recipe's
+whole table for it.
 
     inherit = "laptop"           # take everything else from this recipe, or from a .toml file
     [algorithms.ppo.rollout]     # what changes if this algorithm is chosen; [tasks.NAME] likewise
     [profiles.24gb.model]        # what changes with --profile 24gb
 
 Later ones win: the inherited recipe, the recipe, its tables for the task and the algorithm, the
-profile, the overrides. `RECIPE-TASK-ALGORITHM`, such as laptop-countdown-ppo, names a recipe together
-with its task and algorithm. Nothing of this is left in a resolved configuration.
+profile, the overrides. `RECIPE-TASK-ALGORITHM`, such as laptop-countdown-ppo, names a recipe
+together with its task and algorithm. A resolved configuration contains only plain options.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def split_name(name: str) -> tuple[str, str | None, str | None]:
 def read_recipe(name: str) -> dict[str, Any]:
     """The tables of a bundled recipe or of a TOML file, with everything that it inherits.
 
-    `name` may say a task and an algorithm too. Raises UserError if there is no such recipe, it is not
-    valid TOML, or it inherits itself.
+    `name` may also contain a task and an algorithm. Raises UserError if there is no such recipe, it
+    is not valid TOML, or it inherits itself.
     """
     recipe, task, algorithm = split_name(name)
     values = _inherited(_file(recipe))
@@ -135,8 +136,8 @@ def resolve(
 ) -> Config:
     """The configuration that a recipe means, with its profile and the overrides applied.
 
-    Raises UserError that names the option, its value and the fix. That includes a large model with a
-    recipe for the small bundled ones, whose learning rate would ruin it.
+    Raises UserError that names the option, its value and the fix if a value is wrong. A large model
+    with a recipe for the small bundled ones is an error too: the learning rate would ruin it.
 
     >>> resolve(read_recipe("laptop"), {"rollout.samples": 8}).rollout.samples
     8
@@ -212,7 +213,7 @@ def profiles(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def run_name(name: str, config: Config, task: str | None = None, profile: str | None = None) -> str:
-    """The name of a run's folder: RECIPE-ALGORITHM-SEED, with the task and profile that were chosen.
+    """The name of a run's folder: RECIPE-ALGORITHM-SEED, and the task and profile if chosen.
 
     A run that repeats another one, from its config.toml or asked.toml, is named after that run.
 

@@ -1,9 +1,9 @@
 """The two files in which a run records its configuration.
 
-`asked.toml` is what the user asked for: the recipe's own tables with what the command line changed, and
-the command line itself. `config.toml` is what that meant: every option that acts, defaults included,
-with a comment that says its meaning and where its value comes from. Either of them repeats the run:
-`tinyzero train RUN/asked.toml`.
+`asked.toml` is what the user asked for: the recipe's own tables with the changes from the command
+line, and the command line itself. `config.toml` is what that meant: every option that has an
+effect, including the defaults, with a comment that explains it and says which file or option set
+it. Either of them repeats the run: `tinyzero train RUN/asked.toml`.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def asked_toml(
 ) -> str:
     """The text of a run's asked.toml.
 
-    `lines` are the commands that asked, the first of which began the run; `recipe` is the recipe's name
-    and `options` are the keys that a command line gave.
+    `lines` are the command lines of the run: the first one started it, the others resumed it.
+    `recipe` is the recipe's name, and `options` are the keys that a command line set.
     """
     command = {
         "version": __version__,
@@ -128,8 +128,8 @@ def resumed(
 ) -> Config:
     """The configuration to continue the run in `folder` with.
 
-    `task` is its task's name if that was given again, which allows its code. Raises UserError if there
-    is no run, an override would make it another run, or the folder names code that was not
+    `task` is the task's name if the user gave it again, which allows its code. Raises UserError if
+    there is no run, an override would make it another run, or the folder names code that was not
     allowed; `flags` say how to allow it.
     """
     if not (folder / MEANT).is_file():
@@ -150,11 +150,11 @@ def resumed(
 def require_recipe(
     recipe: str, overrides: Mapping[str, Any], trusted: bool, flags: str = "--trust"
 ) -> None:
-    """Raise UserError if `recipe` is a run's or a model's own file and names code that was not allowed.
+    """Raise UserError if `recipe` is a run's or model's file and names code that was not allowed.
 
-    To name a recipe file of one's own is to trust it. A file inside a run or a model folder may be a
-    stranger's, so the code that it names runs only if `overrides` name it too, or if this user started
-    that very run.
+    Users trust their own recipe files by naming them. A file inside a run or a model folder may be
+    a stranger's, so the code that it names runs only if `overrides` name it too, or if this user
+    started that very run.
     """
     path = Path(recipe)
     if trusted or path.name not in (ASKED, MEANT, "recipe.toml"):
@@ -177,7 +177,10 @@ def require_recipe(
 
 
 def repeating(folder: Path) -> str:
-    """The command that repeats the run in `folder`: the one that began it, if nothing changed since."""
+    """The command that repeats the run in `folder`.
+
+    It is the command that started the run if there was only one; otherwise it names the file.
+    """
     path = folder / ASKED
     lines = _texts(read_toml(path).get("command"), "lines") if path.is_file() else []
     if len(lines) == 1:

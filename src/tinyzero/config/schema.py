@@ -12,7 +12,7 @@ MOST_ROWS = 2**20  # completions per step
 
 
 class Section(BaseModel):
-    """A table of the recipe. Unknown keys are errors, types are strict, and values cannot change."""
+    """A table of the recipe. Unknown keys are errors, types are strict, values cannot change."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
@@ -67,7 +67,7 @@ class ModelSection(Section):
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, device: str) -> str:
-        """Reject every other name here, because torch would do so only after the model is loaded."""
+        """Reject any other name now, because torch would do so only after the model is loaded."""
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise ValueError("use auto, cpu, cuda, or cuda:N for one of several GPUs")
         return device
@@ -163,7 +163,7 @@ class OptimizerOptions(Section):
 
 
 class LoraSection(Section):
-    """Low-rank adapters (arXiv:2106.09685), trained instead of the weights if the rank is above 0."""
+    """Low-rank adapters (arXiv:2106.09685). A rank above 0 trains them instead of the weights."""
 
     rank: int = Field(
         0,
@@ -289,7 +289,7 @@ class RunSection(Section):
 
 
 class Config(Section):
-    """Everything that decides a run. It is saved as config.toml, which repeats the run elsewhere."""
+    """Everything that decides a run. It is saved as config.toml, which can repeat the run."""
 
     seed: int = Field(
         0, ge=0, lt=2**32, description="seed of everything random, except how problems are split"

@@ -23,8 +23,8 @@ def require_recipe_for_model(
     """Raise UserError if `overrides` put a pretrained model into a recipe for a bundled one.
 
     Such a recipe trains on the CPU with a learning rate 600 times too high for a pretrained model.
-    Models that were trained from a bundled one are fine. Nothing is downloaded: a model on the hub is
-    judged by its name. `recipes` is the folder of the bundled recipes.
+    Models that were trained from a bundled one are fine. Nothing is downloaded: for a model on the
+    hub, the name decides. `recipes` is the folder of the bundled recipes.
     """
     table = recipe.get("model", {})
     own = table.get("name") if isinstance(table, dict) else None

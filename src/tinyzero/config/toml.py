@@ -26,7 +26,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_toml(config: Config) -> str:
-    """The configuration as TOML, without the run's folder: `read_recipe` and `resolve` restore it."""
+    """The configuration as TOML, without the run's folder. `read_recipe` and `resolve` read it."""
     return tables_to_toml(config.model_dump())
 
 

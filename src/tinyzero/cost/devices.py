@@ -1,4 +1,4 @@
-"""GPUs and CPUs: memory, bandwidth and rates from the data sheets, prices, and assumed efficiency."""
+"""GPUs and CPUs: memory, bandwidth and rates from data sheets, prices, and assumed efficiency."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SHARED_WORK = 0.5
 
 PRICES_FROM = (
     "dollars per hour for one card on demand, from the public price lists of marketplaces and "
-    "specialised clouds (RunPod, Vast, Lambda, Modal, Verda, Akash) between March and November 2026; "
-    "the largest clouds ask up to three times as much"
+    "specialised clouds (RunPod, Vast, Lambda, Modal, Verda, Akash) between March and November "
+    "2026; the largest clouds ask up to three times as much"
 )
 
 
@@ -43,11 +43,11 @@ class Device:
     decode: float = 0.60
     """Share of the bandwidth that decoding reaches."""
     launch: float = 5.3e-5
-    """Seconds per layer of a decode step, however little it computes: 23 kernels in a CUDA graph."""
+    """Least seconds per layer of a decode step, for 23 kernels in a CUDA graph."""
     step: float = 5e-4
     """Seconds per decode step that do not depend on the model: drawing the tokens, and Python."""
     call: float = 5e-4
-    """Seconds of the host per layer, micro-batch and forward pass; a backward pass counts as two."""
+    """Seconds of the host per layer, micro-batch and forward pass. A backward pass takes two."""
     reading: float = 0.0
     """CPU seconds per token, layer and channel beyond matrix products, when reading or learning."""
     decoding: float = 0.0
@@ -56,7 +56,7 @@ class Device:
     is_cpu: bool = False
 
     def rate(self, dtype: str) -> float:
-        """Dense FLOPs per second in `dtype`. Raises UserError if the device does not compute in it."""
+        """Dense FLOPs per second in `dtype`. Raises UserError if the device does not support it."""
         if dtype not in self.rates:
             others = " or ".join(t for t in self.rates if t in ("bfloat16", "float32"))
             raise UserError(f"{self.name} does not compute in {dtype}: use --model.dtype {others}")
@@ -88,7 +88,7 @@ def _gpu(
     price: tuple[float, float] | None = None,
     fp16: float = 0,
 ) -> Device:
-    """A GPU from MiB, TB/s and dense TFLOP/s; a rate of 0 means that the hardware lacks the type."""
+    """A GPU from MiB, TB/s and dense TFLOP/s. A rate of 0 marks a type that it lacks."""
     tflops = {"bfloat16": bf16, "float16": fp16 or bf16, "float8": fp8, "float32": fp32}
     rates = {dtype: rate * 1e12 for dtype, rate in tflops.items() if rate}
 
@@ -138,7 +138,7 @@ DEVICES = {
     "v100-16gb": _gpu("Tesla V100-SXM2-16GB", 16_384, 0.900, 0, 0, 15.7, (0.2, 0.8), fp16=125.0),
     "t4": _gpu("Tesla T4", 15_360, 0.320, 0, 0, 8.1, (0.2, 0.6), fp16=65.0),
 }
-"""GPUs by short name. Memory is what the driver reports; the rates are dense, from the data sheets."""
+"""GPUs by short name: the memory that the driver reports, and dense rates from the data sheets."""
 
 CPU = Device(
     "one core of a server's CPU",
@@ -156,7 +156,7 @@ CPU = Device(
     fused_attention=False,
     is_cpu=True,
 )
-"""One thread of the CPU described in benchmarks/results/plan_cpu.md; `plan --measure` uses yours."""
+"""One thread of the CPU in benchmarks/results/plan_cpu.md. `plan --measure` uses your own CPU."""
 
 
 def device_named(name: str) -> Device | None:

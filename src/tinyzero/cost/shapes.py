@@ -65,7 +65,7 @@ class Shape(NamedTuple):
     def read(self, rows: float) -> float:
         """Parameters that a decode step of `rows` rows reads.
 
-        Of the experts these are the ones that at least one row uses, if every row chooses at random.
+        It reads the experts that at least one row uses. Every row is assumed to choose at random.
         """
         if not self.experts:
             return self.active
@@ -100,10 +100,10 @@ class Shape(NamedTuple):
         return self.layers * (self.width + SCORE * self.heads * context)
 
     def adapters(self, rank: int, targets: Iterable[str]) -> int:
-        """Parameters of LoRA adapters of this rank; without `targets`, on all linear layers but the head.
+        """Parameters of LoRA adapters of this rank on the layers that `targets` name.
 
-        Routed experts get adapters together with their router. In a model that also has a shared
-        expert, peft gives neither any.
+        Without `targets`, all linear layers but the head get adapters. Routed experts get them
+        together with their router. If a model also has a shared expert, peft gives neither any.
         """
         queries, keys = self.heads * self.head, self.kv_heads * self.head
         inner = self.shared_width if self.experts else self.feed_forward
@@ -188,7 +188,8 @@ def read_shape(config: Mapping[str, Any], name: str) -> Shape:
     kind = config.get("model_type")
     if kind not in KINDS:
         raise UserError(
-            f"{name!r} has model type {kind!r}, which cannot be counted: use one of {', '.join(KINDS)}"
+            f"{name!r} has model type {kind!r}, which cannot be counted: "
+            f"use one of {', '.join(KINDS)}"
         )
 
     width, heads = config["hidden_size"], config["num_attention_heads"]

@@ -329,7 +329,7 @@ def _decoded(config: Config, load: Load) -> tuple[int, float]:
 def step_parts(
     config: Config, algorithm: Algorithm, shape: Shape, device: Device, load: Load
 ) -> dict[str, Part]:
-    """The parts of a step that has this load, by name: first sampling, then scoring and learning."""
+    """The parts of a step with this load, by name: first sampling, then scoring and learning."""
     device = device.with_threads(config.model.threads) if device.is_cpu else device
     update, learned = config.update, load.learned
     parts = _sample(config, shape, device, load)
@@ -395,8 +395,8 @@ def _sample(config: Config, shape: Shape, device: Device, load: Load) -> dict[st
 def _decode_steps(config: Config, device: Device, load: Load) -> float:
     """Passes until the last answer has ended.
 
-    If all answers are decoded at once, the longest decides. With more answers than rows, a GPU fills
-    rows that become free until no answer waits; a CPU decodes one batch after another.
+    If all answers are decoded at once, the longest decides. With more answers than rows, a GPU
+    fills each free row until no answer waits; a CPU decodes one batch after another.
     """
     rows = config.rollout.rows
     if load.answers <= rows:
@@ -450,9 +450,11 @@ def _seconds(
 
 
 def _evaluations(config: Config, shape: Shape, device: Device, load: Load) -> Part:
-    """All evaluations of the run: dev at the start, every few steps and at the end, test at both ends.
+    """All evaluations of the run.
 
-    Their answers are assumed as long as in training, and some answer reaches the limit.
+    The dev split is evaluated at the start, every few steps and at the end, the test split at the
+    start and at the end. The answers are assumed to be as long as in training, and at least one of
+    them to reach the limit.
     """
     device = device.with_threads(config.model.threads) if device.is_cpu else device
     options = config.eval
@@ -485,7 +487,7 @@ LADDER: tuple[tuple[str, Any], ...] = (
     ("lora.rank", 64),
     ("lora.rank", 16),
 )
-"""Options that save memory, from those that cost least time to those that change what is trained."""
+"""Options that save memory. The first cost little time, the last change what is trained."""
 
 
 def remedies(config: Config, planned: Callable[[Config], Plan]) -> dict[str, Any]:

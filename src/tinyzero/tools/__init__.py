@@ -1,3 +1,3 @@
-"""Things done with runs: reports, plans, grids, exports, base models. Training imports none of them."""
+"""Tools for runs: reports, plans, grids, exports, base models. Training imports none of them."""
 
 __all__ = ["ablate", "export", "plan", "pretrain", "report", "web"]

@@ -28,7 +28,7 @@ SAMPLING = ("prefill", "decode", "grade")
 """The parts of a planned step that a run records as time/sample."""
 
 BUSY = 0.8
-"""A run on a CPU that has a processor for less than this share of the time shares it with others."""
+"""A run on a CPU shares it with other work if it is computing for less than this share of time."""
 
 
 class Step(NamedTuple):

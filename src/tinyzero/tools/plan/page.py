@@ -149,7 +149,7 @@ def assumptions(plan: Plan, config: Config, length: float | None) -> list[str]:
 
 
 def device_note(config: Config, on_cpu: bool) -> str:
-    """What to add if the recipe names another kind of device than the one that is planned, or ""."""
+    """A hint if the recipe names another kind of device than the planned one, otherwise ""."""
     named = config.model.device
     if named == "cpu" and not on_cpu:
         return "the recipe names model.device cpu: to use a GPU, add --model.device cuda"

@@ -54,7 +54,7 @@ def rate(price: tuple[float, float] | None) -> str:
 
 
 def cost(price: tuple[float, float] | None, hours: float) -> str:
-    """Dollars for some hours as text: "12-21", "3.1-5.6", "< 0.1", or "-" if the price is unknown."""
+    """Dollars for `hours` as text: "12-21", "3.1-5.6", "< 0.1", or "-" if `price` is unknown."""
     if price is None:
         return "-"
     low, high = price[0] * hours, price[1] * hours

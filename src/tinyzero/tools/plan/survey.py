@@ -27,15 +27,24 @@ SMALLER = ("qwen2.5-7b", "qwen2.5-3b", "qwen2.5-1.5b", "qwen2.5-0.5b")
 """Recipes to suggest for a device that is too small, the largest first."""
 
 HEADINGS = [
-    "device", "profile", "trains", "GB", "free", "answers", "step", "1,000", "run", "$/hour",
+    "device",
+    "profile",
+    "trains",
+    "GB",
+    "free",
+    "answers",
+    "step",
+    "1,000",
+    "run",
+    "$/hour",
     "cost, $",
-]  # fmt: skip
+]
 LEFT_ALIGNED = 3
 WIDTH = 98
 
 
 def planner_for(length: float | None) -> Planner:
-    """A function that plans a configuration on a device, for answers of `length` tokens on average."""
+    """A function that plans a configuration on a device, for a mean answer length."""
     prompts: dict[str, float] = {}
 
     def planner(config: Config, device: Device) -> Plan:
@@ -61,7 +70,8 @@ class Choice(NamedTuple):
 def fitting(candidates: Mapping[str, Config], device: Device, planner: Planner) -> list[Choice]:
     """The candidates that fit on a device: full training before LoRA, then the fastest first.
 
-    `candidates` are configurations by profile. Raises UserError if the device lacks their data type.
+    `candidates` are configurations by profile. Raises UserError if the device does not support
+    their data type.
     """
     choices = []
     for profile, config in candidates.items():
