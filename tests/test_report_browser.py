@@ -332,6 +332,7 @@ def test_curves_are_read_with_the_keyboard_and_in_a_table(browser: Any, report: 
         assert "from 30.3 to 69.3" in (plot.get_attribute("aria-label") or "")
         chart.locator("summary").focus()
         page.keyboard.press("Enter")
+        chart.locator("tbody tr").nth(1).wait_for()
         cells = chart.locator("tbody tr").nth(1).locator("th, td").all_inner_texts()
         assert cells[:3] == ["2", "90.5", "31.3"]
         page.locator("#axis").select_option("samples")

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 OWN_GPU = ("gpu_memory", "gpu_bandwidth", "gpu_tflops")
 
 EXAMPLES = """\
-  tinyzero plan qwen2.5-3b                   every GPU and the profiles that fit
-  tinyzero plan qwen2.5-3b --gpu 4090,h100   only these GPUs
-  tinyzero plan qwen2.5-3b --gpu h100        memory and time on one, in detail
+  tinyzero plan qwen2.5-3b                   every GPU and profile that fits
+  tinyzero plan qwen2.5-3b --gpu 4090,h100   only these
+  tinyzero plan qwen2.5-3b --gpu h100        one in full, and what to change
   tinyzero plan qwen2.5-3b --gpu-memory 24 --gpu-bandwidth 936 --gpu-tflops 71
-  tinyzero plan laptop --measure             run five steps and correct the plan"""
+  tinyzero plan laptop --measure             run five steps here, and correct it"""
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
