@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinyzero.algorithms import advantages, losses
 from tinyzero.algorithms.base import Algorithm, Metrics
-from tinyzero.algorithms.options import PolicyOptions
+from tinyzero.algorithms.options import Aggregation, PolicyOptions
 from tinyzero.errors import UserError
 from tinyzero.types import Group, Scorer
 
@@ -192,7 +192,7 @@ def kl_penalties(batch: Batch, options: PolicyOptions) -> Tensor | None:
     return options.kl_in_reward * divergence * batch.mask
 
 
-def step_mean(per_token: Tensor, batch: Batch, how: losses.Aggregation, totals: Totals) -> Tensor:
+def step_mean(per_token: Tensor, batch: Batch, how: Aggregation, totals: Totals) -> Tensor:
     """This micro-batch's share of the mean of losses (B, T) over the whole optimizer step."""
     return losses.aggregate(
         per_token,

@@ -18,13 +18,13 @@ from tinyzero.models.hub import (
 )
 from tinyzero.models.tokens import (
     build_tokenizer,
+    continues_last_message,
     decoder,
     encode_prompt,
     end_ids,
     load_tokenizer,
     set_generation,
     stop_ids,
-    turn_options,
 )
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "build_model",
     "build_tokenizer",
     "cache_shape",
+    "continues_last_message",
     "decoder",
     "encode_prompt",
     "end_ids",
@@ -56,5 +57,4 @@ __all__ = [
     "signed_rotary",
     "stop_ids",
     "stored_dtype",
-    "turn_options",
 ]

@@ -77,11 +77,13 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
                 "this model has no chat template: use --model.prompt base "
                 "(or compact for a bundled model)"
             )
+        continues = continues_last_message(prompt)
         ids = tokenizer.apply_chat_template(
             [dict(message) for message in prompt],
             tokenize=True,
+            continue_final_message=continues,
+            add_generation_prompt=not continues,
             return_dict=False,
-            **turn_options(prompt),
         )
         return tuple(ids)
 
@@ -96,14 +98,13 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
     return tuple(ids)
 
 
-def turn_options(messages: Sequence[Mapping[str, str]]) -> dict[str, bool]:
-    """How a chat template has to end these messages, so that the model writes the assistant's turn.
+def continues_last_message(messages: Sequence[Mapping[str, str]]) -> bool:
+    """Whether the model continues the last message, which it does if the assistant wrote it.
 
-    If the last message is the assistant's, the model continues it. After any other message the
-    assistant's turn is opened; without that the model would continue the user's question.
+    After any other message the chat template has to open the assistant's turn; without that the
+    model would continue the user's question.
     """
-    continues = messages[-1]["role"] == "assistant"
-    return {"continue_final_message": continues, "add_generation_prompt": not continues}
+    return messages[-1]["role"] == "assistant"
 
 
 def end_ids(

@@ -317,7 +317,8 @@ def _assignment(prompt: Prompt) -> str:
 
 def _turn_arguments(messages: Sequence[Mapping[str, str]]) -> str:
     """The arguments with which a chat template leaves the assistant's turn open, as code."""
-    return ", ".join(f"{name}={value}" for name, value in models.turn_options(messages).items())
+    continues = models.continues_last_message(messages)
+    return f"add_generation_prompt={not continues}, continue_final_message={continues}"
 
 
 def _transformers_code(name: str, prompt: Prompt) -> str:
