@@ -728,8 +728,8 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     said = shown(capsys, "recipes")
     for name in recipes():
         assert f"{name}\n    " in said
-    assert "    trains tiny on countdown with grpo\n    needs a CPU\n" in said
-    assert "    needs a GPU with 141gb or 80gb or 48gb or 24gb (--profile)\n" in said
+    assert "    trains tiny on countdown with grpo\n    runs on a CPU\n" in said
+    assert "    needs a GPU; --profile fits it into 24gb, 48gb, 80gb, 141gb\n" in said
     assert all(len(line) <= 80 for line in said.splitlines())
 
 

@@ -38,12 +38,12 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     for name in configs.recipes():
         recipe = configs.read_recipe(name)
         config = configs.resolve(recipe, {})
-        device = "CPU" if config.model.device == "cpu" else "GPU"
-        if memory := configs.profiles(recipe):
-            device += f" with {' or '.join(memory)} (--profile)"
+        needs = "runs on a CPU" if config.model.device == "cpu" else "needs a GPU"
+        if profiles := configs.profiles(recipe):
+            needs += f"; --profile fits it into {', '.join(reversed(profiles))}"
         print(f"{name}\n    {_headline(configs.RECIPES / f'{name}.toml')}")
         print(f"    trains {config.model.name} on {config.task.name} with {config.algorithm.name}")
-        print(f"    needs a {device}")
+        print(f"    {needs}")
     print("\nTrain with one of them: tinyzero train NAME")
     return 0
 
