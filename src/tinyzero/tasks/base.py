@@ -236,7 +236,7 @@ class Task:
         return None
 
     def nonsense(self, problem: Problem) -> Iterable[str]:
-        """Texts that must not be paid; `tinyzero check-task` tries them in addition to its own.
+        """Texts that must not be rewarded. `tinyzero check-task` tries them after its own.
 
         Example:
 

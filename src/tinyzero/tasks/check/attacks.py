@@ -1,7 +1,7 @@
-"""Texts that no grader should pay, built from the problem itself.
+"""Texts that no grader should reward, built from the problem itself.
 
-Each attack has a name that says what it is. Most of them should never be paid. Those in `POLICIES`
-may be intended, and then the author of the task allows them by name.
+Each attack has a name that says what it is. Most of them should never be rewarded. Those in
+`POLICIES` may be intended. Then the author of the task allows them by name.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ FIXES = {
     AGAIN: "compare how often each number is used, not only which ones",
     "the task's own nonsense": "the task's own `nonsense` says that this must not be paid",
 }
-"""What to change in a reward that pays an attack, by the attack's name."""
+"""What to change in a reward function that rewards an attack, by the attack's name."""
 
 
 def fix_for(name: str) -> str:
-    """What to change in a reward that pays the attack of this name."""
+    """What to change in a reward function that rewards the attack of this name."""
     if name.startswith("a long list of"):
         return "compare the whole answer, since a list of guesses is not one"
     return FIXES.get(name, "check more: a model can write this without solving the problem")

@@ -79,20 +79,20 @@ class RewardFunction(Task):
         return Problem(name, self.rows[line], split, name)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        """The row's own prompt, whatever the template."""
+        """The row's own prompt, with any template."""
         prompt: Prompt = problem.fields[_column(problem.fields, PROMPTS)]
         return prompt
 
     def reward(self, problem: Problem, text: str) -> Reward:
-        """What the function pays. A text is right if it earns as much as the row's own answer."""
+        """The function's reward. A text is right if it earns as much as the row's own answer."""
         value = self._value(problem.fields, text)
         _, full = self._solve(problem)
         return Reward(value, right=value >= full)
 
     def solution(self, problem: Problem) -> str:
-        """The row's answer in the usual wrapping that is paid most.
+        """The row's answer in the usual wrapping that earns most.
 
-        Raises UserError if the function pays it in no wrapping.
+        Raises UserError if the function does not reward it in any wrapping.
         """
         text, full = self._solve(problem)
         if full == float("inf"):
@@ -100,7 +100,7 @@ class RewardFunction(Task):
         return text
 
     def _solve(self, problem: Problem) -> tuple[str, float]:
-        """The completion with the row's answer that is paid most, and what it earns.
+        """The completion with the row's answer that earns most, and its reward.
 
         The value is infinite if no such completion earns more than an empty text.
         """
@@ -118,7 +118,7 @@ class RewardFunction(Task):
         return self._solved[problem.id]
 
     def _value(self, row: Mapping[str, Any], text: str) -> float:
-        """What the function pays for one completion."""
+        """The function's reward for one completion."""
         arguments = self._arguments(row, text)
         takes_all = any(
             parameter.kind is parameter.VAR_KEYWORD for parameter in self.parameters.values()

@@ -16,7 +16,7 @@ Numbers = tuple[int, ...]  # always sorted, so that the caches hit
 
 
 def solve(numbers: Sequence[int], target: int, operators: str = "+-*/") -> str | None:
-    """An expression for `target` that uses each of `numbers` once, or None if there is no such one.
+    """An expression for `target` that uses each of `numbers` once, or None if it does not exist.
 
     >>> solve([3, 5, 12], 24)
     '(5-3)*12'
