@@ -51,7 +51,7 @@ def run_options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[c
         config = resumed_config(given, overrides)
         return configs.describe(config, configs.read_asked_tables(Path(resumed)))
 
-    # what is unknown is refused when the options are read for good
+    # the second reading of the command line rejects unknown options
     keys = configs.option_keys()
     known = {
         key: value

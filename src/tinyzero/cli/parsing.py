@@ -111,7 +111,7 @@ class Parser(argparse.ArgumentParser):
             command.add_option(configs.Option(key, ""))
 
         given = None
-        with suppress(UserError):  # it comes up again when the words are read for good
+        with suppress(UserError):  # the second reading reports it
             plain = [word for word in words if word not in ("-h", "--help")]
             given, _ = command.parse_known_args(plain)
         overrides = command.overrides(given) if given else {}
@@ -223,7 +223,7 @@ def _heading(section: str) -> tuple[str, str | None]:
 
 
 def metavar(option: configs.Option) -> str:
-    """What stands for the value of an option in help: its choices, if they fit into a line."""
+    """The word for an option's value in help: its choices, if they fit on a line."""
     choices = f"{{{','.join(option.choices)}}}"
     return choices if option.choices and len(choices) <= 40 else "VALUE"
 
