@@ -1,7 +1,7 @@
 """The command line, `tinyzero COMMAND ...`, with one module per command.
 
 Heavy imports wait until the command line is parsed, so that help and error messages appear at once.
-A user's mistake is answered with one line and exit code 2, never with a traceback.
+A user's mistake gives a one-line error and exit code 2, never a traceback.
 """
 
 from __future__ import annotations

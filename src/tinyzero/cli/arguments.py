@@ -63,7 +63,7 @@ def run_options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[c
 
 
 def chosen_config(given: Namespace, overrides: Mapping[str, Any]) -> configs.Config:
-    """The configuration that a command line with a recipe asks for. Raises UserError."""
+    """The configuration that a command line with a recipe asks for; raises UserError if invalid."""
     name = given.recipe or configs.DEFAULT_RECIPE
     configs.require_recipe(name, overrides, given.trust)
     return configs.resolve(configs.read_recipe(name), overrides, given.profile)

@@ -85,7 +85,7 @@ def _task(given: argparse.Namespace, overrides: dict[str, Any]) -> Any:
             return RewardFunction(named, given.task.rpartition(":")[2], given.data)
         if callable(named):
             raise UserError(
-                f"task {given.task} is a function, not a class: give its rows by --data"
+                f"task {given.task} is a function, not a class: give its rows with --data"
             )
     if given.data:
         raise UserError(

@@ -33,14 +33,14 @@ def open_player(
 
 
 def settings_of(given: Namespace, overrides: Mapping[str, Any]) -> tuple[configs.Config, str]:
-    """The recipe of a command that uses a model as it is, and the folder to load the model from."""
+    """The recipe of a command that uses a model without training, and the model's folder."""
     return opening.settings_for(
         given.model, given.recipe, given.task, overrides, given.trust, "--task NAME or --trust"
     )
 
 
 def model_options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[configs.Option]:
-    """The options of a recipe that using a model takes: its task's, and how it is run."""
+    """The options of a recipe that matter without training: the task's, and how the model runs."""
     if given is None or given.model is None:
         return configs.describe(configs.Config(), {"command": {}}, opening.USED)
 

@@ -83,8 +83,8 @@ def load_model(
     bad_weights = sorted({*info["missing_keys"], *mismatched})
     if bad_weights:
         raise UserError(
-            f"{name!r} is incomplete: {len(bad_weights)} weights are missing or misshapen, "
-            f"the first is {bad_weights[0]}"
+            f"{name!r} is incomplete: {len(bad_weights)} weights are missing or have the "
+            f"wrong shape, the first is {bad_weights[0]}"
         )
 
     model = Backbone(lm.eval().to(device), pack)

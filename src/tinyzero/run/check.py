@@ -1,4 +1,4 @@
-"""The check of a configuration: whatever can be known to be wrong before a model is loaded.
+"""The check of a configuration: finds mistakes before a model is loaded.
 
 A run, `--dry-run`, every cell of a grid and a plan use it.
 """
@@ -47,7 +47,7 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
     algorithm.check(config.rollout.max_tokens)
     if config.model.park and config.lora.rank:
         raise UserError(
-            "model.park moves weights that lora.rank lets all models share: leave one of them out"
+            "model.park cannot move weights that all models share with lora.rank: use one of them"
         )
 
     if here:

@@ -1,4 +1,4 @@
-"""What is checked before a run's model is loaded: folder, problems, grader, prompt lengths."""
+"""Checks before a run's model is loaded: folder, problems, grader, prompt lengths."""
 
 from __future__ import annotations
 

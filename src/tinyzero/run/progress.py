@@ -327,7 +327,7 @@ def state_without_learners(run: Run) -> dict[str, Any]:
 
 
 def rehearse(run: Run) -> None:
-    """Save a checkpoint and remove it, so that a disk that refuses is known before the first step.
+    """Save a checkpoint and remove it, to find a disk that cannot be written before the first step.
 
     The learners' state is left out: it is the largest part, and only tensors.
     """

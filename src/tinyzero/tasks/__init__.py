@@ -1,4 +1,4 @@
-"""The tasks: those that ship, by name, and a user's own as `path/file.py:Name`.
+"""Tasks: the bundled ones by name, and your own as `path/file.py:Name`.
 
 A task that ships is a folder in this package which defines `TASK`. tasks/base.py shows what a task
 has to define.

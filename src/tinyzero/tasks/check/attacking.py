@@ -1,4 +1,4 @@
-"""Trying the attacks on a task's grader, and noting what it pays and does."""
+"""Tries the attacks on a task's grader, and notes what it rewards and does."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class AttackRun:
                     self._notes.append(f"pays {attack.name}: {show(attack.text)}")
 
     def _accepts(self, wrapping: Wrapping) -> bool:
-        """Whether right answers are paid in this wrapping."""
+        """Whether right answers are rewarded in this wrapping."""
         known = [problem for problem in self.subjects if problem.id in self.answers][:PRACTICE]
         if not known:
             return False

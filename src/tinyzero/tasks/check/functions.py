@@ -84,23 +84,25 @@ class RewardFunction(Task):
         return prompt
 
     def reward(self, problem: Problem, text: str) -> Reward:
-        """What the function pays. A text is right if it earns as much as the row's own answer."""
+        """The function's reward. A text is right if it earns as much as the row's own answer."""
         value = self._value(problem.fields, text)
         _, full = self._solve(problem)
         return Reward(value, right=value >= full)
 
     def solution(self, problem: Problem) -> str:
-        """The row's answer in the usual wrapping that is paid most.
+        """The row's answer in the usual wrapping that earns most.
 
-        Raises UserError if the function pays it in no wrapping.
+        Raises UserError if the function rewards it in no wrapping.
         """
         text, full = self._solve(problem)
         if full == float("inf"):
-            raise UserError(f"{self.name} pays the answer {text!r:.60} in no usual wrapping")
+            raise UserError(
+                f"{self.name} rewards the answer {text!r:.60} in none of the usual formats"
+            )
         return text
 
     def _solve(self, problem: Problem) -> tuple[str, float]:
-        """The completion with the row's answer that is paid most, and what it earns.
+        """The completion with the row's answer that earns most, and what it earns.
 
         The value is infinite if no such completion earns more than an empty text.
         """
@@ -118,7 +120,7 @@ class RewardFunction(Task):
         return self._solved[problem.id]
 
     def _value(self, row: Mapping[str, Any], text: str) -> float:
-        """What the function pays for one completion."""
+        """The function's reward for one completion."""
         arguments = self._arguments(row, text)
         takes_all = any(
             parameter.kind is parameter.VAR_KEYWORD for parameter in self.parameters.values()

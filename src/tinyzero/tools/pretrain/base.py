@@ -303,7 +303,7 @@ class _Training:
         """
         if state.get("options") != self.options.model_dump():
             raise UserError(
-                f"{folder} holds a pretraining with other options: name another folder with --out"
+                f"{folder} holds a base made with other options: name another folder with --out"
             )
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
