@@ -121,7 +121,9 @@ def _restore(owner: object, before: tuple[int, str, bool | None]) -> None:
     """Undo what a user's code changed. A process that it forked must end here, not train too."""
     pid, folder, gradients = before
     if os.getpid() != pid:
-        sys.stderr.write(f"{type(owner).__name__} forked this process and returned: it ends here\n")
+        sys.stderr.write(
+            f"{type(owner).__name__} forked this process and returned, so the fork was ended\n"
+        )
         sys.stderr.flush()
         os._exit(1)
 

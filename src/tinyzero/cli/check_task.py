@@ -23,7 +23,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser = verb(
         "check-task",
         run,
-        "check that a task rewards its own solutions, and neither garbage nor tricks",
+        "check that a task rewards its own solutions, but not garbage or tricks",
         options=_options,
         examples=EXAMPLES,
         usage="TASK",

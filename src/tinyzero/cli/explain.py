@@ -25,9 +25,11 @@ EXAMPLES = """\
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command and its arguments."""
     parser = verb("explain", run, "say what a metric or an option means", examples=EXAMPLES)
-    parser.add_argument("key", metavar="KEY", help="a metric, an option, or the beginning of some")
     parser.add_argument(
-        "--task", metavar="NAME", help="a task of your own, whose metrics and options count too"
+        "key", metavar="KEY", help="a metric, an option, or the beginning of a name"
+    )
+    parser.add_argument(
+        "--task", metavar="NAME", help="your own task, to include its metrics and options"
     )
 
 

@@ -78,14 +78,14 @@ def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
         type=share,
         default=1.0,
         metavar="NUMBER",
-        help="sample from the likeliest tokens with this much probability together (default: 1)",
+        help="sample from the most likely tokens whose probabilities add up to this (default: 1)",
     )
     parser.add_argument(
         "--top-k",
         type=natural,
         default=0,
         metavar="N",
-        help="sample from this many of the likeliest tokens; 0 for all (default: 0)",
+        help="sample from this many of the most likely tokens; 0 for all (default: 0)",
     )
     parser.add_argument(
         "--max-tokens",

@@ -120,7 +120,7 @@ class SamplerSection(Section):
 
 
 class GradingSection(Section):
-    """How answers are graded by a task of your own. Bundled tasks need none of this."""
+    """How your own task grades answers. Bundled tasks do not need these options."""
 
     workers: int = Field(2, ge=1, le=256, description="processes that grade answers")
     timeout: float = Field(
@@ -210,7 +210,7 @@ class UpdateSection(Section):
         3,
         ge=1,
         le=10**6,
-        description="updates in a row without a finite gradient after which the run stops",
+        description="the run stops after this many updates in a row without a finite gradient",
     )
 
 

@@ -70,7 +70,7 @@ def save(
 
 
 def rehearse(run_dir: Path, write_model: Callable[[Path], None], state: dict[str, Any]) -> None:
-    """Write a checkpoint and remove it. Raises UserError if the disk refuses, as `save` would."""
+    """Write a checkpoint and remove it. Raises UserError if `save` could not write one."""
     folder = run_dir / FOLDER
     temporary = folder / f"{TEMPORARY}rehearsal"
     with _refusals(folder):

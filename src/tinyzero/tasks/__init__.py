@@ -1,7 +1,7 @@
 """Tasks: the bundled ones by name, and your own as `path/file.py:Name`.
 
-A task that ships is a folder in this package which defines `TASK`. tasks/base.py shows what a task
-has to define.
+A bundled task is a folder in this package that defines `TASK`. tasks/base.py shows what a task has
+to define.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
 
 
 def bundled(name: str) -> GuardedTask | None:
-    """The task called `name` with its default options if it ships with TinyZero, or None.
+    """The task called `name` with its default options if it is bundled, or None.
 
     The code of a user's own task is not run.
     """
