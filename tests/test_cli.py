@@ -85,7 +85,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("algorithms gpro", "did you mean gspo or grpo"),
         ("explain rolout.samples", "did you mean rollout.samples"),
         ("explain response_lenght", "did you mean response_length"),
-        ("explain zzz", "nothing is called 'zzz'"),
+        ("explain zzz", "no metric or option is called 'zzz'"),
         ("completion powershell", "shell"),
         ("train --run.dir --dry-run", "--run.dir needs a value"),
         ("train --run.dir --steps 5", "--run.dir needs a value"),
@@ -729,7 +729,9 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     for name in recipes():
         assert f"{name}\n    " in said
     assert "    trains tiny on countdown with grpo\n    needs a CPU\n" in said
-    assert "    needs a GPU with 141gb or 80gb or 48gb or 24gb (--profile)\n" in said
+    assert (
+        "    needs a GPU; choose one of its sizes with --profile: 141gb, 80gb, 48gb, 24gb\n" in said
+    )
     assert all(len(line) <= 80 for line in said.splitlines())
 
 

@@ -47,7 +47,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
         if "." not in key:
             known += _all_metrics(glossaries)
         likely = near(key, known) or ": see docs/metrics.md, or `tinyzero train --help`"
-        raise UserError(f"nothing is called {given.key!r}{likely}")
+        raise UserError(f"no metric or option is called {given.key!r}{likely}")
 
     for name, meaning in dict.fromkeys(meanings):
         print(f"{name}\n{textwrap.indent(textwrap.fill(meaning, 76), '    ')}")

@@ -38,12 +38,12 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     for name in configs.recipes():
         recipe = configs.read_recipe(name)
         config = configs.resolve(recipe, {})
-        device = "CPU" if config.model.device == "cpu" else "GPU"
+        needs = "a CPU" if config.model.device == "cpu" else "a GPU"
         if memory := configs.profiles(recipe):
-            device += f" with {' or '.join(memory)} (--profile)"
+            needs += f"; choose one of its sizes with --profile: {', '.join(memory)}"
         print(f"{name}\n    {_headline(configs.RECIPES / f'{name}.toml')}")
         print(f"    trains {config.model.name} on {config.task.name} with {config.algorithm.name}")
-        print(f"    needs a {device}")
+        print(f"    needs {needs}")
     print("\nTrain with one of them: tinyzero train NAME")
     return 0
 

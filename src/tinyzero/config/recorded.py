@@ -1,7 +1,7 @@
 """The two files in which a run records its configuration.
 
 `asked.toml` is what the user asked for: the recipe's own tables with the changes from the command
-line, and the command line itself. `config.toml` is what that meant: every option that has an
+line, and the command line itself. `config.toml` holds the result: every option that has an
 effect, including the defaults, with a comment that explains it and says which file or option set
 it. Either of them repeats the run: `tinyzero train RUN/asked.toml`.
 """

@@ -25,10 +25,10 @@ GLOSSARY: dict[str, str] = {
     "Compact grammar only.",
     "behaviour/target_restated": "Share of verdicts that repeat the target correctly. "
     "Compact grammar only.",
-    "behaviour/recognition_recall": "Of the judged results that are written as the target, "
-    "the share that get a yes. Compact grammar only.",
-    "behaviour/false_claim_rate": "Of the judged results that are written as another number, "
-    "the share that get a yes. Compact grammar only.",
+    "behaviour/recognition_recall": "Share of the judged results written as the target that get a "
+    "yes. Compact grammar only.",
+    "behaviour/false_claim_rate": "Share of the judged results written as another number that get "
+    "a yes. Compact grammar only.",
     "behaviour/backtracks": "Mean number of times per completion that one line of work is given up "
     "for another.",
     "behaviour/backtracks_said": "Mean number of backtracks per completion that words announce, "
@@ -106,7 +106,7 @@ CHARTS = (
     ),
     Chart(
         "Does the search succeed?",
-        "Whether some attempt hits the target, how soon, and whether the answer is what was found.",
+        "Whether some attempt hits the target, how soon, and if the answer is that solution.",
         (
             ("behaviour/found_rate", "some attempt hits"),
             ("behaviour/early_hit_rate", "of the first three attempts"),

@@ -1,4 +1,4 @@
-"""`tinyzero pretrain`: make a tiny base model from a seed, as those that ship were made.
+"""`tinyzero pretrain`: make a tiny base model from a seed, like the bundled ones.
 
 It can also train an existing base further. The loss is next-token prediction on a task's synthetic
 corpus. Muon updates the matrices and AdamW the rest; the learning rate is constant at first, and
@@ -286,7 +286,7 @@ class _Training:
         )
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has to hold."""
+        """Everything that a checkpoint must hold."""
         return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
