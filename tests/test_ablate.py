@@ -497,7 +497,7 @@ def test_what_was_asked_is_compared_and_not_what_it_meant(
 def test_a_run_that_does_not_say_what_was_asked_is_named(tmp_path: Path) -> None:
     """Version 0.1 wrote only config.toml."""
     (tmp_path / "config.toml").write_text(configs.to_toml(laptop()))
-    with pytest.raises(UserError, match=r"has no asked\.toml.*: move it away"):
+    with pytest.raises(UserError, match=r"has no asked\.toml.*: move the folder away"):
         finished(ablate.Cell(("only",), 0, laptop()), tmp_path)
 
 

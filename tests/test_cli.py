@@ -770,7 +770,7 @@ def test_tasks_and_algorithms_are_described(capsys: pytest.CaptureFixture[str]) 
     for name in ALGORITHMS:
         assert f"\n{name} " in "\n" + listed
     said = shown(capsys, "algorithms", "ppo")
-    assert said.startswith("ppo: PPO")
+    assert said.startswith("ppo\n\nPPO")
     assert "    models           policy, critic\n" in said
     assert "--algorithm.value_warmup VALUE" in said
 

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     started = time.perf_counter()
     if threading.current_thread() is threading.main_thread():
-        # so that a KeyboardInterrupt which a user's own code raises is not taken for a Ctrl-C
+        # so that a KeyboardInterrupt that a user's code raises is not taken for a Ctrl-C
         signal.signal(signal.SIGINT, _interrupt)
     if "_ARGCOMPLETE" in os.environ:
         return _complete()

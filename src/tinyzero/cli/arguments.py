@@ -51,7 +51,7 @@ def run_options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[c
         config = resumed_config(given, overrides)
         return configs.describe(config, configs.read_asked_tables(Path(resumed)))
 
-    # what is unknown is refused when the options are read for good
+    # unknown arguments are rejected when all options are read
     keys = configs.option_keys()
     known = {
         key: value

@@ -17,7 +17,7 @@ from tinyzero.tasks import TASKS, load_task
 EXAMPLES = """\
   tinyzero explain rollout.samples      an option
   tinyzero explain response_length      a metric in metrics.jsonl or eval.jsonl
-  tinyzero explain time/                every metric that begins so
+  tinyzero explain time/                every metric that begins with time/
   tinyzero explain optimizer            every option of a section
   tinyzero explain behaviour/ --task my_task.py:MyTask"""
 

@@ -59,7 +59,7 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
 def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
     """`config` with every option of the task and the algorithm that acts."""
     options = getattr(algorithm, "options", None)
-    if options is None:  # a user's own class may keep its options under another name
+    if options is None:  # a user's class may keep its options under another name
         kind: Any = type(algorithm)
         options = validate(kind.Options, config.algorithm.options, "algorithm")
 

@@ -65,6 +65,6 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
 def bundled(name: str) -> GuardedTask | None:
     """The task called `name` with its default options if it is bundled, or None.
 
-    The code of a user's own task is not run.
+    The code of a user's task is not run.
     """
     return load_task(name) if name in TASKS else None
