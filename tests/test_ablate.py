@@ -446,7 +446,7 @@ def assert_gaps_in_the_records_are_said(grid: Path, out: Path) -> None:
     with pytest.raises(UserError, match="1 run failed"):
         ablate.run_grid(grid, out, 1, said.append)
     assert any(line.startswith("ppo-4: failed") for line in said)
-    assert f"{path} is not what it was when the newest" in (out / "ppo-4.log").read_text()
+    assert f"{path} has changed since the newest" in (out / "ppo-4.log").read_text()
     path.write_text(whole)
 
 
@@ -497,7 +497,7 @@ def test_what_was_asked_is_compared_and_not_what_it_meant(
 def test_a_run_that_does_not_say_what_was_asked_is_named(tmp_path: Path) -> None:
     """Version 0.1 wrote only config.toml."""
     (tmp_path / "config.toml").write_text(configs.to_toml(laptop()))
-    with pytest.raises(UserError, match=r"has no asked\.toml.*: move it away"):
+    with pytest.raises(UserError, match=r"has no asked\.toml.*: move the folder away"):
         finished(ablate.Cell(("only",), 0, laptop()), tmp_path)
 
 

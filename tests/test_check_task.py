@@ -229,7 +229,7 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     (
         "full marks for anything",
         {"reward": lambda *_: Reward(1.0)},
-        r"pays an empty form: reward of '' for problem '0' is 1 \(15 of 15 problems\): pay 0 if",
+        r"pays an empty form: reward of '' for problem '0' is 1 \(15 of 15 problems\): give 0 if",
     ),
     (
         "full marks for the question",
@@ -853,7 +853,7 @@ VERL = [
         ("good", ROWS, 0, "every check passed"),
         ("bad", ROWS, 1, "pays twenty answers, one of them right"),
         ("chat", MESSAGES, 0, "attacks on 6 problems"),
-        ("never", ROWS, 1, "never pays the answer '32' in no usual wrapping"),
+        ("never", ROWS, 1, "never rewards the answer '32' in none of the usual formats"),
         ("compute_score", VERL, 0, "every check passed"),
         ("bad_score", VERL, 1, "runs the model's text"),
     ],
@@ -902,7 +902,7 @@ def test_a_function_without_rows_is_told_what_it_lacks(
 ) -> None:
     (tmp_path / "mine.py").write_text(TRL)
     assert cli.main(["check-task", f"{tmp_path}/mine.py:good"]) == 2
-    assert "give its rows by --data" in capsys.readouterr().err
+    assert "give its rows with --data" in capsys.readouterr().err
     assert cli.main(["check-task", "countdown", "--data", "rows.jsonl"]) == 2
     assert "--data is for a reward function" in capsys.readouterr().err
 

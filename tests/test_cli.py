@@ -85,7 +85,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("algorithms gpro", "did you mean gspo or grpo"),
         ("explain rolout.samples", "did you mean rollout.samples"),
         ("explain response_lenght", "did you mean response_length"),
-        ("explain zzz", "nothing is called 'zzz'"),
+        ("explain zzz", "no metric or option is called 'zzz'"),
         ("completion powershell", "shell"),
         ("train --run.dir --dry-run", "--run.dir needs a value"),
         ("train --run.dir --steps 5", "--run.dir needs a value"),
@@ -768,7 +768,7 @@ def test_tasks_and_algorithms_are_described(capsys: pytest.CaptureFixture[str]) 
     for name in ALGORITHMS:
         assert f"\n{name} " in "\n" + listed
     said = shown(capsys, "algorithms", "ppo")
-    assert said.startswith("ppo: PPO")
+    assert said.startswith("ppo\n\nPPO")
     assert "    models           policy, critic\n" in said
     assert "--algorithm.value_warmup VALUE" in said
 

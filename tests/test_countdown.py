@@ -444,7 +444,7 @@ def test_a_hub_dataset_is_read_from_its_train_split(monkeypatch: pytest.MonkeyPa
 def test_tinyzeros_split_is_by_row() -> None:
     train, test = tinyzero_split(range(400_000))
     assert (train[0], train[-1], test[0], test[-1]) == (0, 327_679, 327_680, 328_703)
-    with pytest.raises(UserError, match="needs 328,704 rows and there are 328,703"):
+    with pytest.raises(UserError, match="needs 328,704 rows, but there are only 328,703"):
         tinyzero_split(range(328_703))
 
 

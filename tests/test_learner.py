@@ -460,8 +460,8 @@ def test_a_frozen_learner_keeps_its_weights_in_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda folder: (folder / "counters.json").unlink(), "holds no learner"),
-        (lambda folder: (folder / "counters.json").write_text("[1"), "holds no learner"),
+        (lambda folder: (folder / "counters.json").unlink(), "cannot read the learner in"),
+        (lambda folder: (folder / "counters.json").write_text("[1"), "cannot read the learner in"),
         (lambda folder: (folder / "counters.json").write_text('{"steps": 1}'), "lacks steps"),
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"x" * 99), "holds no"),
         (

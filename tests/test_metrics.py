@@ -120,7 +120,7 @@ def test_what_is_not_as_it_was_sealed_is_refused_and_left_alone(path: Path, how:
     append(path, {"step": 4})
     spoilt = b"".join(SPOILT[how](path.read_bytes().splitlines(keepends=True)))
     path.write_bytes(spoilt)
-    with pytest.raises(UserError, match=r"metrics.jsonl is not what it was when the newest"):
+    with pytest.raises(UserError, match=r"metrics.jsonl has changed since the newest"):
         cut(path, *sealed)
     assert path.read_bytes() == spoilt
 

@@ -82,7 +82,7 @@ def test_only_its_own_kind_is_replaced(tmp_path: Path) -> None:
             assert path.read_text() == "new"
         else:
             with (
-                pytest.raises(UserError, match="is not what this writes: name another"),
+                pytest.raises(UserError, match="was not written by this command: name another"),
                 outputs.whole(path, is_ours),
             ):
                 pytest.fail("it began")
@@ -124,7 +124,7 @@ def test_a_folder_gives_way_to_a_folder_of_its_kind(tmp_path: Path) -> None:
         temporary.mkdir()
         (temporary / "new").touch()
     assert everything(tmp_path) == {"model/new": b""}
-    with pytest.raises(UserError, match="not what this writes"):
+    with pytest.raises(UserError, match="not written by this command"):
         outputs.refuse_others(path, outputs.is_base)
 
 

@@ -1082,8 +1082,8 @@ def test_a_measured_plan(base: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("laptop --algorithm gpro", "did you mean"),
         ("laptop --rollout.promts 3", "promts"),
         ("laptop --gpu h100 --measure", "leave out --gpu"),
-        ("laptop --gpu-memory 24", "all three"),
-        ("laptop --gpu h100 --gpu-memory 24 --gpu-bandwidth 1 --gpu-tflops 1", "without --gpu"),
+        ("laptop --gpu-memory 24", "give all of"),
+        ("laptop --gpu h100 --gpu-memory 24 --gpu-bandwidth 1 --gpu-tflops 1", "leave out --gpu"),
         ("laptop --measure --gpu-memory 24 --gpu-bandwidth 1 --gpu-tflops 1", "runs on the CPU"),
     ],
 )

@@ -312,7 +312,7 @@ def test_a_run_with_other_options_is_not_resumed(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, lambda path: None, {"step": 1}, 1)
-    with pytest.raises(UserError, match="holds a pretraining with other options"):
+    with pytest.raises(UserError, match="holds a base made with other options"):
         pretrain(TINY, tmp_path, lambda text: None)
 
 

@@ -508,7 +508,7 @@ def test_runs_are_ranked_only_if_they_were_evaluated_alike(browser: Any, tmp_pat
     write("bb", **(same | {"max_tokens": 50}), right=[2, 1, 2, 2])
     sentence, table = top()
     assert "differ in the token limit (100 or 50)" in sentence
-    assert "Difference to" not in table
+    assert "Difference from" not in table
 
 
 def test_the_live_page_updates_itself(browser: Any, tmp_path: Path) -> None:

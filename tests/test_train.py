@@ -840,7 +840,7 @@ def test_changed_records_are_not_resumed(
     }[how]
     path.write_text("".join(spoilt))
     assert cli.main(["train", "--resume", str(run)]) == 2
-    assert f"{path} is not what it was when the newest checkpoint was saved" in error_line(capsys)
+    assert f"{path} has changed since the newest checkpoint was saved" in error_line(capsys)
     assert path.read_text() == "".join(spoilt)
 
 
@@ -882,9 +882,9 @@ def test_a_state_of_another_kind_is_one_line(
         ([], "state: input should be a valid dictionary"),
         (ours | {"step": -5}, "state.step: input should be greater than or equal to 1"),
         (of_0_1, "state.config: field required): begin another run, or resume with the version"),
-        (ours | {"cursor": {}}, "is not one of this run (KeyError: 'next')"),
-        (ours | {"learners": {"nobody": policy}}, "is not one of this run (KeyError: 'nobody')"),
-        (ours | {"learners": {"policy": {}}}, "is not one of this run"),
+        (ours | {"cursor": {}}, "does not belong to this run (KeyError: 'next')"),
+        (ours | {"learners": {"nobody": policy}}, "not belong to this run (KeyError: 'nobody')"),
+        (ours | {"learners": {"policy": {}}}, "does not belong to this run"),
         (Mark(tmp_path / "mark"), "is not a run's state (UnpicklingError"),
     ]:
         replace_state(run, state)
@@ -989,7 +989,7 @@ def test_a_run_that_lost_something_is_not_resumed(
     run = Path(shutil.copytree(whole["picky"], tmp_path / "run"))
     resume = ["train", "--resume", str(run)]
     assert cli.main([*resume, "--steps", "4"]) == 2
-    assert "steps is 4, and 5 are done: give 5 or more" in error_line(capsys)
+    assert "steps is 4, but 5 are done: give 5 or more" in error_line(capsys)
     before = {path: path.read_bytes() for path in run.glob("*.*")}
     text = (run / "config.toml").read_text()
     for cut, lost in (("[optimizer]", "optimizer.learning_rate"), ("steps =", "lacks steps")):
@@ -999,7 +999,7 @@ def test_a_run_that_lost_something_is_not_resumed(
     (run / "config.toml").write_text(text)
     shutil.rmtree(run / "checkpoints")
     assert cli.main(resume) == 2
-    assert "recorded 5 steps and has no checkpoint left" in error_line(capsys)
+    assert "recorded 5 steps but has no checkpoint left" in error_line(capsys)
     assert {path: path.read_bytes() for path in run.glob("*.*")} == before
 
 

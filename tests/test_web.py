@@ -196,7 +196,7 @@ def test_a_task_that_cannot_be_posed_and_whose_reward_raises() -> None:
         last = events(send(server, "/think", {"index": 2})[2])[-1]
         assert last["error"] == "the reward function raised ZeroDivisionError: no reward"
         status, _, text = send(server, "/think", {"line": "you"})
-        assert (status, "can only be drawn" in text) == (400, True)
+        assert (status, "cannot be typed" in text) == (400, True)
 
 
 class Careless(Countdown):

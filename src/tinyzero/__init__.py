@@ -1,4 +1,4 @@
-"""TinyZero: reinforcement learning of a language model from answers that a program can check.
+"""TinyZero: reinforcement learning of language models on answers that a program can check.
 
 The Python API, for scripts and notebooks:
 

@@ -177,7 +177,7 @@ def evaluate(
     - `task`: another task than the model's own
     - `recipe`: where to take the task, its options and the prompt from
     - `temperature` (default 1) and `max_tokens` (default: the recipe's)
-    - `trust`: let code run that someone else's folder names
+    - `trust`: allow code that someone else's folder names to run
     - any option of the task or the model, such as `model={"device": "cpu"}`
 
     Returns the figures of `tinyzero eval`: pass@1 to pass@k with /low and /high, reward,
@@ -228,7 +228,7 @@ def sample(
 
 
 def check_task(task: str | type, **options: Any) -> list[str]:
-    """Try on a task's grader what a model will try; returns one line per failure.
+    """Attack a task's grader as a model would in training; returns one line per failure.
 
     Example: `assert tinyzero.check_task("my_task.py:MyTask") == []`
     """

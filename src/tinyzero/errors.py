@@ -1,4 +1,4 @@
-"""The errors of this package, and the one guard around a user's own code."""
+"""The errors of this package, and the guard that wraps a user's code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class UserError(Exception):
 
 
 class TaskError(UserError):
-    """An error that a user's own code raised. The message names the class and the line."""
+    """An error that a user's code raised. The message names the class and the line."""
 
 
 class NonFiniteError(Exception):
@@ -37,7 +37,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def constructing(what: str, given: Sequence[object]) -> Iterator[None]:
-    """Turn whatever the constructor of a user's own class raises into a UserError.
+    """Turn any exception from the constructor of a user's class into a UserError.
 
     `what` names the class, and `given` are the arguments of its constructor.
     """
@@ -53,11 +53,11 @@ def constructing(what: str, given: Sequence[object]) -> Iterator[None]:
 
 @contextmanager
 def guarding(owner: object) -> Iterator[None]:
-    """Guard a user's own code: whatever it raises becomes a UserError that names its line.
+    """Guard a user's code: any exception that it raises becomes a UserError that names the line.
 
     That includes SystemExit and a KeyboardInterrupt that the code itself raises. Only a real Ctrl-C
-    (`Interrupted`) passes. Our own code is not guarded, because its traceback helps. Afterwards the
-    process, the working folder and torch's gradient mode are what they were before.
+    (`Interrupted`) passes through. TinyZero's own code is not guarded, because its tracebacks help.
+    Afterwards the process, the working folder and torch's gradient mode are restored.
     """
     if type(owner).__module__.partition(".")[0] == __package__:
         yield
@@ -84,7 +84,7 @@ def brief(error: BaseException) -> str:
     """
     try:
         message = str(error)[: 4 * LONGEST]
-    except BaseException:  # a user's own class can raise anything here
+    except BaseException:  # a user's class can raise anything here
         message = "(its text cannot be read)"
 
     text = printable(" ".join(f"{type(error).__name__}: {message}".split()))
@@ -121,7 +121,9 @@ def _restore(owner: object, before: tuple[int, str, bool | None]) -> None:
     """Undo what a user's code changed. A process that it forked must end here, not train too."""
     pid, folder, gradients = before
     if os.getpid() != pid:
-        sys.stderr.write(f"{type(owner).__name__} forked this process and returned: it ends here\n")
+        sys.stderr.write(
+            f"{type(owner).__name__} forked this process and returned, so the fork was ended\n"
+        )
         sys.stderr.flush()
         os._exit(1)
 

@@ -321,7 +321,7 @@ class TorchLearner:
             weights = load_file(folder / WEIGHTS)
             moments = load_file(folder / MOMENTS) if self.optimizer else {}
         except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(f"{folder} holds no learner that can be read: {brief(error)}") from None
+            raise UserError(f"cannot read the learner in {folder}: {brief(error)}") from None
 
         self._check(folder, counters, weights, moments)
         state: dict[str, Any] = {"model": weights, **counters}
@@ -340,7 +340,7 @@ class TorchLearner:
         own, (weights, moments) = self._kept(), tensors
         if weights.keys() != own.keys():
             differing = sorted(weights.keys() ^ own.keys())
-            raise UserError(f"{folder} holds another model: {differing[0]} is only in one of them")
+            raise UserError(f"{folder} holds another model: only one of them has {differing[0]}")
 
         expected = {
             f"{kind}/{name}": weight.shape for name, weight in own.items() for kind in TENSORS

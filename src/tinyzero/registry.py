@@ -1,6 +1,6 @@
-"""Tasks, algorithms and samplers by name, bundled or a user's own, and options that are checked.
+"""Finds tasks, algorithms and samplers by name, bundled or your own, and checks their options.
 
-A user's own class is `package.module:Name` or `path/file.py:Name`, so nobody needs a fork.
+A user's class is named as `package.module:Name` or `path/file.py:Name`, so nobody needs a fork.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Registry(NamedTuple):
     def docstring(self, name: str) -> str:
         """What the module of a bundled class says about it, without importing that module.
 
-        A user's own class speaks for itself, or else its module does.
+        For a user's class this is the docstring of the class, or else that of its module.
         """
         if ":" in name:
             kind = self.find(name)

@@ -1,7 +1,7 @@
 """From problems to rewarded rollouts: a Player samples and grades, a Source fills a step's batch.
 
-An answer whose grader raises or hangs counts as wrong. Only an answer that could not be graded
-through no fault of its own (`Ungraded`) is left out, after grading was tried again.
+An answer whose grader raises or hangs counts as wrong. Only an answer that could not be graded for
+another reason (`Ungraded`) is left out, after grading was tried again.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ def train(
     """Train as `config` says and write the run to `folder`; returns the final checkpoint.
 
     With `resume`, the run in `folder` continues from its newest checkpoint. `started` is the
-    time.perf_counter() at which the command began. `command` is what asked for the run; asked.toml
-    records it.
+    time.perf_counter() at which the command began. `command` is the command behind the run,
+    which asked.toml records.
 
     Raises UserError for what the user can fix, NonFiniteError if training broke down, and
     Interrupted after Ctrl-C, once the state of the last step was saved.

@@ -1,4 +1,4 @@
-"""The nouns that the parts of TinyZero exchange, and the protocols that a newcomer may implement.
+"""The data types that the parts of TinyZero exchange, and the protocols that you may implement.
 
 Nothing here imports torch at run time, so a task, a reward or a scripted sampler can be written and
 tested without it.
@@ -121,7 +121,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a sampler made of one prompt.
+    """What a sampler wrote for one prompt.
 
     `token_ids`, `loss_mask` and `sampled_logprobs` have the same length. `text` is what the model
     wrote, up to and including the stop string; nothing that was sampled is cut from `token_ids`.
@@ -161,7 +161,7 @@ class Completion:
 
 
 BY_VALUE: Any = object()
-"""The default of `Reward.right`: the value decides, as described there."""
+"""The default of `Reward.right`: the value decides, as the docstring of `Reward` describes."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Reward:
     1. If there is a part `answer`, 1 is right and anything less is wrong.
     2. Otherwise a value of exactly 1 is right, exactly 0 is wrong, and anything else is None.
 
-    So a task that pays something for a wrong answer must say that it is wrong.
+    So a task that gives a wrong answer some reward must pass `right=False`.
 
     `failure` says why no reward could be computed: "raised" or "timeout". The value is then 0 and
     the answer counts as wrong, because the model chose to write it.
@@ -269,10 +269,10 @@ class Sampler(Protocol):
 
 
 class Scorer(Protocol):
-    """A model as `annotate` sees it."""
+    """The part of a model that an algorithm's `annotate` may use."""
 
     updates: int
-    """Optimizer steps it takes per batch; above 1 the ratio to the old logprobs matters."""
+    """Optimizer steps it takes per batch; above 1, the ratio to the old logprobs matters."""
 
     batches: int
     """Batches it was trained on so far."""

@@ -10,10 +10,10 @@ A_i, r_it and L_i are as in GRPO. The four changes are:
 1. Clip-higher. The upper bound of the ratio (`clip_high`, 0.28) is further away than the lower one
    (`clip_low`, 0.2), so that unlikely tokens have room to become likely.
 2. Dynamic sampling (`filter`). Groups whose answers are all right or all wrong are dropped and
-   replaced by new ones. After `rollout.refills` rounds the batch is trained on as it is, even if
-   groups are still missing. The filter looks at right and wrong, not at the penalised reward.
+   replaced by new ones. After `rollout.refills` rounds the batch is trained on even if groups
+   are still missing. The filter looks at right and wrong, not at the penalised reward.
 3. Token mean (`aggregate`). Every token has the same weight, so that long answers are not diluted.
-4. Soft length penalty. `overlong` tokens before the length limit a penalty begins. It grows
+4. Soft length penalty. A penalty begins `overlong` tokens before the length limit. It grows
    linearly and reaches `overlong_penalty` at the limit.
 
 The penalty of 1 in the paper belongs to rewards of 1 and -1. The rewards here are 1 and 0, so 0.5

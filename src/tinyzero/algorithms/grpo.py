@@ -48,7 +48,7 @@ class GRPOOptions(PolicyOptions):
     )
     scale: Scale = Field(
         "group",
-        description="divide advantages by the deviation of the group, of the batch, or not",
+        description="standard deviation to divide by: that of the group, of the batch, or none",
     )
     whiten: bool = Field(
         False, description="shift and scale advantages to mean 0 and variance 1 over the batch"

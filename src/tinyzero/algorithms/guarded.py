@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class GuardedAlgorithm(Algorithm):
-    """The algorithm `owner`, loaded as `name`. Whatever it raises becomes a UserError."""
+    """The algorithm `owner`, loaded as `name`. Its exceptions become UserErrors."""
 
     def __init__(self, owner: Any, name: str, options: Mapping[str, Any]) -> None:
         """`options` are those that the user has set; other processes load the algorithm by them."""

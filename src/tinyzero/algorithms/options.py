@@ -87,7 +87,7 @@ class PolicyOptions(BaseModel):
         0.0,
         ge=0,
         le=1_000,
-        description="weight of the KL loss to the initial model; 0 needs no reference model",
+        description="weight of the KL loss against the initial model; 0 needs no reference model",
     )
     kl_estimator: LossEstimator = Field(
         "k3", description="estimator of the KL loss from the sampled tokens"

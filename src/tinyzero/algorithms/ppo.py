@@ -57,7 +57,7 @@ class PPOOptions(PolicyOptions):
         1.0,
         ge=0,
         le=1,
-        description="lambda of GAE: 1 relies on the rewards, less relies more on the critic",
+        description="lambda of GAE: 1 relies on rewards alone, smaller values more on the critic",
     )
     lam_alpha: float = Field(
         0.0,

@@ -88,7 +88,7 @@ class PRIMEOptions(PolicyOptions):
         "paper", description="leave-one-out baseline of the paper, or of the released code"
     )
     norm: Literal["none", "batch"] = Field(
-        "none", description="process rewards as they are, or divided by the batch's largest return"
+        "none", description="divide process rewards by the batch's largest return, or by nothing"
     )
     update: Literal["after", "before"] = Field(
         "after", description="train the reward model after its rewards are computed, or before"

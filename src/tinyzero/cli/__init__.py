@@ -1,7 +1,7 @@
 """The command line, `tinyzero COMMAND ...`, with one module per command.
 
 Heavy imports wait until the command line is parsed, so that help and error messages appear at once.
-A user's mistake is answered with one line and exit code 2, never with a traceback.
+A user's mistake gives a one-line error and exit code 2, never a traceback.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     started = time.perf_counter()
     if threading.current_thread() is threading.main_thread():
-        # so that a KeyboardInterrupt which a user's own code raises is not taken for a Ctrl-C
+        # so that a KeyboardInterrupt that a user's code raises is not taken for a Ctrl-C
         signal.signal(signal.SIGINT, _interrupt)
     if "_ARGCOMPLETE" in os.environ:
         return _complete()

@@ -25,8 +25,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "grid",
         metavar="GRID",
-        help="a TOML file with recipe, seeds, [common] options and [axes.NAME] choices; it also "
-        "holds every option of the runs",
+        help="a TOML file with recipe, seeds, [common] options and [axes.NAME] choices; every "
+        "option of the runs is set there",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="folder of the runs (default: runs/NAME, as in NAME.toml)"

@@ -48,10 +48,10 @@ def _description(name: str) -> str:
     """An algorithm's title, formulas, stages and options."""
     options = option_lines(configs.own_options("algorithm", name))
     if ":" in name:
-        return "\n".join([f"{name}: {REGISTRY.docstring(name)}", "", *options])
+        return "\n".join([name, "", REGISTRY.docstring(name), "", *options])
 
     title, formulas, stages = composition(name)
-    lines = [textwrap.fill(f"{name}: {title}", 80), "", textwrap.indent(formulas, "    "), ""]
+    lines = [name, "", textwrap.fill(title, 80), "", textwrap.indent(formulas, "    "), ""]
     for stage, choices in stages.items():
         indent = " " * 21
         lines.append(textwrap.fill(f"    {stage:<16} {choices}", 80, subsequent_indent=indent))

@@ -22,7 +22,7 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "recipe",
         nargs="?",
         metavar="RECIPE",
-        help="a name from `tinyzero recipes`, perhaps with -TASK-ALGORITHM, or a .toml file "
+        help="a name from `tinyzero recipes`, optionally with -TASK-ALGORITHM, or a .toml file "
         f"(default: {configs.DEFAULT_RECIPE})",
     )
     recipe.completer = lambda **_: [*configs.recipes(), *map(str, Path().glob("*.toml"))]
@@ -38,7 +38,7 @@ def trust_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="run the code that the folder itself names as its task or algorithm",
+        help="allow code that the folder names as its task or algorithm to run",
     )
 
 
@@ -63,7 +63,7 @@ def run_options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[c
 
 
 def chosen_config(given: Namespace, overrides: Mapping[str, Any]) -> configs.Config:
-    """The configuration that a command line with a recipe asks for. Raises UserError."""
+    """The configuration that a command line with a recipe asks for; raises UserError if invalid."""
     name = given.recipe or configs.DEFAULT_RECIPE
     configs.require_recipe(name, overrides, given.trust)
     return configs.resolve(configs.read_recipe(name), overrides, given.profile)

@@ -23,7 +23,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser = verb(
         "check-task",
         run,
-        "check that a task rewards its own solutions, and neither garbage nor tricks",
+        "check that a task rewards its own solutions, but not garbage or tricks",
         options=_options,
         examples=EXAMPLES,
         usage="TASK",
@@ -85,7 +85,7 @@ def _task(given: argparse.Namespace, overrides: dict[str, Any]) -> Any:
             return RewardFunction(named, given.task.rpartition(":")[2], given.data)
         if callable(named):
             raise UserError(
-                f"task {given.task} is a function, not a class: give its rows by --data"
+                f"task {given.task} is a function, not a class: give its rows with --data"
             )
     if given.data:
         raise UserError(

@@ -18,7 +18,7 @@ all options are completed, for the task and the algorithm on the same line."""
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command and its arguments."""
     parser = verb(
-        "completion", run, "print the code that makes a shell complete", examples=EXAMPLES
+        "completion", run, "print the code that sets up completion in your shell", examples=EXAMPLES
     )
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell that you use")
 

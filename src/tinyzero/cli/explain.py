@@ -17,7 +17,7 @@ from tinyzero.tasks import TASKS, load_task
 EXAMPLES = """\
   tinyzero explain rollout.samples      an option
   tinyzero explain response_length      a metric in metrics.jsonl or eval.jsonl
-  tinyzero explain time/                every metric that begins so
+  tinyzero explain time/                every metric that begins with time/
   tinyzero explain optimizer            every option of a section
   tinyzero explain behaviour/ --task my_task.py:MyTask"""
 
@@ -25,9 +25,11 @@ EXAMPLES = """\
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command and its arguments."""
     parser = verb("explain", run, "say what a metric or an option means", examples=EXAMPLES)
-    parser.add_argument("key", metavar="KEY", help="a metric, an option, or the beginning of some")
     parser.add_argument(
-        "--task", metavar="NAME", help="a task of your own, whose metrics and options count too"
+        "key", metavar="KEY", help="a metric, an option, or the beginning of a name"
+    )
+    parser.add_argument(
+        "--task", metavar="NAME", help="your own task, to include its metrics and options"
     )
 
 
@@ -45,7 +47,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
         if "." not in key:
             known += _all_metrics(glossaries)
         likely = near(key, known) or ": see docs/metrics.md, or `tinyzero train --help`"
-        raise UserError(f"nothing is called {given.key!r}{likely}")
+        raise UserError(f"no metric or option is called {given.key!r}{likely}")
 
     for name, meaning in dict.fromkeys(meanings):
         print(f"{name}\n{textwrap.indent(textwrap.fill(meaning, 76), '    ')}")

@@ -35,7 +35,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--push",
         metavar="NAME",
-        help="also publish it on the Hugging Face hub, as this new repository",
+        help="also publish it on the Hugging Face hub, in a new repository of this name",
     )
     parser.add_argument(
         "--private", action="store_true", help="with --push: only you can see the repository"

@@ -33,14 +33,14 @@ def open_player(
 
 
 def settings_of(given: Namespace, overrides: Mapping[str, Any]) -> tuple[configs.Config, str]:
-    """The recipe of a command that uses a model as it is, and the folder to load the model from."""
+    """The recipe of a command that uses a model without training, and the model's folder."""
     return opening.settings_for(
         given.model, given.recipe, given.task, overrides, given.trust, "--task NAME or --trust"
     )
 
 
 def model_options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[configs.Option]:
-    """The options of a recipe that using a model takes: its task's, and how it is run."""
+    """The options of a recipe that matter without training: the task's, and how the model runs."""
     if given is None or given.model is None:
         return configs.describe(configs.Config(), {"command": {}}, opening.USED)
 
@@ -78,14 +78,14 @@ def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
         type=share,
         default=1.0,
         metavar="NUMBER",
-        help="sample from the likeliest tokens with this much probability together (default: 1)",
+        help="sample from the most likely tokens whose probabilities add up to this (default: 1)",
     )
     parser.add_argument(
         "--top-k",
         type=natural,
         default=0,
         metavar="N",
-        help="sample from this many of the likeliest tokens; 0 for all (default: 0)",
+        help="sample from this many of the most likely tokens; 0 for all (default: 0)",
     )
     parser.add_argument(
         "--max-tokens",

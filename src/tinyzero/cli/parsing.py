@@ -26,8 +26,8 @@ from tinyzero.tasks import TASKS
 
 WIDTH = 80
 ABOUT = (
-    "TinyZero reproduces DeepSeek R1-Zero in small: it trains a language model by\n"
-    "reinforcement learning from answers that a program can check."
+    "TinyZero reproduces DeepSeek R1-Zero on a small scale: it trains a language\n"
+    "model by reinforcement learning on problems whose answers a program can check."
 )
 EXAMPLES = """\
 examples:

@@ -35,7 +35,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser = verb(
         "plan",
         run,
-        "what a recipe needs and costs before it runs: memory, time and dollars",
+        "estimate what a recipe needs and costs: memory, time and dollars",
         options=run_options,
         examples=EXAMPLES,
     )
@@ -44,8 +44,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--gpu",
         metavar="NAMES",
-        help="one GPU in full or several in a table, such as 4090 or a100,h100; cpu for the CPU "
-        "(default: a table of all)",
+        help="one GPU in detail, such as 4090, or a table of several, such as a100,h100; cpu for "
+        "the CPU (default: a table of all)",
     )
     parser.add_argument(
         "--gpu-memory", type=amount, metavar="GB", help="memory of a GPU that is not in the table"
@@ -60,7 +60,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--price",
         metavar="DOLLARS",
-        help="dollars per hour, as 2.5 or h100=2.1,4090=0.4 (default: usual prices of each GPU)",
+        help="dollars per hour: 2.5, or h100=2.1,4090=0.4 (default: the usual prices)",
     )
     parser.add_argument(
         "--length",
@@ -115,8 +115,8 @@ def devices_of(given: argparse.Namespace) -> Mapping[str, Device]:
     if any(numbers):
         if None in numbers or given.gpu:
             raise UserError(
-                "a GPU is described by --gpu-memory, --gpu-bandwidth and --gpu-tflops, all three, "
-                "and without --gpu"
+                "to describe a GPU, give all of --gpu-memory, --gpu-bandwidth and --gpu-tflops, "
+                "and leave out --gpu"
             )
         return {"yours": described_device(*numbers)}
 

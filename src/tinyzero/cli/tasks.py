@@ -52,7 +52,7 @@ def _description(name: str) -> str:
     prompt = task.prompt(problem, "compact")
     texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
 
-    lines = [f"{name}: {REGISTRY.docstring(name)}", "", "a prompt:"]
+    lines = [name, "", REGISTRY.docstring(name), "", "a prompt:"]
     lines += [textwrap.indent(printable(text), "    ") for text in texts]
     lines += ["a right answer:", textwrap.indent(printable(task.solution(problem)), "    ")]
     return "\n".join([*lines, "", *option_lines(configs.own_options("task", name))])

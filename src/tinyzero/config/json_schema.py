@@ -15,7 +15,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe file, with the options of every bundled task and algorithm.
 
-    The options of a user's own task or algorithm are not checked.
+    The options of a user's task or algorithm are not checked.
     """
     schema = Config.model_json_schema()
     definitions = schema["$defs"]

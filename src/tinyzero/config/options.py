@@ -141,7 +141,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def read_value(text: str) -> Any:
-    """The value that a command line gives, read as TOML if it is that, else as text.
+    """The value of an option on the command line: TOML if it parses as such, else text.
 
     >>> read_value("8"), read_value("true"), read_value("[1, 2]"), read_value("runs/x")
     (8, True, [1, 2], 'runs/x')

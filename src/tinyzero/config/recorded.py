@@ -1,7 +1,7 @@
 """The two files in which a run records its configuration.
 
 `asked.toml` is what the user asked for: the recipe's own tables with the changes from the command
-line, and the command line itself. `config.toml` is what that meant: every option that has an
+line, and the command line itself. `config.toml` holds the result: every option that has an
 effect, including the defaults, with a comment that explains it and says which file or option set
 it. Either of them repeats the run: `tinyzero train RUN/asked.toml`.
 """
@@ -37,7 +37,7 @@ RESUMABLE = (
 
 @dataclass(frozen=True)
 class Command:
-    """What asked for a run: the command line, the options it gave by dotted key, and the recipe."""
+    """The command behind a run: the command line, the options it gave by dotted key, the recipe."""
 
     line: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -100,7 +100,8 @@ def read_asked(folder: Path) -> Config:
     path = folder / ASKED
     if not path.is_file():
         raise UserError(
-            f"{folder} has no {ASKED}, which says what was asked for (0.1 wrote none): move it away"
+            f"{folder} has no {ASKED}, so its options are unknown (version 0.1 wrote none): "
+            "move the folder away"
         )
     return resolve(read_recipe(str(path)), {})
 
@@ -118,7 +119,7 @@ def read_recorded(folder: Path) -> Config:
     missing = [key for key in flat(tomllib.loads(to_toml(config))) if key not in recorded]
     if missing:
         raise UserError(
-            f"{path} lacks {', '.join(missing[:3])}: it is damaged, or of another version"
+            f"{path} lacks {', '.join(missing[:3])}: it is damaged, or another version wrote it"
         )
     return config
 

@@ -87,7 +87,7 @@ class RolloutSection(Section):
         512,
         ge=1,
         le=2**20,
-        description="most tokens in a completion; longer ones are cut off there and counted",
+        description="most tokens in a completion; longer ones are cut off",
     )
     refills: int = Field(
         4,
@@ -120,7 +120,7 @@ class SamplerSection(Section):
 
 
 class GradingSection(Section):
-    """How answers are graded by a task of your own. Bundled tasks need none of this."""
+    """How your own task grades answers. Bundled tasks do not need these options."""
 
     workers: int = Field(2, ge=1, le=256, description="processes that grade answers")
     timeout: float = Field(
@@ -154,7 +154,10 @@ class OptimizerOptions(Section):
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's decay of the second moment")
     weight_decay: float = Field(0.0, ge=0, le=100, description="AdamW's decoupled weight decay")
     grad_clip: float = Field(
-        1.0, gt=0, le=1e12, description="largest L2 norm of the gradient; larger ones are scaled"
+        1.0,
+        gt=0,
+        le=1e12,
+        description="largest L2 norm of the gradient; larger ones are scaled down",
     )
     offload: bool = Field(
         False,
@@ -210,7 +213,7 @@ class UpdateSection(Section):
         3,
         ge=1,
         le=10**6,
-        description="updates in a row without a finite gradient after which the run stops",
+        description="the run stops after this many updates in a row without a finite gradient",
     )
 
 

@@ -1,9 +1,9 @@
-"""Which plug-in code may run: what the user named, never what a folder names by itself.
+"""Which plug-in code may run: code that the user named, never code that only a folder names.
 
 A configuration names its task and its algorithm, and a name with a colon is code. A configuration
 inside a folder (a run's config.toml, an exported model's recipe.toml) may be a stranger's. So the
-code that it names runs only if this command line names it too, or if this user started that very
-run on this machine. `train` remembers such runs outside their folders, as direnv does.
+code that it names runs only if this command line names it too, or if this user started that run on
+this machine. `train` remembers such runs outside their folders, as direnv does.
 
     $XDG_STATE_HOME/tinyzero/trusted     one SHA-256 per line, readable by its owner alone
 """

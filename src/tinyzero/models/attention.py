@@ -35,7 +35,7 @@ def grouped_attention(
     is causal. `more` may hold a `Packing` and settings of the model.
 
     On a CPU all heads that share keys are the rows of one matrix product, so that keys are not
-    copied for each head. Raises UserError if the model needs a kind of attention that this is not.
+    copied for each head. Raises UserError if the model needs another kind of attention.
     """
     _refuse_other_attention(key.shape[2], more)
     if packing := more.get("packing"):
@@ -208,7 +208,7 @@ def _attend(
 def _refuse_other_attention(length: int, options: dict[str, Any]) -> None:
     """Raise UserError if the model needs a kind of attention that is not implemented here.
 
-    If it were ignored, another model than the one that was loaded would be trained.
+    If that were ignored, training would change a model other than the one that was loaded.
     """
     window = options.get("sliding_window")
     leaves_out_keys = window is not None and 0 < window < length

@@ -1,8 +1,8 @@
 """Load and save language models in the format of Hugging Face transformers.
 
-A model is anything that `AutoModelForCausalLM` can load. Attention and the key-value cache are our
-own (attention.py and cache.py), because they decide the speed on small machines. Every model is
-checked against transformers' own computation when it is loaded.
+A model is anything that `AutoModelForCausalLM` can load. TinyZero has its own attention and key-
+value cache (attention.py and cache.py), because these determine the speed on small machines. Every
+model is checked against transformers' own computation when it is loaded.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def load_model(
     bad_weights = sorted({*info["missing_keys"], *mismatched})
     if bad_weights:
         raise UserError(
-            f"{name!r} is incomplete: {len(bad_weights)} weights are missing or misshapen, "
-            f"the first is {bad_weights[0]}"
+            f"{name!r} is incomplete: {len(bad_weights)} weights are missing or have the "
+            f"wrong shape, the first is {bad_weights[0]}"
         )
 
     model = Backbone(lm.eval().to(device), pack)

@@ -99,7 +99,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
 
 
 def continues_last_message(messages: Sequence[Mapping[str, str]]) -> bool:
-    """Whether the model continues the last message, which it does if the assistant wrote it.
+    """Whether the model continues the last message, because the assistant wrote it.
 
     After any other message the chat template has to open the assistant's turn; without that the
     model would continue the user's question.

@@ -1,4 +1,4 @@
-"""The check of a configuration: whatever can be known to be wrong before a model is loaded.
+"""The check of a configuration: finds mistakes before a model is loaded.
 
 A run, `--dry-run`, every cell of a grid and a plan use it.
 """
@@ -47,7 +47,7 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
     algorithm.check(config.rollout.max_tokens)
     if config.model.park and config.lora.rank:
         raise UserError(
-            "model.park moves weights that lora.rank lets all models share: leave one of them out"
+            "model.park cannot move weights that all models share with lora.rank: use one of them"
         )
 
     if here:
@@ -59,7 +59,7 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
 def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
     """`config` with every option of the task and the algorithm that acts."""
     options = getattr(algorithm, "options", None)
-    if options is None:  # a user's own class may keep its options under another name
+    if options is None:  # a user's class may keep its options under another name
         kind: Any = type(algorithm)
         options = validate(kind.Options, config.algorithm.options, "algorithm")
 

@@ -41,11 +41,11 @@ def save(
 
     `write_model` fills the empty folder that it is given. `state` may hold tensors, numbers, text,
     None, lists, tuples and dictionaries, so that loading it runs no code. An undamaged checkpoint
-    of the same step is left as it is. Checkpoints of later steps are removed, because the run went
-    back to this step.
+    of the same step is not written again. Checkpoints of later steps are removed, because the run
+    went back to this step.
 
-    Raises UserError if the disk refuses, in which case everything saved before is untouched, and
-    TypeError if `state` holds anything else.
+    Raises UserError if the disk is full or not writable, in which case everything saved before is
+    untouched, and TypeError if `state` holds anything else.
     """
     folder = run_dir / FOLDER
     final = folder / f"step_{step:06d}"
@@ -70,7 +70,7 @@ def save(
 
 
 def rehearse(run_dir: Path, write_model: Callable[[Path], None], state: dict[str, Any]) -> None:
-    """Write a checkpoint and remove it. Raises UserError if the disk refuses, as `save` would."""
+    """Write a checkpoint and remove it. Raises UserError if `save` could not write one."""
     folder = run_dir / FOLDER
     temporary = folder / f"{TEMPORARY}rehearsal"
     with _refusals(folder):

@@ -1,4 +1,4 @@
-"""What a run shows: a live table on a terminal; elsewhere one plain line per step."""
+"""What a run shows: a live table on a terminal, or else one plain line per step."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Console:
         return SECONDS_BETWEEN_REDRAWS if self.live else SECONDS_BETWEEN_LINES
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Write. If the output is gone, say so once on stderr: training goes on without it."""
+        """Write. If the output is gone, say so once on stderr. Training continues without it."""
         if self.lost_output:
             return
         try:
@@ -146,7 +146,7 @@ class Console:
         except (OSError, ValueError) as error:
             self.lost_output = True
             with suppress(OSError, ValueError):
-                print(f"nothing more is shown ({error}); the run continues", file=sys.stderr)
+                print(f"cannot show any more output ({error}); the run continues", file=sys.stderr)
 
     def _row(self, record: Mapping[str, Any]) -> dict[str, str]:
         """The cells of a step by heading."""

@@ -29,8 +29,8 @@ GLOSSARY: dict[str, str] = {
         "model's."
     ),
     "accuracy": "Share of the completions whose answer is right.",
-    "reward_errors": "Answers whose grader raised or took too long; they count as wrong.",
-    "grading/raised": "Answers whose grader raised. They earned 0 and count as wrong.",
+    "reward_errors": "Answers whose grader raised an error or took too long; they count as wrong.",
+    "grading/raised": "Answers whose grader raised an error. They earned 0 and count as wrong.",
     "grading/timeout": "Answers whose grader took too long. They earned 0 and count as wrong.",
     "grading/ungraded": "Answers that could not be graded, after retries. They were left out.",
     "malformed": (
@@ -45,20 +45,19 @@ GLOSSARY: dict[str, str] = {
         "Share of groups whose completions all earned the same: zero advantage under a group "
         "baseline."
     ),
-    "refill_rounds": "Extra rounds of sampling that it took to fill the batch.",
-    "dropped_groups": "Groups that were sampled for this step and not kept by the algorithm.",
+    "refill_rounds": "Extra rounds of sampling that were needed to fill the batch.",
+    "dropped_groups": "Groups that were sampled for this step but not kept by the algorithm.",
     "skipped_prompts": (
         "Problems left out because prompt and answer do not fit into the model's context."
     ),
     "refused": (
-        "Whether the algorithm kept no group at all (1) or some (0). If it kept none, nothing was "
-        "learned in this step."
+        "1 if the algorithm kept no group at all, so nothing was learned in this step; otherwise 0."
     ),
     # What the update did
     "loss": "The scalar that the policy minimised, averaged over the step's updates.",
     "entropy": (
-        "Mean entropy in nats of the next-token distribution, over tokens with a gradient: no "
-        "flat groups."
+        "Mean entropy in nats of the next-token distribution, over tokens with a gradient, so "
+        "without flat groups."
     ),
     "kl": (
         "Mean estimated KL divergence from the reference model in nats, over tokens with a "
@@ -83,8 +82,8 @@ GLOSSARY: dict[str, str] = {
     # What it cost
     "tokens/generated": "Completion tokens sampled in this step, dropped groups included.",
     "tokens/trained": "Completion tokens that carried loss in this step.",
-    "time/step": "Seconds of wall time of the whole step, without evaluating and saving.",
-    "time/elapsed": "Seconds of wall time since the run began, evaluations included, pauses not.",
+    "time/step": "Seconds of wall time of the whole step, without evaluations and checkpoints.",
+    "time/elapsed": "Seconds of wall time since the run began, with evaluations, without pauses.",
     "time/elapsed_total": (
         "What time/elapsed is expected to be at the end of the run. The estimate follows the "
         "trend of the last steps and includes the evaluations to come."
@@ -92,10 +91,10 @@ GLOSSARY: dict[str, str] = {
     "time/cpu": (
         "Seconds of CPU time of all threads since the run began, grading processes not included."
     ),
-    "time/gpu_hours": "Hours of the GPU since the run began.",
-    "time/gpu_hours_total": "Hours of the GPU expected for the whole run, by time/elapsed_total.",
+    "time/gpu_hours": "GPU-hours used since the run began.",
+    "time/gpu_hours_total": "GPU-hours expected for the whole run, by time/elapsed_total.",
     "time/flops_total": (
-        "What flops will be at the end of the run if steps go on costing what they did so far."
+        "What flops will be at the end if the remaining steps cost as much as those so far."
     ),
     "time/dollars": "What the run has cost so far: run.price per hour of time/elapsed.",
     "time/dollars_total": "What the whole run is expected to cost, by time/elapsed_total.",
@@ -105,7 +104,7 @@ GLOSSARY: dict[str, str] = {
     ),
     "flops": (
         "Floating-point operations since the run began, without evaluations, by the formulas of "
-        "`tinyzero plan`: 2 per weight and token read, 6 if it is learned from. What is computed "
+        "`tinyzero plan`: 2 per weight and token read, 6 if it is learned from. Work that is done "
         "twice to save memory counts once."
     ),
     "time/*": "Seconds of wall time spent in the named part.",
@@ -124,7 +123,7 @@ GLOSSARY: dict[str, str] = {
     "finish_reason": "How the completion ended: stop, length (cut at the token limit) or abort.",
     "parts": "The parts of the reward by name.",
     "right": (
-        "In a rollout: whether its answer is right; null for a graded one, which is neither. In "
+        "In a rollout: whether its answer is right; null if it is neither. In "
         "an evaluation: the number of right completions of each problem, out of k, in order."
     ),
     "failure": (
@@ -145,9 +144,9 @@ GLOSSARY: dict[str, str] = {
     "pass@*": (
         "Probability that at least one of that many completions is right, estimated without bias."
     ),
-    "pass@*/*=*": "The same over the problems that the task describes in this way.",
+    "pass@*/*=*": "The same, over only the problems with this label of the task.",
     "greedy": "Share of problems whose single most likely completion is right.",
-    "greedy/*=*": "The same over the problems that the task describes in this way.",
+    "greedy/*=*": "The same, over only the problems with this label of the task.",
     "pass@*/low": (
         "Lower end of the 95 % confidence interval; problems that share a key are one cluster."
     ),

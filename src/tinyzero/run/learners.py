@@ -20,7 +20,7 @@ ROLES = ("policy", "critic", "prm", "reference")
 
 @dataclass(frozen=True)
 class LearnerSpec:
-    """What it takes to make a learner in any process: it can be pickled and holds no code.
+    """All that a process needs to make a learner; it can be pickled and holds no code.
 
     The configuration names the algorithm, and so the loss, by its name or reference string.
 
@@ -94,7 +94,7 @@ def load(config: Config, role: str, owner: Backbone | None = None) -> Backbone:
     if role not in ROLES:
         raise UserError(
             f"algorithm {config.algorithm.name} asks for a model {role!r}: "
-            f"known are {', '.join(ROLES)}"
+            f"the known roles are {', '.join(ROLES)}"
         )
     section, device = config.model, models.pick_device(config.model.device)
     shares = bool(config.lora.rank) and owner is not None

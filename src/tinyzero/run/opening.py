@@ -86,7 +86,7 @@ def settings_for(
     chosen = dict(overrides)
     for key in chosen:
         if not key.startswith(USED):
-            raise UserError(f"{key} has no effect: the model is used as it is")
+            raise UserError(f"{key} has no effect: this command does not train the model")
     if task:
         chosen["task.name"] = task
 

@@ -1,4 +1,4 @@
-"""One rule for every output: it appears whole or not at all, and replaces only its own kind.
+"""One rule for every output: it appears whole or not at all, and replaces only files of its kind.
 
 An output is first written into a temporary folder next to its final path, flushed to the disk, and
 then renamed. Nothing else is ever removed.
@@ -27,9 +27,11 @@ def whole(
 ) -> Iterator[Path]:
     """Yields the path to write a file or folder to, which then becomes `path`.
 
-    What is at `path` already is replaced only if `is_ours` is true for it; without `is_ours`,
-    nothing is. If the block raises, `path` stays as it was. Raises UserError, whose message ends
-    with `fix`, if there is something else, or the disk refuses.
+    Something that is already at `path` is replaced only if `is_ours` is true for it; without
+    `is_ours`, nothing is replaced. If the block raises, `path` stays as it was.
+
+    Raises UserError, whose message ends with `fix`, if `path` holds something else or cannot be
+    written.
 
     Example:
 
@@ -71,11 +73,13 @@ def refuse_others(
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {fix}") from None
     if not ours:
-        raise UserError(f"{path} exists and is not what this writes: {fix}, or remove it first")
+        raise UserError(
+            f"{path} exists and was not written by this command: {fix}, or remove it first"
+        )
 
 
 def require_folder(path: Path, fix: str) -> None:
-    """Raise UserError if the folder of `path` does not exist: now, and not after hours of work."""
+    """Raise UserError if the folder of `path` does not exist, before hours of work begin."""
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}; {fix}")
 

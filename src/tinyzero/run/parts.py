@@ -198,8 +198,8 @@ def build(
 ) -> Run:
     """Make everything a run needs; with `resume`, as it was at the newest undamaged checkpoint.
 
-    Whatever can be refused without a model is refused before one is loaded. `stack` closes what has
-    to be closed at the end.
+    Every mistake that can be found without a model is reported before one is loaded. What has to be
+    closed at the end is added to `stack`.
     """
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
@@ -431,8 +431,8 @@ def restore(run: Run, saved: Saved) -> None:
             run.models[role].load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"the newest checkpoint in {run.folder} is not one of this run ({brief(error)}): "
-            "put it back"
+            f"the newest checkpoint in {run.folder} does not belong to this run ({brief(error)}): "
+            "put the right one back"
         ) from error
 
     if run.step:
@@ -451,7 +451,7 @@ def load_saved(config: Config, folder: Path, note: Callable[[str], None]) -> Sav
         note("there is no checkpoint yet: the run starts from the beginning")
     elif saved.step > config.steps:
         raise UserError(
-            f"steps is {config.steps}, and {saved.step} are done: give {saved.step} or more"
+            f"steps is {config.steps}, but {saved.step} are done: give {saved.step} or more"
         )
     return saved
 
@@ -470,8 +470,8 @@ def check_nothing_is_lost(folder: Path) -> None:
     most_without_checkpoint = before.checkpoint.every or before.steps
     if recorded_steps > most_without_checkpoint or ("test", before.steps) in scored:
         raise UserError(
-            f"{folder} recorded {recorded_steps} steps and has no checkpoint left: "
-            "put it back, begin another run with --run.dir, "
+            f"{folder} recorded {recorded_steps} steps but has no checkpoint left: "
+            "put one back, begin another run with --run.dir, "
             "or delete its records if you do not need them"
         )
 

@@ -1,4 +1,4 @@
-"""What is checked before a run's model is loaded: folder, problems, grader, prompt lengths."""
+"""Checks before a run's model is loaded: folder, problems, grader, prompt lengths."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def require_sampler(name: str) -> None:
 def draw_problems(config: Config, task: Task, note: Note) -> list[Problem]:
     """The first problems of the run: those of two steps, and all of its evaluations.
 
-    A finite split that has too few is used as it is, with a note. Raises UserError if another split
-    has too few, the task cannot draw a problem, or its fields cannot be written as JSON.
+    A finite split that has too few problems is used in full, with a note. Raises UserError if
+    another split has too few, the task cannot draw a problem, or its fields cannot be written as
+    JSON.
     """
     problems = [task.problem("train", index) for index in range(2 * config.rollout.prompts)]
 

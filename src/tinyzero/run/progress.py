@@ -327,7 +327,7 @@ def state_without_learners(run: Run) -> dict[str, Any]:
 
 
 def rehearse(run: Run) -> None:
-    """Save a checkpoint and remove it, so that a disk that refuses is known before the first step.
+    """Save a checkpoint and remove it, to find a disk that cannot be written before the first step.
 
     The learners' state is left out: it is the largest part, and only tensors.
     """
@@ -370,6 +370,6 @@ def refuse_changes(saved: Saved, config: Config, folder: Path) -> None:
 def end_if_forked(run: Run) -> None:
     """End a process that a user's code forked, before it writes into the run as a second one."""
     if os.getpid() != run.process:
-        sys.stderr.write("a process that was forked from the run came back into it: it ends here\n")
+        sys.stderr.write("a process that was forked from the run returned into it, and was ended\n")
         sys.stderr.flush()
         os._exit(1)

@@ -88,8 +88,8 @@ def cut(path: Path, length: int, sha256: str) -> None:
     content = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(content[:length]).hexdigest() != sha256:
         raise UserError(
-            f"{path} is not what it was when the newest checkpoint was saved: "
-            "put it back as it was, or begin another run"
+            f"{path} has changed since the newest checkpoint was saved: "
+            "restore it, or begin another run"
         )
     if len(content) == length:
         return

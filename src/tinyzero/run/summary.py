@@ -39,9 +39,9 @@ def closing_lines(folder: Path, seconds: float) -> list[str]:
 
 
 def _recorded_seconds(steps: Sequence[Record], evaluations: Sequence[Record]) -> float:
-    """Seconds of the whole run, of which the last process may have done only a part.
+    """Seconds of the whole run, including the processes before the last one.
 
-    They are those until the last step, and those of the evaluations after it.
+    They are the seconds until the last step, and those of the evaluations after it.
     """
     if not steps:
         return 0.0

@@ -141,7 +141,7 @@ class Tracking:
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception as error:  # whatever it raises, training must continue
+        except Exception as error:  # no error of a tracker may stop training
             self.tracker = None
             self.note(
                 f"{self.name} failed and is sent nothing more ({brief(error)}); "

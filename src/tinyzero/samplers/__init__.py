@@ -104,7 +104,7 @@ def require_newer(version: int, held: int) -> None:
 
 
 def choose(name: str, model: Backbone) -> tuple[str, str]:
-    """The sampler that `name` means for `model`, and why. Only `auto` leaves a choice.
+    """The sampler that `name` stands for with `model`, and why. Only `auto` leaves a choice.
 
     If both built-in samplers support a model, `auto` is torch: none of our measurements on a GPU
     favours vLLM.

@@ -1,7 +1,7 @@
-"""The tasks: those that ship, by name, and a user's own as `path/file.py:Name`.
+"""Tasks: the bundled ones by name, and your own as `path/file.py:Name`.
 
-A task that ships is a folder in this package which defines `TASK`. tasks/base.py shows what a task
-has to define.
+A bundled task is a folder in this package that defines `TASK`. tasks/base.py shows what a task has
+to define.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
 
 
 def bundled(name: str) -> GuardedTask | None:
-    """The task called `name` with its default options if it ships with TinyZero, or None.
+    """The task called `name` with its default options if it is bundled, or None.
 
-    The code of a user's own task is not run.
+    The code of a user's task is not run.
     """
     return load_task(name) if name in TASKS else None

@@ -150,7 +150,7 @@ class Task:
 
     @property
     def is_posable(self) -> bool:
-        """Whether a person can type problems of this task, which is so if it defines `pose`."""
+        """Whether a person can type problems of this task, which needs `pose`."""
         return type(self).pose is not Task.pose
 
     @property
@@ -236,7 +236,7 @@ class Task:
         return None
 
     def nonsense(self, problem: Problem) -> Iterable[str]:
-        """Texts that must not be rewarded. `tinyzero check-task` tries them after its own.
+        """Texts that must not be rewarded; `tinyzero check-task` tries them as well as its own.
 
         Example:
 

@@ -1,4 +1,4 @@
-"""A task behind a guard: complete, named, and unable to stop a run with an error of its own.
+"""A task behind a guard, which completes it, names it, and turns its errors into one line.
 
 `load_task` wraps every task in a `GuardedTask`, so nothing else has to guard a user's code. A class
 that has only the four required methods gets the defaults of `Task` for the rest.
@@ -22,7 +22,7 @@ PLAIN = ("stop", "rules", "glossary", "charts", "highlights", "kinds", "shortcut
 class GuardedTask(Task):
     """The task object `owner`, loaded under the name `name` with the options `options`.
 
-    Whatever the owner raises becomes a UserError that names the line in the owner's file. A wrong
+    Any exception of the owner becomes a UserError that names the line in the owner's file. A wrong
     return value becomes a TaskError that names the method. The owner gets copies of problems, so it
     cannot change what the run sees.
 

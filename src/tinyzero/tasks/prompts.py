@@ -4,7 +4,7 @@
 |------------|---------------------------------------|-------------------------------------------|
 | `compact`  | the tiny bases that ship              | as few tokens as possible                 |
 | `chat`     | a base of `tinyzero pretrain --chat`  | the same question as chat messages        |
-| `base`     | base models                           | the text of R1-Zero, as TinyZero uses it  |
+| `base`     | base models                           | R1-Zero's text, as in the first TinyZero  |
 | `instruct` | instruct models                       | chat messages, for the model's own format |
 
 Each of them opens the answer with `<think>`.
@@ -17,7 +17,7 @@ from tinyzero.types import Prompt
 
 TEMPLATES = ("compact", "chat", "base", "instruct")
 
-# The next three texts are TinyZero's own, mistakes included, so that results can be compared.
+# The next three texts are the original TinyZero's, with its mistakes, to make results comparable.
 _BASE_INTRO = (
     "A conversation between User and Assistant. "
     "The user asks a question, and the Assistant solves it. "
@@ -44,7 +44,7 @@ def posed(short: str, question: str, template: str) -> Prompt:
 
 
 def wrap(question: str, template: str) -> Prompt:
-    """`question` as TinyZero poses it to a base or an instruct model, up to the opening `<think>`.
+    """`question` in the original TinyZero's words for base or instruct models, up to `<think>`.
 
     Raises UserError if there is no such template.
     """

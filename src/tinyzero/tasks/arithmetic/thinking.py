@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 MAX_CHARACTERS = 100_000  # of a completion; the rest is not read
 
 Ratios = Mapping[str, tuple[str, str]]
-"""Metrics by key. Each is a pair of counts, of which the first is divided by the second."""
+"""Metrics by key. Each is a pair of counts: the first is divided by the second."""
 
 
 def thinking_of(text: str) -> tuple[str, bool]:

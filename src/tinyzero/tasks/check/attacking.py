@@ -1,4 +1,4 @@
-"""Tries the attacks on a task's grader, and notes which it rewards and what it does."""
+"""Tries the attacks on a task's grader, and notes what it rewards and does."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Texts that no grader should reward, built from the problem itself.
 
-Each attack has a name that says what it is. Most of them should never be rewarded. Those in
-`POLICIES` may be intended. Then the author of the task allows them by name.
+Each attack has a name that describes it. Most attacks should never be rewarded. Rewarding those in
+`POLICIES` may be intended, and then the author of the task allows them by name.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ GUESSES = {
 WHOLE_ANSWER = "compare the whole answer instead of searching for it in the text"
 FIXES = {
     "the echoed prompt": "look for the answer in its wrapping only, since the prompt is not one",
-    "an empty form": "pay 0 if there is no answer",
-    "no answer": "pay 0 if the answer is empty",
-    "garbage": "pay 0 for everything that is not an answer",
+    "an empty form": "give 0 if there is no answer",
+    "no answer": "give 0 if the answer is empty",
+    "garbage": "give 0 for everything that is not an answer",
     "a pattern": "compare with ==, and never use the model's text as a pattern",
     "another problem's answer": "compare the answer with that of this problem",
     "another problem's solution": "compare the answer with that of this problem",
@@ -90,7 +90,7 @@ FIXES = {
     RIGHT_LAST: WHOLE_ANSWER,
     OUTSIDE: "look for the answer in its wrapping only",
     AGAIN: "compare how often each number is used, not only which ones",
-    "the task's own nonsense": "the task's own `nonsense` says that this must not be paid",
+    "the task's own nonsense": "the task's own `nonsense` says that this must not be rewarded",
 }
 """What to change in a reward function that rewards an attack, by the attack's name."""
 
@@ -216,7 +216,7 @@ def _is_right(content: str, known: Known) -> bool:
 
 
 def _many(answer: str, others: Sequence[str], wrapping: Wrapping) -> Iterator[Attack]:
-    """Twenty answers, one of them right and in the middle: paying that is never intended."""
+    """Twenty answers, one of them right and in the middle: rewarding that is never intended."""
     wrong = [others[index % len(others)] for index in range(MANY - 1)]
     guesses = [*wrong[: MANY // 2], answer, *wrong[MANY // 2 :]]
 
@@ -228,7 +228,7 @@ def _many(answer: str, others: Sequence[str], wrapping: Wrapping) -> Iterator[At
 
 
 def _lenient(answer: str, known: Known, own: Wrapping) -> Iterator[Attack]:
-    """The attacks that an author may have intended to pay: the policies."""
+    """The attacks that an author may have intended to reward: the policies."""
     # If nothing closes an answer, the end of its line does, so what follows does not belong to it.
     ends = ("\n",) if own.closing.strip() or own.is_plain else ()
 

@@ -92,15 +92,17 @@ class RewardFunction(Task):
     def solution(self, problem: Problem) -> str:
         """The row's answer in the usual wrapping that earns most.
 
-        Raises UserError if the function does not reward it in any wrapping.
+        Raises UserError if the function rewards it in no wrapping.
         """
         text, full = self._solve(problem)
         if full == float("inf"):
-            raise UserError(f"{self.name} pays the answer {text!r:.60} in no usual wrapping")
+            raise UserError(
+                f"{self.name} rewards the answer {text!r:.60} in none of the usual formats"
+            )
         return text
 
     def _solve(self, problem: Problem) -> tuple[str, float]:
-        """The completion with the row's answer that earns most, and its reward.
+        """The completion with the row's answer that earns most, and what it earns.
 
         The value is infinite if no such completion earns more than an empty text.
         """

@@ -23,7 +23,7 @@ class Wrapping(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is around an answer, except perhaps the end of the thinking."""
+        """Whether an answer has nothing around it, except perhaps the end of the thinking."""
         return not f"{self.opening}{self.closing}".replace("</think>", "").strip()
 
 

@@ -44,7 +44,10 @@ class CorpusOptions(BaseModel):
         0.15, ge=0, le=1, description="share of documents that are arithmetic drills"
     )
     two_numbers: float = Field(
-        0.25, ge=0, le=1, description="share of puzzles with two numbers, of which a try often hits"
+        0.25,
+        ge=0,
+        le=1,
+        description="share of puzzles with two numbers, which one try often solves",
     )
     four_numbers: float = Field(0.04, ge=0, le=1, description="share of puzzles with four numbers")
     guesses: float = Field(

@@ -73,14 +73,14 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def tinyzero_split(rows: Sequence[T]) -> tuple[list[T], list[T]]:
-    """TinyZero's own split: the first 327,680 rows for training, the next 1,024 for the test.
+    """The original TinyZero's split: 327,680 rows for training, then 1,024 for the test.
 
     Raises UserError if there are fewer rows.
     """
     if len(rows) < TINYZERO_TRAIN + TINYZERO_TEST:
         raise UserError(
-            f"TinyZero's split needs {TINYZERO_TRAIN + TINYZERO_TEST:,} rows and there are "
-            f"{len(rows):,}: use task.data_split keys"
+            f"the split 'tinyzero' needs {TINYZERO_TRAIN + TINYZERO_TEST:,} rows, but there are "
+            f"only {len(rows):,}: use task.data_split keys"
         )
     return list(rows[:TINYZERO_TRAIN]), list(rows[TINYZERO_TRAIN : TINYZERO_TRAIN + TINYZERO_TEST])
 
@@ -92,7 +92,7 @@ def stats(rows: Sequence[Row]) -> dict[str, Any]:
     - `numbers` and `targets`: the lowest and the highest.
     - `permutation_duplicates`: rows that repeat an earlier row, perhaps with reordered numbers.
     - `plus_minus`: the share of rows that + and - alone solve, and `plus_minus_by_count`.
-    - `tinyzero_split`: None if there are too few rows for TinyZero's own split. Otherwise the rows
+    - `tinyzero_split`: None if there are too few rows for the original's split. Otherwise the rows
       in its `test`, how many of these + and - alone solve (`plus_minus`), and how many are also
       training rows, perhaps with reordered numbers (`leaks`).
     """
@@ -116,7 +116,7 @@ def stats(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _tinyzero_stats(rows: Sequence[Row], solved: np.ndarray) -> dict[str, int] | None:
-    """The statistics of TinyZero's own split, or None if there are too few rows for it."""
+    """The statistics of the original TinyZero's split, or None if there are too few rows for it."""
     if len(rows) < TINYZERO_TRAIN + TINYZERO_TEST:
         return None
 

@@ -25,10 +25,10 @@ GLOSSARY: dict[str, str] = {
     "Compact grammar only.",
     "behaviour/target_restated": "Share of verdicts that repeat the target correctly. "
     "Compact grammar only.",
-    "behaviour/recognition_recall": "Of the judged results that are written as the target, "
-    "the share that get a yes. Compact grammar only.",
-    "behaviour/false_claim_rate": "Of the judged results that are written as another number, "
-    "the share that get a yes. Compact grammar only.",
+    "behaviour/recognition_recall": "Share of the judged results written as the target that get a "
+    "yes. Compact grammar only.",
+    "behaviour/false_claim_rate": "Share of the judged results written as another number that get "
+    "a yes. Compact grammar only.",
     "behaviour/backtracks": "Mean number of times per completion that one line of work is given up "
     "for another.",
     "behaviour/backtracks_said": "Mean number of backtracks per completion that words announce, "
@@ -94,25 +94,25 @@ CHARTS = (
     ),
     Chart(
         "Checks and new starts",
-        "How often an answer compares a result with the target, and tries another way.",
+        "How often an answer compares a result with the target, and how often it starts again.",
         (
             ("behaviour/verifications", "checks"),
             ("behaviour/backtracks", "new starts"),
             ("behaviour/subgoals", "subgoals"),
             ("behaviour/backward", "steps back from the target"),
-            ("behaviour/backtracks_said", "new starts said"),
-            ("behaviour/backtracks_silent", "new starts made"),
+            ("behaviour/backtracks_said", "announced new starts"),
+            ("behaviour/backtracks_silent", "silent new starts"),
         ),
     ),
     Chart(
         "Does the search succeed?",
-        "Whether some attempt hits the target, how soon, and whether the answer is what was found.",
+        "If an attempt hits the target, how soon, and if the answer is a solution that was found.",
         (
             ("behaviour/found_rate", "some attempt hits"),
             ("behaviour/early_hit_rate", "of the first three attempts"),
-            ("behaviour/faithful", "answers that were found"),
-            ("behaviour/self_checked", "worked out once more"),
-            ("behaviour/subgoals_made", "subgoals that are made"),
+            ("behaviour/faithful", "answers found in the thinking"),
+            ("behaviour/self_checked", "solutions worked out again"),
+            ("behaviour/subgoals_made", "subgoals reached"),
         ),
         form="share",
     ),
@@ -130,7 +130,7 @@ CHARTS = (
         "Whether a yes is true, whether a hit is recognised, and how often a verdict is false.",
         (
             ("behaviour/verification_precision", "yes that is true"),
-            ("behaviour/verification_recall", "hits seen"),
+            ("behaviour/verification_recall", "hits recognised"),
             ("behaviour/misjudged", "verdicts that are false"),
         ),
         form="share",
@@ -139,9 +139,9 @@ CHARTS = (
         "Does it know the target?",
         "What it says about results that equal the target, and about others. Compact grammar only.",
         (
-            ("behaviour/recognition_recall", "the target, and yes"),
-            ("behaviour/false_claim_rate", "another, and yes"),
-            ("behaviour/target_restated", "restated rightly"),
+            ("behaviour/recognition_recall", "yes to the target"),
+            ("behaviour/false_claim_rate", "yes to another number"),
+            ("behaviour/target_restated", "target restated correctly"),
         ),
         form="share",
     ),

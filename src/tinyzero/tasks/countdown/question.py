@@ -11,8 +11,8 @@ from tinyzero.types import Prompt
 def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
     """Countdown's question in `template`, one of `tinyzero.tasks.prompts.TEMPLATES`.
 
-    "base" and "instruct" are TinyZero's text, except that TinyZero has a space before the question
-    in "instruct". Raises UserError if there is no such template.
+    "base" and "instruct" are the original TinyZero's text, except that it has a space before
+    the question in "instruct". Raises UserError if there is no such template.
 
     >>> prompt([3, 5, 12], 24, "compact")
     '24 from 3 5 12\\n<think>\\n'

@@ -9,8 +9,8 @@ from tinyzero.types import Prompt
 def prompt(a: int, b: int, template: str) -> Prompt:
     """The question for a*b in `template`, one of `tinyzero.tasks.prompts.TEMPLATES`.
 
-    "base" and "instruct" have the form of Countdown's question. TinyZero's own text differs: it
-    ends with "= Assistant: Ok let me think about it.".
+    "base" and "instruct" have the form of Countdown's question. The original TinyZero's text
+    differs: it ends with "= Assistant: Ok let me think about it.".
 
     Raises UserError if there is no such template.
 

@@ -1,8 +1,8 @@
 """Multiplication of two whole numbers.
 
-By default operands are drawn as TinyZero intended: each of them from 0 to 9 a quarter of the time,
-from 0 to 99 a quarter of the time, and from 0 to 999 half of the time. a*b and b*a have the same
-key, so they are never in two splits.
+By default operands are drawn as the original TinyZero intended: each of them from 0 to 9 a quarter
+of the time, from 0 to 99 a quarter of the time, and from 0 to 999 half of the time. a*b and b*a
+have the same key, so they are never in two splits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class MultiplicationOptions(BaseModel):
         default=None,
         ge=1,
         le=9,
-        description="most digits of each operand, all equally often; by default TinyZero's mix",
+        description="most digits of each operand, all equally often; by default the original "
+        "TinyZero's mix",
     )
     format_reward: float = Field(
         default=0.1, ge=0, lt=1, description="reward for a wrong answer that is an integer"
@@ -74,7 +75,7 @@ def split_of(a: int, b: int) -> Split:
 
 
 class Multiplication(Task):
-    """The multiplication task. By default operands have up to three digits, in TinyZero's mix.
+    """The multiplication task. By default operands have up to three digits.
 
     Example: `Multiplication(MultiplicationOptions(max_digits=2)).problem("train", 0)`.
     """

@@ -254,7 +254,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def difference_table(compared: Mapping[str, Any], one_seed: bool = False) -> str:
-    """One row per choice but the first: its difference to the first, in figures and in words."""
+    """One row per choice but the first: its difference from the first, in figures and in words."""
     question = "told apart, on this seed?" if one_seed else "told apart?"
     lines = [f"| minus {compared['from']} | pass@1 | {question} |", "|---|---|---|"]
     for name, entry in compared["choices"].items():

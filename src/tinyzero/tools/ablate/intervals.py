@@ -9,8 +9,9 @@ Donner, 2008):
 
 Each half-width has its own number of degrees of freedom: with three seeds, Student's t is 4.3. A
 difference of two choices adds the same two widths, and compares the choices problem by problem. The
-scatter between seeds includes some chance that the second term counts too, so the interval errs on
-the wide side: in the simulations of tests/test_ablate.py, 95 to 99 % of the intervals hold.
+scatter between seeds includes some chance that the second term counts too, so the interval is
+rather too wide: in the simulations of tests/test_ablate.py, 95 to 99 % of the intervals contain the
+true value.
 """
 
 from __future__ import annotations

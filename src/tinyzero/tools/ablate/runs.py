@@ -41,9 +41,9 @@ class Process:
 def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = print) -> None:
     """Train the unfinished runs of a grid, `jobs` at a time, then write the comparison into `out`.
 
-    Everything that can be known to be wrong is reported before the first run starts. Finished runs
-    need only their records: the base model and the checkpoints may be gone. The comparison has the
-    choices all of whose runs are finished.
+    Every mistake that can be found in advance is reported before the first run starts. Finished
+    runs need only their records: the base model and the checkpoints may be gone. The comparison
+    covers the choices whose runs are all finished.
 
     Raises UserError if a run failed, after the others have finished. Raises KeyboardInterrupt after
     Ctrl-C or SIGTERM, once every run has stopped cleanly.
@@ -91,7 +91,7 @@ def time_left(durations: Sequence[float], ages: Sequence[float], waiting: int, j
 
     Args:
         durations: seconds of each run that has ended.
-        ages: seconds since the start of each run that is going on.
+        ages: seconds since the start of each run in progress.
         waiting: how many runs have not started.
         jobs: how many run at a time.
 

@@ -33,9 +33,9 @@ def table(
 
     rows = survey.survey(candidates, devices, planner, prices)
     notes = [
-        f"GB: needed/all. free: what stays of the usable {USABLE:.0%}; tight: less than "
-        f"{survey.TIGHT:.0%}, so try it first. answers: per step. 1,000: the time of 1,000 "
-        "answers, by which to compare algorithms.",
+        f"GB: needed/total. free: share of the usable {USABLE:.0%} that stays free; tight: less "
+        f"than {survey.TIGHT:.0%}, so try it first. answers: answers per step. 1,000: time per "
+        "1,000 answers, to compare algorithms.",
     ]
     if not prices:
         notes.append(f"$/hour: {PRICES_FROM}. --price sets your own.")

@@ -124,7 +124,7 @@ def measured_lines(plan: Plan, correction: Correction) -> list[str]:
 
 
 def assumptions(plan: Plan, config: Config, length: float | None) -> list[str]:
-    """What the times rest on, one sentence each."""
+    """The assumptions behind the times, one sentence each."""
     device, load = plan.device, plan.load
     kept = "every group" if load.kept == 1 else f"{load.kept:.0%} of the groups"
     why = "" if length else f" ({LENGTH:g} of the limit; --length TOKENS changes it)"

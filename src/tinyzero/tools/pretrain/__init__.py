@@ -1,3 +1,3 @@
-"""Making tiny base models, such as those that ship."""
+"""Makes tiny base models, such as the bundled ones."""
 
 __all__ = ["base"]

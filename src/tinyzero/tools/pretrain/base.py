@@ -1,4 +1,4 @@
-"""`tinyzero pretrain`: make a tiny base model from a seed, as those that ship were made.
+"""`tinyzero pretrain`: make a tiny base model from a seed, like the bundled ones.
 
 It can also train an existing base further. The loss is next-token prediction on a task's synthetic
 corpus. Muon updates the matrices and AdamW the rest; the learning rate is constant at first, and
@@ -286,7 +286,7 @@ class _Training:
         )
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has to hold."""
+        """Everything that a checkpoint must hold."""
         return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -303,7 +303,7 @@ class _Training:
         """
         if state.get("options") != self.options.model_dump():
             raise UserError(
-                f"{folder} holds a pretraining with other options: name another folder with --out"
+                f"{folder} holds a base made with other options: name another folder with --out"
             )
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

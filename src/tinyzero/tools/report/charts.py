@@ -93,7 +93,7 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
     ),
     "behaviours": (
         "What it does while it thinks",
-        "Counted by rules in the text of every training answer. No model judges another.",
+        "Counted by rules in the text of every training answer. No model is used as a judge.",
         [],  # see `charts_of`
     ),
     "health": (
@@ -134,7 +134,9 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
                 "correct.",
                 ("correction", "mean weight"),
             ),
-            chart("Learning rate", "As the schedule sets it.", ("learning_rate", "")),
+            chart(
+                "Learning rate", "The learning rate that the schedule sets.", ("learning_rate", "")
+            ),
             chart("Critic", "How well the value model predicts the reward.", ("value/*", "*")),
             chart(
                 "Process reward model",

@@ -31,7 +31,7 @@ def comparison(runs: Sequence[Recorded], names: Sequence[str]) -> dict[str, Any]
     """What the page says about several runs together.
 
     `comparable` is "yes", "no", "unknown", or "" if fewer than two runs have a final score;
-    `reason` explains it; `differences` are paired differences to the first scored run; `settings`
+    `reason` explains it; `differences` are paired differences from the first scored run; `settings`
     are the configuration keys that differ, with a value per run.
     """
     scored = []

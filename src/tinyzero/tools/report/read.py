@@ -18,7 +18,7 @@ from tinyzero.types import Split
 
 
 class Line(BaseModel):
-    """What every record needs. A file may be cut short, edited by hand, or not belong to a run."""
+    """The keys of every record. A file may be cut short, edited by hand, or not belong to a run."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -26,7 +26,7 @@ class Line(BaseModel):
 
 
 class EvalLine(Line):
-    """What a report needs of an evaluation."""
+    """The keys that a report needs of an evaluation."""
 
     split: Split
     n: int = Field(ge=0, le=10**9)
@@ -36,7 +36,7 @@ class EvalLine(Line):
 
 
 class RolloutLine(Line):
-    """What a report needs of a rollout."""
+    """The keys that a report needs of a rollout."""
 
     split: Split
     problem: str

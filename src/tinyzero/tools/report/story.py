@@ -1,4 +1,4 @@
-"""All that a page shows about runs or a grid, as a dictionary that JSON can hold."""
+"""Everything that a page shows about runs or a grid, as a dictionary for JSON."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def page_data(runs: Sequence[Recorded], folder: Path | None = None) -> dict[str,
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """A name for each run: as much of the end of its path as makes it unique.
+    """A name for each run: the shortest end of its path that no other run has.
 
-    The folders a/run and b/run are named so; a/one and b/two are named one and two.
+    The folders a/run and b/run keep both parts; a/one and b/two are called one and two.
     """
     paths = [folder.resolve().parts for folder in folders]
     names = []
@@ -109,7 +109,7 @@ def run_data(run: Recorded, name: str, runs: int = 1) -> dict[str, Any]:
 
 
 def first_line(package: str, name: str) -> str:
-    """What a bundled task or algorithm says about itself in one line; "" for a user's own.
+    """The first docstring line of a bundled task or algorithm; "" for a user's own.
 
     Only bundled code is read, because a run's folder may come from anyone.
     """
@@ -150,7 +150,7 @@ def headline(run: Recorded) -> dict[str, Any]:
 
 
 def score(evaluation: Mapping[str, Any], more: Sequence[str]) -> dict[str, Any]:
-    """What the headline needs of an evaluation; `more` are other keys, used if present."""
+    """The figures of an evaluation for the headline; `more` are other keys, used if present."""
     return {
         "step": evaluation["step"],
         "n": evaluation["n"],
@@ -198,8 +198,8 @@ def minutes_left(run: Recorded) -> float | None:
 def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]]]:
     """The curves by source and key, thinned to `points`; `x/NAME` are their positions on each axis.
 
-    Steps count from 1, and 0 is before training. On the axes of samples and minutes, a step stands
-    where its answers were sampled: after what all steps before it took.
+    Steps count from 1, and 0 is before training. On the axes of samples and minutes, a step is
+    placed where its answers were sampled: after the samples or minutes of all earlier steps.
     """
     steps = run.steps
     samples_before = [0.0, *steps.get("samples/generated", ())]
@@ -392,10 +392,10 @@ def shown_samples(run: Recorded, room: int) -> dict[str, Any]:
 
 
 def by_turns(records: Sequence[samples.Record]) -> list[int]:
-    """The order in which rollouts get room: the first of every step, then the second ...
+    """The order in which rollouts get room: the first of every step, then the second, and so on.
 
-    So one problem is followed to the end before another begins. The ends of the run come before its
-    middle.
+    So one problem is followed to the end before another begins. The ends of the run come before
+    its middle.
     """
     last_step = max((record["step"] for record in records), default=0)
     seen: Counter[tuple[int, str]] = Counter()
@@ -415,8 +415,8 @@ def written_size(sample: Mapping[str, Any]) -> int:
 def opening(shown: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
     """For each split the positions of a problem's first and last answer.
 
-    Best is a problem that is wrong at first and right at the end, if possible by checking and
-    revising.
+    A problem that is wrong at first and right at the end is preferred, if possible one that is
+    solved by checking and revising.
     """
 
     def worth(pair: tuple[int, int]) -> tuple[bool, bool]:

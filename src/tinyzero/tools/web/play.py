@@ -128,7 +128,9 @@ class Playground:
         if request.line is None:
             return self.task.problem("test", request.index)
         if not self.task.is_posable:
-            raise UserError("this task's problems can only be drawn: give it pose and line")
+            raise UserError(
+                "problems of this task cannot be typed: define pose and line in the task"
+            )
         return self.task.pose(request.line)
 
 

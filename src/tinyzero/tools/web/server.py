@@ -206,7 +206,7 @@ class PageHandler(BaseHTTPRequestHandler):
 
 
 def _is_this_machine(host: str, given: str) -> bool:
-    """Whether a Host header names this machine: by an address, or by a name of its own.
+    """Whether a Host header names this machine: by an address, or by its own name.
 
     A stranger can make a name of theirs lead to this machine (DNS rebinding), and a browser would
     then take this page for one of theirs. They cannot do that with an address.

@@ -124,7 +124,7 @@ function scores(before, after) {
   );
 }
 
-// While a run goes on: how many of its training answers are right now.
+// While a run continues: how many of its training answers are currently right.
 function currentScore(now) {
   if (!now) return el("p", { class: "waiting" }, "Training has not finished its first step yet.");
   const over = now.steps === 1 ? "in the last step" : `in the last ${now.steps} steps`;
@@ -140,7 +140,7 @@ function currentScore(now) {
   );
 }
 
-// The held-out scores of a run that goes on.
+// The held-out scores of a run that continues.
 function heldOut({ before, after }) {
   const score = (s) => (s ? `${written(s.value, "share")} ${interval(s)}` : null);
   return [
@@ -155,8 +155,8 @@ function sentence(before, after, split) {
     : "before training";
   const problems = `${before.n.toLocaleString("en-US")} ${split} problems`;
   return (
-    `Share of right answers to ${problems} that it never trained on, ${when}, with 95 % intervals. ` +
-    "The only teacher was a program that checks answers."
+    `Share of right answers to ${problems} that the model never trained on, ${when}, with 95 % intervals. ` +
+    "The only feedback came from a program that checks answers."
   );
 }
 
@@ -246,7 +246,7 @@ function comparison() {
 // Which run is best, if their scores can be compared.
 function best() {
   const { comparable, reason } = data.comparison;
-  if (comparable === "") return "Fewer than two of these runs have a score from after training.";
+  if (comparable === "") return "Fewer than two of these runs have a score after training.";
   if (comparable !== "yes") return reason;
   const scored = data.runs.filter((run) => run.headline.after);
   const [run] = scored.sort((a, b) => b.headline.after.value - a.headline.after.value);
@@ -374,11 +374,11 @@ function differences() {
   const signed = (v) => `${v > 0 ? "+" : v < 0 ? "−" : ""}${(100 * Math.abs(v)).toFixed(1)}`;
   const cells = rows.map((d) => [d.run, signed(d.value), `[${signed(d.low)}, ${signed(d.high)}]`]);
   return [
-    el("h3", {}, `Difference to ${rows[0].to}`),
+    el("h3", {}, `Difference from ${rows[0].to}`),
     el(
       "p",
       { class: "lead" },
-      "In percentage points, on the same problems one by one. The 95 % interval accounts for " +
+      "In percentage points, comparing the runs problem by problem. The 95 % interval accounts for " +
         "related problems, but not for other seeds, and is not corrected for several " +
         "comparisons.",
     ),
@@ -512,8 +512,8 @@ function kindsOfProblems() {
       el(
         "p",
         {},
-        "What the tokens of the trained model could buy otherwise: from its base model, or " +
-          "from no model at all.",
+        "What else solves problems with as many tokens as the trained model: its base model, " +
+          "or a program without a model.",
       ),
       dots(base, "Baselines at equal tokens"),
     );
