@@ -941,3 +941,17 @@ def test_a_gpu_that_the_recipe_ignores_is_noted(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert "--model.device cuda" in (unused_gpu(laptop) or "")
     assert unused_gpu(resolve(read_recipe("laptop"), {"model.device": "auto"})) is None
+
+
+@pytest.mark.parametrize(
+    ("heading", "key"), [("length", "response_length"), ("attempts", "behaviour/attempts")]
+)
+def test_explain_knows_the_headings_of_the_console(
+    heading: str, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shown(capsys, "explain", heading).startswith(f"{key} (metric")
+
+
+def test_explain_names_what_mentions_an_unknown_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "; these mention it: flat_groups, " in refused(capsys, "explain", "advantage")
+    assert shown(capsys, "explain", "KL").startswith("kl (metric)")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tinyzero import config as configs
@@ -13,6 +14,7 @@ from tinyzero.errors import UserError
 from tinyzero.registry import near
 from tinyzero.run.glossary import GLOSSARY, define
 from tinyzero.tasks import TASKS, load_task
+from tinyzero.tasks.base import Task
 
 EXAMPLES = """\
   tinyzero explain rollout.samples      an option
@@ -20,6 +22,8 @@ EXAMPLES = """\
   tinyzero explain time/                every metric that begins with time/
   tinyzero explain optimizer            every option of a section
   tinyzero explain behaviour/ --task my_task.py:MyTask"""
+
+MOST_HINTS = 6
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -35,23 +39,52 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Print what the key means, or what every key means that begins with it."""
-    key = given.key.lstrip("-")
     task_names = [given.task] if given.task else list(TASKS)
-    glossaries = {name: load_task(name).glossary for name in task_names}
+    tasks = {name: load_task(name) for name in task_names}
+    glossaries = {name: task.glossary for name, task in tasks.items()}
+    key = given.key.lstrip("-").lower()
+    key = _headings(tasks.values()).get(key, key)
 
     meanings = _metrics(key, glossaries) + _options(key, task_names)
     if not meanings:
         meanings = _below(key, glossaries, task_names)
     if not meanings:
-        known = [name.split(" ")[0] for name, _ in _all_options(task_names)]
-        if "." not in key:
-            known += _all_metrics(glossaries)
-        likely = near(key, known) or ": see docs/metrics.md, or `tinyzero train --help`"
-        raise UserError(f"no metric or option is called {given.key!r}{likely}")
+        raise UserError(
+            f"no metric or option is called {given.key!r}{_hint(key, glossaries, task_names)}"
+        )
 
     for name, meaning in dict.fromkeys(meanings):
         print(f"{name}\n{textwrap.indent(textwrap.fill(meaning, 76), '    ')}")
     return 0
+
+
+def _headings(tasks: Iterable[Task]) -> dict[str, str]:
+    """The metric behind each heading that the console prints, such as length and attempts."""
+    from tinyzero.run.console import COLUMNS
+
+    shown = {heading: key for key, (heading, _) in COLUMNS.items()}
+    for task in tasks:
+        shown |= {heading: key for key, heading in task.highlights.items()}
+    return shown
+
+
+def _hint(key: str, glossaries: dict[str, Any], task_names: list[str]) -> str:
+    """The end of the message about an unknown key: similar keys, or those that mention it."""
+    options = dict(_all_options(task_names))
+    metrics = _all_metrics(glossaries)
+    mentioning = [
+        name.split(" ")[0]
+        for name, meaning in (metrics | options).items()
+        if re.search(rf"\b{re.escape(key)}", meaning, re.IGNORECASE)
+    ]
+    if mentioning:
+        listed = ", ".join(list(dict.fromkeys(mentioning))[:MOST_HINTS])
+        return f"; these mention it: {listed}"
+
+    known = [name.split(" ")[0] for name in options]
+    if "." not in key:
+        known += metrics
+    return near(key, known) or ": see docs/metrics.md, or `tinyzero train --help`"
 
 
 def _metrics(key: str, glossaries: dict[str, Any]) -> list[tuple[str, str]]:
