@@ -1,6 +1,8 @@
-# docker build -t tinyzero . && docker run --rm -it -v "$PWD/runs:/tinyzero/runs" tinyzero train
+# docker build -t tinyzero .
+# mkdir -p runs
+# docker run --rm -it --user "$(id -u):$(id -g)" -v "$PWD/runs:/tinyzero/runs" tinyzero train
 #
-# A CPU image. For a GPU: docker build --build-arg TORCH_BACKEND=cu128 -t tinyzero . and run it with --gpus all.
+# This is a CPU image. For a GPU, build with --build-arg TORCH_BACKEND=cu128 and run with --gpus all.
 FROM python:3.11-slim
 
 ARG TORCH_BACKEND=cpu
@@ -10,8 +12,10 @@ COPY src ./src
 RUN pip install --no-cache-dir uv \
     && uv pip install --system --no-cache --torch-backend "$TORCH_BACKEND" -c constraints.txt ".[report]"
 
-RUN useradd --create-home learner && mkdir -p /tinyzero/runs && chown -R learner /tinyzero
-USER learner
+# Any user may run it, so that the files in the mounted folder belong to the user outside.
+ENV HOME=/tinyzero
+RUN mkdir -p /tinyzero/runs && chmod -R a+rwX /tinyzero
+USER nobody
 WORKDIR /tinyzero
 ENTRYPOINT ["tinyzero"]
 CMD ["--help"]

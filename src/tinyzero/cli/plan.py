@@ -48,7 +48,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "the CPU (default: a table of all)",
     )
     parser.add_argument(
-        "--gpu-memory", type=amount, metavar="GB", help="memory of a GPU that is not in the table"
+        "--gpu-memory", type=amount, metavar="GIB", help="memory of a GPU that is not in the table"
     )
     parser.add_argument("--gpu-bandwidth", type=amount, metavar="GB/S", help="its memory bandwidth")
     parser.add_argument(

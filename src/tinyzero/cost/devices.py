@@ -187,12 +187,12 @@ def find_device(text: str) -> str:
 
 
 def described_device(memory: float, bandwidth: float, tflops: float) -> Device:
-    """A GPU that is not in the table, from its data sheet: GB, GB/s and dense TFLOP/s.
+    """A GPU that is not in the table, from its data sheet: GiB, GB/s and dense TFLOP/s.
 
     The rate is taken for every data type of the recipe. `memory` is as vendors state it: 24 GB of a
     GPU are 24 GiB.
     """
     rates = dict.fromkeys(("bfloat16", "float32"), tflops * 1e12)
-    name = f"a GPU with {memory:g} GB, {bandwidth:g} GB/s and {tflops:g} TFLOP/s"
+    name = f"a GPU with {memory:g} GiB, {bandwidth:g} GB/s and {tflops:g} TFLOP/s"
 
     return Device(name, memory * GIB, bandwidth * 1e9, rates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -122,6 +123,8 @@ def measured_steps(config: Config, algorithm: Algorithm) -> list[Step]:
             interrupted = True
 
     if interrupted or len(steps) < 2:
+        reason = "the first step only warms up, so a plan needs at least two to be corrected"
+        print(f"stopped: {reason}", file=sys.stderr)
         raise Interrupted
     return steps
 

@@ -176,7 +176,8 @@ def without_type(candidates: Mapping[str, Config], device: Device, planner: Plan
         profile = "" if best.profile == AS_IT_IS else f" --profile {best.profile}"
         time = short_time(3600 * best.plan.hours)
         return f"{lacks}; --model.dtype float32{profile} takes {time}"
-    return f"{lacks}, and too small in float32{smaller_recipe(device, planner)}"
+    model = next(iter(candidates.values())).model.name
+    return f"{lacks}, and too small in float32{smaller_recipe(model, device, planner)}"
 
 
 def too_small(candidates: Mapping[str, Config], device: Device, planner: Planner) -> str:
@@ -184,13 +185,21 @@ def too_small(candidates: Mapping[str, Config], device: Device, planner: Planner
     least = min(planner(config, device).peak for config in candidates.values())
     usable = USABLE * device.memory
     needs = f"not possible, it needs {least / 1e9:.1f} GB and {usable / 1e9:.1f} GB are usable"
-    return needs + smaller_recipe(device, planner)
+    model = next(iter(candidates.values())).model.name
+    return needs + smaller_recipe(model, device, planner)
 
 
-def smaller_recipe(device: Device, planner: Planner) -> str:
-    """The largest bundled recipe that fits on a device, as the end of a sentence."""
-    for name in SMALLER:
-        recipe = configs.read_recipe(name)
+def smaller_recipe(model: str, device: Device, planner: Planner) -> str:
+    """The largest bundled recipe that fits on a device, as the end of a sentence.
+
+    It trains `model` itself if possible, and never a larger one.
+    """
+    recipes = {name: configs.read_recipe(name) for name in SMALLER}
+    models = [recipe["model"]["name"] for recipe in recipes.values()]
+    first = models.index(model) if model in models else 0
+
+    for name in SMALLER[first:]:
+        recipe = recipes[name]
         for profile in configs.profiles(recipe):
             config = configs.resolve(recipe, {}, profile)
             in_bfloat16 = config.model.dtype in device.rates
