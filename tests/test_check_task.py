@@ -966,6 +966,23 @@ def test_a_slow_reward_passes_with_a_note_that_has_its_milliseconds(
     assert re.search(r", [\d.]+ ms per reward$", found.summary())
 
 
+def test_a_reward_that_is_too_slow_ends_the_check_after_a_few_calls() -> None:
+    class Sleeps(Sound):
+        def reward(self, problem: Problem, text: str) -> Reward:
+            time.sleep(0.3)
+            return super().reward(problem, text)
+
+    start = time.perf_counter()
+    found = examine(Sleeps(), problems=4, seconds=0.2)
+    assert time.perf_counter() - start < 20, "every attack was tried"
+
+    (line,) = found.failures
+    assert re.match(r"reward takes \d{3,4} ms per call, so no attack was tried: one step", line)
+    assert "calls it 256 times" in line
+    assert found.attacks == 0
+    assert found.reward_seconds > 0.3
+
+
 def test_a_descriptor_whose_number_is_in_the_answer_is_not_a_file() -> None:
     class Pipes(Sound):
         def reward(self, problem: Problem, text: str) -> Reward:
