@@ -428,6 +428,38 @@ def test_a_task_that_needs_arguments_is_told_how_to_get_them(tmp_path: Path) -> 
         load_task(f"{tmp_path}/task.py:Needy")
 
 
+def test_a_missing_file_of_an_option_is_named_in_plain_words(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(
+        "from pydantic import BaseModel\n"
+        "class Options(BaseModel):\n    file: str\n"
+        "class Rows:\n"
+        "    problem = prompt = reward = solution = print\n"
+        "    Options = Options\n"
+        "    def __init__(self, options): open(options.file)\n"
+    )
+    with pytest.raises(UserError) as caught:
+        load_task(f"{tmp_path}/task.py:Rows", {"file": "nope.jsonl"})
+    assert str(caught.value).endswith("task.py:Rows cannot be built: no such file: nope.jsonl")
+
+    with pytest.raises(UserError, match=r"cannot be built: .*: Is a directory$"):
+        load_task(f"{tmp_path}/task.py:Rows", {"file": str(tmp_path)})
+
+
+def test_a_file_without_the_name_of_a_class_is_answered_with_the_class(tmp_path: Path) -> None:
+    path = tmp_path / "dates.py"
+    path.write_text(
+        "raise SystemExit('it must not run')\n"
+        "class Options: pass\n"
+        "class Dates:\n    def problem(self, split, index): ...\n"
+    )
+    with pytest.raises(UserError, match=r"name the class too: \S*dates\.py:Dates$"):
+        load_task(str(path))
+
+    path.write_text("class Broken(:\n")
+    with pytest.raises(UserError, match=r"name the class too: \S*dates\.py:NAME$"):
+        load_task(str(path))
+
+
 class Inner(BaseModel):
     model_config = ConfigDict(extra="forbid")
     learning_rate: float = 1.0
