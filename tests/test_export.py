@@ -309,10 +309,10 @@ def test_a_card_names_code_that_is_not_part_of_tinyzero() -> None:
 def test_a_card_names_both_token_limits_and_no_folder_of_the_user() -> None:
     record = {"samples/generated": 4, "time/elapsed": 60.0}
     overrides = {
-        "task.name": "/home/ada/private/my_task.py:Mine",
+        "task.name": "/srv/ada/private/my_task.py:Mine",
         "rollout.max_tokens": 512,
         "eval.max_tokens": 900,
-        "task.file": "/home/ada/private/dates.jsonl",
+        "task.file": "/srv/ada/private/dates.jsonl",
     }
     config = resolve(read_recipe("laptop"), overrides)
     said = export._training(config, export.History(1, [record], []))

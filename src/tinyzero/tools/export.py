@@ -291,7 +291,7 @@ def _with_options(name: str, options: Mapping[str, Any]) -> str:
 def _public(value: Any) -> Any:
     """A setting as the card shows it: a file on the user's disk without the folders above it.
 
-    >>> _public("/home/ada/private/dates.jsonl"), _public("Qwen/Qwen2.5-0.5B"), _public("/+-")
+    >>> _public("/srv/ada/private/dates.jsonl"), _public("Qwen/Qwen2.5-0.5B"), _public("/+-")
     ('dates.jsonl', 'Qwen/Qwen2.5-0.5B', '/+-')
     """
     if isinstance(value, list):
