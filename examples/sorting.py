@@ -1,7 +1,7 @@
 """Sort numbers: a task with an option, an exact check and a label for evaluations.
 
 tinyzero check-task examples/sorting.py:Sorting
-tinyzero train --task examples/sorting.py:Sorting --task.count 4
+tinyzero train qwen2.5-0.5b --task examples/sorting.py:Sorting
 """
 
 import random

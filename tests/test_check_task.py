@@ -428,6 +428,38 @@ def test_a_task_that_needs_arguments_is_told_how_to_get_them(tmp_path: Path) -> 
         load_task(f"{tmp_path}/task.py:Needy")
 
 
+def test_a_missing_file_of_an_option_is_named_in_plain_words(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(
+        "from pydantic import BaseModel\n"
+        "class Options(BaseModel):\n    file: str\n"
+        "class Rows:\n"
+        "    problem = prompt = reward = solution = print\n"
+        "    Options = Options\n"
+        "    def __init__(self, options): open(options.file)\n"
+    )
+    with pytest.raises(UserError) as caught:
+        load_task(f"{tmp_path}/task.py:Rows", {"file": "nope.jsonl"})
+    assert str(caught.value).endswith("task.py:Rows cannot be built: no such file: nope.jsonl")
+
+    with pytest.raises(UserError, match=r"cannot be built: .*: Is a directory$"):
+        load_task(f"{tmp_path}/task.py:Rows", {"file": str(tmp_path)})
+
+
+def test_a_file_without_the_name_of_a_class_is_answered_with_the_class(tmp_path: Path) -> None:
+    path = tmp_path / "dates.py"
+    path.write_text(
+        "raise SystemExit('it must not run')\n"
+        "class Options: pass\n"
+        "class Dates:\n    def problem(self, split, index): ...\n"
+    )
+    with pytest.raises(UserError, match=r"name the class too: \S*dates\.py:Dates$"):
+        load_task(str(path))
+
+    path.write_text("class Broken(:\n")
+    with pytest.raises(UserError, match=r"name the class too: \S*dates\.py:NAME$"):
+        load_task(str(path))
+
+
 class Inner(BaseModel):
     model_config = ConfigDict(extra="forbid")
     learning_rate: float = 1.0
@@ -964,6 +996,23 @@ def test_a_slow_reward_passes_with_a_note_that_has_its_milliseconds(
     assert [line for line in found.notes if re.match(note, line)] == found.notes
     assert len(found.notes) == 1
     assert re.search(r", [\d.]+ ms per reward$", found.summary())
+
+
+def test_a_reward_that_is_too_slow_ends_the_check_after_a_few_calls() -> None:
+    class Sleeps(Sound):
+        def reward(self, problem: Problem, text: str) -> Reward:
+            time.sleep(0.3)
+            return super().reward(problem, text)
+
+    start = time.perf_counter()
+    found = examine(Sleeps(), problems=4, seconds=0.2)
+    assert time.perf_counter() - start < 20, "every attack was tried"
+
+    (line,) = found.failures
+    assert re.match(r"reward takes \d{3,4} ms per call, so no attack was tried: one step", line)
+    assert "calls it 256 times" in line
+    assert found.attacks == 0
+    assert found.reward_seconds > 0.3
 
 
 def test_a_descriptor_whose_number_is_in_the_answer_is_not_a_file() -> None:

@@ -451,6 +451,20 @@ def test_play_poses_problems_of_other_tasks(
     assert "'24 from 3 5 12' is not a multiplication" in said
 
 
+def test_play_draws_no_problem_if_a_line_cannot_be_posed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from tinyzero.tasks.countdown import Countdown\nfrom tinyzero.tasks.base import Task\n\n"
+        "class Mute(Countdown):\n    pose = Task.pose\n"
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("24 from 3 5 12\n\n"))
+    assert cli.main(["play", str(run), "--task", f"{tmp_path}/mine.py:Mute"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("this task takes no typed problems: press Enter for one") == 1
+    assert said.count("[right]") + said.count("[wrong]") == 1, "the line was not answered"
+
+
 def test_play_survives_what_a_task_raises(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -306,6 +306,23 @@ def test_a_card_names_code_that_is_not_part_of_tinyzero() -> None:
     assert said.endswith("It needs `my_task.py:Mine`, which is not part of TinyZero.")
 
 
+def test_a_card_names_both_token_limits_and_no_folder_of_the_user() -> None:
+    record = {"samples/generated": 4, "time/elapsed": 60.0}
+    overrides = {
+        "task.name": "/srv/ada/private/my_task.py:Mine",
+        "rollout.max_tokens": 512,
+        "eval.max_tokens": 900,
+        "task.file": "/srv/ada/private/dates.jsonl",
+    }
+    config = resolve(read_recipe("laptop"), overrides)
+    said = export._training(config, export.History(1, [record], []))
+
+    assert "trained with at most 512 tokens per completion, evaluated with at most 900" in said
+    assert "| task | my_task.py:Mine (file dates.jsonl) |" in said
+    assert "It needs `my_task.py:Mine`" in said
+    assert "ada" not in said
+
+
 def test_a_run_without_evaluations_says_so() -> None:
     run = export.History(5, [], [])
     assert export._scores(run) == "The run was not evaluated before this step."

@@ -45,6 +45,12 @@ def constructing(what: str, given: Sequence[object]) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except FileNotFoundError as error:
+        raise UserError(f"{what} cannot be built: no such file: {error.filename}") from error
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or brief(error)
+        raise UserError(f"{what} cannot be built: {named}{reason}") from error
     except Exception as error:
         without = "without arguments (give its class an Options if it needs some)"
         how = "with its Options" if given else without

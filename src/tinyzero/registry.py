@@ -53,9 +53,26 @@ class Registry(NamedTuple):
             return name
         module = module_name(name)
         if module not in map(module_name, self.names()):
+            if name.endswith(".py") and Path(name).is_file():
+                own_class = self._only_class_in(Path(name)) or "NAME"
+                raise UserError(f"{self.noun} {name}: name the class too: {name}:{own_class}")
             own = "your own: package.module:Name or path/file.py:Name"
             raise UserError(f"unknown {self.noun} {name!r}{suggest(name, self.names())} ({own})")
         return f"{self.package}.{module}:{self.attribute}"
+
+    def _only_class_in(self, path: Path) -> str | None:
+        """The class in a file that defines the methods of this kind, if there is exactly one.
+
+        The file is read, not run.
+        """
+        try:
+            statements = ast.parse(path.read_bytes()).body
+        except (OSError, SyntaxError, ValueError):
+            return None
+
+        classes = [node for node in statements if isinstance(node, ast.ClassDef)]
+        suited = [node.name for node in classes if _defined_in(node) & set(self.needs)]
+        return suited[0] if len(suited) == 1 else None
 
     def docstring(self, name: str) -> str:
         """What the module of a bundled class says about it, without importing that module.
@@ -83,6 +100,11 @@ class Registry(NamedTuple):
                 f"{self.noun} {name} lacks {', '.join(missing)}: it needs {', '.join(self.needs)}"
             )
         return kind
+
+
+def _defined_in(node: ast.ClassDef) -> set[str]:
+    """The names of the methods that a class defines itself."""
+    return {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
 
 
 def module_name(name: str) -> str:

@@ -94,7 +94,9 @@ def _think(player: Player, params: SamplingParams, line: str, drawn: int) -> Non
     Raises UserError if there is no such problem.
     """
     task = player.task
-    problem = task.pose(line) if line and task.is_posable else task.problem("test", drawn)
+    if line and not task.is_posable:
+        raise UserError("this task takes no typed problems: press Enter for one")
+    problem = task.pose(line) if line else task.problem("test", drawn)
     ids = player.prompt_ids(problem)
     if not line:
         from tinyzero.tools.web.play import shown

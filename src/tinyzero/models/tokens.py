@@ -74,8 +74,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
     if not isinstance(prompt, str):
         if not tokenizer.chat_template:
             raise UserError(
-                "this model has no chat template: use --model.prompt base "
-                "(or compact for a bundled model)"
+                "the task's prompt is chat messages, but this model has no chat template: return "
+                "text unless the template is 'instruct', or use a model with a chat template"
             )
         continues = continues_last_message(prompt)
         ids = tokenizer.apply_chat_template(

@@ -178,10 +178,11 @@ def card(name: str, kind: str, dtype: str, config: Config | None, run: History |
         )
     else:
         parts += [
-            f"`{config.model.name}` ({kind}, {dtype}), trained on {config.task.name} with "
-            f"{config.algorithm.name} for {run.step} steps and written by {made_by}. It was "
-            "trained by reinforcement learning as DeepSeek R1-Zero was: the only reward comes "
-            "from a program that checks the answer.",
+            f"`{_public(config.model.name)}` ({kind}, {dtype}), trained on "
+            f"{_public(config.task.name)} with {_public(config.algorithm.name)} for "
+            f"{run.step} steps and written by {made_by}. It was trained by "
+            "reinforcement learning as DeepSeek R1-Zero was: the only reward comes from a "
+            "program that checks the answer.",
             f"## Scores\n\n{_scores(run)}\n\n![Accuracy and length over training]({CURVE})",
             f"## Training\n\n{_training(config, run)}",
         ]
@@ -257,8 +258,10 @@ def _training(config: Config, run: History) -> str:
     rows = {
         "task": _with_options(config.task.name, config.task.options),
         "algorithm": _with_options(config.algorithm.name, config.algorithm.options),
-        "batch": f"{config.rollout.prompts} problems × {config.rollout.samples} completions of at "
-        f"most {config.rollout.max_tokens} tokens, at temperature {config.rollout.temperature:g}",
+        "batch": f"{config.rollout.prompts} problems × {config.rollout.samples} completions, "
+        f"at temperature {config.rollout.temperature:g}",
+        "token limit": f"trained with at most {config.rollout.max_tokens} tokens per completion, "
+        f"evaluated with at most {config.eval_tokens}",
         "steps": f"{run.step} of {config.steps}",
         "samples": f"{last['samples/generated']:,}",
         "learning rate": f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}",
@@ -267,7 +270,8 @@ def _training(config: Config, run: History) -> str:
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
 
-    own = [f"`{name}`" for name in (config.task.name, config.algorithm.name) if ":" in name]
+    names = (config.task.name, config.algorithm.name)
+    own = [f"`{_public(name)}`" for name in names if ":" in name]
     needs = ""
     if own:
         verb = "is" if len(own) == 1 else "are"
@@ -280,8 +284,24 @@ def _training(config: Config, run: History) -> str:
 
 
 def _with_options(name: str, options: Mapping[str, Any]) -> str:
-    listed = ", ".join(f"{key} {value}" for key, value in options.items())
-    return f"{name} ({listed})" if listed else name
+    listed = ", ".join(f"{key} {_public(value)}" for key, value in options.items())
+    return f"{_public(name)} ({listed})" if listed else _public(name)
+
+
+def _public(value: Any) -> Any:
+    """A setting as the card shows it: a file on the user's disk without the folders above it.
+
+    >>> _public("/srv/ada/private/dates.jsonl"), _public("Qwen/Qwen2.5-0.5B"), _public("/+-")
+    ('dates.jsonl', 'Qwen/Qwen2.5-0.5B', '/+-')
+    """
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    path = Path(value)
+    is_private = value.startswith("~/") or (path.is_absolute() and len(path.parts) > 2)
+    return path.name if is_private else value
 
 
 def _use(name: str, dtype: str, config: Config) -> str:

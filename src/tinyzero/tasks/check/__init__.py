@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from statistics import median
 from typing import Any
 
 from tinyzero.errors import UserError
 from tinyzero.registry import suggest
 from tinyzero.tasks.base import Task
-from tinyzero.tasks.check.attacking import AttackRun, Solved, is_prompt
+from tinyzero.tasks.check.attacking import DEFAULT, STEP_ANSWERS, AttackRun, Solved, is_prompt
 from tinyzero.tasks.check.attacks import ALLOWABLE
 from tinyzero.tasks.check.findings import Findings, show
 from tinyzero.tasks.check.functions import RewardFunction
@@ -27,6 +29,7 @@ from tinyzero.types import SPLITS, Problem, Reward, Split
 __all__ = ["ALLOWABLE", "Check", "RewardFunction", "check_task", "examine"]
 
 MAX_SECONDS = 1.0  # for one reward, which should take milliseconds
+TIMED = 3  # rewards that are timed first: the attacks take thousands
 
 Drawn = dict[tuple[Split, int], Problem]
 """The drawn problems by split and index."""
@@ -98,6 +101,11 @@ def examine(
         _check_repeatable(sandbox, drawn, findings)
         _check_splits(drawn, findings)
         _check_prompts(sandbox, drawn, findings)
+        reward_times = _time_rewards(sandbox, drawn)
+        if reward_times and min(reward_times) > seconds:
+            lines = [*failures, *findings.lines(), _too_slow(median(reward_times))]
+            return Check(lines, reward_seconds=median(reward_times))
+
         solved, notes = _solve(sandbox, drawn, findings)
 
         attack_run = AttackRun(sandbox, drawn, solved, allowed)
@@ -212,6 +220,33 @@ def _check_prompts(sandbox: Sandbox, drawn: Drawn, findings: Findings) -> None:
 
         if any(answer.died for answer in answers.values()):
             break
+
+
+def _time_rewards(sandbox: Sandbox, drawn: Drawn) -> list[float]:
+    """Seconds by the clock of the first few rewards, of own solutions if there are any.
+
+    The first reward is repeated, because it may load something. If it never returns, it is the only
+    one.
+    """
+    times: list[float] = []
+    for problem in islice(drawn.values(), TIMED):
+        solution = sandbox.ask("solution", problem).value
+        text = solution if isinstance(solution, str) else DEFAULT.around("7")
+        if not times:
+            first = sandbox.ask("practise", problem, text)
+            if first.died:
+                return [first.elapsed]
+        times.append(sandbox.grade(problem, text).elapsed)
+    return times
+
+
+def _too_slow(seconds: float) -> str:
+    """The finding about a reward that is too slow to be attacked, and to train on."""
+    return (
+        f"reward takes {1000 * seconds:,.0f} ms per call, so no attack was tried: one step of the "
+        f"laptop recipe calls it {STEP_ANSWERS} times, which takes {STEP_ANSWERS * seconds:,.0f} s "
+        "of one worker's time; make it faster, then run the check again"
+    )
 
 
 def _solve(
