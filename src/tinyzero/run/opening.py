@@ -110,7 +110,10 @@ def locate(model: str) -> tuple[str | None, str]:
     if run_config.is_file():
         newest = checkpoint.latest(folder, lambda text: print(text, file=sys.stderr))
         if newest is None:
-            raise UserError(f"{folder} has no checkpoint yet: train on, or name a model folder")
+            raise UserError(
+                f"{folder} has no checkpoint yet: wait for the first one, or stop the run with "
+                "Ctrl-C, which saves one"
+            )
         return str(run_config), str(newest / "model")
 
     exported_recipe = folder / "recipe.toml"
