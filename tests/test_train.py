@@ -25,7 +25,7 @@ from tinyzero import algorithms, cli, learner, models, tasks
 from tinyzero.algorithms import losses
 from tinyzero.config import Config, resolve, to_toml
 from tinyzero.config import recipe as recipes
-from tinyzero.errors import NonFiniteError
+from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.registry import load_object
 from tinyzero.run import check, checkpoint, glossary, preflight, progress, records, trackers
 from tinyzero.run.parts import locked
@@ -771,7 +771,10 @@ def test_everything_is_loaded_and_checked_once(
     ("arguments", "says"),
     [
         (["--rollout.samples", "1"], "needs at least 2"),
-        (["--rollout.max_tokens", "128"], "exceeds the model's context of 128"),
+        (
+            ["--rollout.max_tokens", "128"],
+            "no room for the prompt in the model's context of 128: use less",
+        ),
         (["--critic.beta1", "0.5"], "critic.beta1 has no effect"),
         (["--algorithm.kll", "0.5"], "did you mean --algorithm.kl"),
         (["--task.data", "nosuch"], "unknown option --task.data"),
@@ -1001,6 +1004,14 @@ def test_a_run_that_lost_something_is_not_resumed(
     assert cli.main(resume) == 2
     assert "recorded 5 steps but has no checkpoint left" in error_line(capsys)
     assert {path: path.read_bytes() for path in run.glob("*.*")} == before
+
+
+def test_no_limit_below_one_token_is_advised() -> None:
+    too_long = resolve({"rollout": {"max_tokens": 5, "too_long": "error"}}, {})
+    with pytest.raises(UserError, match="lower it to 1 or less"):
+        preflight.check_lengths(too_long, [9], 10, print)
+    with pytest.raises(UserError, match="context of 10: use shorter prompts"):
+        preflight.check_lengths(too_long, [10], 10, print)
 
 
 def test_a_folder_that_is_not_a_run_cannot_be_resumed(

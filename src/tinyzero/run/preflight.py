@@ -126,9 +126,13 @@ def check_lengths(config: Config, lengths: Sequence[int], context: int, note: No
             continue
         if len(too_long) == len(lengths) or config.rollout.too_long == "error":
             longest = max(too_long)
+            room = context - longest
+            fix = f"lower it to {room} or less"
+            if room < 1:
+                fix = "use shorter prompts, or a model with a longer context"
             raise UserError(
                 f"{section}.max_tokens {limit} and a prompt of {longest} tokens exceed the model's "
-                f"context of {context}: lower it to {context - longest} or less"
+                f"context of {context}: {fix}"
             )
         note(
             f"{len(too_long)} of the first {len(lengths)} prompts do not fit into the model's "
