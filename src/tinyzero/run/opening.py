@@ -12,7 +12,7 @@ from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.config import trust
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, short_path
 from tinyzero.rollouts import Player
 from tinyzero.tasks import load_task
 
@@ -136,7 +136,7 @@ def check_whole(folder: Path) -> None:
         if is_checkpoint and (candidate / checkpoint.MANIFEST).is_file():
             if reason := checkpoint.verify(candidate):
                 raise UserError(
-                    f"checkpoint {candidate} cannot be used ({reason}): "
+                    f"checkpoint {short_path(candidate)} cannot be used ({reason}): "
                     "name the run, or another checkpoint"
                 )
             return

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinyzero.batching import Batch
 from tinyzero.config import MEANT, Config, lasting
-from tinyzero.errors import Interrupted, UserError
+from tinyzero.errors import Interrupted, UserError, short_path
 from tinyzero.evaluate import caution, completion_metrics, evaluate
 from tinyzero.run import checkpoint, records
 from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
@@ -70,7 +70,7 @@ def stop_message(folder: Path, step: int, learning: bool) -> str:
     if not (folder / MEANT).is_file():
         return "stopped before the run began: nothing was written"
 
-    command = f"`tinyzero train --resume {folder}`"
+    command = f"`tinyzero train --resume {short_path(folder)}`"
     if step == 0:
         return (
             "stopped before the first step was finished: nothing was trained; "
@@ -350,7 +350,7 @@ def load_latest(folder: Path, note: Callable[[str], None]) -> Saved | None:
         wrong = error.errors()[0]
         what = ".".join(["state", *map(str, wrong["loc"])])
         raise UserError(
-            f"{path} cannot be resumed by this version of TinyZero "
+            f"{short_path(path)} cannot be resumed by this version of TinyZero "
             f"({what}: {wrong['msg'].lower()}): "
             "begin another run, or resume with the version that saved it"
         ) from None
@@ -362,8 +362,8 @@ def refuse_changes(saved: Saved, config: Config, folder: Path) -> None:
     for key in sorted(saved.config.keys() | now.keys()):
         if saved.config.get(key) != now.get(key):
             raise UserError(
-                f"{key} is {now.get(key)!r}, but the run in {folder} was trained with "
-                f"{saved.config.get(key)!r}: put it back in {MEANT}, or begin another run"
+                f"{key} is {now.get(key)!r}, but the run in {short_path(folder)} was trained "
+                f"with {saved.config.get(key)!r}: put it back in {MEANT}, or begin another run"
             )
 
 
