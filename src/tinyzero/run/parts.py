@@ -211,13 +211,14 @@ def build(
     preflight.require_sampler(config.sampler.name)
     task = parts.task
     console = Console(config.steps, highlights=task.highlights)
-    if note := unused_gpu(config):
-        console.note(note)
     saved = None
     if resume:
         saved = load_saved(config, folder, console.note)
     else:
         preflight.require_new_folder(folder)
+    console.note(opening_line(config, folder, saved.step if saved else 0))
+    if note := unused_gpu(config):
+        console.note(note)
     is_sampler_known = config.sampler.name != "auto"
     if saved and is_sampler_known:
         progress.refuse_changes(saved, parts.config, folder)
@@ -276,6 +277,17 @@ def build(
     else:
         start_folder(run, asked, command)
     return run
+
+
+def opening_line(config: Config, folder: Path, done: int) -> str:
+    """What is trained, on what, how and where; for a run with `done` steps, where it continues."""
+    where = short_path(folder)
+    if done:
+        return f"continuing {where} after step {done} of {config.steps}"
+    return (
+        f"training {config.model.name} on {config.task.name} with {config.algorithm.name}: "
+        f"{config.steps} step{'' if config.steps == 1 else 's'}, in {where}"
+    )
 
 
 def resume_run(run: Run, saved: Saved | None, command: Command) -> None:
