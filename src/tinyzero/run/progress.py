@@ -37,6 +37,7 @@ def steps(run: Run, stopping: list[int]) -> Iterator[int]:
         score(run, "test", config.eval.test_problems)
         stop_if_asked(stopping)
         score(run, "dev", config.eval.dev_problems)
+        warn_if_none_right(run)
         stop_if_asked(stopping)
     elif run.step < config.steps:
         # a run that was interrupted during this evaluation has its checkpoint, but not its score
@@ -243,6 +244,20 @@ def score(run: Run, split: Split, problems: int) -> None:
         f"{title}: pass@1 {entry['pass@1']:.3f} "
         f"[{entry['pass@1/low']:.3f}, {entry['pass@1/high']:.3f}] on {entry['n']} problems"
         + (f"; {warning}" if warning else "")
+    )
+
+
+def warn_if_none_right(run: Run) -> None:
+    """Say so if no answer of the evaluations before training is right."""
+    evaluations = [entry for entry in records.read(run.folder / "eval.jsonl") if entry["step"] == 0]
+    answers = sum(entry["n"] * entry["k"] for entry in evaluations)
+    is_graded = any(entry.get("graded") for entry in evaluations)
+    if not answers or is_graded or any(entry["pass@1"] for entry in evaluations):
+        return
+
+    run.console.note(
+        f"none of {answers} answers is right before training: rewards may all be equal, so check "
+        "the task with check-task, or make it easier"
     )
 
 
