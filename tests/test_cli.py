@@ -422,7 +422,7 @@ def test_a_run_without_a_checkpoint_is_no_model(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(run / "config.toml", tmp_path / "config.toml")
-    assert "no checkpoint yet" in refused(capsys, "eval", tmp_path)
+    assert "no checkpoint yet: wait for the first one" in refused(capsys, "eval", tmp_path)
 
 
 def test_play_answers_what_is_typed(

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyzero import models
 from tinyzero.errors import UserError
-from tinyzero.models import KeyValueCache, attention
+from tinyzero.models import KeyValueCache, attention, hub
 
 TEXT = (
     "24 from 3 5 12\n<think>\n12-3=9,9*5=45 vs 24 no\n  5-3=2 vs 24 yes\n</think>\n"
@@ -318,3 +318,25 @@ def test_what_is_plainly_a_path_is_not_looked_up_elsewhere(
 def test_the_context_is_known_without_loading(saved: Path) -> None:
     assert models.known_context(str(saved)) == tiny.model(layers=1).context
     assert models.known_context("Qwen/Qwen2.5-3B") is None
+
+
+def test_a_mistyped_folder_is_not_looked_up_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "urlopen", lambda *a, **k: pytest.fail("looked up"))
+    (tmp_path / "my" / "tinyqwen").mkdir(parents=True)
+    for call in (models.load_model, models.load_tokenizer, models.known_context):
+        message = error_of(lambda call=call: call("my/tinyqwenn"))  # type: ignore[misc]
+        assert message == "no model folder at 'my/tinyqwenn': did you mean my/tinyqwen?"
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port that discards everything
+    hub._hub_answers.cache_clear()
+    monkeypatch.setattr(
+        AutoTokenizer, "from_pretrained", lambda *a, **k: pytest.fail("retried for a minute")
+    )
+    message = error_of(lambda: models.load_tokenizer("nobody/nothing"))
+    hub._hub_answers.cache_clear()
+    assert message == "no folder 'nobody/nothing' here, and the hub could not be reached"

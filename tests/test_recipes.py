@@ -198,3 +198,9 @@ def test_credit_for_form_ends_in_guesses_and_none_in_searches(seed: int) -> None
     assert learned(0.1, seed)[GUESS] > 0.95
     small: Any = resolve(read_recipe("qwen2.5-0.5b"), {}).task.options
     assert learned(small["format_reward"], seed)[SEARCH] > 0.95
+
+
+def test_no_recipe_names_a_price() -> None:
+    """What a machine costs is known to its user: a recipe's price would show invented costs."""
+    for name in recipes():
+        assert "price" not in read_recipe(name).get("run", {})

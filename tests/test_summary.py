@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tinyzero.run import records
+from tinyzero.run.progress import stop_message
 from tinyzero.run.summary import closing_lines
 
 
@@ -74,3 +77,17 @@ def test_a_finished_run_ends_with_scores_an_example_its_cost_and_what_to_do_next
 
 def test_a_run_that_was_not_evaluated_still_says_where_it_is(tmp_path: Path) -> None:
     assert closing_lines(tmp_path, seconds=7.4)[0] == f"7 s in total; the run is in {tmp_path}"
+
+
+def test_a_path_below_the_current_folder_is_named_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text("")
+
+    assert closing_lines(run, seconds=1.0)[0] == "1 s in total; the run is in runs/mine"
+    assert "`tinyzero train --resume runs/mine`" in stop_message(run, step=2, learning=False)
+    monkeypatch.chdir(run)
+    assert closing_lines(tmp_path, seconds=1.0)[0] == f"1 s in total; the run is in {tmp_path}"

@@ -25,11 +25,12 @@ from tinyzero import algorithms, cli, learner, models, tasks
 from tinyzero.algorithms import losses
 from tinyzero.config import Config, resolve, to_toml
 from tinyzero.config import recipe as recipes
-from tinyzero.errors import NonFiniteError
+from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.registry import load_object
 from tinyzero.run import check, checkpoint, glossary, preflight, progress, records, trackers
 from tinyzero.run.parts import locked
 from tinyzero.tasks import load_task
+from tinyzero.tools.report import alarms
 from tinyzero.train import train
 from tinyzero.types import Problem, Prompt
 
@@ -771,7 +772,10 @@ def test_everything_is_loaded_and_checked_once(
     ("arguments", "says"),
     [
         (["--rollout.samples", "1"], "needs at least 2"),
-        (["--rollout.max_tokens", "128"], "exceeds the model's context of 128"),
+        (
+            ["--rollout.max_tokens", "128"],
+            "no room for the prompt in the model's context of 128: use less",
+        ),
         (["--critic.beta1", "0.5"], "critic.beta1 has no effect"),
         (["--algorithm.kll", "0.5"], "did you mean --algorithm.kl"),
         (["--task.data", "nosuch"], "unknown option --task.data"),
@@ -1003,6 +1007,14 @@ def test_a_run_that_lost_something_is_not_resumed(
     assert {path: path.read_bytes() for path in run.glob("*.*")} == before
 
 
+def test_no_limit_below_one_token_is_advised() -> None:
+    too_long = resolve({"rollout": {"max_tokens": 5, "too_long": "error"}}, {})
+    with pytest.raises(UserError, match="lower it to 1 or less"):
+        preflight.check_lengths(too_long, [9], 10, print)
+    with pytest.raises(UserError, match="context of 10: use shorter prompts"):
+        preflight.check_lengths(too_long, [10], 10, print)
+
+
 def test_a_folder_that_is_not_a_run_cannot_be_resumed(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -1103,3 +1115,31 @@ def test_the_peak_of_a_gpu_is_recorded_if_there_is_one(monkeypatch: pytest.Monke
     assert progress.peaks(torch.device("cpu")).keys() == {"memory/peak"}
     assert progress.peaks(torch.device("cuda"))["memory/gpu_peak"] == 7
     assert "on the GPU" in (glossary.define("memory/gpu_peak") or "")
+
+
+def test_a_run_says_what_it_trains_and_that_it_cannot_learn(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    never_right = config(base, task="toy_task:Never")
+    (tmp_path / "recipe.toml").write_text(to_toml(never_right))
+    train_it = ["train", "recipe.toml", "--run.dir", "runs/mine", "--steps", "2"]
+    assert cli.main(train_it) == 0
+    said = capsys.readouterr().out
+    trains = f"training {base} on toy_task:Never with {PLEASED}:Picky: 2 steps, in runs/mine"
+    assert said.splitlines()[0] == trains
+    # 4 dev and 5 test problems, two answers to each
+    assert said.count("none of 18 answers is right before training") == 1
+    assert "alarm: Almost nothing to learn from. The problems are too hard" in said
+
+    assert cli.main(["train", "--resume", "runs/mine", "--steps", "3", "--trust"]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == "continuing runs/mine after step 2 of 3"
+    assert "before training" not in said
+
+    def broken(streams: object) -> None:
+        raise ValueError("a broken check")
+
+    monkeypatch.setattr(alarms, "find_alarms", broken)
+    assert cli.main(["train", "--resume", "runs/mine", "--steps", "4", "--trust"]) == 0
+    assert "could not be found: ValueError: a broken check" in capsys.readouterr().out

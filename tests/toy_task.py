@@ -71,6 +71,13 @@ class Hopeless(Early):
         raise ValueError("no judge\ntoday")
 
 
+class Never(Early):
+    """A task in which no answer is right."""
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        return Reward(0.0, {"answer": 0.0})
+
+
 class Wandering(Early):
     """A task whose prompt changes the working directory."""
 

@@ -109,6 +109,14 @@ def printable(text: str) -> str:
     )
 
 
+def short_path(path: Path) -> str:
+    """`path` as a message names it: relative to the current folder if it lies below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (OSError, ValueError):  # it lies elsewhere, or the current folder was deleted
+        return str(path)
+
+
 def _line_of(error: BaseException) -> str:
     """The file and the line that raised `error`, in brackets; empty if that is not known."""
     frames = traceback.extract_tb(error.__traceback__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from tinyzero.cli.arguments import (
     run_options,
     trust_argument,
 )
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, brief
 from tinyzero.run.summary import closing_lines
 
 EXAMPLES = """\
@@ -81,7 +82,28 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     train(config, folder, bool(given.resume), given.started, command)
     for line in closing_lines(folder, time.perf_counter() - given.started):
         print(line)
+    for line in _alarm_lines(folder):
+        print(line)
     return 0
+
+
+def _alarm_lines(folder: Path) -> list[str]:
+    """The alarms that the report of the run in `folder` shows. A failure here hides no result."""
+    from tinyzero.tools.report.alarms import find_alarms
+    from tinyzero.tools.report.read import Recorded
+
+    try:
+        run = Recorded(folder)
+        run.update()
+        alarms = find_alarms({**run.steps, **run.samples.columns})
+    except Exception as error:  # records may hold anything
+        return ["", f"the alarms of the report could not be found: {brief(error)}"]
+
+    lines: list[str] = []
+    for alarm in alarms:
+        text = f"alarm: {alarm.title}. {alarm.advice}"
+        lines += ["", *textwrap.wrap(text, width=80, subsequent_indent="  ")]
+    return lines
 
 
 def _dry_run(given: argparse.Namespace, overrides: dict[str, Any]) -> str:

@@ -8,10 +8,16 @@ model is checked against transformers' own computation when it is loaded.
 from __future__ import annotations
 
 import json
+import logging
+import os
+import ssl
 import stat
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import torch
 import transformers
@@ -27,6 +33,7 @@ from transformers import (
 from tinyzero.errors import UserError
 from tinyzero.models.attention import grouped_attention
 from tinyzero.models.backbone import Backbone, recompute_layers
+from tinyzero.registry import near
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -35,6 +42,9 @@ BUNDLED = tuple(sorted(path.parent.name for path in ASSETS.glob("*/config.json")
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its retries
+
+HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
 
 AttentionInterface.register("tinyzero", grouped_attention)
 # Models do not have to build a mask: without one, grouped_attention is causal.
@@ -64,7 +74,7 @@ def load_model(
 
     Raises UserError if the model is missing, incomplete, damaged, or of an unsupported type.
     """
-    path = _checked(locate(name))
+    path = find_model(name)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -164,7 +174,7 @@ def stored_dtype(name: str) -> torch.dtype:
 
     Raises UserError if there is no model called `name`.
     """
-    path = _checked(locate(name))
+    path = find_model(name)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False).dtype or torch.float32
     except Exception as error:  # a damaged folder raises many types of exceptions
@@ -258,21 +268,37 @@ def build_model(config: dict[str, Any], seed: int) -> Backbone:
     return Backbone(AutoModelForCausalLM.from_config(settings, attn_implementation="tinyzero"))
 
 
+def find_model(name: str) -> str:
+    """The folder of the model called `name`, or `name` itself if it is a hub id.
+
+    Raises UserError at once if there is no such folder, or the hub cannot be reached for a model
+    that was not fetched before. transformers alone would retry for more than a minute.
+    """
+    path = _checked(locate(name))
+    if is_hub_id(path) and not _is_cached(path) and not _hub_answers():
+        raise UserError(f"no folder {path!r} here, and the hub could not be reached{_hint(path)}")
+    return path
+
+
 def _checked(path: str) -> str:
     """The model folder at `path`, or `path` itself if it is a hub id.
 
     A checkpoint folder is accepted too: its model is in the subfolder `model`. Raises UserError if
-    there is no model.
+    there is no model. An id whose owner is the name of a local folder is a mistyped path, unless
+    the model was fetched from the hub before.
     """
     if is_hub_id(path):
+        if Path(path).parent.is_dir() and not _is_cached(path):
+            raise UserError(f"no model folder at {path!r}{_hint(path)}")
         return path
 
     folder = Path(path)
     if not folder.is_dir():
-        raise UserError(
-            f"no model folder at {path!r}: give {' or '.join(BUNDLED)} (bundled), a folder, or a "
-            "hub id such as Qwen/Qwen2.5-3B"
+        choices = (
+            f": give {' or '.join(BUNDLED)} (bundled), a folder, or a hub id such as "
+            "Qwen/Qwen2.5-3B"
         )
+        raise UserError(f"no model folder at {path!r}{_hint(path) or choices}")
     if (folder / "config.json").exists():
         return path
     if (folder / "model").is_dir():
@@ -281,6 +307,42 @@ def _checked(path: str) -> str:
         f"{path!r} has no config.json, so it is not a Hugging Face model folder: "
         "give the folder that has one"
     )
+
+
+def _is_cached(hub_id: str) -> bool:
+    """Whether the configuration of a model on the hub was fetched before."""
+    try:
+        AutoConfig.from_pretrained(hub_id, trust_remote_code=False, local_files_only=True)
+    except OSError:
+        return False
+    except Exception:  # it is there, but unusual or damaged; load_model will report it
+        return True
+    return True
+
+
+@cache
+def _hub_answers() -> bool:
+    """Whether the hub gives any answer, even an error, within a few seconds."""
+    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    try:
+        with urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT):
+            return True
+    except HTTPError:
+        return True
+    except URLError as error:
+        # transformers may trust more certificates than Python does
+        return isinstance(error.reason, ssl.SSLError)
+    except (OSError, ValueError):
+        return False
+
+
+def _hint(path: str) -> str:
+    """The end of a message about a missing folder: folders next to it with similar names."""
+    parent = Path(path).parent
+    if not parent.is_dir():
+        return ""
+    names = [str(folder) for folder in parent.iterdir() if folder.is_dir()]
+    return near(path, names)
 
 
 def is_hub_id(name: str) -> bool:

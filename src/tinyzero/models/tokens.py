@@ -13,13 +13,13 @@ from transformers import (
 
 from tinyzero.errors import UserError
 from tinyzero.models.backbone import Backbone
-from tinyzero.models.hub import _checked, first_line, locate
+from tinyzero.models.hub import find_model, first_line
 from tinyzero.types import Prompt, SamplingParams
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder. Raises UserError if it has no tokenizer."""
-    path = _checked(locate(name))
+    path = find_model(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:

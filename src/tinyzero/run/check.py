@@ -129,5 +129,6 @@ def check_context(config: Config) -> None:
     for section, limit in limits.items():
         if context is not None and limit >= context:
             raise UserError(
-                f"{section}.max_tokens {limit} exceeds the model's context of {context}: lower it"
+                f"{section}.max_tokens {limit} leaves no room for the prompt in the model's "
+                f"context of {context}: use less"
             )

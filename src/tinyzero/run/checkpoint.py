@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from tinyzero.errors import UserError, brief
+from tinyzero.errors import UserError, brief, short_path
 
 FOLDER = "checkpoints"
 MODEL = "model"
@@ -96,7 +96,8 @@ def load_latest(run_dir: Path, report: Callable[[str], None]) -> tuple[Path, dic
         state = torch.load(path / TRAINER, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that it did not write
         raise UserError(
-            f"{path / TRAINER} is not a run's state ({brief(error)}): put it back, or delete {path}"
+            f"{short_path(path / TRAINER)} is not a run's state ({brief(error)}): "
+            f"put it back, or delete {short_path(path)}"
         ) from None
     return path, state
 
@@ -120,7 +121,7 @@ def latest(run_dir: Path, report: Callable[[str], None]) -> Path | None:
     if damaged:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
         raise UserError(
-            f"every checkpoint in {run_dir / FOLDER} is damaged ({reasons}): "
+            f"every checkpoint in {short_path(run_dir / FOLDER)} is damaged ({reasons}): "
             "start the run again in another folder"
         )
     return None
@@ -276,6 +277,6 @@ def _not_saved(final: Path, refusal: OSError) -> str:
     )
     reason = refusal.strerror or str(refusal)
     return (
-        f"cannot save checkpoint {final}: {reason}; {before}; "
+        f"cannot save checkpoint {short_path(final)}: {reason}; {before}; "
         "make room or make the folder writable, then resume"
     )

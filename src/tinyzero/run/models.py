@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tinyzero.batching import Batch
-from tinyzero.errors import NonFiniteError
+from tinyzero.errors import NonFiniteError, short_path
 from tinyzero.run.clock import Clock
 from tinyzero.types import Learner, Lesson
 
@@ -68,7 +68,9 @@ class Models(Mapping[str, Learner]):
             path, hint = self.folder / "broken_batch.pt", "lower the learning rate"
             try:
                 torch.save(asdict(batch), path)
-                raise NonFiniteError(f"{error}{whose}: the batch is in {path}; {hint}") from None
+                raise NonFiniteError(
+                    f"{error}{whose}: the batch is in {short_path(path)}; {hint}"
+                ) from None
             except (OSError, RuntimeError) as refusal:
                 reason = str(refusal).splitlines()[0]
                 raise NonFiniteError(

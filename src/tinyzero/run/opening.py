@@ -12,7 +12,7 @@ from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.config import trust
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, short_path
 from tinyzero.rollouts import Player
 from tinyzero.tasks import load_task
 
@@ -110,7 +110,10 @@ def locate(model: str) -> tuple[str | None, str]:
     if run_config.is_file():
         newest = checkpoint.latest(folder, lambda text: print(text, file=sys.stderr))
         if newest is None:
-            raise UserError(f"{folder} has no checkpoint yet: train on, or name a model folder")
+            raise UserError(
+                f"{folder} has no checkpoint yet: wait for the first one, or stop the run with "
+                "Ctrl-C, which saves one"
+            )
         return str(run_config), str(newest / "model")
 
     exported_recipe = folder / "recipe.toml"
@@ -133,7 +136,7 @@ def check_whole(folder: Path) -> None:
         if is_checkpoint and (candidate / checkpoint.MANIFEST).is_file():
             if reason := checkpoint.verify(candidate):
                 raise UserError(
-                    f"checkpoint {candidate} cannot be used ({reason}): "
+                    f"checkpoint {short_path(candidate)} cannot be used ({reason}): "
                     "name the run, or another checkpoint"
                 )
             return

@@ -20,7 +20,7 @@ from tinyzero.algorithms import Algorithm
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Command, Config, GradingSection, trust
 from tinyzero.cost.shapes import read_shape
-from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief
+from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, short_path
 from tinyzero.grading import Grader, LocalGrader, TaskReference, WorkerPool
 from tinyzero.models import lora
 from tinyzero.registry import SESSION
@@ -180,7 +180,7 @@ def locked(folder: Path) -> Iterator[None]:
         file = (folder / ".lock").open("w")
     except OSError as error:
         raise UserError(
-            f"cannot write {folder}: {error.strerror}; make it writable, then resume"
+            f"cannot write {short_path(folder)}: {error.strerror}; make it writable, then resume"
         ) from None
 
     with file:
@@ -188,7 +188,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"another process is training in {folder}: wait for it, or stop it first"
+                f"another process is training in {short_path(folder)}: "
+                "wait for it, or stop it first"
             ) from None
         yield
 
@@ -210,13 +211,14 @@ def build(
     preflight.require_sampler(config.sampler.name)
     task = parts.task
     console = Console(config.steps, highlights=task.highlights)
-    if note := unused_gpu(config):
-        console.note(note)
     saved = None
     if resume:
         saved = load_saved(config, folder, console.note)
     else:
         preflight.require_new_folder(folder)
+    console.note(opening_line(config, folder, saved.step if saved else 0))
+    if note := unused_gpu(config):
+        console.note(note)
     is_sampler_known = config.sampler.name != "auto"
     if saved and is_sampler_known:
         progress.refuse_changes(saved, parts.config, folder)
@@ -275,6 +277,17 @@ def build(
     else:
         start_folder(run, asked, command)
     return run
+
+
+def opening_line(config: Config, folder: Path, done: int) -> str:
+    """What is trained, on what, how and where; for a run with `done` steps, where it continues."""
+    where = short_path(folder)
+    if done:
+        return f"continuing {where} after step {done} of {config.steps}"
+    return (
+        f"training {config.model.name} on {config.task.name} with {config.algorithm.name}: "
+        f"{config.steps} step{'' if config.steps == 1 else 's'}, in {where}"
+    )
 
 
 def resume_run(run: Run, saved: Saved | None, command: Command) -> None:
@@ -431,8 +444,8 @@ def restore(run: Run, saved: Saved) -> None:
             run.models[role].load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"the newest checkpoint in {run.folder} does not belong to this run ({brief(error)}): "
-            "put the right one back"
+            f"the newest checkpoint in {short_path(run.folder)} does not belong to this run "
+            f"({brief(error)}): put the right one back"
         ) from error
 
     if run.step:
@@ -470,7 +483,7 @@ def check_nothing_is_lost(folder: Path) -> None:
     most_without_checkpoint = before.checkpoint.every or before.steps
     if recorded_steps > most_without_checkpoint or ("test", before.steps) in scored:
         raise UserError(
-            f"{folder} recorded {recorded_steps} steps but has no checkpoint left: "
+            f"{short_path(folder)} recorded {recorded_steps} steps but has no checkpoint left: "
             "put one back, begin another run with --run.dir, "
             "or delete its records if you do not need them"
         )
@@ -486,7 +499,8 @@ def start_folder(run: Run, asked: Config, command: Command) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot write {run.folder}: {error.strerror}; name another folder with --run.dir"
+            f"cannot write {short_path(run.folder)}: {error.strerror}; "
+            "name another folder with --run.dir"
         ) from None
 
     lines = [command.line] if command.line else []
@@ -512,5 +526,5 @@ def write(path: Path, text: str) -> None:
         unfinished.replace(path)
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror}; name another folder with --run.dir"
+            f"cannot write {short_path(path)}: {error.strerror}; name another folder with --run.dir"
         ) from None

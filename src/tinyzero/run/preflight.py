@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tinyzero.config import MEANT, Config
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, short_path
 from tinyzero.evaluate import distinct_problems
 from tinyzero.grading import Grader
 from tinyzero.rollouts import judge
@@ -25,13 +25,16 @@ def require_new_folder(folder: Path) -> None:
     """Raise UserError if a new run cannot be written to `folder`. The folder is not made yet."""
     try:
         if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"{folder} exists: {_what_to_do(folder)} another with --run.dir")
+            raise UserError(
+                f"{short_path(folder)} exists: {_what_to_do(folder)} another with --run.dir"
+            )
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=existing):
             pass
     except OSError as error:
         raise UserError(
-            f"cannot write {folder}: {error.strerror}; name another folder with --run.dir"
+            f"cannot write {short_path(folder)}: {error.strerror}; "
+            "name another folder with --run.dir"
         ) from None
 
 
@@ -126,9 +129,13 @@ def check_lengths(config: Config, lengths: Sequence[int], context: int, note: No
             continue
         if len(too_long) == len(lengths) or config.rollout.too_long == "error":
             longest = max(too_long)
+            room = context - longest
+            fix = f"lower it to {room} or less"
+            if room < 1:
+                fix = "use shorter prompts, or a model with a longer context"
             raise UserError(
                 f"{section}.max_tokens {limit} and a prompt of {longest} tokens exceed the model's "
-                f"context of {context}: lower it to {context - longest} or less"
+                f"context of {context}: {fix}"
             )
         note(
             f"{len(too_long)} of the first {len(lengths)} prompts do not fit into the model's "
@@ -139,5 +146,5 @@ def check_lengths(config: Config, lengths: Sequence[int], context: int, note: No
 
 def _what_to_do(folder: Path) -> str:
     if (folder / MEANT).is_file():
-        return f"resume that run with `tinyzero train --resume {folder}`, or name"
+        return f"resume that run with `tinyzero train --resume {short_path(folder)}`, or name"
     return "it is not a run, so name"

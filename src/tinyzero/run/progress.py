@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinyzero.batching import Batch
 from tinyzero.config import MEANT, Config, lasting
-from tinyzero.errors import Interrupted, UserError
+from tinyzero.errors import Interrupted, UserError, short_path
 from tinyzero.evaluate import caution, completion_metrics, evaluate
 from tinyzero.run import checkpoint, records
 from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
@@ -37,6 +37,7 @@ def steps(run: Run, stopping: list[int]) -> Iterator[int]:
         score(run, "test", config.eval.test_problems)
         stop_if_asked(stopping)
         score(run, "dev", config.eval.dev_problems)
+        warn_if_none_right(run)
         stop_if_asked(stopping)
     elif run.step < config.steps:
         # a run that was interrupted during this evaluation has its checkpoint, but not its score
@@ -70,7 +71,7 @@ def stop_message(folder: Path, step: int, learning: bool) -> str:
     if not (folder / MEANT).is_file():
         return "stopped before the run began: nothing was written"
 
-    command = f"`tinyzero train --resume {folder}`"
+    command = f"`tinyzero train --resume {short_path(folder)}`"
     if step == 0:
         return (
             "stopped before the first step was finished: nothing was trained; "
@@ -246,6 +247,20 @@ def score(run: Run, split: Split, problems: int) -> None:
     )
 
 
+def warn_if_none_right(run: Run) -> None:
+    """Say so if no answer of the evaluations before training is right."""
+    evaluations = [entry for entry in records.read(run.folder / "eval.jsonl") if entry["step"] == 0]
+    answers = sum(entry["n"] * entry["k"] for entry in evaluations)
+    is_graded = any(entry.get("graded") for entry in evaluations)
+    if not answers or is_graded or any(entry["pass@1"] for entry in evaluations):
+        return
+
+    run.console.note(
+        f"none of {answers} answers is right before training: rewards may all be equal, so check "
+        "the task with check-task, or make it easier"
+    )
+
+
 def rollout_of(run: Run, step: int, split: Split, rollout: Rollout) -> dict[str, Any]:
     """A rollout of this run as a record of rollouts.jsonl."""
     prompt = run.task.prompt(rollout.problem, run.config.model.prompt)
@@ -350,7 +365,7 @@ def load_latest(folder: Path, note: Callable[[str], None]) -> Saved | None:
         wrong = error.errors()[0]
         what = ".".join(["state", *map(str, wrong["loc"])])
         raise UserError(
-            f"{path} cannot be resumed by this version of TinyZero "
+            f"{short_path(path)} cannot be resumed by this version of TinyZero "
             f"({what}: {wrong['msg'].lower()}): "
             "begin another run, or resume with the version that saved it"
         ) from None
@@ -362,8 +377,8 @@ def refuse_changes(saved: Saved, config: Config, folder: Path) -> None:
     for key in sorted(saved.config.keys() | now.keys()):
         if saved.config.get(key) != now.get(key):
             raise UserError(
-                f"{key} is {now.get(key)!r}, but the run in {folder} was trained with "
-                f"{saved.config.get(key)!r}: put it back in {MEANT}, or begin another run"
+                f"{key} is {now.get(key)!r}, but the run in {short_path(folder)} was trained "
+                f"with {saved.config.get(key)!r}: put it back in {MEANT}, or begin another run"
             )
 
 

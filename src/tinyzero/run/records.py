@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, short_path
 
 FILES = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl")
 NOTHING = (0, hashlib.sha256().hexdigest())  # an empty file, sealed
@@ -24,7 +24,8 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
             file.write(line)
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror}; make room or make it writable, then resume"
+            f"cannot write {short_path(path)}: {error.strerror}; "
+            "make room or make it writable, then resume"
         ) from error
 
 
@@ -53,7 +54,7 @@ def follow(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
             if record is None:
                 if file.read(1):  # not the last line, so no crash tore it
                     raise UserError(
-                        f"the line at byte {offset} of {path} is not a JSON object: "
+                        f"the line at byte {offset} of {short_path(path)} is not a JSON object: "
                         "fix or delete it"
                     )
                 return
@@ -88,7 +89,7 @@ def cut(path: Path, length: int, sha256: str) -> None:
     content = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(content[:length]).hexdigest() != sha256:
         raise UserError(
-            f"{path} has changed since the newest checkpoint was saved: "
+            f"{short_path(path)} has changed since the newest checkpoint was saved: "
             "restore it, or begin another run"
         )
     if len(content) == length:
@@ -103,7 +104,8 @@ def cut(path: Path, length: int, sha256: str) -> None:
         temporary.replace(path)  # a new file, so that a reader of the old one notices
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror}; make room or make it writable, then resume"
+            f"cannot write {short_path(path)}: {error.strerror}; "
+            "make room or make it writable, then resume"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -119,10 +121,14 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             record = _record(line)
             if record is not None:
                 if not isinstance(record.get("step"), int):
-                    raise UserError(f"line {number} of {path} has no step: fix or delete it")
+                    raise UserError(
+                        f"line {number} of {short_path(path)} has no step: fix or delete it"
+                    )
                 yield line.rstrip(b"\n"), record
             elif file.read(1):  # not the last line, so no crash tore it
-                raise UserError(f"line {number} of {path} is not a JSON object: fix or delete it")
+                raise UserError(
+                    f"line {number} of {short_path(path)} is not a JSON object: fix or delete it"
+                )
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

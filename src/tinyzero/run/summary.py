@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyzero.errors import printable
+from tinyzero.errors import printable, short_path
 from tinyzero.run import records
 
 Record = Mapping[str, Any]
@@ -26,15 +26,16 @@ def closing_lines(folder: Path, seconds: float) -> list[str]:
     if cost := _cost(steps):
         lines.append(cost)
 
+    where = short_path(folder)
     total = max(seconds, _recorded_seconds(steps, evaluations))
     return [
         *lines,
-        f"{total:.0f} s in total; the run is in {folder}",
+        f"{total:.0f} s in total; the run is in {where}",
         "",
         "next:",
-        f"  tinyzero report {folder}",
-        f"  tinyzero play --web {folder}",
-        f"  tinyzero eval {folder}",
+        f"  tinyzero report {where}",
+        f"  tinyzero play --web {where}",
+        f"  tinyzero eval {where}",
     ]
 
 
