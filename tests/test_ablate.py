@@ -256,6 +256,8 @@ def test_differences_are_told_in_words() -> None:
     assert "told apart, on this seed?" in difference_table(found, one_seed=True)
     assert "all 2 hold at once" in explanation([0], 2)
     assert "One seed says nothing about other seeds" in explanation([0], 0)
+    assert "assumed to scatter equally" in explanation([0, 1], 1)
+    assert "scatter" not in explanation([0], 1) + explanation([0, 1], 0)
     assert differences({}) == {"from": "", "choices": {}}
 
 

@@ -282,6 +282,10 @@ def explanation(seeds: Sequence[int], comparisons: int) -> str:
 
     if comparisons:
         sentences.append("Differences are paired by problem if the runs recorded each problem.")
+    if comparisons and len(seeds) > 1:
+        sentences.append(
+            "The seeds of both choices are assumed to scatter equally (pooled variance)."
+        )
     if comparisons > 1:
         sentences.append(
             f"Their intervals are widened so that all {comparisons} hold at once with 95 %"
