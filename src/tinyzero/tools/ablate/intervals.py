@@ -99,8 +99,8 @@ def difference(runs: Sequence[Scores], others: Sequence[Scores], comparisons: in
 
     Results on the same problem are compared with each other if all runs were scored on the same
     problems. Seeds are not paired, since the same seed does not make two choices alike: their part
-    of the width is that of Student's two-sample t, which assumes that seeds scatter equally in both.
-    The interval is widened so that `comparisons` intervals all hold at once with 95 % (Bonferroni).
+    of the width is that of Student's two-sample t, which assumes that both scatter equally. The
+    interval is widened so that `comparisons` intervals all hold at once with 95 % (Bonferroni).
     """
     level = 1 - (1 - LEVEL) / comparisons
     centre = mean(run.mean for run in runs) - mean(run.mean for run in others)
