@@ -279,8 +279,8 @@ def test_plugins_are_found_next_to_the_grid(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     cells = {cell.choice: cell.config for cell in ablate.read_grid(Path("../rates.toml"))[1]}
-    assert cells["grpo-fast"].task.name == "../mine.py:Early"
-    assert cells["grpo-slow"].task.name == "../ours.py:Early"
+    assert cells["grpo-fast"].task.name == f"{tmp_path / 'mine.py'}:Early"
+    assert cells["grpo-slow"].task.name == f"{tmp_path / 'ours.py'}:Early"
     assert cells["grpo-fast"].algorithm.name == "grpo", "bundled names stay as they are"
     for settings in cells.values():
         check(settings)
@@ -302,6 +302,7 @@ def test_plugins_are_found_next_to_the_grid(
         ('"algorithm.lam" = 0.9', '"algorithm.lamm" = 0.9', "did you mean lam"),
         ('"ppo", "alg', '"pppo", "alg', "unknown algorithm 'pppo'"),
         ("toy_task.py:Early", "toy_task.py:Late", "Late"),
+        ('"algorithm.name" = "grpo"', '"algorithm.name" = "raft.py:RAFT"', "folder of the grid"),
         ("slow = {", "slow = (", "not valid TOML"),
         ('"rollout.samples" = 4', '"rollout.samples" = 1', "grpo needs at least 2"),
         (
