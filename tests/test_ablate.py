@@ -366,6 +366,9 @@ def test_a_stopped_grid_is_resumed_and_writes_the_comparison(grid: Path, tmp_pat
         assert "exists" not in (out / f"{name}.log").read_text()
     about = json.loads((out / "ablation.json").read_text())
     assert about["command"] == f"tinyzero ablate {grid} --jobs 2"
+    assert cli.main(["ablate", str(grid), "--out", str(out)]) == 0
+    again = json.loads((out / "ablation.json").read_text())
+    assert again == about, "nothing was run, so the first command made the results"
     if (GRIDS.parent / ".git").exists():
         assert re.fullmatch(r"[\w.-]*[0-9a-f]{7,}(-dirty)?", about["commit"])
         assert f" at commit {about['commit']} on" in (out / "ablation.md").read_text()
