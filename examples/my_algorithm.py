@@ -29,7 +29,10 @@ class RAFT(Algorithm):
     Options = RAFTOptions
 
     def keep(self, groups: list[Group]) -> list[Group]:
-        """Keep the groups with a right answer. The others are replaced by new ones."""
+        """Keep the groups with a right answer.
+
+        The others are replaced by new ones if `rollout.refills` is above 0, and dropped otherwise.
+        """
         return [group for group in groups if any(rollout.reward.right for rollout in group)]
 
     def annotate(self, batch: Batch, models: Mapping[str, Scorer]) -> tuple[Batch, Lesson]:

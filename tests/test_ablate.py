@@ -256,6 +256,8 @@ def test_differences_are_told_in_words() -> None:
     assert "told apart, on this seed?" in difference_table(found, one_seed=True)
     assert "all 2 hold at once" in explanation([0], 2)
     assert "One seed says nothing about other seeds" in explanation([0], 0)
+    assert "assumed to scatter equally" in explanation([0, 1], 1)
+    assert "scatter" not in explanation([0], 1) + explanation([0, 1], 0)
     assert differences({}) == {"from": "", "choices": {}}
 
 
@@ -277,8 +279,8 @@ def test_plugins_are_found_next_to_the_grid(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     cells = {cell.choice: cell.config for cell in ablate.read_grid(Path("../rates.toml"))[1]}
-    assert cells["grpo-fast"].task.name == "../mine.py:Early"
-    assert cells["grpo-slow"].task.name == "../ours.py:Early"
+    assert cells["grpo-fast"].task.name == f"{tmp_path / 'mine.py'}:Early"
+    assert cells["grpo-slow"].task.name == f"{tmp_path / 'ours.py'}:Early"
     assert cells["grpo-fast"].algorithm.name == "grpo", "bundled names stay as they are"
     for settings in cells.values():
         check(settings)
@@ -300,6 +302,7 @@ def test_plugins_are_found_next_to_the_grid(
         ('"algorithm.lam" = 0.9', '"algorithm.lamm" = 0.9', "did you mean lam"),
         ('"ppo", "alg', '"pppo", "alg', "unknown algorithm 'pppo'"),
         ("toy_task.py:Early", "toy_task.py:Late", "Late"),
+        ('"algorithm.name" = "grpo"', '"algorithm.name" = "raft.py:RAFT"', "folder of the grid"),
         ("slow = {", "slow = (", "not valid TOML"),
         ('"rollout.samples" = 4', '"rollout.samples" = 1', "grpo needs at least 2"),
         (
@@ -363,6 +366,9 @@ def test_a_stopped_grid_is_resumed_and_writes_the_comparison(grid: Path, tmp_pat
         assert "exists" not in (out / f"{name}.log").read_text()
     about = json.loads((out / "ablation.json").read_text())
     assert about["command"] == f"tinyzero ablate {grid} --jobs 2"
+    assert cli.main(["ablate", str(grid), "--out", str(out)]) == 0
+    again = json.loads((out / "ablation.json").read_text())
+    assert again == about, "nothing was run, so the first command made the results"
     if (GRIDS.parent / ".git").exists():
         assert re.fullmatch(r"[\w.-]*[0-9a-f]{7,}(-dirty)?", about["commit"])
         assert f" at commit {about['commit']} on" in (out / "ablation.md").read_text()

@@ -1,6 +1,7 @@
 """Every figure in the documents is the one in the results file that docs/figures.toml names."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -56,6 +57,11 @@ def test_the_documents_state_what_the_results_say() -> None:
     command = [sys.executable, str(BENCHMARKS / "figures.py")]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
+
+    listed = tomllib.loads((BENCHMARKS.parent / "docs" / "figures.toml").read_text("utf-8"))
+    figures, documents = re.findall(r"\d+", answer.stdout)
+    assert int(figures) > 100
+    assert int(documents) == len(listed)
 
 
 def test_every_page_is_checked() -> None:

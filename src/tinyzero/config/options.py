@@ -111,8 +111,8 @@ def documented_toml(config: Config, asked: Mapping[str, Any]) -> str:
         comments[option.key] = option.meaning + origin
 
     title = (
-        f"Every option of a run of TinyZero {__version__}, and where its value comes from. "
-        "`tinyzero train FILE` with this file repeats the run."
+        f"Every option that has an effect on this run of TinyZero {__version__}, and where its "
+        "value comes from. `tinyzero train FILE` with this file repeats the run."
     )
     return tables_to_toml(config.model_dump(), comments, title)
 

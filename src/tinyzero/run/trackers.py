@@ -103,9 +103,7 @@ TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
 def require(name: str) -> None:
     """Raise UserError if the package of the tracker `name` is not installed; "" needs none."""
     if name and find_spec(name) is None:
-        raise UserError(
-            f"run.track is {name}, which is not installed: pip install 'tinyzero[track]'"
-        )
+        raise UserError(f"run.track is {name}, which is not installed: pip install {name}")
 
 
 class Tracking:

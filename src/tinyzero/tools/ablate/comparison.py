@@ -71,8 +71,14 @@ def finished(cell: Cell, folder: Path) -> bool:
     return due <= scored and trained == list(range(steps))
 
 
-def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -> None:
-    """Write ablation.json, .md and .png into `out`, for the choices whose runs are all finished."""
+def write(
+    path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int, trained: bool = True
+) -> None:
+    """Write ablation.json, .md and .png into `out`, for the choices whose runs are all finished.
+
+    `trained` says whether this command trained anything. If not, a comparison that is already there
+    keeps the command, the commit and the machine that it names.
+    """
     waiting = [cell.name for cell in cells if not finished(cell, out / cell.name)]
     incomplete = {cell.choice for cell in cells if cell.name in waiting}
 
@@ -82,9 +88,9 @@ def write(path: Path, grid: Grid, cells: Sequence[Cell], out: Path, jobs: int) -
             by_choice.setdefault(cell.choice, []).append(cell)
 
     command = shlex.join(["tinyzero", "ablate", str(path), "--jobs", str(jobs)])
+    made_by = {} if trained else recorded_origin(out / "ablation.json")
     record = {
-        "command": command,
-        **machine(),
+        **(made_by or {"command": command, **machine()}),
         "grid": grid.model_dump(),
         "not finished": waiting,
         **compare(by_choice, out),
@@ -193,6 +199,15 @@ def curve(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def recorded_origin(path: Path) -> dict[str, str]:
+    """The command, machine and commit that a comparison names; empty if there is no comparison."""
+    if not (path.is_file() and outputs.is_comparison(path)):
+        return {}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    origin = {key: record[key] for key in ("command", "machine", "commit") if key in record}
+    return origin if {"command", "machine"} <= origin.keys() else {}
+
+
 def machine() -> dict[str, str]:
     """The machine that the grid was run on, and the commit if this is a git checkout."""
     described = {"machine": f"{platform.machine()}, {os.cpu_count()} cores"}
@@ -282,6 +297,10 @@ def explanation(seeds: Sequence[int], comparisons: int) -> str:
 
     if comparisons:
         sentences.append("Differences are paired by problem if the runs recorded each problem.")
+    if comparisons and len(seeds) > 1:
+        sentences.append(
+            "The seeds of both choices are assumed to scatter equally (pooled variance)."
+        )
     if comparisons > 1:
         sentences.append(
             f"Their intervals are widened so that all {comparisons} hold at once with 95 %"

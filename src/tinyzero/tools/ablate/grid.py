@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -58,7 +59,8 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
     """Return the grid in `path` and its cells, seeds varying fastest.
 
     Relative paths in the grid (its recipe, and plug-ins such as `raft.py:RAFT`) are relative to the
-    grid's own folder. Raises UserError if the file is not a valid grid.
+    grid's own folder. The cells have plug-ins by absolute path. Raises UserError if the file is not
+    a valid grid.
     """
     grid = validate(Grid, config.read_toml(path), "grid")
     _check_choices(path, grid)
@@ -66,13 +68,13 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
     name = str(path.parent / grid.recipe) if grid.recipe.endswith(".toml") else grid.recipe
     config.require_recipe(name, {}, False, "a copy of it next to your grid")
     recipe = config.read_recipe(name)
-    common = _from_folder(path.parent, config.flat(grid.common))
+    common = _with_absolute_paths(path, config.flat(grid.common))
 
     cells: list[Cell] = []
     for choices in product(*(axis.items() for axis in grid.axes.values())):
         given: dict[str, Any] = {}
         for _, overrides in choices:
-            given |= _from_folder(path.parent, config.flat(overrides))
+            given |= _with_absolute_paths(path, config.flat(overrides))
         if reserved := {"seed", "run.dir"} & (common | given).keys():
             raise UserError(f"{path} sets {reserved.pop()}, which the grid itself sets: use seeds")
 
@@ -85,17 +87,25 @@ def read_grid(path: Path) -> tuple[Grid, list[Cell]]:
     return grid, cells
 
 
-def _from_folder(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The overrides, with plug-ins that are named by a relative path looked up in `folder`.
+def _with_absolute_paths(path: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides of the grid in `path`, with the files of plug-ins as absolute paths.
 
-    >>> _from_folder(Path("grids"), {"algorithm.name": "raft.py:RAFT"})
-    {'algorithm.name': 'grids/raft.py:RAFT'}
+    The runs record these paths, so they can be repeated from any folder. Raises UserError if a file
+    does not exist.
     """
     located = dict(overrides)
     for key in PLUGINS:
-        value = overrides.get(key)
-        if isinstance(value, str) and value.rpartition(":")[0].endswith(".py"):
-            located[key] = str(folder / value)
+        source, _, name = str(overrides.get(key, "")).rpartition(":")
+        if not source.endswith(".py"):
+            continue
+
+        file = os.path.abspath(path.parent / source)
+        if not os.path.isfile(file):
+            raise UserError(
+                f"{path} sets {key} to {overrides[key]!r}, but there is no file {file}: "
+                "write a path that is relative to the folder of the grid"
+            )
+        located[key] = f"{file}:{name}"
     return located
 
 

@@ -8,8 +8,11 @@ Donner, 2008):
     half² = (t(seeds - 1) · sd over seeds / √seeds)² + (half-width over problems)²
 
 Each half-width has its own number of degrees of freedom: with three seeds, Student's t is 4.3. A
-difference of two choices adds the same two widths, and compares the choices problem by problem. The
-scatter between seeds includes some chance that the second term counts too, so the interval is
+difference of two choices has the same form. Its first term is that of Student's two-sample t, which
+pools the variance over both choices' seeds and so assumes that they scatter equally. Its second
+term compares the choices problem by problem.
+
+The scatter between seeds includes some chance that the second term counts too, so the interval is
 rather too wide: in the simulations of tests/test_ablate.py, 95 to 99 % of the intervals contain the
 true value.
 """
@@ -96,8 +99,8 @@ def difference(runs: Sequence[Scores], others: Sequence[Scores], comparisons: in
 
     Results on the same problem are compared with each other if all runs were scored on the same
     problems. Seeds are not paired, since the same seed does not make two choices alike: their part
-    of the width is that of Student's two-sample t. The interval is widened so that `comparisons`
-    intervals all hold at once with 95 % (Bonferroni).
+    of the width is that of Student's two-sample t, which assumes that both scatter equally. The
+    interval is widened so that `comparisons` intervals all hold at once with 95 % (Bonferroni).
     """
     level = 1 - (1 - LEVEL) / comparisons
     centre = mean(run.mean for run in runs) - mean(run.mean for run in others)

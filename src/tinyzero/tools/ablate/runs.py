@@ -54,9 +54,10 @@ def run_grid(path: Path, out: Path, jobs: int, report: Callable[[str], None] = p
     _check(waiting, out)
 
     report(f"{len(cells)} runs, {len(cells) - len(waiting)} of them already finished")
+    trained = bool(waiting)
     failed = _run_all(waiting, out, jobs, report)
 
-    write(path, grid, cells, out, jobs)
+    write(path, grid, cells, out, jobs, trained)
     report((out / "ablation.md").read_text(encoding="utf-8"))
     if failed:
         runs = f"{len(failed)} run{'s' * (len(failed) > 1)} failed"
