@@ -231,17 +231,25 @@ def test_runs_of_older_versions_cannot_be_checked() -> None:
 def test_a_paired_difference_and_its_interval_by_hand() -> None:
     """Differences 1, 0, 0, 1 with mean 1/2; the last two problems are one cluster.
 
-    The clusters' sums of deviations are 1/2, -1/2 and 0: the variance is 3/2 * 1/2 / 16 = 3/64.
+    The clusters' sums of deviations are 1/2, -1/2 and 0, and those of the two invented clusters are
+    4/3 and -4/3: the variance is 5/4 * (1/2 + 32/9) / (5 * 4/3)**2 = 73/640.
     """
     found = compare.paired_difference(entry(right=[0, 1, 2, 0]), entry(right=[2, 1, 2, 2]))
-    half = 1.959964 * math.sqrt(3 / 64)
-    assert found == {
-        "value": 0.5,
-        "low": pytest.approx(0.5 - half),
-        "high": pytest.approx(0.5 + half),
-    }
+    half = 1.959964 * math.sqrt(73 / 640)
+    assert found == {"value": 0.5, "low": pytest.approx(0.5 - half), "high": 1.0}
     eight = entry(right=[8, 4, 8, 8], k=8)
     assert compare.paired_difference(entry(right=[0, 1, 2, 0]), eight) == found, "as shares of k"
+
+
+def test_equal_results_leave_an_interval_with_width() -> None:
+    """64 problems without a difference: the variance is that of the two invented clusters alone."""
+    same = entry(right=[0, 1] * 32, clusters=list(range(64)))
+    half = 1.959964 * math.sqrt(66 / 65 * 2 / 66**2)
+    assert compare.paired_difference(same, same) == {
+        "value": 0.0,
+        "low": pytest.approx(-half),
+        "high": pytest.approx(half),
+    }
 
 
 @pytest.mark.parametrize(

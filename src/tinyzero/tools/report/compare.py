@@ -91,8 +91,10 @@ def paired_difference(
     """Mean over problems of the accuracy of `other` minus that of `first`, with its 95 % interval.
 
     Both answered the same problems, so problems that are hard for both add nothing to the width.
-    The variance is cluster-robust: problems of one cluster may depend on each other. None if the
-    records do not hold the right completions per problem.
+    The variance is cluster-robust: problems of one cluster may depend on each other. Two invented
+    clusters are added, one won and one lost (Agresti and Min, 2005), so that equal results on a few
+    problems do not give an interval without width. None if the records do not hold the right
+    completions per problem.
     """
     keys = ("right", "clusters", "k")
     if any(key not in entry for key in keys for entry in (first, other)):
@@ -114,8 +116,12 @@ def paired_difference(
         sums[cluster] += difference - mean
     if len(sums) < 2:
         return None
-    correction = len(sums) / (len(sums) - 1)
-    variance = correction * sum(total**2 for total in sums.values()) / problems**2
+
+    # the same rule as tools/ablate/intervals.py, without its optional dependency scipy
+    cluster_size = problems / len(sums)
+    squares = sum(total**2 for total in sums.values()) + 2 * cluster_size**2
+    count = len(sums) + 2
+    variance = count / (count - 1) * squares / (count * cluster_size) ** 2
 
     half = Z * math.sqrt(variance)
     return {"value": mean, "low": max(-1.0, mean - half), "high": min(1.0, mean + half)}
