@@ -241,6 +241,27 @@ def test_a_paired_difference_and_its_interval_by_hand() -> None:
     assert compare.paired_difference(entry(right=[0, 1, 2, 0]), eight) == found, "as shares of k"
 
 
+def test_a_run_is_the_best_only_if_it_can_be_told_apart_from_every_other() -> None:
+    """Of 64 problems `low` solves none, `high` 32 and `close` 30 of the same."""
+    scores = {"low": 0, "high": 32, "close": 30}
+    many = {"n": 64, "k": 1, "clusters": list(range(64))}
+    runs = {
+        name: entry(**many, right=[1] * solved + [0] * (64 - solved), **{"pass@1": solved / 64})
+        for name, solved in scores.items()
+    }
+    assert compare.find_leaders(list(runs.items())) == ["high", "close"]
+    assert compare.find_leaders([("low", runs["low"]), ("high", runs["high"])]) == ["high"]
+    assert compare.find_leaders([("one", runs["low"]), ("two", runs["low"])]) == ["one", "two"]
+
+
+def test_several_comparisons_widen_a_paired_difference() -> None:
+    """Five comparisons at 95 % need 99 % each, where a normal variable lies within ± 2.575829."""
+    same = entry(right=[0, 1] * 32, clusters=list(range(64)))
+    found = compare.paired_difference(same, same, comparisons=5)
+    assert found is not None
+    assert found["high"] == pytest.approx(2.575829 * math.sqrt(2 / 65 / 66))
+
+
 def test_equal_results_leave_an_interval_with_width() -> None:
     """64 problems without a difference: the variance is that of the two invented clusters alone."""
     same = entry(right=[0, 1] * 32, clusters=list(range(64)))
@@ -843,15 +864,21 @@ def test_a_grid_is_reported(run: Path, tmp_path: Path) -> None:
         "minutes": 2,
         "samples": 2560,
     }
-    about = {
+    about: dict[str, Any] = {
         "command": "tinyzero ablate g.toml",
         "grid": {"axes": {"algorithm": {"grpo": {}}}, "seeds": [0, 1]},
     }
-    (tmp_path / "grid" / "ablation.json").write_text(
-        json.dumps(about | {"results": {"grpo": {"mean": mean, "seeds": {"0": {}, "1": {}}}}})
-    )
+    about["results"] = {"grpo": {"mean": mean, "seeds": {"0": {}, "1": {}}}}
+    (tmp_path / "grid" / "ablation.json").write_text(json.dumps(about))
     write_report([tmp_path / "grid"], tmp_path / "page.html")
     found = data_of((tmp_path / "page.html").read_text())
+    assert found["grid"]["differences"] is None, "as in records of version 0.1"
+    ppo = {"difference": -0.1, "low": -0.2, "high": 0.0}
+    about["differences"] = {"from": "grpo", "choices": {"ppo": ppo}}
+    (tmp_path / "grid" / "ablation.json").write_text(json.dumps(about))
+    write_report([tmp_path / "grid"], tmp_path / "page.html")
+    found = data_of((tmp_path / "page.html").read_text())
+    assert found["grid"]["differences"] == about["differences"]
     assert found["grid"]["choices"]["grpo"]["runs"] == ["grpo-0", "grpo-1"]
     assert found["grid"]["choices"]["grpo"]["after"] == 0.8
     (tmp_path / "grid" / "ablation.json").write_text("{}")

@@ -440,8 +440,22 @@ def opening(shown: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
     return best
 
 
+def grid_differences(differences: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The differences of a grid's choices from its first choice, with only the keys of the page."""
+    if not differences:
+        return None
+    choices = {
+        choice: {key: required(entry[key]) for key in ("difference", "low", "high")}
+        for choice, entry in differences["choices"].items()
+    }
+    return {"from": str(differences["from"]), "choices": choices}
+
+
 def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
-    """What `tinyzero ablate` computed: each choice's mean over seeds and its interval.
+    """What `tinyzero ablate` computed: each choice's mean over seeds, and how the choices differ.
+
+    `differences` says what each choice but the first differs by from the choice `from`; it is None
+    if the file is of a version that did not compute it.
 
     Raises UserError if its file is damaged.
     """
@@ -464,6 +478,7 @@ def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
             "axes": {axis: list(values) for axis, values in ablation["grid"]["axes"].items()},
             "seeds": [required(seed) for seed in ablation["grid"]["seeds"]],
             "choices": choices,
+            "differences": grid_differences(ablation.get("differences")),
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not what `tinyzero ablate` writes: run it again") from None
