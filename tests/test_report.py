@@ -1324,7 +1324,9 @@ def test_a_run_of_ones_own_algorithm_and_task_is_reported_watched_and_compared(
     assert cli.main(["report", str(folder)]) == 0
     (run,) = data_of((folder / "report.html").read_text())["runs"]
     assert run["finished"]
-    assert run["algorithm"]["name"].endswith("RAFT")
+    assert run["algorithm"]["name"] == "RAFT (my_algorithm.py)"
+    assert run["task"]["name"] == "BeatTheSum (my_task.py)"
+    assert f"{examples / 'my_algorithm.py'}:RAFT" in run["config"], "the whole path"
     assert [alarm["title"] for alarm in run["alarms"] if alarm["title"] == "A check failed"] == []
     assert "malformed" not in run["curves"]["steps"], "its reward has no part for the form"
     assert "imitated" in run["curves"]["steps"]

@@ -88,10 +88,13 @@ def run_data(run: Recorded, name: str, runs: int = 1) -> dict[str, Any]:
         "steps": config.steps,
         "done": done,
         "finished": is_scored and done >= config.steps,
-        "task": {"name": config.task.name, "says": first_line("tasks", config.task.name)},
+        "task": {
+            "name": short_name(config.task.name),
+            "says": first_line("tasks", config.task.name),
+        },
         "shortcut": run.task.shortcut.says if run.task and run.task.shortcut else None,
         "algorithm": {
-            "name": config.algorithm.name,
+            "name": short_name(config.algorithm.name),
             "says": first_line("algorithms", config.algorithm.name),
         },
         "model": config.model.name,
@@ -106,6 +109,18 @@ def run_data(run: Recorded, name: str, runs: int = 1) -> dict[str, Any]:
         "baselines": baselines(run.folder),
         **shown_samples(run, ROOM // runs),
     }
+
+
+def short_name(name: str) -> str:
+    """The name of a task or algorithm for the page, without the folders of a user's own file.
+
+    >>> short_name("mine/../examples/my_algorithm.py:RAFT")
+    'RAFT (my_algorithm.py)'
+    >>> short_name("grpo")
+    'grpo'
+    """
+    module, colon, class_name = name.rpartition(":")
+    return f"{class_name} ({Path(module).name})" if colon else name
 
 
 def first_line(package: str, name: str) -> str:
