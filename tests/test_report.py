@@ -36,7 +36,7 @@ from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
 from tinyzero.tasks.countdown.thinking import Event
 from tinyzero.tools.report import alarms, charts, compare, samples, story
 from tinyzero.tools.report.columns import Columns, thin
-from tinyzero.tools.report.page import write_report
+from tinyzero.tools.report.page import default_page, write_report
 from tinyzero.tools.report.read import Recorded, Tail, find_runs
 from tinyzero.tools.report.samples import Ladder, marked, spread
 from tinyzero.tools.report.watch import Handler, Live, Server
@@ -1053,7 +1053,21 @@ def test_the_page_of_several_runs_is_written_next_to_them(
         fake_run.write(tmp_path / "runs" / name, steps=2)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["report", "runs/a", str(tmp_path / "runs" / "b")]) == 0
-    assert f"wrote {tmp_path / 'runs' / 'report.html'} " in capsys.readouterr().out
+    assert f"wrote {tmp_path / 'runs' / 'report-a-b.html'} " in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "report.html").exists(), "that is the page of all runs"
+    assert cli.main(["report", "runs"]) == 0
+    assert (tmp_path / "runs" / "report.html").exists()
+
+
+def test_the_page_of_several_runs_has_a_name_of_bounded_length(tmp_path: Path) -> None:
+    one, two, three = (tmp_path / f"{'x' * 100}-{seed}" for seed in range(3))
+    assert default_page([one]) == one / "report.html"
+    assert default_page([one, one]) == one / "report.html", "the same run twice"
+    pages = {default_page(pair) for pair in ([one, two], [one, three], [two, three])}
+    assert len(pages) == 3, "different runs have different pages"
+    assert all(page.parent == tmp_path and len(page.name) < 90 for page in pages)
+    nested = default_page([tmp_path / "a" / "run", tmp_path / "b" / "run"])
+    assert nested == tmp_path / "report-a-run-b-run.html"
 
 
 # --- live
