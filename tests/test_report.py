@@ -36,7 +36,7 @@ from tinyzero.tasks.countdown.task import Countdown, CountdownOptions
 from tinyzero.tasks.countdown.thinking import Event
 from tinyzero.tools.report import alarms, charts, compare, samples, story
 from tinyzero.tools.report.columns import Columns, thin
-from tinyzero.tools.report.page import write_report
+from tinyzero.tools.report.page import default_page, write_report
 from tinyzero.tools.report.read import Recorded, Tail, find_runs
 from tinyzero.tools.report.samples import Ladder, marked, spread
 from tinyzero.tools.report.watch import Handler, Live, Server
@@ -231,17 +231,46 @@ def test_runs_of_older_versions_cannot_be_checked() -> None:
 def test_a_paired_difference_and_its_interval_by_hand() -> None:
     """Differences 1, 0, 0, 1 with mean 1/2; the last two problems are one cluster.
 
-    The clusters' sums of deviations are 1/2, -1/2 and 0: the variance is 3/2 * 1/2 / 16 = 3/64.
+    The clusters' sums of deviations are 1/2, -1/2 and 0, and those of the two invented clusters are
+    4/3 and -4/3: the variance is 5/4 * (1/2 + 32/9) / (5 * 4/3)**2 = 73/640.
     """
     found = compare.paired_difference(entry(right=[0, 1, 2, 0]), entry(right=[2, 1, 2, 2]))
-    half = 1.959964 * math.sqrt(3 / 64)
-    assert found == {
-        "value": 0.5,
-        "low": pytest.approx(0.5 - half),
-        "high": pytest.approx(0.5 + half),
-    }
+    half = 1.959964 * math.sqrt(73 / 640)
+    assert found == {"value": 0.5, "low": pytest.approx(0.5 - half), "high": 1.0}
     eight = entry(right=[8, 4, 8, 8], k=8)
     assert compare.paired_difference(entry(right=[0, 1, 2, 0]), eight) == found, "as shares of k"
+
+
+def test_a_run_is_the_best_only_if_it_can_be_told_apart_from_every_other() -> None:
+    """Of 64 problems `low` solves none, `high` 32 and `close` 30 of the same."""
+    scores = {"low": 0, "high": 32, "close": 30}
+    many = {"n": 64, "k": 1, "clusters": list(range(64))}
+    runs = {
+        name: entry(**many, right=[1] * solved + [0] * (64 - solved), **{"pass@1": solved / 64})
+        for name, solved in scores.items()
+    }
+    assert compare.find_leaders(list(runs.items())) == ["high", "close"]
+    assert compare.find_leaders([("low", runs["low"]), ("high", runs["high"])]) == ["high"]
+    assert compare.find_leaders([("one", runs["low"]), ("two", runs["low"])]) == ["one", "two"]
+
+
+def test_several_comparisons_widen_a_paired_difference() -> None:
+    """Five comparisons at 95 % need 99 % each, where a normal variable lies within ± 2.575829."""
+    same = entry(right=[0, 1] * 32, clusters=list(range(64)))
+    found = compare.paired_difference(same, same, comparisons=5)
+    assert found is not None
+    assert found["high"] == pytest.approx(2.575829 * math.sqrt(2 / 65 / 66))
+
+
+def test_equal_results_leave_an_interval_with_width() -> None:
+    """64 problems without a difference: the variance is that of the two invented clusters alone."""
+    same = entry(right=[0, 1] * 32, clusters=list(range(64)))
+    half = 1.959964 * math.sqrt(66 / 65 * 2 / 66**2)
+    assert compare.paired_difference(same, same) == {
+        "value": 0.0,
+        "low": pytest.approx(-half),
+        "high": pytest.approx(half),
+    }
 
 
 @pytest.mark.parametrize(
@@ -835,15 +864,21 @@ def test_a_grid_is_reported(run: Path, tmp_path: Path) -> None:
         "minutes": 2,
         "samples": 2560,
     }
-    about = {
+    about: dict[str, Any] = {
         "command": "tinyzero ablate g.toml",
         "grid": {"axes": {"algorithm": {"grpo": {}}}, "seeds": [0, 1]},
     }
-    (tmp_path / "grid" / "ablation.json").write_text(
-        json.dumps(about | {"results": {"grpo": {"mean": mean, "seeds": {"0": {}, "1": {}}}}})
-    )
+    about["results"] = {"grpo": {"mean": mean, "seeds": {"0": {}, "1": {}}}}
+    (tmp_path / "grid" / "ablation.json").write_text(json.dumps(about))
     write_report([tmp_path / "grid"], tmp_path / "page.html")
     found = data_of((tmp_path / "page.html").read_text())
+    assert found["grid"]["differences"] is None, "as in records of version 0.1"
+    ppo = {"difference": -0.1, "low": -0.2, "high": 0.0}
+    about["differences"] = {"from": "grpo", "choices": {"ppo": ppo}}
+    (tmp_path / "grid" / "ablation.json").write_text(json.dumps(about))
+    write_report([tmp_path / "grid"], tmp_path / "page.html")
+    found = data_of((tmp_path / "page.html").read_text())
+    assert found["grid"]["differences"] == about["differences"]
     assert found["grid"]["choices"]["grpo"]["runs"] == ["grpo-0", "grpo-1"]
     assert found["grid"]["choices"]["grpo"]["after"] == 0.8
     (tmp_path / "grid" / "ablation.json").write_text("{}")
@@ -1018,7 +1053,21 @@ def test_the_page_of_several_runs_is_written_next_to_them(
         fake_run.write(tmp_path / "runs" / name, steps=2)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["report", "runs/a", str(tmp_path / "runs" / "b")]) == 0
-    assert f"wrote {tmp_path / 'runs' / 'report.html'} " in capsys.readouterr().out
+    assert f"wrote {tmp_path / 'runs' / 'report-a-b.html'} " in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "report.html").exists(), "that is the page of all runs"
+    assert cli.main(["report", "runs"]) == 0
+    assert (tmp_path / "runs" / "report.html").exists()
+
+
+def test_the_page_of_several_runs_has_a_name_of_bounded_length(tmp_path: Path) -> None:
+    one, two, three = (tmp_path / f"{'x' * 100}-{seed}" for seed in range(3))
+    assert default_page([one]) == one / "report.html"
+    assert default_page([one, one]) == one / "report.html", "the same run twice"
+    pages = {default_page(pair) for pair in ([one, two], [one, three], [two, three])}
+    assert len(pages) == 3, "different runs have different pages"
+    assert all(page.parent == tmp_path and len(page.name) < 90 for page in pages)
+    nested = default_page([tmp_path / "a" / "run", tmp_path / "b" / "run"])
+    assert nested == tmp_path / "report-a-run-b-run.html"
 
 
 # --- live
@@ -1289,7 +1338,9 @@ def test_a_run_of_ones_own_algorithm_and_task_is_reported_watched_and_compared(
     assert cli.main(["report", str(folder)]) == 0
     (run,) = data_of((folder / "report.html").read_text())["runs"]
     assert run["finished"]
-    assert run["algorithm"]["name"].endswith("RAFT")
+    assert run["algorithm"]["name"] == "RAFT (my_algorithm.py)"
+    assert run["task"]["name"] == "BeatTheSum (my_task.py)"
+    assert f"{examples / 'my_algorithm.py'}:RAFT" in run["config"], "the whole path"
     assert [alarm["title"] for alarm in run["alarms"] if alarm["title"] == "A check failed"] == []
     assert "malformed" not in run["curves"]["steps"], "its reward has no part for the form"
     assert "imitated" in run["curves"]["steps"]

@@ -261,7 +261,11 @@ def test_a_grid_is_a_matrix_of_its_choices(browser: Any, tmp_path: Path) -> None
         assert grid.locator("thead th").all_inner_texts() == ["algorithm \\ samples", "4", "8"]
         assert grid.locator("tbody th").all_inner_texts() == ["grpo", "rloo"]
         assert grid.locator("td .heat b").all_inner_texts() == ["80\u202f%"] * 4
+        assert "A single seed says little" in page.locator("#top").inner_text()
         assert "Means over 2 seeds." in page.locator("#table").inner_text()
+        compared = page.get_by_role("region", name="Differences of choices")
+        cells = compared.locator("tbody tr").first.locator("th, td").all_inner_texts()
+        assert (cells[0], cells[1], cells[3]) == ("grpo-8", "0.0", "no")
         figures = page.get_by_role("region", name="Every run in figures")
         assert figures.locator("tbody tr").count() == 8
         legend = page.locator("figure.chart").first.locator(".legend span")
@@ -499,12 +503,17 @@ def test_runs_are_ranked_only_if_they_were_evaluated_alike(browser: Any, tmp_pat
     sentence, table = top()
     assert "cannot be checked" in sentence
     assert "seed\t1\t2" in table
-    same = {"max_tokens": 100, "problems": "0" * 16, "k": 2, "clusters": [0, 1, 2, 2]}
+    same = {"n": 4, "max_tokens": 100, "problems": "0" * 16, "k": 2, "clusters": [0, 1, 2, 2]}
     write("a", **same, right=[0, 1, 2, 0])
     write("bb", **same, right=[2, 1, 2, 2])
     sentence, table = top()
-    assert "highest accuracy" in sentence
+    assert sentence == "These runs cannot be told apart on the same 4 problems."
     assert "bb\t+50.0\t[" in table, "2 of 4 problems went from 0 to 2 of 2"
+    many = {"n": 64, "clusters": list(range(64))}
+    write("a", **(same | many), right=[0] * 64)
+    write("bb", **(same | many), right=[2] * 32 + [0] * 32, **{"pass@1": 0.9})
+    assert top()[0].startswith("bb has the highest accuracy on held-out problems: 90")
+    write("a", **same, right=[0, 1, 2, 0])
     write("bb", **(same | {"max_tokens": 50}), right=[2, 1, 2, 2])
     sentence, table = top()
     assert "differ in the token limit (100 or 50)" in sentence

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,17 +29,17 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="the page to write (default: report.html in the run, or in the folder of the runs)",
+        help="the page to write (default: report.html in the folder that is named; "
+        "report-RUN1-RUN2.html next to several)",
     )
 
 
 def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Write the page."""
-    from tinyzero.tools.report.page import write_report
+    from tinyzero.tools.report.page import default_page, write_report
 
     paths = [Path(folder) for folder in given.runs]
-    shared_folder = Path(os.path.commonpath(map(os.path.abspath, paths)))
-    out = Path(given.out) if given.out else shared_folder / "report.html"
+    out = Path(given.out) if given.out else default_page(paths)
     size = write_report(paths, out)
     print(f"wrote {out} ({size / 1e6:.1f} MB): open it in a browser")
     return 0

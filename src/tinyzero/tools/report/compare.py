@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.tools.report.read import Recorded
 
-Z = 1.959964  # a normal variable lies within ± this in 95 % of the cases
+LEVEL = 0.95
 SAME = {
     "task": "the task",
     "split": "the split",
@@ -31,8 +32,10 @@ def comparison(runs: Sequence[Recorded], names: Sequence[str]) -> dict[str, Any]
     """What the page says about several runs together.
 
     `comparable` is "yes", "no", "unknown", or "" if fewer than two runs have a final score;
-    `reason` explains it; `differences` are paired differences from the first scored run; `settings`
-    are the configuration keys that differ, with a value per run.
+    `reason` explains it. `differences` are paired differences from the first scored run. `leaders`
+    are the run with the highest score and all runs that cannot be told apart from it. `problems` is
+    how many problems were evaluated. `settings` are the configuration keys that differ, with a
+    value per run.
     """
     scored = []
     for run, name in zip(runs, names, strict=True):
@@ -42,7 +45,9 @@ def comparison(runs: Sequence[Recorded], names: Sequence[str]) -> dict[str, Any]
 
     comparable, reason = check_comparable([final for _, final in scored])
     differences = []
+    leaders: list[str] = []
     if comparable == "yes":
+        leaders = find_leaders(scored)
         first_name, first = scored[0]
         for name, final in scored[1:]:
             difference = paired_difference(first, final)
@@ -52,6 +57,8 @@ def comparison(runs: Sequence[Recorded], names: Sequence[str]) -> dict[str, Any]
         "comparable": comparable,
         "reason": reason,
         "differences": differences,
+        "leaders": leaders,
+        "problems": scored[0][1]["n"] if comparable == "yes" else None,
         "settings": differing_settings(runs),
     }
 
@@ -85,14 +92,34 @@ def check_comparable(finals: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     return ("yes", "") if is_known else ("unknown", UNKNOWN)
 
 
+def find_leaders(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """The name of the run with the highest score, and of those that cannot be told apart from it.
+
+    A run can be told apart if the 95 % interval of its paired difference excludes zero, corrected
+    for as many comparisons as there are other runs (Bonferroni). `scored` are names of runs, each
+    with its evaluation.
+    """
+    best_name, best = max(scored, key=lambda pair: pair[1]["pass@1"])
+    leaders = []
+    for name, final in scored:
+        difference = paired_difference(final, best, comparisons=len(scored) - 1)
+        if name == best_name or difference is None or difference["low"] <= 0:
+            leaders.append(name)
+    return leaders
+
+
 def paired_difference(
-    first: Mapping[str, Any], other: Mapping[str, Any]
+    first: Mapping[str, Any], other: Mapping[str, Any], comparisons: int = 1
 ) -> dict[str, float] | None:
     """Mean over problems of the accuracy of `other` minus that of `first`, with its 95 % interval.
 
+    The interval is widened so that `comparisons` intervals all hold at once (Bonferroni).
+
     Both answered the same problems, so problems that are hard for both add nothing to the width.
-    The variance is cluster-robust: problems of one cluster may depend on each other. None if the
-    records do not hold the right completions per problem.
+    The variance is cluster-robust: problems of one cluster may depend on each other. Two invented
+    clusters are added, one won and one lost (Agresti and Min, 2005), so that equal results on a few
+    problems do not give an interval without width. None if the records do not hold the right
+    completions per problem.
     """
     keys = ("right", "clusters", "k")
     if any(key not in entry for key in keys for entry in (first, other)):
@@ -114,10 +141,14 @@ def paired_difference(
         sums[cluster] += difference - mean
     if len(sums) < 2:
         return None
-    correction = len(sums) / (len(sums) - 1)
-    variance = correction * sum(total**2 for total in sums.values()) / problems**2
 
-    half = Z * math.sqrt(variance)
+    # the same rule as tools/ablate/intervals.py, without its optional dependency scipy
+    cluster_size = problems / len(sums)
+    squares = sum(total**2 for total in sums.values()) + 2 * cluster_size**2
+    count = len(sums) + 2
+    variance = count / (count - 1) * squares / (count * cluster_size) ** 2
+
+    half = NormalDist().inv_cdf(1 - (1 - LEVEL) / comparisons / 2) * math.sqrt(variance)
     return {"value": mean, "low": max(-1.0, mean - half), "high": min(1.0, mean + half)}
 
 

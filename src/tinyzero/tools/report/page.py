@@ -7,10 +7,12 @@ sets it as text.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -18,13 +20,33 @@ from typing import Any
 
 from tinyzero.run import outputs
 from tinyzero.tools.report.read import Recorded, find_runs
-from tinyzero.tools.report.story import page_data
+from tinyzero.tools.report.story import names_of, page_data
 from tinyzero.tools.web.server import hashes
 
 FOLDER = files("tinyzero.tools.report") / "page"
 FIX = "name another file with --out"
+LONGEST_NAME = 50  # characters of the runs' names in the name of a page
 STYLES = ("vendor/uPlot.min.css", "page.css")
 SCRIPTS = ("vendor/uPlot.iife.min.js", "parts.js", "charts.js", "samples.js", "page.js")
+
+
+def default_page(paths: Sequence[Path]) -> Path:
+    """The page's path: in the folder if there is one, or in the folder that several share.
+
+    The page of several has their names in its own, so that it does not replace the page of a grid
+    whose folder they share: the runs g/a-0 and g/b-0 have g/report-a-0-b-0.html. If the names are
+    long, they are cut and a hash of all names follows.
+    """
+    shared_folder = Path(os.path.commonpath(map(os.path.abspath, paths)))
+    folders = list(dict.fromkeys(path.resolve() for path in paths))
+    if len(folders) == 1:
+        return shared_folder / "report.html"
+
+    names = "-".join(names_of(folders)).replace(os.sep, "-")
+    if len(names) > LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(names)).hexdigest()[:8]
+        names = f"{names[:LONGEST_NAME]}-{digest}"
+    return shared_folder / f"report-{names}.html"
 
 
 def write_report(paths: list[Path], out: Path) -> int:

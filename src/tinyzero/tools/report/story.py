@@ -88,10 +88,13 @@ def run_data(run: Recorded, name: str, runs: int = 1) -> dict[str, Any]:
         "steps": config.steps,
         "done": done,
         "finished": is_scored and done >= config.steps,
-        "task": {"name": config.task.name, "says": first_line("tasks", config.task.name)},
+        "task": {
+            "name": short_name(config.task.name),
+            "says": first_line("tasks", config.task.name),
+        },
         "shortcut": run.task.shortcut.says if run.task and run.task.shortcut else None,
         "algorithm": {
-            "name": config.algorithm.name,
+            "name": short_name(config.algorithm.name),
             "says": first_line("algorithms", config.algorithm.name),
         },
         "model": config.model.name,
@@ -106,6 +109,18 @@ def run_data(run: Recorded, name: str, runs: int = 1) -> dict[str, Any]:
         "baselines": baselines(run.folder),
         **shown_samples(run, ROOM // runs),
     }
+
+
+def short_name(name: str) -> str:
+    """The name of a task or algorithm for the page, without the folders of a user's own file.
+
+    >>> short_name("mine/../examples/my_algorithm.py:RAFT")
+    'RAFT (my_algorithm.py)'
+    >>> short_name("grpo")
+    'grpo'
+    """
+    module, colon, class_name = name.rpartition(":")
+    return f"{class_name} ({Path(module).name})" if colon else name
 
 
 def first_line(package: str, name: str) -> str:
@@ -440,8 +455,22 @@ def opening(shown: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
     return best
 
 
+def grid_differences(differences: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The differences of a grid's choices from its first choice, with only the keys of the page."""
+    if not differences:
+        return None
+    choices = {
+        choice: {key: required(entry[key]) for key in ("difference", "low", "high")}
+        for choice, entry in differences["choices"].items()
+    }
+    return {"from": str(differences["from"]), "choices": choices}
+
+
 def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
-    """What `tinyzero ablate` computed: each choice's mean over seeds and its interval.
+    """What `tinyzero ablate` computed: each choice's mean over seeds, and how the choices differ.
+
+    `differences` says what each choice but the first differs by from the choice `from`; it is None
+    if the file is of a version that did not compute it.
 
     Raises UserError if its file is damaged.
     """
@@ -464,6 +493,7 @@ def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
             "axes": {axis: list(values) for axis, values in ablation["grid"]["axes"].items()},
             "seeds": [required(seed) for seed in ablation["grid"]["seeds"]],
             "choices": choices,
+            "differences": grid_differences(ablation.get("differences")),
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not what `tinyzero ablate` writes: run it again") from None

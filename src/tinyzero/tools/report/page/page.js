@@ -240,21 +240,46 @@ function comparison() {
     el("p", { class: "eyebrow" }, "TinyZero", data.grid ? el("span", {}, data.grid.command) : null),
     el("h1", {}, `${data.runs.length} runs compared`),
     el("p", { class: "sentence" }, best()),
+    ...aboutSeeds(),
   ];
 }
 
-// Which run is best, if their scores can be compared.
+// Why the runs of a grid are compared by choice.
+function aboutSeeds() {
+  if (!data.grid || !Object.keys(data.grid.choices).length) return [];
+  const few = data.grid.seeds.length === 1;
+  return [
+    el(
+      "p",
+      { class: "sentence" },
+      "A single seed says little about a choice, because another seed can give another result. ",
+      few
+        ? "This grid has only one seed, so its differences may be those of the seed."
+        : "The grid's tables, below and in ablation.md, compare the choices over all seeds.",
+    ),
+  ];
+}
+
+// Which run is best, if their scores can be compared and told apart.
 function best() {
-  const { comparable, reason } = data.comparison;
+  const { comparable, reason, leaders, problems } = data.comparison;
   if (comparable === "") return "Fewer than two of these runs have a score after training.";
   if (comparable !== "yes") return reason;
   const scored = data.runs.filter((run) => run.headline.after);
-  const [run] = scored.sort((a, b) => b.headline.after.value - a.headline.after.value);
-  const { after } = run.headline;
+  const same = `on the same ${plural(problems, "problem")}`;
+  if (leaders.length === scored.length) return `These runs cannot be told apart ${same}.`;
+  if (leaders.length > 1) {
+    const named =
+      leaders.length > 4
+        ? `${leaders.length} of these ${scored.length} runs`
+        : `${leaders.slice(0, -1).join(", ")} and ${leaders.at(-1)}`;
+    return `No run is clearly the best: ${named} cannot be told apart ${same}.`;
+  }
+  const { after } = scored.find((run) => run.name === leaders[0]).headline;
   return (
-    `${run.name} has the highest accuracy on held-out problems: ` +
+    `${leaders[0]} has the highest accuracy on held-out problems: ` +
     `${written(after.value, "share")} ${interval(after)}. ` +
-    "All runs were evaluated on the same problems with the same limits."
+    `The 95 % intervals of its differences from every other run, ${same}, exclude zero.`
   );
 }
 
@@ -367,12 +392,17 @@ function results() {
   );
 }
 
+// A difference of two shares in percentage points, with its sign.
+function points(value) {
+  const sign = value > 0 ? "+" : value < 0 ? "−" : "";
+  return sign + (100 * Math.abs(value)).toFixed(1);
+}
+
 // Paired differences to the first run: both answered the same problems.
 function differences() {
   const { differences: rows } = data.comparison;
   if (!rows.length) return [];
-  const signed = (v) => `${v > 0 ? "+" : v < 0 ? "−" : ""}${(100 * Math.abs(v)).toFixed(1)}`;
-  const cells = rows.map((d) => [d.run, signed(d.value), `[${signed(d.low)}, ${signed(d.high)}]`]);
+  const cells = rows.map((d) => [d.run, points(d.value), `[${points(d.low)}, ${points(d.high)}]`]);
   return [
     el("h3", {}, `Difference from ${rows[0].to}`),
     el(
@@ -396,6 +426,32 @@ function settings() {
       rows.map((row) => [row.key, ...row.values]),
       "Settings that differ",
     ),
+  ];
+}
+
+// How the choices of an ablation differ from its first choice, over all seeds.
+function choiceDifferences() {
+  const { differences: compared, seeds } = data.grid;
+  const entries = Object.entries(compared?.choices ?? {});
+  if (!entries.length) return [];
+  const cells = entries.map(([name, d]) => [
+    name,
+    points(d.difference),
+    `[${points(d.low)}, ${points(d.high)}]`,
+    d.low > 0 || d.high < 0 ? "yes" : "no",
+  ]);
+  const head = ["choice", "difference", "95 % interval"];
+  return [
+    el("h3", {}, `Choices: difference from ${compared.from}`),
+    el(
+      "p",
+      { class: "lead" },
+      `In percentage points, over ${plural(seeds.length, "seed")}. The intervals account for ` +
+        (seeds.length > 1 ? "the seeds and the problems, " : "the problems but not for the seed, ") +
+        "and are corrected for several comparisons.",
+    ),
+    table([...head, "told apart?"], cells, "Differences of choices"),
+    el("h3", {}, "Single runs"),
   ];
 }
 
@@ -426,6 +482,7 @@ function grid() {
         rows.map((r) => [r, ...columns.map((c) => cell(choices[`${r}-${c}`]))]),
         "The grid",
       ),
+      ...choiceDifferences(),
     ];
   }
   const rows = Object.entries(choices).map(([name, c], i) => ({
@@ -436,7 +493,7 @@ function grid() {
       { ...score(c), hue: hue(i), name: "after" },
     ],
   }));
-  return [el("p", {}, over), dots(rows, "Right answers by choice")];
+  return [el("p", {}, over), dots(rows, "Right answers by choice"), ...choiceDifferences()];
 }
 
 function curves(section) {
