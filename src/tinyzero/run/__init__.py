@@ -3,6 +3,7 @@
 __all__ = [
     "check",
     "checkpoint",
+    "console",
     "glossary",
     "opening",
     "outputs",

@@ -5,4 +5,4 @@ worth seeing in them; `story` puts it in one dictionary; `page` and `watch` give
 browser, where the scripts in page/ draw it.
 """
 
-__all__ = ["page", "watch"]
+__all__ = ["alarms", "page", "read", "watch"]
