@@ -313,9 +313,9 @@ def test_plugins_are_found_next_to_the_grid(
         (
             '"rollout.max_tokens" = 5',
             '"rollout.max_tokens" = 128',
-            "rollout.max_tokens 128 exceeds .* context of 128",
+            "rollout.max_tokens 128 leaves no room .* context of 128",
         ),
-        ('"eval.max_tokens" = 5', '"eval.max_tokens" = 999', "eval.max_tokens 999 exceeds"),
+        ('"eval.max_tokens" = 5', '"eval.max_tokens" = 999', "eval.max_tokens 999 leaves no room"),
         ('/base"', '/removed"', "no model folder at '.*/removed'"),
     ],
 )

@@ -222,7 +222,7 @@ def test_mistakes(
 def test_what_cannot_be_exported_is_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "no model of that name could be fetched" in refused(
+    assert "no folder 'nobody/nothing' here, and the hub could not be reached" in refused(
         capsys, "export", "nobody/nothing", tmp_path / "out"
     )
     copied = Path(shutil.copytree(run, tmp_path / "run"))

@@ -463,7 +463,10 @@ def test_a_frozen_learner_keeps_its_weights_in_a_folder(tmp_path: Path) -> None:
         (lambda folder: (folder / "counters.json").unlink(), "cannot read the learner in"),
         (lambda folder: (folder / "counters.json").write_text("[1"), "cannot read the learner in"),
         (lambda folder: (folder / "counters.json").write_text('{"steps": 1}'), "lacks steps"),
-        (lambda folder: (folder / "weights.safetensors").write_bytes(b"x" * 99), "holds no"),
+        (
+            lambda folder: (folder / "weights.safetensors").write_bytes(b"x" * 99),
+            "cannot read the learner in",
+        ),
         (
             lambda folder: (folder / "moments.safetensors").write_bytes(
                 (folder / "weights.safetensors").read_bytes()

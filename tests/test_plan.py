@@ -985,7 +985,7 @@ def test_a_run_says_what_it_costs(
 
 
 def test_a_gpu_is_metered_by_its_whole_name() -> None:
-    config = resolve(read_recipe("qwen2.5-3b"), {})
+    config = resolve(read_recipe("qwen2.5-3b"), {"run.price": 2.5})
     algorithm = load_algorithm("grpo")
     known, other = (
         Meter(config, algorithm, QWEN3B, name) for name in ("NVIDIA H20", "NVIDIA H200 NVL")

@@ -198,7 +198,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(
         UserError,
-        match=r"run.track is wandb, which is not installed: pip install 'tinyzero\[track\]'",
+        match=r"run.track is wandb, which is not installed: pip install wandb",
     ):
         trackers.require("wandb")
 

@@ -764,8 +764,8 @@ def test_everything_is_loaded_and_checked_once(
     count(algorithms, "validate")
     count(check, "check_context")
     assert cli.main(["train", str(recipe), "--steps", "1", "--run.dir", str(tmp_path / "run")]) == 0
-    # the configuration is read twice: for the options that exist, and for their values
-    assert counted == {"load_task": 1, "load_algorithm": 1, "validate": 3, "check_context": 1}
+    # the configuration is read for the options that exist, for their values, and for the alarms
+    assert counted == {"load_task": 1, "load_algorithm": 1, "validate": 4, "check_context": 1}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tinyzero.tools.web.server import PageServer
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-INSTALLS = ("python -m venv", "pip install")
+INSTALLS = ("python3 -m venv", "pip install")
 SHORT = shlex.split(
     "--steps 2 --rollout.prompts 2 --rollout.samples 2 --rollout.max_tokens 32 "
     "--eval.problems 4 --eval.test_problems 4 --eval.max_tokens 48 --model.threads 1"
@@ -77,7 +77,7 @@ def test_every_command_runs(
     ran = []
     for program, *command in commands(TUTORIAL):
         if program != "tinyzero":
-            assert program in ("python", "pip")
+            assert program in ("python3", "pip")
             continue
         monkeypatch.setattr(sys, "stdin", io.StringIO("24 from 3 5 12\n\n"))
         assert cli.main(smaller(command)) == 0, command

@@ -51,7 +51,7 @@ GLOSSARY: dict[str, str] = {
         "Problems left out because prompt and answer do not fit into the model's context."
     ),
     "refused": (
-        "1 if the algorithm kept no group at all, so nothing was learned in this step; otherwise 0."
+        "Is 1 if the algorithm kept no group, so nothing was learned in this step, and otherwise 0."
     ),
     # What the update did
     "loss": "The scalar that the policy minimised, averaged over the step's updates.",
