@@ -74,7 +74,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     figures = {"model": given.model, **result.metrics}
     print(
         f"{given.model}: {result.metrics['n']} {given.split} problems, "
-        f"{given.k} completions each at temperature {params.temperature:g}"
+        f"{given.k} completion{'s' * (given.k > 1)} each at temperature {params.temperature:g}"
     )
     if missing := shortfall(given.n, result.metrics):
         print(f"  {missing}")
