@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,11 +68,8 @@ def interval(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
     (0.04, 0.74)
     """
     count, mean = len(values), sum(values) / len(values)
-
-    sums: dict[str, float] = defaultdict(float)
-    for value, cluster in zip(values, clusters, strict=True):
-        sums[cluster] += value - mean
-    squares = sum(total * total for total in sums.values())
+    sums = _cluster_sums(values, clusters)
+    squares = sum(total * total for total in sums)
     variance = squares / count**2 * len(sums) / max(1, len(sums) - 1)
 
     is_known = len(sums) > 1 and variance > 1e-20  # anything below is rounding
@@ -87,6 +84,37 @@ def interval(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
     low = max(0.0, min(mean, centre - half))
     high = min(1.0, max(mean, centre + half))
     return low, high
+
+
+def paired_variance(
+    differences: Sequence[float], clusters: Sequence[Hashable]
+) -> tuple[float, int]:
+    """The cluster-robust variance of the mean of paired differences, and its number of clusters.
+
+    There is one difference per problem; those of one cluster may be dependent. Two invented
+    clusters are added, one won and one lost (Agresti and Min, 2005), so that equal results on a few
+    problems do not give an interval without width.
+
+    >>> variance, count = paired_variance([0.0, 0.0], ["a", "b"])
+    >>> round(variance, 3), count
+    (0.167, 4)
+    """
+    sums = _cluster_sums(differences, clusters)
+    cluster_size = len(differences) / len(sums)
+    sums += [cluster_size, -cluster_size]
+
+    count = len(sums)
+    squares = sum(total * total for total in sums)
+    return squares / (count * cluster_size) ** 2 * count / (count - 1), count
+
+
+def _cluster_sums(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:
+    """The deviations from the mean of all values, summed per cluster."""
+    mean = sum(values) / len(values)
+    sums: dict[Hashable, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - mean
+    return list(sums.values())
 
 
 def ks(samples: int) -> list[int]:

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyzero.evaluate import interval as interval_over_problems
+from tinyzero.evaluate import paired_variance
 
 LEVEL = 0.95
 
@@ -151,24 +152,14 @@ def _half_over_seeds(runs: Sequence[Scores], others: Sequence[Scores], level: fl
 
 
 def _half_over_problems(runs: Sequence[Scores], others: Sequence[Scores], level: float) -> float:
-    """Half the width of a difference's interval, over the problems only.
-
-    If every problem is paired, two invented clusters are added, one won and one lost (Agresti and
-    Min, 2005), so that equal results on a few problems do not give an interval without width.
-    """
+    """Half the width of a difference's interval, over the problems only."""
     if not _same_problems([*runs, *others]):
         widths = [_mean_over_problems(choice) for choice in (runs, others)]
         standard_errors = [(w.high - w.low) / 2 / quantile(LEVEL, inf) for w in widths]
         return quantile(level, inf) * hypot(*standard_errors)
 
-    deviations = _rates(runs) - _rates(others)
-    deviations -= deviations.mean()
-    sums = np.bincount(_numbered(runs[0].clusters), deviations)
-    cluster_size = len(deviations) / len(sums)
-    sums = np.concatenate([sums, [cluster_size, -cluster_size]])
-
-    clusters, problems = len(sums), len(sums) * cluster_size
-    variance = float((sums**2).sum()) * clusters / (clusters - 1) / problems**2
+    differences = (_rates(runs) - _rates(others)).tolist()
+    variance, clusters = paired_variance(differences, runs[0].clusters)
     return quantile(level, clusters - 1) * sqrt(variance)
 
 
@@ -181,8 +172,3 @@ def _rates(runs: Sequence[Scores]) -> NDArray[np.float64]:
     """Share of right completions per problem, over all the runs."""
     rates: NDArray[np.float64] = np.array([run.rates for run in runs]).mean(axis=0)
     return rates
-
-
-def _numbered(clusters: Sequence[int]) -> NDArray[np.intp]:
-    """The clusters numbered from 0 without gaps."""
-    return np.unique(np.array(clusters), return_inverse=True)[1]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
 from tinyzero import config as configs
+from tinyzero.evaluate import paired_variance
 from tinyzero.tools.report.read import Recorded
 
 LEVEL = 0.95
@@ -116,10 +116,7 @@ def paired_difference(
     The interval is widened so that `comparisons` intervals all hold at once (Bonferroni).
 
     Both answered the same problems, so problems that are hard for both add nothing to the width.
-    The variance is cluster-robust: problems of one cluster may depend on each other. Two invented
-    clusters are added, one won and one lost (Agresti and Min, 2005), so that equal results on a few
-    problems do not give an interval without width. None if the records do not hold the right
-    completions per problem.
+    None if the records do not hold the right completions per problem.
     """
     keys = ("right", "clusters", "k")
     if any(key not in entry for key in keys for entry in (first, other)):
@@ -133,21 +130,11 @@ def paired_difference(
         right / other["k"] - before / first["k"]
         for before, right in zip(first["right"], other["right"], strict=True)
     ]
-    problems = len(differences)
-    mean = sum(differences) / problems
-
-    sums: dict[int, float] = defaultdict(float)
-    for difference, cluster in zip(differences, clusters, strict=True):
-        sums[cluster] += difference - mean
-    if len(sums) < 2:
+    if len(set(clusters)) < 2:
         return None
 
-    # the same rule as tools/ablate/intervals.py, without its optional dependency scipy
-    cluster_size = problems / len(sums)
-    squares = sum(total**2 for total in sums.values()) + 2 * cluster_size**2
-    count = len(sums) + 2
-    variance = count / (count - 1) * squares / (count * cluster_size) ** 2
-
+    mean = sum(differences) / len(differences)
+    variance, _ = paired_variance(differences, clusters)
     half = NormalDist().inv_cdf(1 - (1 - LEVEL) / comparisons / 2) * math.sqrt(variance)
     return {"value": mean, "low": max(-1.0, mean - half), "high": min(1.0, mean + half)}
 
