@@ -19,8 +19,9 @@ from tinyzero.models import Backbone, attention, lora
 from tinyzero.samplers import draw as draw_room
 from tinyzero.samplers import slots as slots_room
 from tinyzero.samplers.draw import invert, invert_large
+from tinyzero.samplers.slot_schedule import _to_host
 from tinyzero.samplers.slots import Slots, fault_of, flash_attention, masked_attention, supports
-from tinyzero.samplers.torch import TorchSampler, _to_host
+from tinyzero.samplers.torch import TorchSampler
 from tinyzero.types import Completion, SamplingParams
 
 PROMPTS = [[5, 6, 7], [9] * 11, [30, 31, 32, 33, 34, 35], [8], [40] * 5, [41, 42]]

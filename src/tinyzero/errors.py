@@ -146,3 +146,11 @@ def _restore(owner: object, before: tuple[int, str, bool | None]) -> None:
         os.chdir(folder)
     if gradients is not None and current_gradients != gradients:
         sys.modules["torch"].set_grad_enabled(gradients)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, short enough for an error message."""
+    if "trust_remote_code" in str(error):
+        return "it needs its own code, which is never run here: use a model that transformers knows"
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -30,7 +30,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, first_line
+from tinyzero.models import contracts
 from tinyzero.models.attention import grouped_attention
 from tinyzero.models.backbone import Backbone, recompute_layers
 from tinyzero.registry import near
@@ -49,9 +50,6 @@ HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
 AttentionInterface.register("tinyzero", grouped_attention)
 # Models do not have to build a mask: without one, grouped_attention is causal.
 AttentionMaskInterface.register("tinyzero", lambda **_: None)
-
-UNSUPPORTED_ERRORS = (AttributeError, TypeError, ValueError, LookupError, UserError)
-"""What a model of an unsupported type may raise when it is run."""
 
 
 def locate(name: str) -> str:
@@ -103,13 +101,13 @@ def load_model(
             f"{name!r} has weights that are not finite, so its training broke down: "
             "use an earlier checkpoint or another model"
         )
-    if not _computes_like_transformers(model):
+    if not contracts.computes_like_transformers(model):
         raise UserError(
             f"cannot run {name!r}: models of type {lm.config.model_type} are not supported"
         )
 
     if pack:
-        _check_packing(model)
+        contracts.check_packing(model)
     if recompute:
         recompute_layers(model)
     return model
@@ -121,39 +119,6 @@ def _cannot_load(name: str, path: str, error: BaseException) -> str:
     if not Path(path).exists():
         missing = "there is no such folder, and no model of that name could be fetched: "
     return f"cannot load a model from {name!r}: {missing}{first_line(error)}"
-
-
-@torch.no_grad()
-def _computes_like_transformers(model: Backbone) -> bool:
-    """Whether `model.logits` equals what the model itself computes.
-
-    It does not if the model scales or caps its logits, or if its parts have other names.
-    """
-    tokens = torch.arange(4, device=model.device)[None] % model.config.vocab_size
-    try:
-        ours = model.logits(tokens)
-        model.lm.set_attn_implementation("eager")
-        theirs = model.lm(tokens).logits.float()
-        model.lm.set_attn_implementation("tinyzero")
-    except UNSUPPORTED_ERRORS:
-        return False
-    # bfloat16 rounds by about one percent, so this leaves room for it.
-    return bool((ours - theirs).norm() < 0.05 * theirs.norm())
-
-
-@torch.no_grad()
-def _check_packing(model: Backbone) -> None:
-    """Raise UserError if joined sequences see each other, because the model ignores the Packing."""
-    message = f"models of type {model.config.model_type} cannot be packed: set update.pack to false"
-    tokens = torch.arange(8, device=model.device).view(2, 4) % model.config.vocab_size
-    try:
-        packed = model.hidden(tokens, torch.tensor([4, 3]))
-    except (*UNSUPPORTED_ERRORS, RuntimeError) as error:
-        raise UserError(f"{message} ({type(error).__name__}: {first_line(error)})") from error
-
-    alone = model.hidden(tokens)[1, :3]
-    if not (packed[1, :3] - alone).norm() < 0.05 * alone.norm():
-        raise UserError(message)
 
 
 def pick_device(name: str) -> str:
@@ -349,11 +314,3 @@ def is_hub_id(name: str) -> bool:
     """Whether `name` is a hub id such as Qwen/Qwen2.5-3B, and not the path of a folder."""
     looks_like_path = name.startswith((".", "/", "~", "runs/"))
     return name.count("/") == 1 and not looks_like_path and not Path(name).exists()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, short enough for an error message."""
-    if "trust_remote_code" in str(error):
-        return "it needs its own code, which is never run here: use a model that transformers knows"
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

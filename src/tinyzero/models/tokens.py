@@ -11,9 +11,9 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, first_line
 from tinyzero.models.backbone import Backbone
-from tinyzero.models.hub import find_model, first_line
+from tinyzero.models.hub import find_model
 from tinyzero.types import Prompt, SamplingParams
 
 

@@ -9,8 +9,6 @@ tokens (draw.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,73 +17,17 @@ from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.models import Backbone, KeyValueCache
 from tinyzero.samplers import SamplerSpec, require_newer
 from tinyzero.samplers.draw import ending, next_token, row_keys
+from tinyzero.samplers.drawn import DrawnTokens
 from tinyzero.samplers.fused import FusedStep, fused_step
+from tinyzero.samplers.slot_schedule import SlotSchedule, Transfer
 from tinyzero.samplers.slots import Slots, supports
 from tinyzero.types import Completion, Done, FinishReason, Request, SamplingParams
 
 # On a CPU, rows that have ended are dropped if fewer than this share of the rows is still running.
 DROP_BELOW = 0.8
-# Slots are refilled if at least one in REFILL is free, so that several prompts are read together.
-REFILL = 8
 # Decoders write this for the first bytes of a character if its other bytes are missing.
 INCOMPLETE_CHARACTER = "\ufffd"
 NOT_FINITE = "the model's logits are not finite"
-
-
-class DrawnTokens:
-    """The tokens drawn so far for some requests, in the memory of the host.
-
-    There is one row per sample, in the order of the requests and of their samples.
-    """
-
-    def __init__(self, requests: Sequence[Request], max_tokens: int) -> None:
-        samples_per_request = torch.tensor([len(request.samples) for request in requests])
-        positions = torch.tensor([request.position for request in requests])
-        groups = torch.tensor([request.group for request in requests])
-
-        self.request = torch.arange(len(requests)).repeat_interleave(samples_per_request)  # (rows,)
-        self.position = positions[self.request]
-        self.group = groups[self.request]
-        self.sample = torch.tensor([number for request in requests for number in request.samples])
-
-        ends = samples_per_request.cumsum(0).tolist()
-        self.rows_of_request = [range(start, end) for start, end in pairwise([0, *ends])]
-        self.running_rows = samples_per_request.clone()  # (requests,) rows that have not ended yet
-
-        self.rows = len(self.request)
-        self.tokens = torch.zeros(self.rows, max_tokens, dtype=torch.long)
-        self.logprobs = torch.zeros(self.rows, max_tokens)
-        self.lengths = torch.full((self.rows,), max_tokens)  # valid for rows that have ended
-        self.running = torch.ones(self.rows, dtype=torch.bool)
-        self.completions: list[list[Completion]] = [[] for _ in requests]
-
-    def keys(self, seed: int) -> Tensor:
-        """(rows,) the keys of each row's randomness; the position of a token is added to them."""
-        return row_keys(seed, self.group, self.sample)
-
-    def stop(self, rows: Tensor) -> list[int]:
-        """Mark running `rows` as ended. Returns the requests that have no running row any more."""
-        self.running[rows] = False
-        requests, counts = self.request[rows].unique(return_counts=True)
-        self.running_rows[requests] -= counts
-        finished: list[int] = requests[self.running_rows[requests] == 0].tolist()
-        return finished
-
-
-class Transfer(NamedTuple):
-    """The tokens of one step on their way from the device to the host."""
-
-    rows: Tensor  # (slots,) the row in each slot, -1 if the slot is free
-    columns: Tensor  # (slots,) which token of its row it is
-    token: Tensor  # (slots,)
-    logprob: Tensor  # (slots,)
-    arrived: torch.cuda.Event | None
-
-    def wait(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Wait until everything has arrived: (rows, columns, token, logprob) on the host."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.rows, self.columns, self.token, self.logprob
 
 
 class TorchSampler:
@@ -384,110 +326,11 @@ class TorchSampler:
         return ending(ids, self.decode, self.end_ids, stop)
 
 
-class SlotSchedule:
-    """Decides which row is decoded in which slot, until all rows have ended.
-
-    A row is one completion of `drawn`. The state of the schedule is on the host.
-    """
-
-    def __init__(
-        self,
-        slots: Slots,
-        drawn: DrawnTokens,
-        requests: Sequence[Request],
-        params: SamplingParams,
-    ) -> None:
-        self.slots = slots
-        self.drawn = drawn
-        self.params = params
-        self.prompts = [request.prompt_ids for request in requests]
-        self.keys = drawn.keys(params.seed)
-
-        self.next_row = 0  # the first row that has not entered a slot yet
-        self.size = slots.bucket(min(drawn.rows, slots.count))  # slots that are stepped together
-        self.row_in = torch.full((self.size,), -1)  # the row in each slot, -1 if the slot is free
-        self.columns = torch.zeros(self.size, dtype=torch.long)  # tokens drawn for it so far
-
-    def release_ended(self) -> None:
-        """Free the slots whose row has ended."""
-        self.row_in[~self.drawn.running[self.row_in]] = -1
-
-    def should_refill(self) -> bool:
-        """Whether rows are waiting, and enough slots are free for them."""
-        free_slots = int((self.row_in < 0).sum())
-        return self.next_row < self.drawn.rows and free_slots * REFILL >= self.size
-
-    def refill(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Put the next rows into the free slots, and draw their first tokens.
-
-        Returns what a Transfer returns: (rows, columns, token, logprob) on the host.
-        """
-        free = (self.row_in < 0).nonzero().squeeze(1)
-        rows = torch.arange(self.next_row, min(self.drawn.rows, self.next_row + len(free)))
-        into = free[: len(rows)]
-        self.next_row = int(rows[-1]) + 1
-
-        requests = self.drawn.request[rows]
-        first = int(requests[0])
-        last = int(requests[-1])
-        logits = self.slots.enter(
-            into,
-            self.prompts[first : last + 1],
-            requests - first,
-            self.keys[rows],
-            self.drawn.position[rows],
-        )
-        token, logprob = self.slots.draw(into.to(logits.device), logits, self.params)
-
-        self.row_in[into] = rows
-        self.columns[into] = 1
-        return rows, torch.zeros_like(rows), token.cpu(), logprob.cpu()
-
-    def shrink(self) -> None:
-        """Step fewer slots, if no row is waiting and the remaining ones fit into fewer."""
-        live = (self.row_in >= 0).nonzero().squeeze(1)
-        if self.next_row < self.drawn.rows or not len(live):
-            return
-        smaller = self.slots.bucket(len(live))
-        if smaller >= self.size:
-            return
-
-        self.slots.gather(live)
-        spare = smaller - len(live)
-        self.row_in = torch.cat((self.row_in[live], torch.full((spare,), -1)))
-        self.columns = torch.cat((self.columns[live], torch.zeros(spare, dtype=torch.long)))
-        self.size = smaller
-
-    def step(self) -> Transfer | None:
-        """Draw the next token of every slot, without waiting for it. None if all slots are free."""
-        if not (self.row_in >= 0).any():
-            return None
-        token, logprob = self.slots.step(self.size, self.params)
-        transfer = _to_host(self.row_in.clone(), self.columns.clone(), token, logprob)
-        self.columns += 1
-        return transfer
-
-
 def _with_offset(done: Done | None, first: int) -> Done | None:
     """`done` for requests whose numbers begin at `first`."""
     if done is None:
         return None
     return lambda number, completions: done(first + number, completions)
-
-
-def _to_host(rows: Tensor, columns: Tensor, token: Tensor, logprob: Tensor) -> Transfer:
-    """Start to copy `token` and `logprob` to the host, without waiting for the copies."""
-    if not token.is_cuda:
-        return Transfer(rows, columns, token, logprob, None)
-
-    host_token = torch.empty(token.shape, dtype=token.dtype, pin_memory=True)
-    host_logprob = torch.empty(logprob.shape, dtype=logprob.dtype, pin_memory=True)
-    host_token.copy_(token, non_blocking=True)
-    host_logprob.copy_(logprob, non_blocking=True)
-
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return Transfer(rows, columns, host_token, host_logprob, arrived)
 
 
 SAMPLER = TorchSampler

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinyzero.errors import UserError
-from tinyzero.models import Backbone, first_line, locate
+from tinyzero.errors import UserError, first_line
+from tinyzero.models import Backbone, locate
 from tinyzero.samplers import SamplerSpec, require_newer
 from tinyzero.samplers.draw import ending, mix, row_keys
 from tinyzero.types import (

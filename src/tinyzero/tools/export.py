@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from tinyzero import __version__, models
 from tinyzero import config as configs
 from tinyzero.config import Config
-from tinyzero.errors import UserError, brief
+from tinyzero.errors import UserError, brief, first_line
 from tinyzero.run import outputs, records
 from tinyzero.tasks import load_task
 from tinyzero.tasks.base import Task
@@ -438,14 +438,13 @@ def _hub(consequence: str) -> Iterator[None]:
             f"{consequence}: there is no token: log in with `hf auth login`, or set HF_TOKEN"
         ) from None
     except HFValidationError as error:
-        raise UserError(f"{consequence}: {models.first_line(error)}") from None
+        raise UserError(f"{consequence}: {first_line(error)}") from None
     except HfHubHTTPError as error:
         raise UserError(
-            f"{consequence}: the hub answered {error.response.status_code}: "
-            f"{models.first_line(error)}"
+            f"{consequence}: the hub answered {error.response.status_code}: {first_line(error)}"
         ) from error
     except Exception as error:  # the client may use any network library
         raise UserError(
             f"{consequence}: the hub could not be reached: {type(error).__name__}: "
-            f"{models.first_line(error)}"
+            f"{first_line(error)}"
         ) from error
