@@ -19,7 +19,7 @@ from tinyzero.batching import Batch, collate
 from tinyzero.config import LoraSection, OptimizerOptions
 from tinyzero.errors import UserError
 from tinyzero.learner import TorchLearner, policy_outputs
-from tinyzero.models import Backbone, attention, lora
+from tinyzero.models import Backbone, attention, lora, packing
 from tinyzero.run import parts as run
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.train import train
@@ -106,7 +106,7 @@ def by_the_formula(
         for h in range(query.shape[1]):
             g = h * key.shape[1] // query.shape[1]
             scores = query[rows, h] @ key[start:end, g].T * (scaling or query.shape[-1] ** -0.5)
-            ahead = torch.ones_like(scores, dtype=torch.bool).triu(1)
+            ahead = torch.ones_like(scores, dtype=torch.bool).triu(1 + end - start - len(scores))
             out[rows, h] = (
                 scores.masked_fill(ahead & causal, -torch.inf).softmax(-1) @ value[start:end, g]
             )
@@ -123,11 +123,12 @@ def test_the_ways_to_attend_agree(heads: tuple[int, int], monkeypatch: pytest.Mo
     torch.testing.assert_close(
         attention.fused_attention(query, key, value, None, 0.3), ours, atol=1e-5, rtol=1e-5
     )
-    packing = attention.packing_of(lengths, torch.device("cpu"))
-    each = attention.packed_attention(query, key, value, packing, 0.3)
-    monkeypatch.setattr(attention, "has_flash", lambda *_: True)
-    monkeypatch.setattr(attention, "flash_attention", by_the_formula)
-    at_once = attention.packed_attention(query, key, value, packing, 0.3)
+    pieces = [packing.Piece(sum(lengths[:i]), n) for i, n in enumerate(lengths)]
+    apart = packing.Packing(pieces, torch.device("cpu"))
+    each = packing.packed_attention(query, key, value, apart, 0.3)
+    monkeypatch.setattr(packing, "has_flash", lambda *_: True)
+    monkeypatch.setattr(packing, "flash_attention", by_the_formula)
+    at_once = packing.packed_attention(query, key, value, apart, 0.3)
     torch.testing.assert_close(at_once, each, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(each, ours, atol=1e-2)
 
@@ -164,7 +165,7 @@ def test_flash_attention_is_called_as_its_operator_is() -> None:
         torch.randn(20, n, 64, device="meta", dtype=torch.bfloat16, requires_grad=True)
         for n in (4, 2, 2)
     )
-    edges = attention.packing_of([5, 15], torch.device("meta")).edges
+    edges = torch.tensor([0, 5, 20], dtype=torch.int32, device="meta")
     found = attention.flash_attention(
         query, key, value, edges, edges, 15, 15, causal=True, scaling=0.3
     )
@@ -187,10 +188,10 @@ def test_without_a_gpu_there_is_no_flash_attention() -> None:
 def test_why_a_model_cannot_be_packed_is_told(
     written: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> torch.Tensor:
+    def broken(*_: Any, **more: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(attention, "packed_attention", broken)
+    monkeypatch.setattr(packing, "packed_attention", broken)
     with pytest.raises(
         UserError, match=r"cannot be packed: .* \(OutOfMemoryError: CUDA out of memory\)"
     ) as caught:

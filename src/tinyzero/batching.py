@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from tinyzero.models import rows_by_group, shared_lengths
 from tinyzero.types import Group
 
 
@@ -105,25 +106,57 @@ class Batch:
         return Totals(int(self.mask.sum()), self.size, int(self.limits.max()))
 
     def micro_batches(
-        self, max_tokens: int, skip_idle: bool = True
+        self, max_tokens: int, skip_idle: bool = True, share: bool = False
     ) -> Iterator[tuple[Tensor, Batch]]:
-        """Pairs (row numbers, rows) with at most `max_tokens` padded tokens each.
+        """Pairs (row numbers, rows) that take at most `max_tokens` computed tokens each.
 
-        Rows of similar length go together, so that there is little padding. Idle rows are left out
-        with `skip_idle`. If all are idle, the shortest one is kept: its gradient is zero, and the
-        optimizer still takes its step.
+        With `share`, what the rows of a group have in common is counted once, and the rows of a
+        group go together. Otherwise rows of similar length go together, and their padding counts.
+
+        Idle rows are left out with `skip_idle`. If all are idle, the shortest one is kept: its
+        gradient is zero, and the optimizer still takes its step.
         """
         rows = torch.arange(self.size)
         if skip_idle and self.idle is not None:
             rows = self.lengths.argmin()[None] if self.idle.all() else rows[~self.idle]
 
+        for chosen in (
+            self._by_group(rows, max_tokens) if share else self._by_length(rows, max_tokens)
+        ):
+            yield chosen, self.select(chosen)
+
+    def _by_length(self, rows: Tensor, max_tokens: int) -> Iterator[Tensor]:
+        """`rows` in pieces of similar length, with at most `max_tokens` padded tokens each."""
         order = rows[torch.argsort(self.lengths[rows], descending=True, stable=True)]
         start = 0
         while start < len(order):
             longest = int(self.lengths[order[start]])
             chosen = order[start : start + max(1, max_tokens // longest)]
-            yield chosen, self.select(chosen)
+            yield chosen
             start += len(chosen)
+
+    def _by_group(self, rows: Tensor, max_tokens: int) -> Iterator[Tensor]:
+        """`rows` in pieces of neighbouring groups, with at most `max_tokens` tokens each.
+
+        What the rows of a group have in common counts once per piece.
+        """
+        groups = self.groups[rows]
+        shared = shared_lengths(self.tokens[rows], self.lengths[rows], groups)
+        lengths = self.lengths[rows].tolist()
+        chosen: list[int] = []
+        tokens = 0
+
+        for members in rows_by_group(groups).values():
+            has_prefix = False
+            for i in members:
+                own = lengths[i] - shared[i]
+                if chosen and tokens + own + shared[i] * (not has_prefix) > max_tokens:
+                    yield rows[chosen]
+                    chosen, tokens, has_prefix = [], 0, False
+                tokens += own + shared[i] * (not has_prefix)
+                chosen.append(i)
+                has_prefix = True
+        yield rows[chosen]
 
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors that are not None, by field."""

@@ -44,7 +44,9 @@ def policy_outputs(
     """
     assert isinstance(model, Backbone)
 
-    hidden = model.hidden(batch.tokens, batch.lengths)[:, :-1][batch.mask]  # (N, D)
+    # nothing is predicted after the last token of a row
+    states, columns = model.states(batch.tokens[:, :-1], batch.lengths - 1, batch.groups)
+    hidden = nn.functional.embedding(columns[batch.mask], states)  # (N, D)
     targets = batch.tokens[:, 1:][batch.mask]
 
     if len(hidden) <= logit_rows and hidden.dtype == torch.float32:
@@ -63,7 +65,7 @@ def policy_outputs(
 def value_outputs(model: nn.Module, batch: Batch) -> Outputs:
     """Values (B, T): the return that the critic expects before each token is chosen."""
     assert isinstance(model, ValueModel)
-    return {"values": model.values(batch.tokens, batch.lengths)[:, :-1]}
+    return {"values": model.values(batch.tokens[:, :-1], batch.lengths - 1, batch.groups)}
 
 
 def _logged(outputs: Outputs, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
@@ -106,16 +108,17 @@ class TorchLearner:
 
         With `options` None the model is frozen. Otherwise its parameters that require a gradient
         minimise `loss` in `minibatches` optimizer steps per batch, `epochs` times over.
-        `total_updates` is where a linear schedule ends. `micro_tokens` bounds the padded tokens
-        computed at once. `patience` is how many updates in a row may have a gradient that is not
-        finite before NonFiniteError is raised. With `park` the model waits in CPU memory while it
-        is not used.
+        `total_updates` is where a linear schedule ends. `micro_tokens` bounds the tokens computed
+        at once, padding included. `patience` is how many updates in a row may have a gradient that
+        is not finite before NonFiniteError is raised. With `park` the model waits in CPU memory
+        while it is not used.
         """
         self.model, self.outputs, self.loss = model, outputs, loss
         self.trained = options is not None
         self.options, self.total_updates = options, total_updates
         self.minibatches, self.epochs, self.updates = minibatches, epochs, minibatches * epochs
         self.micro_tokens, self.patience = micro_tokens, patience
+        self.shares = bool(getattr(model, "share", False))
         self.device = next(model.parameters()).device
         self.park = park
 
@@ -148,7 +151,9 @@ class TorchLearner:
         """Logprobs or values (B, T) of every row, without gradient."""
         scores = torch.zeros(batch.mask.shape)
         with self._in_place():
-            for rows, part in batch.micro_batches(self.micro_tokens, skip_idle=False):
+            for rows, part in batch.micro_batches(
+                self.micro_tokens, skip_idle=False, share=self.shares
+            ):
                 outputs = self.outputs(self.model, part.to(self.device))
                 name = "logprobs" if "logprobs" in outputs else "values"
                 scores[rows, : part.mask.shape[1]] = outputs[name].cpu()
@@ -214,7 +219,7 @@ class TorchLearner:
         assert self.loss is not None, "a model that is trained needs a loss"
 
         self.optimizer.zero_grad(set_to_none=True)
-        for _, part in batch.micro_batches(self.micro_tokens):
+        for _, part in batch.micro_batches(self.micro_tokens, share=self.shares):
             part = part.to(self.device)
             outputs = self.outputs(self.model, part)
             scalar, metrics = self.loss(outputs, part, totals)

@@ -15,6 +15,7 @@ from tinyzero.models.hub import (
     save_model,
     stored_dtype,
 )
+from tinyzero.models.packing import rows_by_group, shared_lengths
 from tinyzero.models.tokens import (
     build_tokenizer,
     continues_last_message,
@@ -50,8 +51,10 @@ __all__ = [
     "named_weights",
     "pick_device",
     "recompute_layers",
+    "rows_by_group",
     "save_model",
     "set_generation",
+    "shared_lengths",
     "signed_rotary",
     "stop_ids",
     "stored_dtype",

@@ -6,8 +6,7 @@ numbers per head. H is a multiple of G: each key-value head serves H / G query h
 
 from __future__ import annotations
 
-from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,21 +31,19 @@ def grouped_attention(
 
     Shapes: `query` (B, H, Q, D), `key` and `value` (B, G, K, D), result (B, Q, H, D). The mask is
     added to the scores and has a shape that broadcasts to (B, 1, Q, K). Without a mask, attention
-    is causal. `more` may hold a `Packing` and settings of the model.
+    is causal, and the last query sees all keys. `more` may hold settings of the model.
 
     On a CPU all heads that share keys are the rows of one matrix product, so that keys are not
     copied for each head. Raises UserError if the model needs another kind of attention.
     """
-    _refuse_other_attention(key.shape[2], more)
-    if packing := more.get("packing"):
-        return packed_attention(query, key, value, packing, scaling), None
+    refuse_other_attention(key.shape[2], more)
     if query.is_cuda:
         return fused_attention(query, key, value, attention_mask, scaling), None
 
     B, H, Q, D = query.shape
     G, K = key.shape[1], key.shape[2]
     if attention_mask is None and Q > 1:
-        attention_mask = causal_mask(Q, query.dtype)
+        attention_mask = causal_mask(K, query.dtype)[:, :, K - Q :]
     query = (query * scaling).view(B, G, H // G, Q, D)
 
     # A block of queries only needs the keys up to its end: this saves half of a causal square.
@@ -63,8 +60,12 @@ def fused_attention(
 ) -> Tensor:
     """`grouped_attention` with PyTorch's fused kernels, which are the fastest on CUDA.
 
-    Without a mask it is causal.
+    Without a mask it is causal, and the last query sees all keys.
     """
+    Q, K = query.shape[2], key.shape[2]
+    if mask is None and 1 < Q < K:  # is_causal would align the first query with the first key
+        mask = causal_mask(K, query.dtype)[:, :, K - Q :].to(query.device)
+
     group_size = query.shape[1] // key.shape[1]
     if group_size > 1 and (mask is not None or query.dtype == torch.float32):
         # Flash attention supports neither masks nor float32, and the memory-efficient kernel does
@@ -78,65 +79,11 @@ def fused_attention(
         key,
         value,
         mask,
-        is_causal=mask is None and query.shape[2] > 1,
+        is_causal=mask is None and Q > 1,
         scale=scaling,
         enable_gqa=group_size > 1,
     )
     return result.transpose(1, 2)
-
-
-class Packing(NamedTuple):
-    """The borders of N sequences that are joined into one row, and that must not see each other."""
-
-    lengths: list[int]
-    """The number of tokens of each sequence."""
-    edges: Tensor
-    """(N + 1,) int32: the column at which each sequence begins, and the end of the last one."""
-
-
-def packing_of(lengths: list[int], device: torch.device) -> Packing:
-    """The Packing of sequences of these lengths.
-
-    >>> packing_of([2, 3], torch.device("cpu")).edges
-    tensor([0, 2, 5], dtype=torch.int32)
-    """
-    edges = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-    return Packing(lengths, edges)
-
-
-def packed_attention(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float
-) -> Tensor:
-    """Causal attention within each of several sequences that are joined into one row of L tokens.
-
-    Shapes: `query` (1, H, L, D), `key` and `value` (1, G, L, D), result (1, L, H, D). If flash
-    attention supports the tensors, it computes all sequences at once. Otherwise each sequence is
-    computed alone, which is still faster than masking them from each other.
-    """
-    if has_flash(query, key, value):
-        edges = packing.edges
-        longest = max(packing.lengths)
-        result = flash_attention(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            edges,
-            edges,
-            longest,
-            longest,
-            causal=True,
-            scaling=scaling,
-        )
-        return result[None]
-
-    queries = query.split(packing.lengths, dim=2)
-    keys = key.split(packing.lengths, dim=2)
-    values = value.split(packing.lengths, dim=2)
-    results = [
-        grouped_attention(nn.Identity(), q, k, v, None, scaling)[0]
-        for q, k, v in zip(queries, keys, values, strict=True)
-    ]
-    return torch.cat(results, dim=1)
 
 
 def has_flash(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -205,7 +152,7 @@ def _attend(
     return (scores.softmax(-1) @ value[:, :, :seen]).view(B, G, N, R, D)
 
 
-def _refuse_other_attention(length: int, options: dict[str, Any]) -> None:
+def refuse_other_attention(length: int, options: dict[str, Any]) -> None:
     """Raise UserError if the model needs a kind of attention that is not implemented here.
 
     If that were ignored, training would change a model other than the one that was loaded.

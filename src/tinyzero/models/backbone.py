@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from tinyzero.algorithms.losses import fp32_logits
-from tinyzero.models.attention import causal_mask, packing_of
+from tinyzero.models.attention import causal_mask
 from tinyzero.models.cache import KeyValueCache, cache_shape
+from tinyzero.models.packing import join_rows
 
 
 class Backbone(nn.Module):
@@ -21,11 +21,15 @@ class Backbone(nn.Module):
 
     lm: Any  # transformers has no common type for models with these parts
 
-    def __init__(self, lm: nn.Module, pack: bool = False) -> None:
-        """`pack` makes `hidden` join the rows of a batch, if it is given their lengths."""
+    def __init__(self, lm: nn.Module, pack: bool = False, share: bool = False) -> None:
+        """`pack` and `share` change how `states` computes the rows of a batch, not the result.
+
+        `pack` joins them, if their lengths are known. `share` computes what the rows of a group
+        have in common once, if their groups are known too.
+        """
         super().__init__()
         self.lm = lm
-        self.pack = pack
+        self.pack, self.share = pack, share
 
     @property
     def core(self) -> Any:
@@ -64,35 +68,41 @@ class Backbone(nn.Module):
         """The precision of the weights."""
         return next(self.parameters()).dtype
 
-    def hidden(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, lengths: Tensor | None = None, groups: Tensor | None = None
+    ) -> Tensor:
         """The last hidden states (B, T, D) of tokens (B, T), which are padded on the right.
 
-        The first `lengths[i]` tokens of row i are real. Hidden states of the padding are
-        meaningless.
+        The arguments are those of `states`. Hidden states of the padding are meaningless.
         """
-        if self.pack and lengths is not None:
-            return self._packed(tokens, lengths.tolist())
+        states, columns = self.states(tokens, lengths, groups)
+        return states[columns]
 
-        mask = None if tokens.is_cuda else causal_mask(tokens.shape[1], self.dtype)
-        result: Tensor = self.core(
-            input_ids=tokens, attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        return result
+    def states(
+        self, tokens: Tensor, lengths: Tensor | None = None, groups: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The last hidden states (U, D) of tokens (B, T), and which of them belongs to each token.
 
-    def _packed(self, tokens: Tensor, lengths: list[int]) -> Tensor:
-        """`hidden`, computed for the real tokens only, in one long row. The padding gets zeros."""
-        joined = torch.cat([tokens[row, :length] for row, length in enumerate(lengths)])
-        positions = [torch.arange(length, device=tokens.device) for length in lengths]
-        states = self.core(
-            input_ids=joined[None],
-            position_ids=torch.cat(positions)[None],
+        `hidden(tokens)` is `states[columns]` with the (B, T) columns. The first `lengths[i]` tokens
+        of row i are real. `groups` (B,) are the numbers of the rows' groups.
+        """
+        shares = self.share and groups is not None
+        if lengths is None or not (self.pack or shares):
+            mask = None if tokens.is_cuda else causal_mask(tokens.shape[1], self.dtype)
+            hidden = self.core(
+                input_ids=tokens, attention_mask=mask, use_cache=False
+            ).last_hidden_state
+            columns = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
+            return hidden.flatten(0, 1), columns
+
+        joined = join_rows(tokens, lengths, groups if self.share else None)
+        hidden = self.core(
+            input_ids=joined.tokens[None],
+            position_ids=joined.positions[None],
             use_cache=False,
-            packing=packing_of(lengths, tokens.device),
-        ).last_hidden_state[0]
-
-        rows = pad_sequence(states.split(lengths), batch_first=True)
-        missing_columns = tokens.shape[1] - rows.shape[1]
-        return nn.functional.pad(rows, (0, 0, 0, missing_columns))
+            packing=joined.packing,
+        ).last_hidden_state
+        return hidden[0], joined.columns
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         """float32 logits (..., V) of hidden states (..., D), for inference."""
@@ -140,11 +150,21 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.head.to(backbone.device)  # always float32, unlike the backbone
 
-    def values(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Values (B, T) of tokens (B, T). Column t is the value after reading token t."""
-        hidden = self.backbone.hidden(tokens, lengths)
-        values: Tensor = self.head(hidden.float()).squeeze(-1)
-        return values
+    @property
+    def share(self) -> bool:
+        """Whether what the rows of a group have in common is computed once."""
+        return self.backbone.share
+
+    def values(
+        self, tokens: Tensor, lengths: Tensor | None = None, groups: Tensor | None = None
+    ) -> Tensor:
+        """Values (B, T) of tokens (B, T). Column t is the value after reading token t.
+
+        The arguments are those of `Backbone.states`.
+        """
+        states, columns = self.backbone.states(tokens, lengths, groups)
+        values: Tensor = self.head(states.float()).squeeze(-1)
+        return values[columns]
 
 
 def recompute_layers(model: Backbone) -> None:

@@ -42,3 +42,35 @@ def check_packing(model: Backbone) -> None:
     alone = model.hidden(tokens)[1, :3]
     if not (packed[1, :3] - alone).norm() < 0.05 * alone.norm():
         raise UserError(message)
+
+
+@torch.no_grad()
+def can_share_prefixes(model: Backbone) -> bool:
+    """Whether a prefix that is computed once gives the hidden states of rows that are alone.
+
+    It does not if tokens see each other outside our attention, as in a convolution, or if the model
+    ignores the Packing or the positions.
+    """
+    vocabulary = model.config.vocab_size
+    rows = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 7, 8, 9], [1, 2, 3, 9, 0, 0], [4, 5, 6, 7, 0, 0]]
+    tokens = torch.tensor(rows, device=model.device) % vocabulary
+    lengths, groups = torch.tensor([6, 6, 4, 4]), torch.tensor([0, 0, 0, 1])
+    changed = tokens.clone()
+    changed[1, 3:] = (changed[1, 3:] + 3) % vocabulary  # only the second row may notice
+    others = torch.tensor([0, 2, 3], device=model.device)
+
+    pack, share = model.pack, model.share
+    try:
+        model.pack, model.share = False, True
+        joined, joined_changed = (model.hidden(t, lengths, groups) for t in (tokens, changed))
+        model.share = False
+        alone = model.hidden(tokens)
+    except (*UNSUPPORTED_ERRORS, RuntimeError):
+        return False
+    finally:
+        model.pack, model.share = pack, share
+
+    real = torch.arange(6, device=model.device) < lengths.to(model.device)[:, None]
+    leak = (joined - joined_changed)[others][real[others]].norm()
+    gap = (joined - alone)[real].norm()
+    return bool(leak < 0.001 * alone[real].norm() and gap < 0.05 * alone[real].norm())

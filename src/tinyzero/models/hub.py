@@ -31,8 +31,7 @@ from transformers import (
 )
 
 from tinyzero.errors import UserError, first_line
-from tinyzero.models import contracts
-from tinyzero.models.attention import grouped_attention
+from tinyzero.models import contracts, packing
 from tinyzero.models.backbone import Backbone, recompute_layers
 from tinyzero.registry import near
 
@@ -47,8 +46,8 @@ logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of 
 
 HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
 
-AttentionInterface.register("tinyzero", grouped_attention)
-# Models do not have to build a mask: without one, grouped_attention is causal.
+AttentionInterface.register("tinyzero", packing.attention)
+# Models do not have to build a mask: without one, our attention is causal.
 AttentionMaskInterface.register("tinyzero", lambda **_: None)
 
 
@@ -108,6 +107,7 @@ def load_model(
 
     if pack:
         contracts.check_packing(model)
+    model.share = contracts.can_share_prefixes(model)
     if recompute:
         recompute_layers(model)
     return model
