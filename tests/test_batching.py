@@ -108,6 +108,16 @@ def test_idle_rows_are_counted_but_not_computed() -> None:
     assert batch.totals() == many().totals()
 
 
+def test_computed_tokens_are_those_that_differ() -> None:
+    """Rows of 4 and 3 tokens that begin with the same two, and rows of 4 and 2 that share one."""
+    batch = collate(by_hand(), 16)
+    assert batch.computed_tokens() == batch.computed_tokens(skip_idle=False) == 13
+    assert batch.computed_tokens(share=True) == 13 - 2 - 1
+    batch = replace(batch, idle=torch.tensor([False, False, True, False]))
+    assert batch.computed_tokens(share=True) == 7 - 2 + 2
+    assert batch.computed_tokens(skip_idle=False, share=True) == 10
+
+
 def test_of_rows_that_are_all_idle_the_shortest_is_left() -> None:
     batch = replace(many(), idle=torch.ones(20, dtype=torch.bool))
     ((rows, part),) = batch.micro_batches(32)

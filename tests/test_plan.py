@@ -525,11 +525,11 @@ def test_times_by_hand() -> None:
 
 
 def test_a_small_model_on_a_gpu_waits_for_the_host() -> None:
-    """The laptop's model makes 512 passes of 4 layers; 256 x 170 tokens in batches of 2,048."""
+    """The laptop's model makes 512 passes of 4 layers; 256 x 154 tokens in batches of 2,048."""
     plan = planned("laptop", length=154)
     assert plan.step["decode"].seconds == pytest.approx(512 * (4 * 53e-6 + 5e-4), rel=0.01)
-    tokens = 256 * (154 + plan.load.prompt)
-    micro_batches = -(-1.2 * tokens // 2048)
+    tokens = 256 * 154 + 16 * plan.load.prompt
+    micro_batches = -(-tokens // 2048)
     assert plan.step["learn policy"].seconds == pytest.approx(3 * micro_batches * 4 * 5e-4)
     assert plan.step["grade"].seconds == 256 * PER_ANSWER
     assert plan.seconds > 20 * plan.step["learn policy"].flops / DEVICES["h100"].rate("float32")
@@ -961,9 +961,9 @@ def test_a_run_says_what_it_costs(
         rollouts = [r for r in records.read(run / "rollouts.jsonl") if r["step"] == record["step"]]
         prompts = sum(len(tiny.tokenizer()(r["prompt"])["input_ids"]) for r in rollouts)
         written = sum(r["response_length"] for r in rollouts)
-        # Sampling reads each prompt once for two answers. The reference scores all tokens, which is
-        # one pass, and learning counts as three passes.
-        tokens = (prompts / 2 + written) + 4 * (prompts + written)
+        # Each prompt is computed once for two answers. Sampling is one pass, as is scoring by the
+        # reference, and learning counts as three passes.
+        tokens = 5 * (prompts / 2 + written)
         so_far += shape.forward(tokens, (prompts + written) / 4)
         assert record["flops"] == pytest.approx(so_far, rel=1e-5)
         assert record["time/flops_total"] == pytest.approx(

@@ -105,6 +105,22 @@ class Batch:
         """The totals of all rows here, idle ones included."""
         return Totals(int(self.mask.sum()), self.size, int(self.limits.max()))
 
+    def computed_tokens(self, skip_idle: bool = True, share: bool = False) -> int:
+        """Tokens that a pass over the batch computes, without padding.
+
+        With `share`, what the rows of a group have in common counts once.
+        """
+        is_computed = torch.ones(self.size, dtype=torch.bool)
+        if skip_idle and self.idle is not None:
+            is_computed = ~self.idle
+        lengths, groups = self.lengths[is_computed], self.groups[is_computed]
+        if not share:
+            return int(lengths.sum())
+
+        shared = shared_lengths(self.tokens[is_computed], lengths, groups)
+        repeated = sum((len(rows) - 1) * shared[rows[0]] for rows in rows_by_group(groups).values())
+        return int(lengths.sum()) - repeated
+
     def micro_batches(
         self, max_tokens: int, skip_idle: bool = True, share: bool = False
     ) -> Iterator[tuple[Tensor, Batch]]:

@@ -47,8 +47,6 @@ OTHERWISE = 1.1
 """The step's time is this many times its computations: collating, records and waiting."""
 PER_ANSWER = 5e-4
 """Seconds of Python per answer: decoding its text, grading it, describing it."""
-PADDED = 1.2
-"""Tokens computed per real token if rows are padded to the longest in their micro-batch."""
 KEPT = 0.5
 """Share of groups that a filter is assumed to keep."""
 LENGTH = 0.3
@@ -77,8 +75,8 @@ class Load(NamedTuple):
 
     @property
     def learned(self) -> float:
-        """Tokens that are learned from, each answer with its prompt."""
-        return self.kept * self.answers * (self.prompt + self.length)
+        """Tokens that are computed to learn from: each prompt once, and all of its answers."""
+        return self.kept * self.prompts * (self.prompt + self.samples * self.length)
 
 
 class Part(NamedTuple):
@@ -362,8 +360,7 @@ def step_parts(
 
 def _micro_batches(config: Config, load: Load) -> int:
     """Micro-batches in one pass over the batch."""
-    padded = 1.0 if config.update.pack else PADDED
-    return ceil(padded * load.learned / config.update.micro_tokens)
+    return ceil(load.learned / config.update.micro_tokens)
 
 
 def _sample(config: Config, shape: Shape, device: Device, load: Load) -> dict[str, Part]:
@@ -440,9 +437,8 @@ def _seconds(
     """
     share = device.forward if ways == 1 else device.update
     length = load.prompt + load.length
-    padded = 1.0 if config.update.pack else PADDED
-    computing = padded * flops / (device.rate(config.model.dtype) * share)
-    computing += padded * epochs * ways * load.learned * shape.channels(length / 2) * device.reading
+    computing = flops / (device.rate(config.model.dtype) * share)
+    computing += epochs * ways * load.learned * shape.channels(length / 2) * device.reading
 
     computed_ways = ways + (ways > 1 and config.model.checkpointing)
     calls = epochs * computed_ways * _micro_batches(config, load) * shape.layers

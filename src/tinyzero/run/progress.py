@@ -184,17 +184,19 @@ def spent(run: Run, batch: Batch, entry: Mapping[str, Any]) -> dict[str, float]:
     A group's prompt is read only once, and rows without a gradient are not learned from.
     """
     collected = run.source.collected
-    lengths, mean_length = batch.lengths.float(), float(batch.lengths.float().mean())
+    mean_length = float(batch.lengths.float().mean())
     prompt_length = mean_length - float(batch.mask.sum(1).float().mean())
 
     completions = collected.generated_tokens / max(entry["response_length"], 1e-9)
     prompts = completions / run.config.rollout.samples
-    learned = lengths if batch.idle is None else lengths[~batch.idle]
+    shares = bool(getattr(run.models["policy"], "shares", True))
+    scored = batch.computed_tokens(skip_idle=False, share=shares)
+    learned = batch.computed_tokens(share=shares)
 
     return run.meter.step(
         sampled=collected.generated_tokens + prompt_length * prompts,
-        scored=0.0 if collected.refused else float(lengths.sum()),
-        learned=0.0 if collected.refused else float(learned.sum()),
+        scored=0.0 if collected.refused else scored,
+        learned=0.0 if collected.refused else learned,
         length=mean_length,
         seconds=entry["time/step"],
         elapsed=entry["time/elapsed"],
