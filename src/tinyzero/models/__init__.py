@@ -1,7 +1,13 @@
 """Language models: loading and saving, attention, key-value cache, LoRA adapters, tokenizers."""
 
 from tinyzero.models.backbone import Backbone, ValueModel, recompute_layers
-from tinyzero.models.cache import KeyValueCache, cache_shape, has_fixed_rotary, signed_rotary
+from tinyzero.models.cache import (
+    KeyValueCache,
+    LibraryCache,
+    cache_shape,
+    has_fixed_rotary,
+    signed_rotary,
+)
 from tinyzero.models.hub import (
     BUNDLED,
     build_model,
@@ -31,6 +37,7 @@ __all__ = [
     "BUNDLED",
     "Backbone",
     "KeyValueCache",
+    "LibraryCache",
     "ValueModel",
     "attention",
     "build_model",

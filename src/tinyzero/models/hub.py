@@ -48,7 +48,7 @@ HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
 
 AttentionInterface.register("tinyzero", packing.attention)
 # Models do not have to build a mask: without one, our attention is causal.
-AttentionMaskInterface.register("tinyzero", lambda **_: None)
+AttentionMaskInterface.register("tinyzero", packing.padding_mask)
 
 
 def locate(name: str) -> str:
@@ -100,14 +100,10 @@ def load_model(
             f"{name!r} has weights that are not finite, so its training broke down: "
             "use an earlier checkpoint or another model"
         )
-    if not contracts.computes_like_transformers(model):
-        raise UserError(
-            f"cannot run {name!r}: models of type {lm.config.model_type} are not supported"
-        )
-
-    if pack:
-        contracts.check_packing(model)
-    model.share = contracts.can_share_prefixes(model)
+    try:
+        contracts.prepare(model)
+    except UserError as error:
+        raise UserError(f"cannot run {name!r}: {error}") from error
     if recompute:
         recompute_layers(model)
     return model

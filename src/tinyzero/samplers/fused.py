@@ -50,6 +50,7 @@ class FusedStep:
         x = F.embedding(token, self.core.embed_tokens.weight)
         column = cache.column
         end = column + 1
+        cache.make_room(end)
         groups = cache.keys.shape[2]
         width = cache.keys.shape[-1]
 

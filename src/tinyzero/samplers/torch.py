@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tinyzero.errors import NonFiniteError, UserError
-from tinyzero.models import Backbone, KeyValueCache
+from tinyzero.models import Backbone, KeyValueCache, LibraryCache
 from tinyzero.samplers import SamplerSpec, require_newer
 from tinyzero.samplers.draw import ending, next_token, row_keys
 from tinyzero.samplers.drawn import DrawnTokens
@@ -223,7 +223,7 @@ class TorchSampler:
 
     def _read_prompts(
         self, prompts: Sequence[Sequence[int]], max_tokens: int
-    ) -> tuple[Tensor, KeyValueCache]:
+    ) -> tuple[Tensor, KeyValueCache | LibraryCache]:
         """Read each prompt once: logits (P, V) of the first new tokens, and a cache with room."""
         model = self.model
         width = max(map(len, prompts))
@@ -232,13 +232,15 @@ class TorchSampler:
         pads = torch.tensor([width - len(prompt) for prompt in prompts])
 
         length = width + max_tokens
-        cache = KeyValueCache(model.config, pads, length, model.dtype, model.device)
+        cache = model.new_cache(pads, length)
         last_hidden = model.step(ids, cache)[:, -1]
         return model.logits_of(last_hidden), cache
 
-    def _read_token(self, token: Tensor, cache: KeyValueCache, fused: FusedStep | None) -> Tensor:
+    def _read_token(
+        self, token: Tensor, cache: KeyValueCache | LibraryCache, fused: FusedStep | None
+    ) -> Tensor:
         """Read one token per row, (B,): logits (B, V) of the token after it."""
-        if fused is not None:
+        if fused is not None and isinstance(cache, KeyValueCache):
             return self.model.logits_of(fused(token, cache))
         hidden = self.model.step(token[:, None], cache)
         return self.model.logits_of(hidden[:, -1])
