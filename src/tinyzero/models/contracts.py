@@ -149,7 +149,7 @@ def shrunken(config: Any) -> Any:
 
 def _layers_to_keep(config: Any) -> int:
     """The fewest first layers that have every kind of layer; at least two."""
-    count = config.num_hidden_layers
+    count = int(config.num_hidden_layers)
     per_layer = [
         kinds for kinds in vars(config).values() if isinstance(kinds, list) and len(kinds) == count
     ]
