@@ -569,7 +569,7 @@ def test_reordered_weights_compute_the_same(shape: str) -> None:
             assert step.layers[0].down.is_mkldnn == reorder
             token = torch.tensor([5, 6, 7])
             logits.append(torch.stack([step.logits(token + i, cache) for i in range(4)]))
-    torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-5)
 
 
 def test_only_large_models_with_memory_to_spare_are_reordered(
