@@ -372,8 +372,13 @@ def drawn_tokens(
     """`next_token` of each row, for a few rows of a large vocabulary at a time on a CPU."""
     if logits.is_cuda or logits.shape[-1] <= LARGE:
         return next_token(logits, keys, position, params)
-    parts = [tensor.split(DRAWN_TOGETHER) for tensor in (logits, keys, position)]
-    drawn = [next_token(*part, params) for part in zip(*parts, strict=True)]
+    parts = zip(
+        logits.split(DRAWN_TOGETHER),
+        keys.split(DRAWN_TOGETHER),
+        position.split(DRAWN_TOGETHER),
+        strict=True,
+    )
+    drawn = [next_token(*part, params) for part in parts]
     token, logprob = (torch.cat(column) for column in zip(*drawn, strict=True))
     return token, logprob
 
