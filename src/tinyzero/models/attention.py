@@ -33,7 +33,7 @@ def grouped_attention(
     Shapes: `query` (B, H, Q, D), `key` and `value` (B, G, K, D), result (B, Q, H, D). The mask is
     added to the scores and has a shape that broadcasts to (B, 1, Q, K). Without a mask, attention
     is causal, and the last query sees all keys. `more` may hold settings of the model, such as a
-    `sliding_window`: then a query sees only so many keys, its own included.
+    `sliding_window`: then a query sees only that many keys, its own included.
 
     On a CPU all heads that share keys are the rows of one matrix product, so that keys are not
     copied for each head. Raises UserError if the model needs another kind of attention.
@@ -121,7 +121,7 @@ def flash_attention(
     total numbers of queries and keys. Sequence i has the queries from `query_edges[i]` up to
     `query_edges[i + 1]`, and its keys are given by `key_edges` likewise. If `used` is given, only
     the first `used[i]` keys of a sequence count, and there is no gradient. All three are int32.
-    With a `window`, a query sees only so many keys, its own included.
+    With a `window`, a query sees only that many keys, its own included.
 
     This calls the operator below PyTorch's `varlen_attn`, because in torch 2.11 the latter supports
     neither grouped heads nor `used`. The operator has the same arguments in torch 2.11 and 2.13.

@@ -119,7 +119,7 @@ class LibraryCache:
         self.column = 0  # the next column to be read
 
     def is_real(self, end: int) -> Tensor | None:
-        """(B, end) bool: the columns before `end` that are not padding; None if there is none."""
+        """(B, end) bool: the columns before `end` that are not padding; None if all are real."""
         if not self.pads.any():
             return None
         return torch.arange(end, device=self.pads.device) >= self.pads[:, None]

@@ -230,9 +230,9 @@ def cache_fault(model: Backbone, tolerance: float, library: bool) -> str:
         model.library_cache = own
 
     together = torch.cat(later, 1)
-    for row, place in ((0, 1), (1, 0), (1, 2)):
+    for row, copied in ((0, 1), (1, 0), (1, 2)):
         begin = int(pads[row])
-        result = torch.cat((first[row, begin:], together[place]))
+        result = torch.cat((first[row, begin:], together[copied]))
         if _differs(result, expected[row], tolerance):
             return "its layers do not read tokens in step as they read them at once"
     return ""

@@ -27,7 +27,7 @@ from tinyzero.types import Completion, Done, FinishReason, Request, SamplingPara
 
 # On a CPU, rows that have ended are dropped if fewer than this share of the rows is still running.
 DROP_BELOW = 0.8
-# The logits of so many rows of a large vocabulary stay in a CPU's cache while tokens are drawn.
+# The logits of this many rows of a large vocabulary stay in a CPU's cache while tokens are drawn.
 DRAWN_TOGETHER = 32
 # Decoders write this for the first bytes of a character if its other bytes are missing.
 INCOMPLETE_CHARACTER = "\ufffd"
@@ -357,9 +357,9 @@ def _whole(
     `done` is called for those that have all of their samples.
     """
 
-    def add(place: int, found: list[Completion]) -> None:
-        number = numbers[place]
-        completions[number] += found
+    def add(index: int, ended: list[Completion]) -> None:
+        number = numbers[index]
+        completions[number] += ended
         if done is not None and len(completions[number]) == len(requests[number].samples):
             done(number, completions[number])
 
