@@ -156,6 +156,7 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
     """The functions that train.py's loop is made of, in its order."""
     import torch
 
+    from tinyzero.config import Command
     from tinyzero.run.parts import build
     from tinyzero.types import Group
 
@@ -163,7 +164,7 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
     stopping = given.part == "accuracy"
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         started = time.perf_counter()
-        run = build(config, Path(folder) / "run", resume=False, started=started, stack=stack)
+        run = build(config, Path(folder) / "run", False, started, Command(), stack)
     laps, idle = Laps(), 0.0
     sampler: Any = run.sampler
     generate = laps.timed("generation", sampler.generate)
