@@ -12,7 +12,7 @@ import logging
 import os
 import ssl
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,27 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from tinyzero.errors import UserError, first_line
 from tinyzero.models import contracts
 from tinyzero.models.attention import grouped_attention
 from tinyzero.models.backbone import Backbone, recompute_layers
+from tinyzero.models.folder import (
+    ADAPTER,
+    CONFIG,
+    GENERATION,
+    INDEXES,
+    PLAIN,
+    ModelFolder,
+    checked_ids,
+    generation_config,
+    read_folder,
+    refuse_incomplete,
+    refuse_settings,
+    refuse_without_config,
+    view,
+)
 from tinyzero.registry import near
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -52,6 +68,10 @@ AttentionInterface.register("tinyzero", grouped_attention)
 AttentionMaskInterface.register("tinyzero", lambda **_: None)
 
 
+def ignore(line: str) -> None:
+    """Take no notice of a line about a model folder."""
+
+
 def locate(name: str) -> str:
     """The folder of a bundled base model, or else `name` itself: a folder, or a hub id."""
     return str(ASSETS / name) if name in BUNDLED else name
@@ -63,37 +83,22 @@ def load_model(
     device: str = "cpu",
     pack: bool = False,
     recompute: bool = False,
+    note: Callable[[str], None] = ignore,
 ) -> Backbone:
     """Load a model from a folder or from the Hugging Face hub.
 
     `name` is the name of a bundled model, a folder, or a hub id such as "Qwen/Qwen2.5-3B". `pack`
     joins the rows of a batch, so that no padding is computed. `recompute` saves memory: the
-    backward pass computes each layer again from its input.
+    backward pass computes each layer again from its input. `note` is called with one line about
+    each thing in the folder that is not used.
 
-    Raises UserError if the model is missing, incomplete, damaged, or of an unsupported type.
+    Raises UserError if the model is missing, incomplete, damaged, quantised, or of an unsupported
+    type.
     """
     path = find_model(name)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            trust_remote_code=False,
-            dtype=dtype,
-            attn_implementation="tinyzero",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported below
-        )
-    except Exception as error:  # a damaged folder raises many types of exceptions
-        raise UserError(_cannot_load(name, path, error)) from error
-    lm, info = loaded
-
-    # transformers fills missing weights with random numbers, which would train as noise.
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    bad_weights = sorted({*info["missing_keys"], *mismatched})
-    if bad_weights:
-        raise UserError(
-            f"{name!r} is incomplete: {len(bad_weights)} weights are missing or have the "
-            f"wrong shape, the first is {bad_weights[0]}"
-        )
+    lm, notes = _load(name, path, dtype)
+    for line in notes:
+        note(line)
 
     model = Backbone(lm.eval().to(device), pack)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
@@ -111,6 +116,46 @@ def load_model(
     if recompute:
         recompute_layers(model)
     return model
+
+
+def _load(name: str, path: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The model of transformers at `path`, and a line about each thing that is not used of it."""
+    try:
+        folder = read_folder(name, _fetched(name, path) if is_hub_id(path) else Path(path))
+        with view(folder) as seen:
+            lm, info = AutoModelForCausalLM.from_pretrained(
+                seen,
+                trust_remote_code=False,
+                dtype=dtype,
+                attn_implementation="tinyzero",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below
+            )
+    except UserError:
+        raise
+    except Exception as error:  # a damaged folder raises many types of exceptions
+        raise UserError(_cannot_load(name, path, error)) from error
+
+    notes = [*folder.notes, *refuse_incomplete(folder, lm, info)]
+    lm.config.name_or_path = path
+    lm.generation_config = generation_config(_token_ids(folder, lm))
+    if folder.has_adapter:
+        from tinyzero.models import lora  # it imports the package, which imports this module
+
+        lm = lora.merge_adapter(name, lm, folder.path)
+        notes.append(
+            f"{name}: merged the adapter in this folder into its weights; if they contain it "
+            f"already, remove {ADAPTER}"
+        )
+    return lm, notes
+
+
+def _token_ids(folder: ModelFolder, lm: Any) -> Mapping[str, int | list[int]]:
+    """The token ids of generation_config.json; without that file, those of config.json."""
+    if folder.token_ids is not None:
+        return folder.token_ids
+    given = lm.generation_config.to_dict()
+    return checked_ids(folder.name, CONFIG, given, lm.config.vocab_size)
 
 
 def _cannot_load(name: str, path: str, error: BaseException) -> str:
@@ -140,26 +185,32 @@ def stored_dtype(name: str) -> torch.dtype:
     Raises UserError if there is no model called `name`.
     """
     path = find_model(name)
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False).dtype or torch.float32
-    except Exception as error:  # a damaged folder raises many types of exceptions
-        raise UserError(_cannot_load(name, path, error)) from error
+    stored = _configuration(name, path).dtype
+    return stored if isinstance(stored, torch.dtype) else torch.float32
 
 
 def known_context(name: str) -> int | None:
     """The longest sequence that a model in a folder accepts, without loading the model.
 
     None for a model on the hub, or if the configuration does not say. Raises UserError if there is
-    no model called `name`.
+    no model called `name`, or if its folder cannot be used.
     """
     path = _checked(locate(name))
-    if not Path(path).is_dir():
+    if is_hub_id(path):
         return None
+    read_folder(name, Path(path))
     try:
-        settings = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        return int(settings.max_position_embeddings)
-    except Exception:  # a damaged folder raises many types; load_model will report it
+        return int(_configuration(name, path).max_position_embeddings)
+    except (UserError, AttributeError, TypeError, ValueError):  # load_model will report it
         return None
+
+
+def _configuration(name: str, path: str) -> Any:
+    """The configuration of the model at `path`, as transformers reads it."""
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # a damaged folder raises many types of exceptions
+        raise UserError(_cannot_load(name, path, error)) from error
 
 
 def save_model(
@@ -240,9 +291,47 @@ def find_model(name: str) -> str:
     that was not fetched before. transformers alone would retry for more than a minute.
     """
     path = _checked(locate(name))
-    if is_hub_id(path) and not _is_cached(path) and not _hub_answers():
+    if not is_hub_id(path):
+        read_folder(name, Path(path))
+    elif not _is_cached(path) and not _hub_answers():
         raise UserError(f"no folder {path!r} here, and the hub could not be reached{_hint(path)}")
     return path
+
+
+def _fetched(name: str, hub_id: str) -> Path:
+    """The local folder of a model on the hub, once the files that are used were fetched.
+
+    Raises UserError before the weights are fetched if its configuration shows that they cannot be
+    used.
+    """
+    folder = Path(str(cached_file(hub_id, CONFIG))).parent
+    for file in (GENERATION, ADAPTER):
+        _fetch_if_any(hub_id, file)
+    refuse_settings(name, folder)
+
+    for plain, index in zip(PLAIN, INDEXES, strict=True):
+        if _fetch_if_any(hub_id, plain):
+            break
+        if _fetch_if_any(hub_id, index):
+            shards = json.loads((folder / index).read_bytes())["weight_map"].values()
+            for shard in sorted(set(shards)):
+                cached_file(hub_id, shard)
+            break
+
+    if (folder / ADAPTER).exists():
+        _fetch_if_any(hub_id, "adapter_model.safetensors")
+    return folder
+
+
+def _fetch_if_any(hub_id: str, file: str) -> bool:
+    """Fetch a file from the hub, unless it was fetched before; whether there is one."""
+    found = cached_file(
+        hub_id,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found is not None
 
 
 def _checked(path: str) -> str:
@@ -258,20 +347,20 @@ def _checked(path: str) -> str:
         return path
 
     folder = Path(path)
+    if folder.is_file():
+        raise UserError(f"{path!r} is a file, not a model folder: give the folder that holds it")
     if not folder.is_dir():
         choices = (
             f": give {' or '.join(BUNDLED)} (bundled), a folder, or a hub id such as "
             "Qwen/Qwen2.5-3B"
         )
         raise UserError(f"no model folder at {path!r}{_hint(path) or choices}")
-    if (folder / "config.json").exists():
+    if (folder / CONFIG).exists():
         return path
     if (folder / "model").is_dir():
         return str(folder / "model")
-    raise UserError(
-        f"{path!r} has no config.json, so it is not a Hugging Face model folder: "
-        "give the folder that has one"
-    )
+    refuse_without_config(name=path, path=folder)
+    return path
 
 
 def _is_cached(hub_id: str) -> bool:
