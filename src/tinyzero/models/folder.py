@@ -28,6 +28,7 @@ from transformers import CONFIG_MAPPING, GenerationConfig
 from tinyzero.errors import UserError, brief
 
 CONFIG, GENERATION, ADAPTER = "config.json", "generation_config.json", "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PLAIN = ("model.safetensors", "pytorch_model.bin")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = ("*.safetensors", "*.bin", *INDEXES)
@@ -59,6 +60,9 @@ QUANTISED_NAMES = (
     "*.SCB",
     "*_proj_blocks",  # MXFP4
 )
+CONSTANTS = (".inv_freq", ".masked_bias", ".position_ids")
+"""Ends of names that old files hold for tensors that are computed, not learned."""
+
 NO_LANGUAGE_MODEL = (
     "ForSequenceClassification",
     "ForTokenClassification",
@@ -120,6 +124,8 @@ def read_folder(name: str, path: Path) -> ModelFolder:
             notes.append(f"{name}: not used from {GENERATION}: {', '.join(unused)}")
 
     has_adapter = (path / ADAPTER).exists()
+    if has_adapter:
+        _refuse_adapter(name, path)
     kept = {entry: value for entry, value in config.items() if entry not in LEFT_OUT}
     return ModelFolder(name, path, kept, token_ids, weights, has_adapter, tuple(notes))
 
@@ -216,19 +222,35 @@ def refuse_incomplete(folder: ModelFolder, loaded: Any, info: Mapping[str, Any])
     modules = {module for module, _ in loaded.named_modules() if module}
     layer_lists = {module.rpartition(".")[0] for module in modules if module[-1].isdigit()}
     unexpected = sorted(info["unexpected_keys"])
-    for weight in unexpected:
+    left_out = [weight for weight in unexpected if not weight.endswith(CONSTANTS)]
+    for weight in left_out:
         if set(_owners(weight)) & layer_lists or _owners(weight)[-1] in modules:
             raise UserError(
                 f"{name!r} has weights that its {CONFIG} does not use, such as {weight}: "
                 "the two are of different models, so get both from the same place"
             )
 
-    if not unexpected:
+    if not left_out:
         return []
     return [
-        f"{name}: {len(unexpected)} weights are not part of the language model and are left out, "
-        f"the first is {unexpected[0]}"
+        f"{name}: {len(left_out)} weights are not part of the language model and are left out, "
+        f"the first is {left_out[0]}"
     ]
+
+
+def untie_head(lm: Any) -> bool:
+    """Correct a configuration that says that the output layer is the embedding, if it is not.
+
+    transformers believes the weights, but others who read the saved folder believe config.json.
+    Returns whether it was corrected.
+    """
+    head, embedding = lm.get_output_embeddings(), lm.get_input_embeddings()
+    is_tied = head is None or head.weight is embedding.weight
+    if is_tied or not lm.config.tie_word_embeddings:
+        return False
+
+    lm.config.tie_word_embeddings = False
+    return True
 
 
 def _owners(weight: str) -> list[str]:
@@ -305,6 +327,16 @@ def _refuse_architecture(name: str, config: Mapping[str, Any]) -> None:
             )
 
 
+def _refuse_adapter(name: str, path: Path) -> None:
+    """Raise UserError if the adapter in a folder cannot be merged into the weights."""
+    kind = _read_json(name, path / ADAPTER).get("peft_type")
+    fix = f"merge it with peft, or remove {ADAPTER} to use the weights without it"
+    if kind != "LORA":
+        raise UserError(f"{name!r} holds an adapter of type {kind!r}, not LORA: {fix}")
+    if not any((path / file).exists() for file in ADAPTER_WEIGHTS):
+        raise UserError(f"{name!r} holds {ADAPTER}, but no {ADAPTER_WEIGHTS[0]}: {fix}")
+
+
 def _refuse_quantised(name: str, config: Mapping[str, Any], weights: Mapping[str, str]) -> None:
     """Raise UserError if the weights are quantised, or config.json says so."""
     stored = [weight for weight, kind in weights.items() if _is_quantised(weight, kind)]
@@ -315,9 +347,9 @@ def _refuse_quantised(name: str, config: Mapping[str, Any], weights: Mapping[str
     if not stored and not settings:
         return
 
-    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    method = settings.get("quant_method") if isinstance(settings, dict) else "no method is named"
     if stored:
-        what = method or f"{stored[0]} is {weights[stored[0]]}"
+        what = method if settings else f"{stored[0]} is {weights[stored[0]]}"
         raise _cannot_load(
             name,
             f"its weights are quantised ({what}), and cannot be trained: use the model that was "
@@ -336,7 +368,7 @@ def _refuse_quantised(name: str, config: Mapping[str, Any], weights: Mapping[str
 
 
 def _is_quantised(weight: str, kind: str) -> bool:
-    is_small = kind.startswith(("F8", "F6", "F4", "I4", "U4")) or (
+    is_small = kind.startswith(("F8_", "F6_", "F4", "I4", "U4")) or (
         kind in ("I8", "U8") and weight.endswith(".weight")
     )
     return is_small or any(fnmatch(weight, pattern) for pattern in QUANTISED_NAMES)

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -29,7 +30,7 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from tinyzero.errors import UserError, first_line
 from tinyzero.models import contracts
@@ -48,6 +49,7 @@ from tinyzero.models.folder import (
     refuse_incomplete,
     refuse_settings,
     refuse_without_config,
+    untie_head,
     view,
 )
 from tinyzero.registry import near
@@ -123,7 +125,7 @@ def _load(name: str, path: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
     try:
         folder = read_folder(name, _fetched(name, path) if is_hub_id(path) else Path(path))
         with view(folder) as seen:
-            lm, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 seen,
                 trust_remote_code=False,
                 dtype=dtype,
@@ -133,10 +135,21 @@ def _load(name: str, path: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
             )
     except UserError:
         raise
+    except UnpicklingError as error:
+        raise UserError(
+            f"cannot load a model from {name!r}: its .bin file is damaged, or holds code, which is "
+            "never run here: use a model.safetensors"
+        ) from error
     except Exception as error:  # a damaged folder raises many types of exceptions
         raise UserError(_cannot_load(name, path, error)) from error
 
+    lm, info = loaded
     notes = [*folder.notes, *refuse_incomplete(folder, lm, info)]
+    if untie_head(lm):
+        notes.append(
+            f"{name}: its output layer has weights of its own, although {CONFIG} says that it is "
+            "the embedding: it is trained and saved apart"
+        )
     lm.config.name_or_path = path
     lm.generation_config = generation_config(_token_ids(folder, lm))
     if folder.has_adapter:
