@@ -3,8 +3,10 @@
 from tinyzero.models.backbone import Backbone, ValueModel, recompute_layers
 from tinyzero.models.cache import KeyValueCache, cache_shape, has_fixed_rotary, signed_rotary
 from tinyzero.models.hub import (
+    ASSETS,
     BUNDLED,
     build_model,
+    ignore,
     is_hub_id,
     known_context,
     load_model,
@@ -15,6 +17,7 @@ from tinyzero.models.hub import (
     save_model,
     stored_dtype,
 )
+from tinyzero.models.readback import compare_loaded
 from tinyzero.models.tokens import (
     build_tokenizer,
     continues_last_message,
@@ -27,6 +30,7 @@ from tinyzero.models.tokens import (
 )
 
 __all__ = [
+    "ASSETS",
     "BUNDLED",
     "Backbone",
     "KeyValueCache",
@@ -35,11 +39,13 @@ __all__ = [
     "build_model",
     "build_tokenizer",
     "cache_shape",
+    "compare_loaded",
     "continues_last_message",
     "decoder",
     "encode_prompt",
     "end_ids",
     "has_fixed_rotary",
+    "ignore",
     "is_hub_id",
     "known_context",
     "load_model",

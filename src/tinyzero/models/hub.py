@@ -22,6 +22,7 @@ from urllib.request import Request, urlopen
 
 import torch
 import transformers
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AttentionInterface,
@@ -232,11 +233,13 @@ def save_model(
     folder: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model folder that transformers and vLLM can load.
+    """Write a model folder that transformers and vLLM can load, and read its weights back.
 
-    Adapters are merged into the weights. `dtype` stores the weights in another precision.
+    Adapters are merged into the weights. `dtype` stores the weights in another precision. Raises
+    UserError if what was read back is not what was written.
     """
-    model.lm.save_pretrained(folder, state_dict=_stored_weights(model, dtype))
+    weights = _stored_weights(model, dtype)
+    model.lm.save_pretrained(folder, state_dict=dict(weights))
     if dtype is not None:
         config = json.loads((folder / "config.json").read_text())
         config["dtype"] = str(dtype).removeprefix("torch.")
@@ -245,8 +248,41 @@ def save_model(
 
     # safetensors makes its files readable only by their owner: give them the usual permissions.
     permissions = stat.S_IMODE((folder / "config.json").stat().st_mode)
-    for weights in folder.glob("*.safetensors"):
-        weights.chmod(permissions)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(permissions)
+    _compare_written(folder, weights)
+
+
+def _compare_written(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raise UserError if the files in `folder` do not hold `weights`, bit by bit.
+
+    A weight that is tied to another one is stored once. transformers stores some architectures
+    under other names; those are compared when the folder is loaded (readback.py).
+    """
+    names, addresses = set(), set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - it is not a dictionary
+                names.add(name)
+                if name not in weights:
+                    continue
+                addresses.add(weights[name].data_ptr())
+                if not same_bits(stored.get_tensor(name), weights[name]):
+                    raise UserError(
+                        f"{folder}: {name} was not stored as it is: check the disk, then try again"
+                    )
+
+    lost = [name for name, weight in weights.items() if weight.data_ptr() not in addresses]
+    if lost and names <= weights.keys():
+        raise UserError(f"{folder}: {lost[0]} was not stored: check the disk, then try again")
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors on the CPU have equal shapes, types and bits (a NaN equals itself)."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    flat = (tensor.contiguous().flatten().view(torch.uint8) for tensor in (one, other))
+    return torch.equal(*flat)
 
 
 def _stored_weights(model: Backbone, dtype: torch.dtype | None) -> dict[str, Tensor]:

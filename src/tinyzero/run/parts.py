@@ -53,6 +53,8 @@ class Run:
     player: Player
     source: Source
     save_model: Callable[[Path], None]
+    read_back: Callable[[Path], None]
+    """Raises UserError if the model in a folder is not the policy."""
     console: Console
     tracking: trackers.Tracking
     meter: Meter
@@ -236,7 +238,7 @@ def build(
         preflight.check_lengths(config, lengths, known_context, console.note)
 
     # what needs the policy
-    policy = load(config, "policy")
+    policy = load(config, "policy", note=console.note)
     if known_context is None:
         preflight.check_lengths(config, lengths, policy.context, console.note)
     config, algorithm = choose_sampler(config, parts, policy, console.note)
@@ -267,6 +269,7 @@ def build(
         clock=clock,
         forecast=Forecast(config),
         save_model=lambda path: save_policy(config, policy, tokenizer, path),
+        read_back=partial(models.compare_loaded, policy, tokenizer),
         console=console,
         tracking=trackers.Tracking(config.run.track, folder, config.model_dump(), console.note),
         meter=make_meter(config, algorithm, policy, console),
