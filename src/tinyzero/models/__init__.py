@@ -17,7 +17,8 @@ from tinyzero.models.hub import (
     save_model,
     stored_dtype,
 )
-from tinyzero.models.readback import compare_loaded
+from tinyzero.models.origin import Origin, front_lines, origin_of, read_origin, write_origin
+from tinyzero.models.readback import compare_loaded, use_known_class
 from tinyzero.models.tokens import (
     build_tokenizer,
     continues_last_message,
@@ -34,6 +35,7 @@ __all__ = [
     "BUNDLED",
     "Backbone",
     "KeyValueCache",
+    "Origin",
     "ValueModel",
     "attention",
     "build_model",
@@ -44,6 +46,7 @@ __all__ = [
     "decoder",
     "encode_prompt",
     "end_ids",
+    "front_lines",
     "has_fixed_rotary",
     "ignore",
     "is_hub_id",
@@ -54,11 +57,15 @@ __all__ = [
     "lora",
     "merged_weight",
     "named_weights",
+    "origin_of",
     "pick_device",
+    "read_origin",
     "recompute_layers",
     "save_model",
     "set_generation",
     "signed_rotary",
     "stop_ids",
     "stored_dtype",
+    "use_known_class",
+    "write_origin",
 ]

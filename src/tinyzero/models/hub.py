@@ -354,7 +354,7 @@ def _fetched(name: str, hub_id: str) -> Path:
     used.
     """
     folder = Path(str(cached_file(hub_id, CONFIG))).parent
-    for file in (GENERATION, ADAPTER):
+    for file in (GENERATION, ADAPTER, "README.md", "LICENSE"):
         _fetch_if_any(hub_id, file)
     refuse_settings(name, folder)
 

@@ -9,6 +9,7 @@ logits compared. That takes memory for a second model there for a moment, but no
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,28 @@ def compare_loaded(model: Backbone, tokenizer: PreTrainedTokenizerBase, folder: 
             f"the saved model is not the one in memory: {difference}; nothing was reported as "
             "written: use another model, or report this with the model's name"
         )
+
+
+def use_known_class(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Name a class in the saved `tokenizer` that transformers 4 and older vLLM know too.
+
+    transformers 5 writes TokenizersBackend and a list of special tokens that they cannot read. The
+    file stays as it was if the tokenizer would then be loaded differently.
+    """
+    path = folder / "tokenizer_config.json"
+    before = path.read_text(encoding="utf-8")
+    settings = json.loads(before)
+    if settings.get("tokenizer_class") != "TokenizersBackend":
+        return
+
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    loaded = load_tokenizer(str(folder))
+    if _other_text(tokenizer, loaded) or loaded.get_vocab() != tokenizer.get_vocab():
+        path.write_text(before, encoding="utf-8")
 
 
 def _first_difference(model: Backbone, loaded: Backbone) -> str | None:

@@ -130,7 +130,9 @@ def load_latest(run_dir: Path, report: Callable[[str], None]) -> tuple[Path, dic
             f"put it back, or delete {short_path(path)}"
         ) from None
     later = json.loads((path / MANIFEST).read_bytes()).get("later")
-    return path, state | later if isinstance(later, dict) else state
+    if isinstance(state, dict) and isinstance(later, dict):
+        state |= later
+    return path, state
 
 
 def latest(run_dir: Path, report: Callable[[str], None]) -> Path | None:

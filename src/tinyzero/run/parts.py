@@ -244,6 +244,7 @@ def build(
     config, algorithm = choose_sampler(config, parts, policy, console.note)
     if saved and not is_sampler_known:
         progress.refuse_changes(saved, config, folder)
+    origin = models.origin_of(config.model.name)
     ends = models.end_ids(tokenizer, policy, task.stop)
     sampler = make_sampler(config, policy, models.decoder(tokenizer), ends)
     player = Player(
@@ -268,7 +269,7 @@ def build(
         source=make_source(config, player, algorithm, clock),
         clock=clock,
         forecast=Forecast(config),
-        save_model=lambda path: save_policy(config, policy, tokenizer, path),
+        save_model=lambda path: save_policy(config, policy, tokenizer, origin, path),
         read_back=partial(models.compare_loaded, policy, tokenizer),
         console=console,
         tracking=trackers.Tracking(config.run.track, folder, config.model_dump(), console.note),
@@ -347,9 +348,12 @@ def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
     )
 
 
-def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: Path) -> None:
+def save_policy(
+    config: Config, policy: models.Backbone, tokenizer: Any, origin: models.Origin, path: Path
+) -> None:
     """Write the model as a Hugging Face folder; adapters are merged, and also kept apart."""
     models.save_model(policy, tokenizer, path)
+    models.write_origin(origin, path)
     if config.lora.rank:
         lora.save_adapter(policy, config.lora, path / lora.FOLDER, config.model.name)
 
