@@ -16,7 +16,7 @@ import yaml
 from transformers.utils.hub import cached_file
 
 from tinyzero.models.folder import CONFIG
-from tinyzero.models.hub import BUNDLED, find_model, is_hub_id
+from tinyzero.models.hub import BUNDLED, find_model, is_hub_id, locate
 
 CARD = "README.md"
 KEPT = ("license", "license_name", "license_link", "base_model")
@@ -42,16 +42,15 @@ def origin_of(name: str) -> Origin:
     """
     if name in BUNDLED:
         return Origin({"license": "apache-2.0"})
-    path = find_model(name)
-    if not is_hub_id(path):
-        return read_origin(Path(path))
+    if not is_hub_id(locate(name)):
+        return read_origin(Path(find_model(name)))
 
     try:
-        folder = Path(str(cached_file(path, CONFIG, local_files_only=True))).parent
+        folder = Path(str(cached_file(name, CONFIG, local_files_only=True))).parent
     except OSError:  # it was not fetched yet
-        return Origin({"base_model": path})
+        return Origin({"base_model": name})
     origin = read_origin(folder)
-    return Origin({**origin.entries, "base_model": path}, origin.licences)
+    return Origin({**origin.entries, "base_model": name}, origin.licences)
 
 
 def read_origin(folder: Path) -> Origin:

@@ -108,10 +108,8 @@ def _origin(model: str, config: Config | None) -> models.Origin:
         return origin
 
     base = config.model.name
-    is_at_hand = base in models.BUNDLED or Path(base).is_dir()
-    if is_at_hand:
-        return models.origin_of(base)
-    return models.Origin({"base_model": base}) if models.is_hub_id(base) else origin
+    is_known = base in models.BUNDLED or Path(base).is_dir() or models.is_hub_id(base)
+    return models.origin_of(base) if is_known else origin
 
 
 def _make_parents(out: Path) -> None:
