@@ -133,6 +133,7 @@ def _load(name: str, path: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
                 attn_implementation="tinyzero",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are reported below
+                key_mapping=dict(folder.renamed) or None,
             )
     except UserError:
         raise
@@ -151,6 +152,8 @@ def _load(name: str, path: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
             f"{name}: its output layer has weights of its own, although {CONFIG} says that it is "
             "the embedding: it is trained and saved apart"
         )
+    if folder.renamed:
+        lm._weight_conversions = None  # otherwise it is saved under the names before the renaming
     lm.config.name_or_path = path
     lm.generation_config = generation_config(_token_ids(folder, lm))
     if folder.has_adapter:
@@ -177,7 +180,10 @@ def _cannot_load(name: str, path: str, error: BaseException) -> str:
     missing = ""
     if not Path(path).exists():
         missing = "there is no such folder, and no model of that name could be fetched: "
-    return f"cannot load a model from {name!r}: {missing}{first_line(error)}"
+    reason = first_line(error)
+    if "Unrecognized configuration class" in reason:
+        reason = "transformers has no model of this type that continues text: use another model"
+    return f"cannot load a model from {name!r}: {missing}{reason}"
 
 
 def pick_device(name: str) -> str:
@@ -214,7 +220,7 @@ def known_context(name: str) -> int | None:
         return None
     read_folder(name, Path(path))
     try:
-        return int(_configuration(name, path).max_position_embeddings)
+        return int(_configuration(name, path).get_text_config().max_position_embeddings)
     except (UserError, AttributeError, TypeError, ValueError):  # load_model will report it
         return None
 
