@@ -48,8 +48,8 @@ def compare_loaded(model: Backbone, tokenizer: PreTrainedTokenizerBase, folder: 
 
     if difference:
         raise UserError(
-            f"this model cannot be saved, so nothing was begun with it: {difference}; use another "
-            "model, or report this with the model's name"
+            f"this model cannot be saved: {difference}; use another model, or report this with the "
+            "model's name"
         )
 
 
