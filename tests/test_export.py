@@ -307,7 +307,7 @@ def test_licence_and_base_model_survive_a_run_and_two_exports(base: Path, tmp_pa
             "base_model": ["me/base"],
         }
         assert origin.licences == {"LICENSE.txt": b"Do what you like."}
-        assert "reinforcement-learning" in (folder / "README.md").read_text()
+    assert "trained on countdown with grpo" in (tmp_path / "once" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

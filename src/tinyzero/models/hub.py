@@ -380,13 +380,13 @@ def _fetched(name: str, hub_id: str) -> Path:
 
 def _fetch_if_any(hub_id: str, file: str) -> bool:
     """Fetch a file from the hub, unless it was fetched before; whether there is one."""
-    found = cached_file(
+    fetched = cached_file(
         hub_id,
         file,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return found is not None
+    return fetched is not None
 
 
 def _checked(path: str) -> str:
