@@ -240,6 +240,18 @@ def test_other_kinds_of_folders(healthy: Path, tmp_path: Path) -> None:
     assert "it is an encoder-decoder" in rejected(tmp_path / "t5")
 
 
+def test_a_folder_that_cannot_be_read(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "File name too long" in rejected(tmp_path / ("x" * 300))
+
+    def denied(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert "config.json: Permission denied" in rejected(healthy)
+
+
 def test_everything_that_opens_a_model_rejects_it(
     healthy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -435,6 +447,22 @@ def test_a_weight_that_is_stored_differently_is_noticed(
     monkeypatch.setattr(type(model.lm), "save_pretrained", broken)
     with pytest.raises(UserError, match=r"model.norm.weight was not stored as it is"):
         models.save_model(model, folders.bpe(), tmp_path / "saved")
+
+
+def test_a_model_that_transformers_cannot_write_is_one_line(healthy: Path, tmp_path: Path) -> None:
+    model = models.load_model(str(healthy))
+    model.lm.generation_config.update(do_sample=False, temperature=0.5)
+    with pytest.raises(UserError, match="transformers cannot write this model: ValueError"):
+        models.save_model(model, folders.bpe(), tmp_path / "saved")
+
+
+def test_the_precision_is_that_of_the_weights(healthy: Path, tmp_path: Path) -> None:
+    folder = changed(healthy, tmp_path, folders.settings(dtype="bfloat16"))
+    assert models.stored_dtype(str(folder)) == torch.float32
+    folders.weights(lambda stored: {name: w.half() for name, w in stored.items()})(folder)
+    assert models.stored_dtype(str(folder)) == torch.float16
+    folders.pickled()(folder)
+    assert models.stored_dtype(str(folder)) == torch.bfloat16, "what the configuration says"
 
 
 SPOILED: dict[str, tuple[Change, str]] = {

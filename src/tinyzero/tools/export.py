@@ -30,7 +30,7 @@ from tinyzero.config import Config
 from tinyzero.errors import UserError, brief, first_line
 from tinyzero.run import outputs, records
 from tinyzero.tasks import load_task
-from tinyzero.tasks.base import NoSolution, Task
+from tinyzero.tasks.base import Task
 from tinyzero.types import Prompt, SamplingParams
 
 CARD, CURVE, RECIPE = "README.md", "curve.png", "recipe.toml"
@@ -361,7 +361,7 @@ def _used_stops(task: Task) -> tuple[str, ...]:
     """
     try:
         solution = task.solution(task.problem("test", 0))
-    except NoSolution:
+    except UserError:  # no solution is known, or the task's own code raised
         return tuple(task.stop)
     return tuple(text for text in task.stop if text in solution)
 
