@@ -217,6 +217,9 @@ def test_pickled_weights_are_loaded_but_their_code_is_not_run(
     assert "holds code, which is never run here: use a model.safetensors" in rejected(armed)
     assert not proof.exists()
 
+    folders.text("pytorch_model.bin", "hello")(plain)
+    assert "pytorch_model.bin is damaged or was cut short" in rejected(plain)
+
 
 def test_other_kinds_of_folders(healthy: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()

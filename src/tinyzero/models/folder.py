@@ -415,7 +415,22 @@ def _stored_types(name: str, path: Path) -> dict[str, str]:
     for file in files:
         if file.suffix == ".safetensors":
             types |= _header_types(name, file)
+        else:
+            _refuse_other_files(name, file)
     return types
+
+
+def _refuse_other_files(name: str, file: Path) -> None:
+    """Raise UserError if a .bin file does not begin as those that torch writes."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(2)
+    except OSError as error:
+        raise _cannot_load(name, f"{file.name}: {error.strerror}") from error
+
+    is_torch = start == b"PK" or start[:1] == b"\x80"  # an archive, or a pickle of old versions
+    if not is_torch:
+        raise _cannot_load(name, f"{file.name} is damaged or was cut short: download it again")
 
 
 def _weight_files(name: str, path: Path) -> list[Path]:
