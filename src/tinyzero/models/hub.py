@@ -275,7 +275,7 @@ def save_model(
 def _unwritable() -> Iterator[None]:
     """Turn what transformers raises for a model that it cannot write into a UserError.
 
-    A refusal of the disk passes through: whoever writes the folder knows what to say about it.
+    A refusal of the disk passes through: the caller knows what to say about it.
     """
     try:
         yield
