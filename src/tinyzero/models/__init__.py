@@ -3,8 +3,10 @@
 from tinyzero.models.backbone import Backbone, ValueModel, recompute_layers
 from tinyzero.models.cache import KeyValueCache, cache_shape, has_fixed_rotary, signed_rotary
 from tinyzero.models.hub import (
+    ASSETS,
     BUNDLED,
     build_model,
+    ignore,
     is_hub_id,
     known_context,
     load_model,
@@ -15,7 +17,9 @@ from tinyzero.models.hub import (
     save_model,
     stored_dtype,
 )
+from tinyzero.models.origin import Origin, front_lines, origin_of, read_origin, write_origin
 from tinyzero.models.packing import rows_by_group, shared_lengths
+from tinyzero.models.readback import compare_loaded, use_known_class
 from tinyzero.models.tokens import (
     build_tokenizer,
     continues_last_message,
@@ -28,19 +32,24 @@ from tinyzero.models.tokens import (
 )
 
 __all__ = [
+    "ASSETS",
     "BUNDLED",
     "Backbone",
     "KeyValueCache",
+    "Origin",
     "ValueModel",
     "attention",
     "build_model",
     "build_tokenizer",
     "cache_shape",
+    "compare_loaded",
     "continues_last_message",
     "decoder",
     "encode_prompt",
     "end_ids",
+    "front_lines",
     "has_fixed_rotary",
+    "ignore",
     "is_hub_id",
     "known_context",
     "load_model",
@@ -49,7 +58,9 @@ __all__ = [
     "lora",
     "merged_weight",
     "named_weights",
+    "origin_of",
     "pick_device",
+    "read_origin",
     "recompute_layers",
     "rows_by_group",
     "save_model",
@@ -58,4 +69,6 @@ __all__ = [
     "signed_rotary",
     "stop_ids",
     "stored_dtype",
+    "use_known_class",
+    "write_origin",
 ]
