@@ -208,6 +208,7 @@ def build(
 
     # what needs no model
     asked, parts = config, check(config, command.options)
+    config = config.model_copy(update={"model": parts.config.model})  # with the date, kept from now
     preflight.require_sampler(config.sampler.name)
     task = parts.task
     console = Console(config.steps, highlights=task.highlights)
@@ -228,7 +229,13 @@ def build(
 
     # what needs the tokenizer
     tokenizer = models.load_tokenizer(config.model.name)
-    encode = partial(models.encode_prompt, tokenizer)
+    encode = partial(
+        models.encode_prompt,
+        tokenizer,
+        rows=models.known_vocabulary(config.model.name),
+        date=config.model.date,
+        note=models.once(console.note),
+    )
     prompts = [task.prompt(problem, config.model.prompt) for problem in problems]
     lengths = [len(encode(prompt)) for prompt in prompts]
     known_context = models.known_context(config.model.name)
