@@ -145,17 +145,19 @@ def train(
     if resume:
         if folder is None:
             raise UserError("resume needs the folder of the run to continue: give folder=")
-        run_folder = Path(folder)
+        run_folder, note = Path(folder), None
         config = configs.resumed(run_folder, overrides, _named(task), trust, flags="trust=True")
     else:
         if task is not None:
             overrides["task.name"] = _named(task)
         configs.require_recipe(recipe, overrides, trust, "trust=True")
-        config = configs.resolve(configs.read_recipe(recipe), overrides)
+        tables = configs.read_recipe(recipe)
+        config = configs.resolve(tables, overrides)
+        note = configs.adapter_note(tables, overrides)
         default_folder = f"runs/{configs.run_name(recipe, config)}"
         run_folder = Path(folder or config.run.dir or default_folder)
 
-    run_loop(config, run_folder, resume, started, configs.Command(options=overrides))
+    run_loop(config, run_folder, resume, started, configs.Command(options=overrides, note=note))
     return Run(run_folder)
 
 

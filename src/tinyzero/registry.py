@@ -273,6 +273,8 @@ def _one_line(problem: Mapping[str, Any], model: type[BaseModel], where: str) ->
         return f"unknown key {key}{suggest(path[-1], _keys(model, path[:-1]))}"
     if problem["type"] == "missing":
         return f"{key} is missing: give it a value"
+    if problem["type"].startswith("bool_"):
+        return f"{key} is {problem['input']!r:.200}: write true or false"
     if not path:  # a rule about several fields names them itself
         return f"{key}: {message}" if key else message
     return f"{key} is {problem['input']!r:.200}: {message[0].lower()}{message[1:]}"

@@ -78,7 +78,10 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from tinyzero.train import train
 
     recipe = given.recipe or configs.DEFAULT_RECIPE
-    command = configs.Command(given.command, overrides, recipe)
+    note = None
+    if not given.resume:
+        note = configs.adapter_note(configs.read_recipe(recipe), overrides, given.profile)
+    command = configs.Command(given.command, overrides, recipe, note)
     train(config, folder, bool(given.resume), given.started, command)
     for line in closing_lines(folder, time.perf_counter() - given.started):
         print(line)

@@ -37,11 +37,15 @@ RESUMABLE = (
 
 @dataclass(frozen=True)
 class Command:
-    """The command behind a run: the command line, the options it gave by dotted key, the recipe."""
+    """The command behind a run: the command line, the options it gave by dotted key, the recipe.
+
+    `note` is what to tell the user about the configuration when the run starts.
+    """
 
     line: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     recipe: str = ""
+    note: str | None = None
 
 
 def asked(config: Config) -> dict[str, Any]:

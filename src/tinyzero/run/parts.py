@@ -218,7 +218,7 @@ def build(
     else:
         preflight.require_new_folder(folder)
     console.note(opening_line(config, folder, saved.step if saved else 0))
-    if note := unused_gpu(config):
+    for note in filter(None, [command.note, unused_gpu(config)]):
         console.note(note)
     is_sampler_known = config.sampler.name != "auto"
     if saved and is_sampler_known:
