@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -115,6 +116,15 @@ def short_path(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except (OSError, ValueError):  # it lies elsewhere, or the current folder was deleted
         return str(path)
+
+
+def typed_path(path: Path) -> str:
+    """`path` as a command that is to be pasted into a shell names it.
+
+    >>> typed_path(Path("runs/a b"))
+    "'runs/a b'"
+    """
+    return shlex.quote(short_path(path))
 
 
 def _line_of(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -110,6 +111,16 @@ def _defined_in(node: ast.ClassDef) -> set[str]:
 def module_name(name: str) -> str:
     """The module of the bundled task, algorithm or sampler called `name`."""
     return name.replace("++", "_pp").replace("-", "_")
+
+
+def lasting_reference(name: str) -> str:
+    """`name`, with the whole path if it names a file, so that it also holds in another folder.
+
+    >>> lasting_reference("countdown")
+    'countdown'
+    """
+    source, colon, kind = name.rpartition(":")
+    return f"{os.path.abspath(source)}:{kind}" if colon and source.endswith(".py") else name
 
 
 SESSION = "session"

@@ -150,6 +150,17 @@ class Parser(argparse.ArgumentParser):
         }
 
 
+def require_readable(words: Sequence[str]) -> None:
+    """Raise UserError if a word of the command line is not text: nothing can record or show it."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{ascii(word)} has bytes that are not UTF-8: give the file or folder another name"
+            ) from None
+
+
 def make_parser(modules: Sequence[ModuleType]) -> Parser:
     """The parser of the command line, with the commands that `modules` add."""
     parser = Parser(

@@ -32,7 +32,7 @@ from tinyzero.config.schema import Config
 from tinyzero.config.sizes import require_recipe_for_model
 from tinyzero.config.toml import read_toml, set_option
 from tinyzero.errors import UserError
-from tinyzero.registry import near, suggest, validate
+from tinyzero.registry import lasting_reference, near, suggest, validate
 from tinyzero.tasks import TASKS
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -142,6 +142,8 @@ def resolve(
 ) -> Config:
     """The configuration that a recipe means, with its profile and the overrides applied.
 
+    A task, algorithm or sampler in a file is named by the whole path: a run remembers it.
+
     Raises UserError that names the option, its value and the fix if a value is wrong. A large model
     with a recipe for the small bundled ones is an error too: the learning rate would ruin it.
 
@@ -171,6 +173,10 @@ def resolve(
 
     for key in ("task", "algorithm"):
         values.setdefault(key, {}).setdefault("name", getattr(Config(), key).name)
+    for key in ("task", "algorithm", "sampler"):
+        name = values.get(key, {}).get("name")
+        if isinstance(name, str):
+            values[key]["name"] = lasting_reference(name)
     return validate(Config, values)
 
 

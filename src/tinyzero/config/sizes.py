@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -38,7 +39,7 @@ def require_recipe_for_model(
     name = recipe_for(chosen, weights, recipes)
     command = f"tinyzero train {name}"
     if read_toml(recipes / f"{name}.toml")["model"]["name"] != chosen:
-        command += f" --model.name {chosen}"
+        command += f" --model.name {shlex.quote(chosen)}"
     raise UserError(
         f"model.name is {chosen!r}, and this recipe is for the tiny bundled models: {command}"
     )

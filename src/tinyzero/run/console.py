@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -78,7 +79,8 @@ class Console:
 
     def __exit__(self, *exception: object) -> None:
         if self.live:
-            self.live.stop()
+            with suppress(OSError, ValueError):  # the terminal may be gone
+                self.live.stop()
 
     def show(self, record: Mapping[str, Any], seconds_left: float) -> None:
         """Show the record of one step, and how long the run will still take."""
@@ -145,8 +147,8 @@ class Console:
             write()
         except (OSError, ValueError) as error:
             self.lost_output = True
-            with suppress(OSError, ValueError):
-                print(f"cannot show any more output ({error}); the run continues", file=sys.stderr)
+            silence(self.console.file)
+            say(f"cannot show any more output ({error}); the run continues", sys.stderr)
 
     def _row(self, record: Mapping[str, Any]) -> dict[str, str]:
         """The cells of a step by heading."""
@@ -189,6 +191,30 @@ class Console:
         for row in rows:
             table.add_row(*(row.get(heading, "") for heading in headings))
         return table
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line to stdout, or to `stream`. If nobody can read it any more, say nothing."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError):  # a closed pipe, a terminal that is gone, a closed file
+        silence(stream)
+
+
+def silence(stream: Any) -> None:
+    """Let a stream that can no longer be written to swallow what is written to it from now on.
+
+    Otherwise every later print, and Python itself at its exit, would fail on what is left in it.
+    """
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is stream and stream.closed:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 def clock_text(seconds: float) -> str:
