@@ -110,6 +110,19 @@ def printable(text: str) -> str:
     )
 
 
+def shown(value: object) -> str:
+    """A value in one line of a message, whatever it is: a number may have too many digits for text.
+
+    >>> shown([3, 4]), len(shown("x" * 1000))
+    ('[3, 4]', 84)
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
 def short_path(path: Path) -> str:
     """`path` as a message names it: relative to the current folder if it lies below it."""
     try:

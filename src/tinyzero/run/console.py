@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 import rich.console
@@ -42,6 +43,14 @@ SECONDS_BETWEEN_REDRAWS = 0.25
 SECONDS_BETWEEN_LINES = 60.0
 
 
+class Screen(rich.console.Console):
+    """rich's console, which would end the process if nobody reads its output any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError again, so that our own console can go on in silence."""
+        raise  # noqa: PLE0704
+
+
 class Console:
     """The progress of a run: a live table of its last steps, or one plain line per step.
 
@@ -67,14 +76,14 @@ class Console:
         self.evaluation = ""
         self.evaluation_started = self.last_progress = 0.0
 
-        self.console = rich.console.Console(file=file or sys.stdout, highlight=False, markup=False)
+        self.console = Screen(file=file or sys.stdout, highlight=False, markup=False)
         redraws = self.console.is_terminal and not self.console.is_dumb_terminal
         # Drawn only when there is something new: a drawing thread would take time from training.
         self.live = Live(console=self.console, auto_refresh=False) if redraws else None
 
     def __enter__(self) -> Console:
         if self.live:
-            self.live.start()
+            self._write(self.live.start)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -214,7 +223,7 @@ def silence(stream: Any) -> None:
 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is stream and stream.closed:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
 
 
 def clock_text(seconds: float) -> str:

@@ -326,7 +326,8 @@ def _use(name: str, dtype: str, config: Config) -> str:
         f"{_ending(params.stop)}:\n\n```python\n{_assignment(prompt)}\n```\n\n"
         f"With transformers:\n\n```python\n{_transformers_code(name, prompt)}\n```\n\n"
         f"With vLLM:\n\n```python\n{_vllm_code(name, dtype, prompt, params)}\n```\n\n"
-        f"With TinyZero, on a page in the browser:\n\n```\ntinyzero play --web {shlex.quote(name)}\n```"
+        "With TinyZero, on a page in the browser:\n\n"
+        f"```\ntinyzero play --web {shlex.quote(name)}\n```"
     )
 
 
