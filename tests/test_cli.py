@@ -89,7 +89,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("completion powershell", "shell"),
         ("train --run.dir --dry-run", "--run.dir needs a value"),
         ("train --run.dir --steps 5", "--run.dir needs a value"),
-        ("train --task [1] --dry-run", "task.name is [1]: give the name of a task"),
+        ("train --task [1] --dry-run", "unknown task '[1]': use one of"),
         (f"train --seed {'1' * 5000}", "seed"),
         (f"train {'a' * 300}.toml", "File name too long"),
         ("train --algorithm.kl true --dry-run", "algorithm.kl is True"),

@@ -197,7 +197,7 @@ def test_an_unknown_key_names_the_nearest(argument: str, says: str) -> None:
         "--rollout.temperature=inf",
         "--eval.greedy=maybe",
         "--eval.greedy=1",
-        "--model.prompt=3",
+        "--model.dtype=3",
         "--checkpoint.keep=0",
     ],
 )

@@ -332,7 +332,7 @@ GOOD = '{"target": 6, "nums": [1, 2, 3]}\n'
         ('{"target": 6, "nums": [6]}', r"row 1 .* has nums \[6\]"),
         ('{"target": 6, "nums": [1, 1, 1, 1, 1, 1, 1]}', "row 1 .* must be a list of 2 to 6"),
         ('{"target": 6, "nums": [1, "2"]}', "row 1 .* has '2' in nums"),
-        ('{"target": 6, "nums": [1, 0]}', "row 1 .* has 0 in nums: all must be positive"),
+        ('{"target": 6, "nums": [1, 0]}', "row 1 .* has 0 in nums: each must be a positive"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path: Path, line: str, message: str) -> None:

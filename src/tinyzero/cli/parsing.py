@@ -157,7 +157,7 @@ def require_readable(words: Sequence[str]) -> None:
             word.encode()
         except UnicodeEncodeError:
             raise UserError(
-                f"{ascii(word)} has bytes that are not UTF-8: give the file or folder another name"
+                f"{word!a} has bytes that are not UTF-8: give the file or folder another name"
             ) from None
 
 

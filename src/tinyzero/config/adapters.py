@@ -35,7 +35,7 @@ def for_adapters(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[
     if has_adapters(below) or not has_adapters(above):
         return below
 
-    raised = _raised(below)
+    raised: dict[str, Any] = _raised(below)
     for section in OPTIMIZERS:
         missing = {RATE: _times_ten(OptimizerOptions().learning_rate)}
         if isinstance(raised.get(section, {}), dict):

@@ -193,7 +193,7 @@ def _read_list(text: str, kind: Any, flag: str) -> list[Any]:
 
 
 def _read_any(text: str) -> Any:
-    """The value that a text is in TOML, or the text itself if it is none."""
+    """The value that a text is in TOML, or else the text itself."""
     try:
         # in brackets, so that neither a comment nor another line can follow the value
         table = tomllib.loads(f"x = [{text}]")

@@ -6,7 +6,12 @@ them, and `WorkerPool` runs them in processes that can be killed.
 """
 
 from tinyzero.grading.answers import extract_answer, find_answer
-from tinyzero.grading.arithmetic import MAX_DIGITS, answer_reward, evaluate_expression, number_reward
+from tinyzero.grading.arithmetic import (
+    MAX_DIGITS,
+    answer_reward,
+    evaluate_expression,
+    number_reward,
+)
 from tinyzero.grading.verdicts import (
     Grader,
     Judge,

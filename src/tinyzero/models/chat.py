@@ -35,11 +35,11 @@ def silent(_: str) -> None:
 
 def once(note: Callable[[str], None]) -> Callable[[str], None]:
     """`note`, but each text is told only the first time."""
-    told: set[str] = set()
+    noted: set[str] = set()
 
     def note_once(text: str) -> None:
-        if text not in told:
-            told.add(text)
+        if text not in noted:
+            noted.add(text)
             note(text)
 
     return note_once

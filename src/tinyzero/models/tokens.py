@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Tokenizer,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from tinyzero.errors import UserError, first_line
 from tinyzero.models.backbone import Backbone
@@ -36,8 +36,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     path = find_model(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        tokenizer = _as_in_file(tokenizer, path)
+        loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = _as_in_file(loaded, path)
     except Exception as error:
         raise UserError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
 
@@ -63,12 +63,13 @@ def _as_in_file(tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedToke
     if _steps(written) == _steps(loaded):
         return tokenizer
 
-    known = {
+    known: dict[str, Any] = {
         name: token
         for name, token in tokenizer.special_tokens_map.items()
         if isinstance(token, str) and written.token_to_id(token) is not None
     }
-    return PreTrainedTokenizerFast.from_pretrained(path, **known)
+    as_written: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(path, **known)
+    return as_written
 
 
 def _steps(tokenizer: Tokenizer) -> list[Any]:
@@ -87,7 +88,7 @@ def _without_offsets(state: Any) -> Any:
 
 
 def known_vocabulary(name: str) -> int | None:
-    """How many tokens a model can read, without loading it; None if its config does not say."""
+    """The number of tokens that a model can read, without loading it; None if it does not say."""
     try:
         settings = AutoConfig.from_pretrained(find_model(name), trust_remote_code=False)
         return int(settings.get_text_config().vocab_size)
@@ -217,8 +218,8 @@ def _check_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rows: int
         )
     if ids and ids[-1] == tokenizer.eos_token_id:
         raise UserError(
-            f"the prompt ends with the end token {tokenizer.eos_token!r}, so there is nothing to "
-            "go on with: end it with the beginning of the assistant's message"
+            f"the prompt ends with the end token {tokenizer.eos_token!r}, so nothing can "
+            "follow: end it with the beginning of the assistant's message"
         )
 
 

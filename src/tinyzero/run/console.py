@@ -48,7 +48,7 @@ class Screen(rich.console.Console):
 
     def on_broken_pipe(self) -> None:
         """Raise BrokenPipeError again, so that our own console can go on in silence."""
-        raise  # noqa: PLE0704
+        raise
 
 
 class Console:
@@ -223,7 +223,7 @@ def silence(stream: Any) -> None:
 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is stream and stream.closed:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 def clock_text(seconds: float) -> str:

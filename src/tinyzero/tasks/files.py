@@ -17,7 +17,7 @@ EXTRA = "is not installed: pip install 'tinyzero[data]'"
 
 
 def read_json(text: str | bytes) -> Any:
-    """The value that a line of somebody else's JSON holds. Raises ValueError if there is none.
+    """The value that a line of somebody else's JSON holds. Raises ValueError if it is not JSON.
 
     Python raises RecursionError instead if brackets are nested too deeply.
 

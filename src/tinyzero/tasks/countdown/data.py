@@ -145,7 +145,7 @@ def _plus_minus(rows: Sequence[Row]) -> np.ndarray:
     for count in Counter(len(row.nums) for row in rows):
         indices = [index for index, row in enumerate(rows) if len(row.nums) == count]
         # Python's own integers if a sum of 64-bit ones could overflow
-        largest = max(max(rows[index].nums + (rows[index].target,)) for index in indices)
+        largest = max(max(*rows[index].nums, rows[index].target) for index in indices)
         kind = np.int64 if largest * count < 2**63 else object
         numbers = np.array([rows[index].nums for index in indices], dtype=kind)
         targets = np.array([rows[index].target for index in indices], dtype=kind)
