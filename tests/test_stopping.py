@@ -11,6 +11,7 @@ import pytest
 
 from tinyzero.run import console
 
+MAIN = "import tinyzero.cli as c; raise SystemExit(c.main())"
 OPTIONS = {
     "eval.every": 0,
     "eval.test_problems": 0,
@@ -24,7 +25,7 @@ OPTIONS = {
 def command(folder: Path, steps: int) -> list[str]:
     options = OPTIONS | {"run.dir": folder, "steps": steps}
     words = [f"--{key}={value}" for key, value in options.items()]
-    return [sys.executable, "-m", "tinyzero", "train", *words]
+    return [sys.executable, "-c", MAIN, "train", *words]
 
 
 def steps_of(folder: Path) -> int:
@@ -46,7 +47,8 @@ def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(tmp_path: Path) -> N
     assert run.stdout
     run.stdout.close()
     assert run.stderr
-    said = run.stderr.read().decode()
+    with run.stderr:
+        said = run.stderr.read().decode()
     assert run.wait() == 0, said
     assert said.count("cannot show any more output") == 1
     assert steps_of(tmp_path / "run") == 3

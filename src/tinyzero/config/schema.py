@@ -301,7 +301,7 @@ class RunSection(Section):
     def _can_be_a_folder(cls, folder: str) -> str:
         """Expand `~` here, because the shell leaves it alone in --run.dir=~/x."""
         expanded = os.path.expanduser(folder)
-        if "\0" in folder or expanded.startswith("~"):
+        if re.search("[\0-\x1f\x7f\ud800-\udfff]", folder) or expanded.startswith("~"):
             raise ValueError("no folder can have this name: give its path")
         return expanded
 
