@@ -1,5 +1,6 @@
 """Every command works with a random model; every mistake gets one line and exit code 2."""
 
+import importlib
 import io
 import json
 import os
@@ -1001,7 +1002,8 @@ def test_an_option_is_read_by_its_type(
 
 def test_a_folder_is_named_as_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Path] = []
-    monkeypatch.setattr("tinyzero.train.train", lambda config, folder, *rest: given.append(folder))
+    loop = importlib.import_module("tinyzero.train")
+    monkeypatch.setattr(loop, "train", lambda config, folder, *rest: given.append(folder))
     monkeypatch.setattr("tinyzero.cli.train.closing_lines", lambda folder, seconds: [])
     monkeypatch.setattr("tinyzero.cli.train._alarm_lines", lambda folder: [])
     for name in ("2024", "007", "1e5", "true", "[1]", "null", "2024-01-01", "a b"):
