@@ -1,5 +1,6 @@
 """Chat templates and tokenizers of any folder: right, or rejected in one line."""
 
+import datetime
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tinyzero import config, models
 from tinyzero.errors import UserError
 from tinyzero.models.chat import MARK
+from tinyzero.run.check import check
 
 TURNS = "{% for m in messages %}[{{ m.role }}]\n{{ m.content | trim }}\n{% endfor %}"
 OPENS = "{% if add_generation_prompt %}[assistant]\n{% endif %}"
@@ -264,3 +266,11 @@ def test_the_date_of_a_run_is_a_date() -> None:
     for wrong in ("27.11.2026", "yesterday", "2026-13-01"):
         with pytest.raises(UserError, match="year, month and day"):
             config.resolve({}, {"model.date": wrong})
+
+
+def test_a_run_keeps_the_day_on_which_it_started() -> None:
+    today = datetime.date.today().isoformat()
+    assert check(config.resolve({}, {}), here=False).config.model.date == today
+    begun = config.resolve({}, {"model.date": "2024-02-03"})
+    assert check(begun, here=False).config.model.date == "2024-02-03"
+    assert config.lasting(begun)["model.date"] == "2024-02-03", "a resumed run may not change it"

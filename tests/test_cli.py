@@ -108,6 +108,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --run.rollouts 3 --run.rollouts_every 0 --dry-run", "run.rollouts has no effect"),
         ("train --sampler.cache_gb 2 --sampler torch --dry-run", "sampler.cache_gb has no effect"),
         ("train --rollout.prompts 2.5", "rollout.prompts"),
+        ("eval tiny --temperature 0 --k 8 --n 4", "--k 8 at --temperature 0 gives the same"),
         ("train --update.pack yes", "--update.pack is 'yes': write true or false"),
         ("train --steps '5\nseed=3' --dry-run", "steps is '5\\nseed=3'"),
         ("train --steps '5 # five' --dry-run", "steps is '5 # five'"),

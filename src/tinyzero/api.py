@@ -7,6 +7,8 @@ function raises `UserError`, one line that names the value and the fix.
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,7 +99,11 @@ class Run:
         figure = Figure(figsize=(6, 2.5 * len(chosen)), layout="constrained")
         rows = figure.subplots(len(chosen), squeeze=False)[:, 0]
         for axes, name in zip(rows, chosen, strict=True):
-            values = [float("nan") if value is None else value for value in metrics[name]]
+            # None, and an integer larger than any float, leave a gap
+            values = [
+                math.nan if value is None or abs(value) > sys.float_info.max else value
+                for value in metrics[name]
+            ]
             axes.plot(metrics["step"], values)
             axes.set(xlabel="step", ylabel=name)
         return figure

@@ -78,7 +78,7 @@ def weights_of(model: str) -> float | None:
 
 def _weights_in(folder: Path) -> float | None:
     """About how many weights the model in `folder` has, from its config.json; None without one."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         width = shape["hidden_size"]
         feed_forward = shape.get("intermediate_size", 4 * width)
