@@ -7,6 +7,8 @@ function raises `UserError`, one line that names the value and the fix.
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,7 +99,11 @@ class Run:
         figure = Figure(figsize=(6, 2.5 * len(chosen)), layout="constrained")
         rows = figure.subplots(len(chosen), squeeze=False)[:, 0]
         for axes, name in zip(rows, chosen, strict=True):
-            values = [float("nan") if value is None else value for value in metrics[name]]
+            # None, and an integer larger than any float, leave a gap
+            values = [
+                math.nan if value is None or abs(value) > sys.float_info.max else value
+                for value in metrics[name]
+            ]
             axes.plot(metrics["step"], values)
             axes.set(xlabel="step", ylabel=name)
         return figure
@@ -145,17 +151,19 @@ def train(
     if resume:
         if folder is None:
             raise UserError("resume needs the folder of the run to continue: give folder=")
-        run_folder = Path(folder)
+        run_folder, note = Path(folder), None
         config = configs.resumed(run_folder, overrides, _named(task), trust, flags="trust=True")
     else:
         if task is not None:
             overrides["task.name"] = _named(task)
         configs.require_recipe(recipe, overrides, trust, "trust=True")
-        config = configs.resolve(configs.read_recipe(recipe), overrides)
+        tables = configs.read_recipe(recipe)
+        config = configs.resolve(tables, overrides)
+        note = configs.adapter_note(tables, overrides)
         default_folder = f"runs/{configs.run_name(recipe, config)}"
         run_folder = Path(folder or config.run.dir or default_folder)
 
-    run_loop(config, run_folder, resume, started, configs.Command(options=overrides))
+    run_loop(config, run_folder, resume, started, configs.Command(options=overrides, note=note))
     return Run(run_folder)
 
 

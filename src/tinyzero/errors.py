@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -109,12 +110,34 @@ def printable(text: str) -> str:
     )
 
 
+def shown(value: object) -> str:
+    """A value in one line of a message, whatever it is: a number may have too many digits for text.
+
+    >>> shown([3, 4]), len(shown("x" * 1000))
+    ('[3, 4]', 84)
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
 def short_path(path: Path) -> str:
     """`path` as a message names it: relative to the current folder if it lies below it."""
     try:
         return str(path.relative_to(Path.cwd()))
     except (OSError, ValueError):  # it lies elsewhere, or the current folder was deleted
         return str(path)
+
+
+def typed_path(path: Path) -> str:
+    """`path` as a command that is to be pasted into a shell names it.
+
+    >>> typed_path(Path("runs/a b"))
+    "'runs/a b'"
+    """
+    return shlex.quote(short_path(path))
 
 
 def _line_of(error: BaseException) -> str:

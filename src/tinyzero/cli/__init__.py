@@ -36,7 +36,7 @@ from tinyzero.cli import (
     train,
     watch,
 )
-from tinyzero.cli.parsing import make_parser
+from tinyzero.cli.parsing import make_parser, require_readable
 from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, printable
 
 COMMANDS: tuple[ModuleType, ...] = (
@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str], started: float) -> int:
     """Understand the words of a command line, then run its command."""
+    require_readable(words)
     parser = make_parser(COMMANDS)
     if not words:
         parser.print_help()

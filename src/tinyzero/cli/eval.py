@@ -11,6 +11,7 @@ from typing import Any
 
 from tinyzero.cli.arguments import MOST_PROBLEMS, MOST_SAMPLES, up_to
 from tinyzero.cli.opening import model_arguments, model_options, open_player, settings_of
+from tinyzero.errors import UserError
 from tinyzero.evaluate import EVAL_SEED, caution, evaluate, shortfall
 from tinyzero.run import outputs
 from tinyzero.types import SPLITS
@@ -56,6 +57,11 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Score the model and print the figures."""
+    if given.temperature == 0 and given.k > 1:
+        raise UserError(
+            f"--k {given.k} at --temperature 0 gives the same completion {given.k} times: "
+            "leave out --k, or raise the temperature"
+        )
     if given.json:
         outputs.require_folder(Path(given.json), FIX)
         outputs.refuse_others(Path(given.json), outputs.is_figures, FIX)

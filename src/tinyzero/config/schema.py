@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 from typing import Any, Literal
@@ -60,6 +61,11 @@ class ModelSection(Section):
         False,
         description="keep critic, reward model and reference in CPU memory while they are unused",
     )
+    date: str = Field(
+        "",
+        description="what a chat template takes for today, as in 2026-11-27; empty for the day on "
+        "which the run starts",
+    )
     threads: int = Field(
         0, ge=0, le=256, description="CPU threads that torch uses; 0 leaves the choice to torch"
     )
@@ -71,6 +77,15 @@ class ModelSection(Section):
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise ValueError("use auto, cpu, cuda, or cuda:N for one of several GPUs")
         return device
+
+    @field_validator("date")
+    @classmethod
+    def _is_a_date(cls, date: str) -> str:
+        try:
+            written = datetime.date.fromisoformat(date).isoformat() if date else ""
+        except ValueError:
+            raise ValueError("write year, month and day, as in 2026-11-27") from None
+        return written
 
 
 class RolloutSection(Section):
@@ -286,7 +301,7 @@ class RunSection(Section):
     def _can_be_a_folder(cls, folder: str) -> str:
         """Expand `~` here, because the shell leaves it alone in --run.dir=~/x."""
         expanded = os.path.expanduser(folder)
-        if "\0" in folder or expanded.startswith("~"):
+        if re.search("[\0-\x1f\x7f\ud800-\udfff]", folder) or expanded.startswith("~"):
             raise ValueError("no folder can have this name: give its path")
         return expanded
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -38,7 +39,7 @@ def require_recipe_for_model(
     name = recipe_for(chosen, weights, recipes)
     command = f"tinyzero train {name}"
     if read_toml(recipes / f"{name}.toml")["model"]["name"] != chosen:
-        command += f" --model.name {chosen}"
+        command += f" --model.name {shlex.quote(chosen)}"
     raise UserError(
         f"model.name is {chosen!r}, and this recipe is for the tiny bundled models: {command}"
     )
@@ -77,7 +78,7 @@ def weights_of(model: str) -> float | None:
 
 def _weights_in(folder: Path) -> float | None:
     """About how many weights the model in `folder` has, from its config.json; None without one."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         width = shape["hidden_size"]
         feed_forward = shape.get("intermediate_size", 4 * width)

@@ -2,6 +2,7 @@
 
 from tinyzero.models.backbone import Backbone, ValueModel, recompute_layers
 from tinyzero.models.cache import KeyValueCache, cache_shape, has_fixed_rotary, signed_rotary
+from tinyzero.models.chat import continues_last_message, once, render_chat
 from tinyzero.models.hub import (
     ASSETS,
     BUNDLED,
@@ -22,10 +23,10 @@ from tinyzero.models.packing import rows_by_group, shared_lengths
 from tinyzero.models.readback import compare_loaded, use_known_class
 from tinyzero.models.tokens import (
     build_tokenizer,
-    continues_last_message,
     decoder,
     encode_prompt,
     end_ids,
+    known_vocabulary,
     load_tokenizer,
     set_generation,
     stop_ids,
@@ -52,16 +53,19 @@ __all__ = [
     "ignore",
     "is_hub_id",
     "known_context",
+    "known_vocabulary",
     "load_model",
     "load_tokenizer",
     "locate",
     "lora",
     "merged_weight",
     "named_weights",
+    "once",
     "origin_of",
     "pick_device",
     "read_origin",
     "recompute_layers",
+    "render_chat",
     "rows_by_group",
     "save_model",
     "set_generation",

@@ -5,6 +5,7 @@ A run, `--dry-run`, every cell of a grid and a plan use it.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class Parts(NamedTuple):
     """A configuration that was checked, and what it names."""
 
     config: Config
-    """With every option of the task and the algorithm that acts, because defaults may change."""
+    """With the date and every option of the task and algorithm that acts: defaults may change."""
     task: GuardedTask
     algorithm: Algorithm
 
@@ -57,7 +58,7 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
 
 
 def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
-    """`config` with every option of the task and the algorithm that acts."""
+    """`config` with its date, and every option of the task and the algorithm that acts."""
     options = getattr(algorithm, "options", None)
     if options is None:  # a user's class may keep its options under another name
         kind: Any = type(algorithm)
@@ -67,6 +68,9 @@ def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
         "task": Named(name=config.task.name, **task.given),
         "algorithm": Named(name=config.algorithm.name, **acting(options)),
     }
+    if not config.model.date:
+        today = datetime.date.today().isoformat()
+        changes["model"] = config.model.model_copy(update={"date": today})
     if config.sampler.name == "auto" and config.model.device == "cpu":
         changes["sampler"] = config.sampler.model_copy(update={"name": "torch"})
     return config.model_copy(update=changes)

@@ -19,6 +19,7 @@ from tinyzero.tasks import load_task
 USED = (
     "task.",
     "grading.",
+    "model.date",
     "model.device",
     "model.dtype",
     "model.prompt",
@@ -61,7 +62,13 @@ def open_player(config: configs.Config, model: str) -> Iterator[Player]:
         tokenizer = models.load_tokenizer(model)
         ends = models.end_ids(tokenizer, lm, task.stop)
         sampler = TorchSampler(lm, models.decoder(tokenizer), ends)
-        encode = partial(models.encode_prompt, tokenizer)
+        encode = partial(
+            models.encode_prompt,
+            tokenizer,
+            rows=lm.config.get_text_config().vocab_size,
+            date=config.model.date,
+            note=models.once(lambda text: print(text, file=sys.stderr)),
+        )
         yield Player(task, sampler, encode, config.model.prompt, grader, context=lm.context)
 
 

@@ -210,6 +210,7 @@ def build(
 
     # what needs no model
     asked, parts = config, check(config, command.options)
+    config = config.model_copy(update={"model": parts.config.model})  # with the date, kept from now
     preflight.require_sampler(config.sampler.name)
     task = parts.task
     console = Console(config.steps, highlights=task.highlights)
@@ -219,7 +220,7 @@ def build(
     else:
         preflight.require_new_folder(folder)
     console.note(opening_line(config, folder, saved.step if saved else 0))
-    if note := unused_gpu(config):
+    for note in filter(None, [command.note, unused_gpu(config)]):
         console.note(note)
     is_sampler_known = config.sampler.name != "auto"
     if saved and is_sampler_known:
@@ -230,7 +231,13 @@ def build(
 
     # what needs the tokenizer
     tokenizer = models.load_tokenizer(config.model.name)
-    encode = partial(models.encode_prompt, tokenizer)
+    encode = partial(
+        models.encode_prompt,
+        tokenizer,
+        rows=models.known_vocabulary(config.model.name),
+        date=config.model.date,
+        note=models.once(console.note),
+    )
     prompts = [task.prompt(problem, config.model.prompt) for problem in problems]
     lengths = [len(encode(prompt)) for prompt in prompts]
     known_context = models.known_context(config.model.name)

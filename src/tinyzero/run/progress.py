@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tinyzero.batching import Batch
 from tinyzero.config import MEANT, Config, lasting
-from tinyzero.errors import Interrupted, UserError, short_path
+from tinyzero.errors import Interrupted, UserError, short_path, typed_path
 from tinyzero.evaluate import caution, completion_metrics, evaluate
 from tinyzero.run import checkpoint, records
 from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
@@ -72,7 +72,7 @@ def stop_message(folder: Path, step: int, learning: bool) -> str:
     if not (folder / MEANT).is_file():
         return "stopped before the run began: nothing was written"
 
-    command = f"`tinyzero train --resume {short_path(folder)}`"
+    command = f"`tinyzero train --resume {typed_path(folder)}`"
     if step == 0:
         return (
             "stopped before the first step was finished: nothing was trained; "

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from safetensors import SafetensorError
 from tinyzero import __version__, models
 from tinyzero import config as configs
 from tinyzero.config import Config
-from tinyzero.errors import UserError, brief, first_line
+from tinyzero.errors import UserError, brief, first_line, short_path
 from tinyzero.run import outputs, records
 from tinyzero.tasks import load_task
 from tinyzero.tasks.base import Task
@@ -88,7 +89,7 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
         models.write_origin(origin, temporary)
         (temporary / CARD).write_text(text, encoding="utf-8")
         if config:
-            (temporary / RECIPE).write_text(configs.to_toml(config), encoding="utf-8")
+            (temporary / RECIPE).write_text(configs.to_toml(_portable(config)), encoding="utf-8")
         if run:
             with _records_of(recipe):
                 draw(run, temporary / CURVE)
@@ -106,6 +107,17 @@ def _origin(model: str, config: Config | None) -> models.Origin:
     base = config.model.name
     is_known = base in models.BUNDLED or Path(base).is_dir() or models.is_hub_id(base)
     return models.origin_of(base) if is_known else origin
+
+
+def _portable(config: Config) -> Config:
+    """The configuration without the folders of this machine in the names of a user's own code."""
+    named = {kind: getattr(config, kind) for kind in ("task", "algorithm", "sampler")}
+    changes = {
+        kind: section.model_copy(update={"name": str(_public(short_path(Path(section.name))))})
+        for kind, section in named.items()
+        if ":" in section.name
+    }
+    return config.model_copy(update=changes)
 
 
 def _make_parents(out: Path) -> None:
@@ -345,7 +357,8 @@ def _use(name: str, dtype: str, config: Config) -> str:
         f"{_ending(params.stop)}:\n\n```python\n{_assignment(prompt)}\n```\n\n"
         f"With transformers:\n\n```python\n{_transformers_code(name, prompt)}\n```\n\n"
         f"With vLLM:\n\n```python\n{_vllm_code(name, dtype, prompt, params)}\n```\n\n"
-        f"With TinyZero, on a page in the browser:\n\n```\ntinyzero play --web {name}\n```"
+        "With TinyZero, on a page in the browser:\n\n"
+        f"```\ntinyzero play --web {shlex.quote(name)}\n```"
     )
 
 

@@ -369,7 +369,7 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
             {"label": name, **{key: required(baseline[key]) for key in keys}}
             for name, baseline in measured.items()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{path} is not what benchmarks/what_training_added.py writes: remove it"
         ) from None
@@ -495,5 +495,5 @@ def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
             "choices": choices,
             "differences": grid_differences(ablation.get("differences")),
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is not what `tinyzero ablate` writes: run it again") from None
