@@ -22,7 +22,7 @@ def open_player(
 ) -> Iterator[tuple[Player, SamplingParams]]:
     """A player of the model and its task, and how it samples, as the command and `config` say."""
     params = SamplingParams(
-        temperature=given.temperature,
+        temperature=config.eval_temperature if given.temperature is None else given.temperature,
         top_p=given.top_p,
         top_k=given.top_k,
         max_tokens=given.max_tokens or config.eval_tokens,
@@ -69,9 +69,9 @@ def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     parser.add_argument(
         "--temperature",
         type=temperature,
-        default=1.0,
         metavar="NUMBER",
-        help="sampling temperature; 0 takes the most likely token each time (default: 1)",
+        help="sampling temperature; 0 takes the most likely token each time (default: the "
+        "recipe's)",
     )
     parser.add_argument(
         "--top-p",

@@ -24,6 +24,7 @@ USED = (
     "model.prompt",
     "model.threads",
     "eval.max_tokens",
+    "eval.temperature",
 )
 """Options of a recipe that matter when a model is only used; keys that begin like this."""
 

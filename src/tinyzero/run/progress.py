@@ -216,7 +216,11 @@ def score(run: Run, split: Split, problems: int) -> None:
     options, started = run.config.eval, time.perf_counter()
     title = f"{split} after {run.step} step{'' if run.step == 1 else 's'}"
     expected = run.forecast.evaluation(split)
-    params = SamplingParams(max_tokens=run.config.eval_tokens, n=options.samples)
+    params = SamplingParams(
+        temperature=run.config.eval_temperature,
+        max_tokens=run.config.eval_tokens,
+        n=options.samples,
+    )
     result = evaluate(
         run.player,
         split=split,

@@ -320,7 +320,9 @@ def _use(name: str, dtype: str, config: Config) -> str:
 
 def _params(config: Config, task: Task) -> SamplingParams:
     """How the model was sampled when it was evaluated."""
-    return SamplingParams(max_tokens=config.eval_tokens, stop=tuple(task.stop))
+    return SamplingParams(
+        temperature=config.eval_temperature, max_tokens=config.eval_tokens, stop=tuple(task.stop)
+    )
 
 
 def _ending(stop: Sequence[str]) -> str:
