@@ -29,6 +29,7 @@ from tinyzero.run import preflight, progress, records, trackers
 from tinyzero.run.check import Parts, check, complete, unused_gpu
 from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
+from tinyzero.run.early import Start
 from tinyzero.run.forecast import Forecast
 from tinyzero.run.learners import ROLES, load, make_learners
 from tinyzero.run.meter import Meter
@@ -58,6 +59,7 @@ class Run:
     meter: Meter
     clock: Clock
     forecast: Forecast
+    start: Start
     step: int = 0
     """Steps finished so far."""
     samples: int = 0
@@ -266,6 +268,7 @@ def build(
         source=make_source(config, player, algorithm, clock),
         clock=clock,
         forecast=Forecast(config),
+        start=Start(task.levels, config.rollout.max_tokens, config.optimizer.learning_rate),
         save_model=lambda path: save_policy(config, policy, tokenizer, path),
         console=console,
         tracking=trackers.Tracking(config.run.track, folder, config.model_dump(), console.note),
@@ -312,6 +315,8 @@ def resume_run(run: Run, saved: Saved | None, command: Command) -> None:
 def learn_from_records(run: Run) -> None:
     """Take times and peak memory of the processes before this one from what they recorded."""
     steps = list(records.read(run.folder / "metrics.jsonl"))
+    for step in steps:  # what they say was said before the run was interrupted
+        run.start.after_step(step)
     run.forecast.add_records(steps, records.read(run.folder / "eval.jsonl"))
 
     last = steps[-1] if steps else {}
