@@ -2,11 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tinyzero.algorithms import load_algorithm
+from tinyzero.config import Config, resolve
+from tinyzero.cost import devices
+from tinyzero.run import check
 from tinyzero.run.early import Start, easier, fell_to_zero
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "example-report.html"
@@ -126,3 +131,51 @@ def test_a_fall_counts_only_from_a_height() -> None:
     assert not fell_to_zero([0.09, 0.0])
     assert fell_to_zero([0.1, 0.0])
     assert easier([]) == "easier problems"
+
+
+def asked(tmp_path: Path, **model: Any) -> Config:
+    shape = {"hidden_size": 576, "num_hidden_layers": 30, "vocab_size": 49_152}
+    shape |= {"num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536}
+    shape |= {"model_type": "llama", "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    return resolve({"model": {"name": str(tmp_path), "device": "cpu", **model}}, {})
+
+
+def test_bfloat16_on_a_cpu_without_its_units_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("flags\t\t: fpu avx2 fma\n")
+    assert devices.lacks_bfloat16(info)
+    info.write_text("flags\t\t: fpu avx2 avx512_bf16\n")
+    assert not devices.lacks_bfloat16(info)
+    assert not devices.lacks_bfloat16(tmp_path / "nothing")
+
+    monkeypatch.setattr(check, "lacks_bfloat16", lambda: True)
+    said = check.slow_type(asked(tmp_path, dtype="bfloat16"))
+    assert said is not None
+    assert devices.LACKS in said
+    assert said.endswith("use --model.dtype float32")
+    assert check.slow_type(asked(tmp_path, dtype="float32")) is None
+    monkeypatch.setattr(check, "lacks_bfloat16", lambda: False)
+    assert check.slow_type(asked(tmp_path, dtype="bfloat16")) is None
+
+
+def test_a_run_that_does_not_fit_is_said_with_the_sentence_of_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grpo = load_algorithm("grpo")
+    for gigabytes, is_said in ((64, False), (4, True)):
+        cpu = replace(devices.CPU, name="this machine", memory=gigabytes * 1e9)
+        monkeypatch.setattr(check, "this_cpu", lambda cpu=cpu: cpu)
+        said = check.too_little_memory(asked(tmp_path), grpo)
+        assert (said is not None) == is_said
+    assert said is not None
+    assert said.startswith("this run will not fit: it needs ")
+    assert "more than the usable 3.7 GB of 4.0 GB; this plan fits with --model.checkpoint" in said
+
+    few = asked(tmp_path)
+    rows = few.model_copy(update={"rollout": few.rollout.model_copy(update={"rows": 65_536})})
+    cpu = replace(devices.CPU, name="this machine", memory=64e9)
+    monkeypatch.setattr(check, "this_cpu", lambda: cpu)
+    assert check.too_little_memory(rows, grpo) is None, "the sampler's cache always fits"

@@ -26,7 +26,7 @@ from tinyzero.models import lora
 from tinyzero.registry import SESSION
 from tinyzero.rollouts import Cursor, Player, Source
 from tinyzero.run import preflight, progress, records, trackers
-from tinyzero.run.check import Parts, check, complete, unused_gpu
+from tinyzero.run.check import Parts, check, complete, machine_notes
 from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
 from tinyzero.run.early import Start
@@ -219,7 +219,7 @@ def build(
     else:
         preflight.require_new_folder(folder)
     console.note(opening_line(config, folder, saved.step if saved else 0))
-    if note := unused_gpu(config):
+    for note in machine_notes(config, parts.algorithm):
         console.note(note)
     is_sampler_known = config.sampler.name != "auto"
     if saved and is_sampler_known:
