@@ -71,7 +71,7 @@ def _converse(player: Player, params: SamplingParams) -> int:
         example = player.task.line(player.task.problem("test", 0))
         print(f"type a problem such as `{example}`, or Enter for a random one (Ctrl-D ends)")
     else:
-        print("press Enter for a problem (Ctrl-D ends)")
+        print("problems of this task cannot be typed: press Enter for the next one (Ctrl-D ends)")
 
     drawn = 0
     while True:

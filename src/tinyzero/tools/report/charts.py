@@ -179,7 +179,7 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
         [
             chart(
                 "Tokens per second",
-                "Sampled tokens divided by the time of the whole step.",
+                "Sampled tokens divided by the time of sampling.",
                 ("tokens/s", ""),
             ),
             chart(
@@ -333,6 +333,6 @@ LEFT_OUT: dict[str, str] = {
 """What is recorded but not drawn, and why."""
 
 DERIVED = {
-    "tokens/s": "Completion tokens sampled in the step, divided by its seconds of wall time."
+    "tokens/s": "Completion tokens sampled in the step, divided by the seconds of sampling."
 }
 """What the report itself computes from a step's record."""
