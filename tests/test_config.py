@@ -24,6 +24,7 @@ from tinyzero.config import (
     read_recipe,
     recipes,
     resolve,
+    sizes,
     split_name,
     to_toml,
 )
@@ -489,3 +490,15 @@ def test_a_run_s_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> No
     for wrong in ("~nobody-of-this-name/x", "a\0b"):
         with pytest.raises(UserError, match=r"run\.dir"):
             config.resolve({}, {"run.dir": wrong})
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_small_real_model_without_a_gpu_gets_the_recipe_for_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(sizes, "has_gpu", lambda: gpu)
+    (tmp_path / "tiny.toml").write_text('[model]\nname = "tiny"\ndevice = "cpu"\n')
+    assert sizes.recipe_for("x/smol", 135e6, tmp_path) == "qwen2.5-0.5b"
+    (tmp_path / "real.toml").write_text('[model]\nname = "models/smol"\ndevice = "cpu"\n')
+    assert sizes.recipe_for("x/smol", 135e6, tmp_path) == ("qwen2.5-0.5b" if gpu else "real")
+    assert sizes.recipe_for("x/large", 3e9, tmp_path) == "qwen2.5-3b"

@@ -30,7 +30,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser = verb(
         "probe",
         run,
-        "try a model on a task for two minutes: can training start there, with which settings?",
+        "try a model on a task: can training start there, and with which settings",
         options=model_options,
         examples=EXAMPLES,
         usage="MODEL",

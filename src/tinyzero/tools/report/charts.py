@@ -332,7 +332,5 @@ LEFT_OUT: dict[str, str] = {
 }
 """What is recorded but not drawn, and why."""
 
-DERIVED = {
-    "tokens/s": "Completion tokens sampled in the step, divided by the seconds of sampling."
-}
+DERIVED = {"tokens/s": "Completion tokens sampled in the step, divided by the seconds of sampling."}
 """What the report itself computes from a step's record."""
