@@ -1,4 +1,4 @@
-"""Early words come at bad starts that were recorded, and never at those of the bundled recipes."""
+"""Early words come at bad starts, and never in the recorded run of the recipe laptop."""
 
 import json
 import re
@@ -53,8 +53,8 @@ def test_the_recorded_run_of_laptop_gives_no_early_word() -> None:
 @pytest.mark.parametrize(
     ("accuracy", "flat", "cut"),
     [
-        (0.109, 0.45, 0.81),  # real-laptop: most answers are cut, and it learns to be short
-        (0.30, 0.12, 0.02),  # multiplication
+        (0.109, 0.45, 0.81),  # most answers are cut, but enough are right
+        (0.30, 0.12, 0.02),
         (0.06, 0.7, 0.0),
         (0.9, 0.85, 0.0),  # easy, not hopeless
     ],

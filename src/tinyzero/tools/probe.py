@@ -26,7 +26,7 @@ FIRST_PROBLEMS = 2  # in the first round, which shows how long a problem takes
 GOOD, LEAST = 0.3, 0.1
 """Shares of groups with right and wrong answers: enough to start from, and the least that may do.
 
-A run on small sums started well from a pass@8 of 0.45, and one from below 0.1 never did.
+Both are judgements, not measurements.
 """
 LARGER = (16, 32)  # group sizes to try if the recipe's has too few mixed groups
 TOO_EASY = 0.8  # pass@1 above which few mixed groups mean that little is left to learn
