@@ -25,6 +25,7 @@ from tinyzero.config import (
     read_recipe,
     recipes,
     resolve,
+    sizes,
     split_name,
     to_toml,
 )
@@ -552,3 +553,15 @@ def test_a_task_in_a_file_is_remembered_by_its_whole_path(
     assert config.task.name == f"{tmp_path}/tasks/mine.py:Mine"
     assert config.sampler.name == f"{tmp_path.parent}/own.py:Own"
     assert resolved("--task=a.module:Mine").task.name == "a.module:Mine"
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_small_real_model_without_a_gpu_gets_the_recipe_for_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(sizes, "has_gpu", lambda: gpu)
+    (tmp_path / "tiny.toml").write_text('[model]\nname = "tiny"\ndevice = "cpu"\n')
+    assert sizes.recipe_for("x/smol", 135e6, tmp_path) == "qwen2.5-0.5b"
+    (tmp_path / "real.toml").write_text('[model]\nname = "models/smol"\ndevice = "cpu"\n')
+    assert sizes.recipe_for("x/smol", 135e6, tmp_path) == ("qwen2.5-0.5b" if gpu else "real")
+    assert sizes.recipe_for("x/large", 3e9, tmp_path) == "qwen2.5-3b"

@@ -38,6 +38,7 @@ SETTINGS |= {
     "eval.problems": 3,
     "eval.test_problems": 3,
     "eval.max_tokens": 16,
+    "eval.temperature": 0.8,
     "checkpoint.every": 1,
 }
 SETTINGS |= {"task.max_number": 20, "model.threads": 1, "eval.samples": 2, "eval.greedy": "true"}
@@ -149,7 +150,7 @@ def test_the_generation_config_says_how_it_stops_and_is_sampled(exported: Path) 
     assert sorted(map(tokenizer.decode, config.eos_token_id)) == ["</answer>", "<|endoftext|>"]
     assert config.stop_strings is None
     assert config.max_new_tokens == 16
-    assert (config.do_sample, config.temperature, config.top_k, config.top_p) == (True, 1.0, 0, 1.0)
+    assert (config.do_sample, config.temperature, config.top_k, config.top_p) == (True, 0.8, 0, 1.0)
     assert config.pad_token_id == tokenizer.pad_token_id
 
 

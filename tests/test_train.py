@@ -119,6 +119,25 @@ def assert_same(folder: Path, expected: Path) -> None:
     assert (folder / newest).read_bytes() == (expected / newest).read_bytes()
 
 
+def test_evaluations_sample_at_the_temperature_of_training_or_at_their_own() -> None:
+    given: dict[str, Any] = {"rollout": {"temperature": 0.8}}
+    assert resolve(given, {}).eval_temperature == 0.8
+    assert resolve(given, {"eval.temperature": 0.3}).eval_temperature == 0.3
+    with pytest.raises(UserError, match=r"eval\.temperature is 0\.001: use 0 for rollout"):
+        resolve(given, {"eval.temperature": 0.001})
+
+
+@pytest.mark.parametrize(("own", "recorded"), [(0.0, 0.7), (0.4, 0.4)])
+def test_the_temperature_of_evaluations_is_recorded(
+    base: Path, tmp_path: Path, own: float, recorded: float
+) -> None:
+    changes = {"rollout.temperature": 0.7, "eval.temperature": own, "steps": 1}
+    settings = resolve(config(base).model_dump(), changes)
+    train(settings, tmp_path / "run")
+    lines = (tmp_path / "run" / "eval.jsonl").read_text().splitlines()
+    assert {json.loads(line)["temperature"] for line in lines} == {recorded}
+
+
 def test_a_sampler_of_ones_own_is_one_file(recipe: Path, tmp_path: Path) -> None:
     """The command line names it, `for_model` builds it, and it gets the weights after each step."""
     toy = load_object(f"{TOY_SAMPLERS}:Uniform")

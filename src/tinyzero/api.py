@@ -184,7 +184,7 @@ def evaluate(
 
     - `task`: another task than the model's own
     - `recipe`: where to take the task, its options and the prompt from
-    - `temperature` (default 1) and `max_tokens` (default: the recipe's)
+    - `temperature` and `max_tokens` (default: the recipe's)
     - `trust`: allow code that someone else's folder names to run
     - any option of the task or the model, such as `model={"device": "cpu"}`
 
@@ -273,7 +273,7 @@ def _opened(
     samples: int,
     task: str | type | None = None,
     recipe: str | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     max_tokens: int | None = None,
     trust: bool = False,
     **options: Any,
@@ -292,7 +292,7 @@ def _opened(
         name, recipe, _named(task), _overrides(options), trust, flags="task=NAME or trust=True"
     )
     params = SamplingParams(
-        temperature=temperature,
+        temperature=config.eval_temperature if temperature is None else temperature,
         max_tokens=max_tokens or config.eval_tokens,
         n=samples,
         seed=seed,
@@ -308,7 +308,8 @@ def _check(**given: Any) -> None:
             if value not in SPLITS:
                 raise UserError(f"split is {value!r}: use one of {', '.join(SPLITS)}")
         elif name == "temperature":
-            if not isinstance(value, int | float) or not (value == 0 or 0.01 <= value <= 100):
+            is_number = isinstance(value, int | float)
+            if value is not None and not (is_number and (value == 0 or 0.01 <= value <= 100)):
                 raise UserError(f"temperature is {value!r}: give 0, or a number from 0.01 to 100")
         elif value is not None or name != "max_tokens":
             low, high = BOUNDS[name]

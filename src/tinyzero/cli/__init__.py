@@ -29,6 +29,7 @@ from tinyzero.cli import (
     plan,
     play,
     pretrain,
+    probe,
     recipes,
     report,
     sample,
@@ -41,6 +42,7 @@ from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, print
 
 COMMANDS: tuple[ModuleType, ...] = (
     train,
+    probe,
     eval,
     play,
     sample,

@@ -54,7 +54,7 @@ from tinyzero.config.schema import (
     Section,
     UpdateSection,
 )
-from tinyzero.config.sizes import is_bundled
+from tinyzero.config.sizes import is_bundled, recipe_for_model
 from tinyzero.config.toml import flat, read_toml, set_option, tables_to_toml, to_toml
 
 __all__ = [
@@ -99,6 +99,7 @@ __all__ = [
     "read_recorded",
     "read_toml",
     "read_value",
+    "recipe_for_model",
     "recipe_schema",
     "recipes",
     "repeating",

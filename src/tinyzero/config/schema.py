@@ -247,7 +247,13 @@ class EvalSection(Section):
         "0 for none",
     )
     samples: int = Field(
-        1, ge=1, le=16_384, description="completions per problem, at temperature 1"
+        1, ge=1, le=16_384, description="completions per problem, which pass@k is computed from"
+    )
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="sampling temperature of evaluations; 0 for rollout.temperature",
     )
     max_tokens: int = Field(
         0,
@@ -256,6 +262,14 @@ class EvalSection(Section):
         description="most tokens in a completion of an evaluation; 0 for rollout.max_tokens",
     )
     greedy: bool = Field(False, description="score the single most likely completion too")
+
+    @field_validator("temperature")
+    @classmethod
+    def _can_be_sampled(cls, temperature: float) -> float:
+        """Reject what the command line rejects too: logits are divided by it."""
+        if 0 < temperature < 0.01:
+            raise ValueError("use 0 for rollout.temperature, or 0.01 or more")
+        return temperature
 
     @property
     def dev_problems(self) -> int:
@@ -348,6 +362,11 @@ class Config(Section):
     def eval_tokens(self) -> int:
         """Most tokens in a completion, in evaluations and wherever a trained model is used."""
         return self.eval.max_tokens or self.rollout.max_tokens
+
+    @property
+    def eval_temperature(self) -> float:
+        """Sampling temperature in evaluations, and wherever a trained model is used."""
+        return self.eval.temperature or self.rollout.temperature
 
     @model_validator(mode="after")
     def _minibatches_fit(self) -> Config:

@@ -166,8 +166,8 @@ class Console:
         for key, (heading, number_format) in self.columns.items():
             if record.get(key) is not None:
                 row[heading] = format(record[key], number_format)
-        if record.get("time/step"):
-            row["tokens/s"] = f"{record['tokens/generated'] / record['time/step']:,.0f}"
+        if record.get("time/sample"):  # the pace of sampling alone
+            row["tokens/s"] = f"{record['tokens/generated'] / record['time/sample']:,.0f}"
 
         if record.get("time/utilisation"):
             row["of peak"] = f"{record['time/utilisation']:.0%}"

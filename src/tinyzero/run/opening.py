@@ -25,6 +25,7 @@ USED = (
     "model.prompt",
     "model.threads",
     "eval.max_tokens",
+    "eval.temperature",
 )
 """Options of a recipe that matter when a model is only used; keys that begin like this."""
 
@@ -49,10 +50,13 @@ def open_player(config: configs.Config, model: str) -> Iterator[Player]:
     import torch
 
     from tinyzero import models
+    from tinyzero.run.check import slow_type
     from tinyzero.run.parts import make_grader
     from tinyzero.samplers.torch import TorchSampler
 
     task = load_task(config.task.name, config.task.options)
+    if note := slow_type(config):
+        print(note, file=sys.stderr)
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     with closing(make_grader(task, config.grading)) as grader:

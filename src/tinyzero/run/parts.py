@@ -26,9 +26,10 @@ from tinyzero.models import lora
 from tinyzero.registry import SESSION
 from tinyzero.rollouts import Cursor, Player, Source
 from tinyzero.run import preflight, progress, records, trackers
-from tinyzero.run.check import Parts, check, complete, unused_gpu
+from tinyzero.run.check import Parts, check, complete, machine_notes
 from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
+from tinyzero.run.early import Start
 from tinyzero.run.forecast import Forecast
 from tinyzero.run.learners import ROLES, load, make_learners
 from tinyzero.run.meter import Meter
@@ -60,6 +61,7 @@ class Run:
     meter: Meter
     clock: Clock
     forecast: Forecast
+    start: Start
     step: int = 0
     """Steps finished so far."""
     samples: int = 0
@@ -220,7 +222,7 @@ def build(
     else:
         preflight.require_new_folder(folder)
     console.note(opening_line(config, folder, saved.step if saved else 0))
-    for note in filter(None, [command.note, unused_gpu(config)]):
+    for note in filter(None, [command.note, *machine_notes(config, parts.algorithm)]):
         console.note(note)
     is_sampler_known = config.sampler.name != "auto"
     if saved and is_sampler_known:
@@ -276,6 +278,7 @@ def build(
         source=make_source(config, player, algorithm, clock),
         clock=clock,
         forecast=Forecast(config),
+        start=Start(task.levels, config.rollout.max_tokens, config.optimizer.learning_rate),
         save_model=lambda path: save_policy(config, policy, tokenizer, origin, path),
         read_back=partial(models.compare_loaded, policy, tokenizer),
         console=console,
@@ -323,6 +326,8 @@ def resume_run(run: Run, saved: Saved | None, command: Command) -> None:
 def learn_from_records(run: Run) -> None:
     """Take times and peak memory of the processes before this one from what they recorded."""
     steps = list(records.read(run.folder / "metrics.jsonl"))
+    for step in steps:  # what they say was said before the run was interrupted
+        run.start.after_step(step)
     run.forecast.add_records(steps, records.read(run.folder / "eval.jsonl"))
 
     last = steps[-1] if steps else {}

@@ -17,7 +17,7 @@ from tinyzero.batching import Batch
 from tinyzero.config import MEANT, Config, lasting
 from tinyzero.errors import Interrupted, UserError, short_path, typed_path
 from tinyzero.evaluate import caution, completion_metrics, evaluate
-from tinyzero.run import checkpoint, records
+from tinyzero.run import checkpoint, early, records
 from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def steps(run: Run, stopping: list[int]) -> Iterator[int]:
         score(run, "test", config.eval.test_problems)
         stop_if_asked(stopping)
         score(run, "dev", config.eval.dev_problems)
-        warn_if_none_right(run)
+        judge_start(run)
         stop_if_asked(stopping)
     elif run.step < config.steps:
         # a run that was interrupted during this evaluation has its checkpoint, but not its score
@@ -141,6 +141,7 @@ def record(
         write_rollouts(run, step, rollouts)
     run.recorded = records.lengths(run.folder)
     run.console.show(entry, seconds_left)
+    early.say(run.console.note, run.start.after_step(entry))
 
 
 def write_rollouts(run: Run, step: int, rollouts: list[Rollout]) -> None:
@@ -219,7 +220,11 @@ def score(run: Run, split: Split, problems: int) -> None:
     options, started = run.config.eval, time.perf_counter()
     title = f"{split} after {run.step} step{'' if run.step == 1 else 's'}"
     expected = run.forecast.evaluation(split)
-    params = SamplingParams(max_tokens=run.config.eval_tokens, n=options.samples)
+    params = SamplingParams(
+        temperature=run.config.eval_temperature,
+        max_tokens=run.config.eval_tokens,
+        n=options.samples,
+    )
     result = evaluate(
         run.player,
         split=split,
@@ -252,18 +257,10 @@ def score(run: Run, split: Split, problems: int) -> None:
     )
 
 
-def warn_if_none_right(run: Run) -> None:
-    """Say so if no answer of the evaluations before training is right."""
+def judge_start(run: Run) -> None:
+    """Say so if the evaluations before training show that it can hardly start."""
     evaluations = [entry for entry in records.read(run.folder / "eval.jsonl") if entry["step"] == 0]
-    answers = sum(entry["n"] * entry["k"] for entry in evaluations)
-    is_graded = any(entry.get("graded") for entry in evaluations)
-    if not answers or is_graded or any(entry["pass@1"] for entry in evaluations):
-        return
-
-    run.console.note(
-        f"none of {answers} answers is right before training: rewards may all be equal, so check "
-        "the task with check-task, or make it easier"
-    )
+    early.say(run.console.note, run.start.after_evaluation(evaluations))
 
 
 def rollout_of(run: Run, step: int, split: Split, rollout: Rollout) -> dict[str, Any]:

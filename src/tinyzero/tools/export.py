@@ -364,7 +364,11 @@ def _use(name: str, dtype: str, config: Config) -> str:
 
 def _params(config: Config, task: Task) -> SamplingParams:
     """How the model was sampled when it was evaluated."""
-    return SamplingParams(max_tokens=config.eval_tokens, stop=_used_stops(task))
+    return SamplingParams(
+        temperature=config.eval_temperature,
+        max_tokens=config.eval_tokens,
+        stop=_used_stops(task),
+    )
 
 
 def _used_stops(task: Task) -> tuple[str, ...]:

@@ -226,10 +226,10 @@ def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]
     table |= {key: highest_so_far(steps[key]) for key in PEAKS if key in steps}
     if "reward/format" not in steps:
         table.pop("malformed", None)  # the task's reward has no part for the form
-    if {"tokens/generated", "time/step"} <= steps.keys():
+    if {"tokens/generated", "time/sample"} <= steps.keys():
         table["tokens/s"] = [
             tokens / seconds if seconds > 0 else math.nan
-            for tokens, seconds in zip(steps["tokens/generated"], steps["time/step"], strict=True)
+            for tokens, seconds in zip(steps["tokens/generated"], steps["time/sample"], strict=True)
         ]
     table |= {
         "x/step": [step + 1 for step in steps.get("step", ())],
