@@ -18,7 +18,7 @@ from tinyzero.errors import NonFiniteError
 from tinyzero.models import Backbone, attention, lora
 from tinyzero.samplers import draw as draw_room
 from tinyzero.samplers import slots as slots_room
-from tinyzero.samplers.draw import invert, invert_large
+from tinyzero.samplers.draw import invert, invert_large, next_token
 from tinyzero.samplers.slot_schedule import _to_host
 from tinyzero.samplers.slots import Slots, fault_of, flash_attention, masked_attention, supports
 from tinyzero.samplers.torch import TorchSampler
@@ -360,6 +360,17 @@ def test_a_vocabulary_of_whole_chunks_is_not_copied(monkeypatch: pytest.MonkeyPa
         ).item()
         == 128
     )
+
+
+@pytest.mark.parametrize("size", [300, 1000 + 16_384, 50_257, 151_665, 151_936])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_name_a_token_of_the_vocabulary(
+    size: int, broken: float
+) -> None:
+    """A chunk may reach over the vocabulary's end. On CUDA an id from there ends the process."""
+    token, logprob = next_token(torch.full((2, size), broken), torch.tensor([1, 2]), 0, PARAMS)
+    assert (token < size).all()
+    assert logprob.isnan().all()
 
 
 @pytest.mark.parametrize("size", [128, 151_936, 20_000, 50_257])

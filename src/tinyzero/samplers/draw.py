@@ -123,9 +123,11 @@ def invert_large(logprobs: Tensor, drawn: Tensor) -> Tensor:
     """`invert` of exp(logprobs) in two stages: first find the chunk, then the token within it.
 
     `logprobs` is (B, V) float32. This avoids the running sum over a large vocabulary, in float64:
-    only the sums of chunks of CHUNK tokens are added up.
+    only the sums of chunks of CHUNK tokens are added up. If a row is not finite, the token is the
+    last one: an id outside of the vocabulary would end a program that runs on CUDA.
     """
-    missing = -logprobs.shape[-1] % CHUNK
+    size = logprobs.shape[-1]
+    missing = -size % CHUNK
     if missing:  # padding by 0 columns would copy the whole tensor too
         logprobs = F.pad(logprobs, (0, missing), value=-torch.inf)
     weights = logprobs.exp().unflatten(-1, (-1, CHUNK))
@@ -141,7 +143,7 @@ def invert_large(logprobs: Tensor, drawn: Tensor) -> Tensor:
     # The two stages round differently, so the rest of the threshold may reach the chunk's sum.
     rest = torch.minimum(threshold - sum_before, _below(cumulative[:, -1:]))
     token = torch.searchsorted(cumulative, rest, right=True).clamp(max=CHUNK - 1)
-    return (chunk * CHUNK + token).squeeze(-1)
+    return (chunk * CHUNK + token).squeeze(-1).clamp(max=size - 1)
 
 
 def _below(x: Tensor) -> Tensor:
