@@ -18,7 +18,7 @@ from tinyzero.errors import NonFiniteError
 from tinyzero.models import Backbone, attention, lora
 from tinyzero.samplers import draw as draw_room
 from tinyzero.samplers import slots as slots_room
-from tinyzero.samplers.draw import invert, invert_large, next_token
+from tinyzero.samplers.draw import distribution, invert, invert_large, next_token, row_keys
 from tinyzero.samplers.slot_schedule import _to_host
 from tinyzero.samplers.slots import Slots, fault_of, flash_attention, masked_attention, supports
 from tinyzero.samplers.torch import TorchSampler
@@ -354,12 +354,7 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 
 def test_a_vocabulary_of_whole_chunks_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(draw_room.F, "pad")
-    assert (
-        invert_large(
-            torch.zeros(1, 256).log_softmax(-1), torch.tensor([0.5], dtype=torch.double)
-        ).item()
-        == 128
-    )
+    assert invert_large(torch.ones(1, 256), torch.tensor([0.5], dtype=torch.double)).item() == 128
 
 
 @pytest.mark.parametrize("size", [300, 1000 + 16_384, 50_257, 151_665, 151_936])
@@ -373,6 +368,23 @@ def test_logits_that_are_not_finite_name_a_token_of_the_vocabulary(
     assert logprob.isnan().all()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("size", [20_000, 151_936])
+def test_a_large_vocabulary_gives_the_logprob_of_its_distribution(
+    size: int, temperature: float
+) -> None:
+    """It is the logarithm of the drawn probability, which is not banned and not rare."""
+    params = replace(PARAMS, temperature=temperature, banned=(5, size - 1))
+    logits = 4 * torch.randn(60, size)
+    keys = row_keys(3, torch.arange(60), torch.zeros(60, dtype=torch.long))
+    token, logprob = next_token(logits, keys, 7, params)
+
+    logits[:, [5, size - 1]] = -torch.inf
+    expected = distribution(logits, params).gather(1, token[:, None]).squeeze(1)
+    torch.testing.assert_close(logprob, expected, atol=2e-6, rtol=2e-6)
+    assert not torch.isin(token, torch.tensor(params.banned)).any()
+
+
 @pytest.mark.parametrize("size", [128, 151_936, 20_000, 50_257])
 def test_two_stages_choose_what_one_chooses(size: int) -> None:
     logprobs = (3 * torch.randn(40, size)).log_softmax(-1)
@@ -382,11 +394,12 @@ def test_two_stages_choose_what_one_chooses(size: int) -> None:
     ).log()  # all other tokens have probability 0
     drawn = torch.rand(40, dtype=torch.double)
     drawn[:3] = torch.tensor([0.0, 1 - 2.0**-53, 0.5])
-    one, two = invert(logprobs.double().exp(), drawn), invert_large(logprobs, drawn)
+    one, two = invert(logprobs.double().exp(), drawn), invert_large(logprobs.exp(), drawn)
     # If a draw falls on the edge between two tokens, rounding may select the neighbour.
     assert (one == two).float().mean() >= 0.95
     assert ((one - two).abs() <= 1)[one != size - 1].all()
     for extreme, token in ((0.0, 7), (0.24, 7), (0.26, size - 1), (1 - 2.0**-53, size - 1)):
         assert (
-            invert_large(logprobs[3:4], torch.tensor([extreme], dtype=torch.double)).item() == token
+            invert_large(logprobs[3:4].exp(), torch.tensor([extreme], dtype=torch.double)).item()
+            == token
         )
