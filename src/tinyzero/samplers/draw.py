@@ -89,8 +89,9 @@ def next_token(
     log-probability is NaN. Nothing here makes the host wait for a GPU.
     """
     if params.banned:
-        banned = torch.tensor(params.banned, device=logits.device)
-        logits = logits.index_fill(-1, banned, -torch.inf)
+        logits = logits.clone()
+        for token_id in params.banned:  # a tensor of them could not be made in a CUDA graph
+            logits[:, token_id] = -torch.inf
     if params.temperature == 0:
         token = logits.argmax(-1)
         return token, torch.zeros(len(token), device=logits.device)
