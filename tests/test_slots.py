@@ -73,6 +73,64 @@ def test_slots_draw_what_lock_step_draws(shape: str) -> None:
     assert {c.finish_reason for c in flat(expected)} == {"stop", "length"}
 
 
+def join_weights(model: Backbone, biases: bool) -> None:
+    """Let weights that are multiplied by the same input be the rows of one matrix."""
+    for block in model.lm.model.layers:
+        attention, mlp = block.self_attn, block.mlp
+        queries = [attention.q_proj, attention.k_proj, attention.v_proj]
+        for modules in (queries, [mlp.gate_proj, mlp.up_proj]):
+            names = ["weight"]
+            if biases and modules[0].bias is not None:
+                names += ["bias"]
+            for name in names:
+                parts = [getattr(module, name).data for module in modules]
+                rows = torch.cat(parts).split([len(part) for part in parts])
+                for module, part in zip(modules, rows, strict=True):
+                    getattr(module, name).data = part
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_joined_weights_are_one_product(shape: str, biases: bool) -> None:
+    """Weights that lie next to each other are read in place, and follow the learner's updates."""
+    model = tiny.model(shape)
+    expected = tiny.sample(sampler_of(model, in_slots=False), PROMPTS, PARAMS)
+    apart = Slots(model, Layout(2, 36)).products[0]
+    assert apart.joined_weight is None
+    assert apart.gate_and_up is None
+
+    join_weights(model, biases)
+    sampler = sampler_of(model, in_slots=True)
+    same(tiny.sample(sampler, PROMPTS, PARAMS), expected)
+    assert sampler._slots is not None
+    for block, products in zip(model.lm.model.layers, sampler._slots.products, strict=True):
+        assert products.joined_weight is not None
+        assert products.gate_and_up is not None
+        assert products.joined_weight.data_ptr() == block.self_attn.q_proj.weight.data_ptr()
+        assert (products.joined_bias is not None) == (biases and bool(products.biases))
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    same(
+        tiny.sample(sampler, PROMPTS, PARAMS),
+        tiny.sample(sampler_of(model, in_slots=False), PROMPTS, PARAMS),
+    )
+
+
+def test_only_neighbours_are_joined() -> None:
+    whole = torch.arange(24.0).view(6, 4)
+    parts = whole.split([3, 1, 2])
+    found = slots_room.joined(parts)
+    assert found is not None
+    assert found.data_ptr() == whole.data_ptr()
+    assert torch.equal(found, whole)
+    assert slots_room.joined([parts[0], parts[2], parts[1]]) is None
+    assert slots_room.joined([parts[0], parts[1].clone()]) is None
+    assert slots_room.joined([parts[0], None]) is None
+    assert slots_room.joined([whole[:2, :2], whole[2:, :2]]) is None
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 16, 35, 36, 100])
 def test_refilling_changes_nothing(rows: int) -> None:
     model = tiny.model()

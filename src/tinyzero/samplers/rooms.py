@@ -7,7 +7,7 @@ filled the room it is moved to a long one, once.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 ALIGNMENT = 64  # the length of a room is a multiple of this
 SPARE = ALIGNMENT  # the first tokens of the cache; slots that are not decoded write there
@@ -18,7 +18,8 @@ LONG_SHARE = 2 / 3  # share of the cache that is given to long rooms
 SHORT_SHARE = 3 / 8  # a short room holds this share of the longest completion
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True)
+class Layout:
     """How many rooms a cache has, and how many tokens fit into each.
 
     Rooms are numbered: first the long ones, then the short ones.

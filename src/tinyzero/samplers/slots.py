@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinyzero.models import (
@@ -82,6 +82,7 @@ class Slots:
         self.pool: Any = None  # memory that all graphs share, since only one runs at a time
         self.capturing = device.type == "cuda"
         self.weights = weights_of(model)
+        self.products = [Products(block) for block in self.core.layers]
 
     def fits(self, model: Backbone, layout: Layout) -> bool:
         """Whether these slots have this layout and read this model.
@@ -231,27 +232,28 @@ class Slots:
         cache_rows = starts + filled
         attend = self.attention(self, starts, filled + 1)
 
+        groups = self.keys.shape[2]
         x = F.embedding(self.token[:count], core.embed_tokens.weight)
         for i, block in enumerate(core.layers):
             layer = block.self_attn
             width = layer.head_dim
             normed = norm(x, block.input_layernorm)
-            query = layer.q_proj(normed).view(count, -1, width)
-            key = layer.k_proj(normed).view(count, -1, width)
-            value = layer.v_proj(normed).view(count, -1, width)
+            projected = self.products[i].project(normed).view(count, -1, width)
+            query_and_key, value = projected[:, :-groups], projected[:, -groups:]
+            heads = query_and_key.shape[1] - groups
             if hasattr(layer, "q_norm"):
-                query = norm(query, layer.q_norm)
-                key = norm(key, layer.k_norm)
+                query = norm(query_and_key[:, :heads], layer.q_norm)
+                key = norm(query_and_key[:, heads:], layer.k_norm)
+                query_and_key = torch.cat((query, key), 1)
 
-            heads = query.shape[1]
-            joined = torch.cat((query, key), 1)
-            rotated = torch.addcmul(joined * cos, joined.roll(width // 2, -1), sin)
+            rotated_half = query_and_key.roll(width // 2, -1)
+            rotated = torch.addcmul(query_and_key * cos, rotated_half, sin)
             self.keys[i].index_copy_(0, cache_rows, rotated[:, heads:])
             self.values[i].index_copy_(0, cache_rows, value)
 
             mixed = attend(rotated[:, :heads], self.keys[i], self.values[i])
             x = x + layer.o_proj(mixed.reshape(count, -1))
-            x = x + block.mlp(norm(x, block.post_attention_layernorm))
+            x = x + self.products[i].feed(norm(x, block.post_attention_layernorm))
         return self.model.logits_of(norm(x, core.norm))
 
     def _replay(self, count: int, params: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -304,6 +306,71 @@ class Slots:
         self._step(count, params)
         for state, earlier in zip(changed, before, strict=True):
             state.copy_(earlier)
+
+
+class Products:
+    """The matrix products of a layer that have the same input, as one product each if possible.
+
+    This is possible if the weights lie next to each other in memory. They are read in place.
+    """
+
+    def __init__(self, block: Any) -> None:
+        attention = block.self_attn
+        self.mlp = block.mlp
+        self.projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+        self.joined_weight = joined([weight_of(module) for module in self.projections])
+        self.gate_and_up = joined([weight_of(self.mlp.gate_proj), weight_of(self.mlp.up_proj)])
+        if getattr(self.mlp.gate_proj, "bias", None) is not None:
+            self.gate_and_up = None
+
+        biases = [getattr(module, "bias", None) for module in self.projections]
+        self.biases = [bias for bias in biases if bias is not None]
+        self.joined_bias = joined(biases)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Query, key and value (count, H + 2 G heads joined) of hidden states (count, width)."""
+        if self.joined_weight is None:
+            return torch.cat([module(x) for module in self.projections], -1)
+
+        bias = self.joined_bias
+        if bias is None and self.biases:
+            bias = torch.cat(self.biases)  # a few thousand numbers
+        return F.linear(x, self.joined_weight, bias)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The feed-forward part of hidden states (count, width)."""
+        if self.gate_and_up is None:
+            result: Tensor = self.mlp(x)
+            return result
+        gate, up = F.linear(x, self.gate_and_up).chunk(2, -1)
+        result = self.mlp.down_proj(self.mlp.act_fn(gate) * up)
+        return result
+
+
+def weight_of(module: Any) -> Tensor | None:
+    """The weight of a plain linear layer; None for another module, such as an adapter."""
+    return module.weight if type(module) is nn.Linear else None
+
+
+def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """One view of tensors that lie next to each other in memory in this order, or None.
+
+    Example: of rows 0 to 3 and rows 4 to 5 of a matrix it is the view of rows 0 to 5.
+    """
+    first = parts[0]
+    if first is None:
+        return None
+
+    end = first.data_ptr()
+    for part in parts:
+        if part is None or not part.is_contiguous() or part.data_ptr() != end:
+            return None
+        if part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+            return None  # neighbours by chance
+        end += part.nbytes
+
+    rows = sum(part.shape[0] for part in parts if part is not None)
+    return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
 
 
 def weights_of(model: Backbone) -> list[int]:
