@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tinyzero.config import LoraSection
 from tinyzero.errors import NonFiniteError
 from tinyzero.models import Backbone, attention, lora
+from tinyzero.run.progress import sampler_metrics
 from tinyzero.samplers import draw as draw_room
 from tinyzero.samplers import rooms
 from tinyzero.samplers import slots as slots_room
@@ -478,7 +479,10 @@ def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(
     assert "_flash_attention_forward" in fault_of(flash_attention, slots), "a CPU lacks it"
     monkeypatch.setattr(attention, "flash_attention", lambda query, *_, **__: query)
     assert fault_of(flash_attention, slots) == "its numbers are wrong with 3 slots"
-    on_gpu: Any = SimpleNamespace(keys=SimpleNamespace(is_cuda=True, dtype=torch.bfloat16))
+    on_gpu: Any = SimpleNamespace(
+        keys=SimpleNamespace(is_cuda=True, dtype=torch.bfloat16),
+        report=lambda fault: slots.report(fault),
+    )
     for fault, expected in (("", flash_attention), ("it is missing", masked_attention)):
         monkeypatch.setattr(slots_room, "fault_of", lambda *_, fault=fault: fault)
         with pytest.warns(match="it is missing") if fault else nullcontext():
@@ -486,6 +490,60 @@ def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(
     on_gpu.keys.dtype = torch.float32
     assert slots_room.fastest_attention(on_gpu) is masked_attention, (
         "flash attention does not support float32"
+    )
+
+
+def test_faults_are_reported_once_and_only_a_gpu_has_metrics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sampler = sampler_of(tiny.model(), in_slots=True)
+    assert sampler.take_faults() == []
+    tiny.sample(sampler, PROMPTS, PARAMS)
+    assert sampler.metrics() == {}, "a CPU run's records stay as they are"
+
+    assert sampler._slots is not None
+    with pytest.warns(match="without CUDA graphs"):
+        sampler._slots.report("decoding without CUDA graphs")
+    assert sampler.take_faults() == ["decoding without CUDA graphs"]
+    assert sampler.take_faults() == []
+
+    monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
+    assert sampler.metrics() == {"sampler/graphs": 0.0, "sampler/attention": 0.0}
+    sampler._slots.capturing, sampler._slots.attention = True, flash_attention
+    assert sampler.metrics() == {"sampler/graphs": 1.0, "sampler/attention": 1.0}
+
+
+def test_a_run_shows_faults_as_alarms() -> None:
+    sampler = sampler_of(tiny.model(), in_slots=True)
+    tiny.sample(sampler, PROMPTS, PARAMS)
+    assert sampler._slots is not None
+    sampler._slots.faults = ["decoding without CUDA graphs"]
+    notes: list[str] = []
+    run: Any = SimpleNamespace(sampler=sampler, console=SimpleNamespace(note=notes.append))
+    assert sampler_metrics(run) == sampler_metrics(run) == {}
+    assert notes == ["alarm: decoding without CUDA graphs"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(torch.OutOfMemoryError("no memory"), True), (RuntimeError("cannot capture"), False)],
+)
+def test_only_memory_stops_a_run_whose_step_cannot_be_captured(
+    error: RuntimeError, raised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a graph decoding is slower. Without memory the next allocation would fail too."""
+
+    def capture(*_: Any) -> None:
+        raise error
+
+    slots = Slots(tiny.model(), Layout(2, 36))
+    slots.capturing = True
+    monkeypatch.setattr(Slots, "_capture", capture)
+    with torch.no_grad(), pytest.raises(type(error)) if raised else pytest.warns(match="slower"):
+        slots.step(2, PARAMS)
+    assert slots.capturing is raised
+    assert slots.faults == (
+        [] if raised else ["decoding without CUDA graphs, which is slower: cannot capture"]
     )
 
 

@@ -76,6 +76,7 @@ class Slots:
 
         self.cos, self.sin = signed_rotary(self.core, self.keys, self.length)
         self.edges = torch.arange(self.count + 1, dtype=torch.int32, device=device)
+        self.faults: list[str] = []  # what makes decoding slower than it should be
         self.attention = fastest_attention(self)
 
         self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
@@ -270,9 +271,7 @@ class Slots:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                warnings.warn(
-                    f"decoding without CUDA graphs, which is slower: {error}", stacklevel=2
-                )
+                self.report(f"decoding without CUDA graphs, which is slower: {error}")
                 self.capturing = False
                 return self._step(count, params)
         graph, drawn = self.graphs[key]
@@ -295,6 +294,11 @@ class Slots:
             drawn = self._step(count, params)
         self.pool = graph.pool()
         return graph, drawn
+
+    def report(self, fault: str) -> None:
+        """Remember a fault for the run's console, and warn programs that do not show it."""
+        self.faults.append(fault)
+        warnings.warn(fault, stacklevel=3)
 
     def rehearse(self, count: int, params: SamplingParams) -> None:
         """Take a step and undo it.
@@ -433,7 +437,7 @@ def fastest_attention(slots: Slots) -> Attention:
     if not slots.keys.is_cuda or slots.keys.dtype not in (torch.bfloat16, torch.float16):
         return masked_attention
     if fault := fault_of(flash_attention, slots):
-        warnings.warn(f"decoding without flash attention, which is slower: {fault}", stacklevel=2)
+        slots.report(f"decoding without flash attention, which is slower: {fault}")
         return masked_attention
     return flash_attention
 

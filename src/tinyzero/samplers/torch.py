@@ -21,7 +21,7 @@ from tinyzero.samplers.drawn import DrawnTokens
 from tinyzero.samplers.fused import FusedStep, fused_step
 from tinyzero.samplers.rooms import layout_for
 from tinyzero.samplers.slot_schedule import SlotSchedule, Transfer
-from tinyzero.samplers.slots import Slots, supports
+from tinyzero.samplers.slots import Slots, flash_attention, supports
 from tinyzero.types import Completion, Done, FinishReason, Request, SamplingParams
 
 # On a CPU, rows that have ended are dropped if fewer than this share of the rows is still running.
@@ -65,6 +65,23 @@ class TorchSampler:
     def for_model(cls, model: Backbone, spec: SamplerSpec) -> TorchSampler:
         """The sampler of a run that trains `model`."""
         return cls(model, spec.decode, spec.end_ids, spec.rows)
+
+    def metrics(self) -> dict[str, float]:
+        """Whether decoding uses what makes it fast on a GPU, for a step's record."""
+        if self._slots is None or self.model.device.type != "cuda":
+            return {}
+        return {
+            "sampler/graphs": float(self._slots.capturing),
+            "sampler/attention": float(self._slots.attention is flash_attention),
+        }
+
+    def take_faults(self) -> list[str]:
+        """What makes decoding slower than it should be; each fault is returned once."""
+        if self._slots is None:
+            return []
+        faults = self._slots.faults
+        self._slots.faults = []
+        return faults
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Take over the version, which must be newer, and copy `weights`, if there are any."""
