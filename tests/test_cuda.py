@@ -58,8 +58,8 @@ def random_model(layers: int = 4, vocabulary: int = VOCABULARY, **sizes: int) ->
 
 def relative(found: Tensor, expected: Tensor) -> float:
     """The norm of the difference, divided by the norm of `expected`."""
-    expected = expected.double()
-    return float((found.double() - expected).norm() / expected.norm())
+    expected = expected.detach().double()
+    return float((found.detach().double() - expected).norm() / expected.norm())
 
 
 def sampler_of(model: Backbone, rows: int) -> TorchSampler:
