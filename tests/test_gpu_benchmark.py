@@ -152,6 +152,25 @@ def test_without_git_the_commit_is_unknown(gpu: Any, monkeypatch: pytest.MonkeyP
     assert gpu.common._commit() == "unknown"
 
 
+def test_the_division_of_the_cache_is_robust(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The layout in use is among those compared, and 50 equal rows take steps that add up."""
+    simulation = benchmark("rooms", monkeypatch, tmp_path)
+    rooms = simulation.rooms
+    chosen = rooms.layout_for(640, 192, simulation.PROMPT, simulation.LIMIT)
+    assert chosen in simulation.layouts().values()
+    assert len({layout.tokens // 1000 for layout in simulation.layouts().values()}) <= 2
+
+    steps = (simulation.step_seconds(50, 50 * (simulation.PROMPT + t)) for t in range(7))
+    rate = simulation.tokens_per_second([7] * 50, rooms.Layout(50, 1216))
+    assert rate == pytest.approx(50 * 7 / sum(steps))
+    # With one long room, 3 rows that outgrow short ones need it one after the other.
+    monkeypatch.setattr(simulation, "step_seconds", lambda rows, tokens: 1.0)
+    layout = rooms.Layout(1, 1216, 3, simulation.PROMPT + 4)
+    assert simulation.tokens_per_second([10] * 4, layout) == pytest.approx(40 / 28)
+
+
 def test_lengths_have_the_planned_mean(gpu: Any) -> None:
     assert sum(gpu.LENGTHS) / len(gpu.LENGTHS) == pytest.approx(0.3)
     given = gpu.parse(["--part", "step", "--device", "cpu"])
