@@ -193,7 +193,7 @@ def test_two_kinds_of_rooms_draw_the_models_tokens() -> None:
 def test_idle_slots_keep_their_state() -> None:
     slots = filled_slots(random_model(layers=1), Layout(32, 256))
     is_decoded = torch.tensor([1, 0]).repeat(16)
-    slots.place(torch.stack((slots.placed[:, 0].cpu(), is_decoded), 1))
+    slots.assign_rooms(torch.stack((slots.placed[:, 0].cpu(), is_decoded), 1))
     before = slots.token.clone(), slots.filled.clone(), slots.position.clone()
     for _ in range(5):
         slots.step(32, PARAMS)

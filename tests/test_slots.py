@@ -176,7 +176,7 @@ def test_slots_are_refilled_before_all_are_done(monkeypatch: pytest.MonkeyPatch)
 def test_short_rooms_change_nothing(
     layout: Layout, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that outgrow their room are moved, and wait for a long one if there is none."""
+    """Rows that outgrow their room are moved, and wait until a long one is free."""
     model = tiny.model()
     ends = frozenset({1, 2})  # few, so that most rows outgrow a short room
     expected = tiny.sample(sampler_of(model, in_slots=False, ends=ends), PROMPTS, PARAMS)
@@ -271,7 +271,7 @@ def test_slots_that_are_not_decoded_read_one_token_and_keep_their_state() -> Non
     with torch.no_grad():
         slots.enter(torch.arange(3), PROMPTS[:3], torch.arange(3), torch.arange(3), zeros)
         before = [state[1].clone() for state in (slots.token, slots.filled, slots.position)]
-        slots.place(slots.placed * torch.tensor([[1, 1], [1, 0], [1, 1]]))
+        slots.assign_rooms(slots.placed * torch.tensor([[1, 1], [1, 0], [1, 1]]))
         room = slots.keys[:, 64 + 36 : 64 + 72].clone()
         for _ in range(4):
             slots.step(3, PARAMS)

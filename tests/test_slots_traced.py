@@ -1,6 +1,6 @@
-"""A decoding step on fake CUDA tensors: every operation is dispatched as on a GPU, none computes.
+"""A decoding step on fake CUDA tensors: every operation is dispatched as on a GPU.
 
-An operation that needs a number on the host raises an error here, because there is none.
+An operation that needs a number on the host raises an error here, because nothing is computed.
 """
 
 from collections import Counter

@@ -103,7 +103,7 @@ class SlotSchedule:
         self.row_in[into] = rows
         self.room_in[into] = torch.tensor([self.rooms.take() for _ in rows])
         self.columns[into] = 1
-        self._place()
+        self._assign_rooms()
 
         requests = self.drawn.request[rows]
         first = int(requests[0])
@@ -153,13 +153,13 @@ class SlotSchedule:
             self.rooms.free(old)
             self.room_in[slot] = new
 
-    def _place(self) -> None:
+    def _assign_rooms(self) -> None:
         """Tell the slots about their rooms, if anything has changed."""
         starts = self.start_of[self.room_in.clamp(min=0)]
         is_decoded = (self.row_in >= 0) & ~self.waiting
         placed = torch.stack((starts, is_decoded.long()), 1)
         if not torch.equal(placed, self.placed):
-            self.slots.place(placed)
+            self.slots.assign_rooms(placed)
             self.placed = placed
 
     def step(self) -> Transfer | None:
@@ -170,7 +170,7 @@ class SlotSchedule:
         if not (self.row_in >= 0).any():
             return None
         self.move_outgrown()
-        self._place()
+        self._assign_rooms()
 
         rows = self.row_in.masked_fill(self.waiting, -1)
         token, logprob = self.slots.step(self.size, self.params)

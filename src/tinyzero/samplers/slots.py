@@ -72,7 +72,7 @@ class Slots:
 
         # For each slot: the first token of its room, and 1 if it is decoded, else 0.
         self.placed = torch.zeros(self.count, 2, dtype=torch.long, device=device)
-        self.place(torch.tensor([[layout.start(room), 1] for room in range(self.count)]))
+        self.assign_rooms(torch.tensor([[layout.start(room), 1] for room in range(self.count)]))
 
         self.cos, self.sin = signed_rotary(self.core, self.keys, self.length)
         self.edges = torch.arange(self.count + 1, dtype=torch.int32, device=device)
@@ -92,7 +92,7 @@ class Slots:
         """
         return self.layout == layout and self.weights == weights_of(model)
 
-    def place(self, placed: Tensor) -> None:
+    def assign_rooms(self, placed: Tensor) -> None:
         """Say where the rooms of the first slots begin, and which of these slots are decoded.
 
         `placed` (slots, 2) int64 is on the host: the first token of a slot's room, and 1 or 0.
@@ -189,7 +189,7 @@ class Slots:
         """Read the token of each of the first `count` slots, and draw the token after it.
 
         Returns ids and log-probabilities, (count,) each. What slots draw that are not decoded
-        (`place`) has no meaning. On a GPU the whole step is one CUDA graph.
+        (`assign_rooms`) has no meaning. On a GPU the whole step is one CUDA graph.
         """
         if self.capturing:
             return self._replay(count, params)
