@@ -122,7 +122,9 @@ class Backbone(nn.Module):
 
         is_future = torch.arange(end, device=tokens.device) > columns[:, None]  # (Q, end)
         lowest = torch.finfo(cache.mask.dtype).min
-        mask = cache.mask[:, None, None, :end].masked_fill(is_future, lowest)
+        mask: Tensor | None = cache.mask[:, None, None, :end].masked_fill(is_future, lowest)
+        if tokens.is_cuda and cache.column == 0 and not cache.is_padded:
+            mask = None  # plain causal attention: flash attention takes no mask
 
         hidden: Tensor = self.core(
             input_ids=tokens,

@@ -118,6 +118,8 @@ def load_model(
             f"cannot run {name!r}: models of type {lm.config.model_type} are not supported"
         )
 
+    # The learner's large products are summed in float32. So must the sampler's narrow ones be.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if pack:
         contracts.check_packing(model)
     model.share = contracts.can_share_prefixes(model)

@@ -18,6 +18,7 @@ from tinyzero.config import MEANT, Config, lasting
 from tinyzero.errors import Interrupted, UserError, short_path, typed_path
 from tinyzero.evaluate import caution, completion_metrics, evaluate
 from tinyzero.run import checkpoint, early, records
+from tinyzero.samplers.torch import TorchSampler
 from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def record(
         "time/elapsed": time.perf_counter() - run.started,
         "time/cpu": time.process_time() + run.cpu,
         **run.clock.laps(),
+        **sampler_metrics(run),
     }
 
     run.forecast.add_step(entry["time/step"])
@@ -160,6 +162,15 @@ def warn_of_failures(run: Run) -> None:
             f"alarm: the grader failed on {collected.failed} of {collected.graded} answers of "
             f"this step, which count as wrong; the first failure: {collected.first_error}"
         )
+
+
+def sampler_metrics(run: Run) -> dict[str, float]:
+    """What the torch sampler on a GPU says about its speed. Its faults become alarms."""
+    if not isinstance(run.sampler, TorchSampler):
+        return {}
+    for fault in run.sampler.take_faults():
+        run.console.note(f"alarm: {fault}")
+    return run.sampler.metrics()
 
 
 def peaks(device: torch.device) -> dict[str, int]:
