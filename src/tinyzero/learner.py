@@ -40,19 +40,26 @@ def policy_outputs(
     """Logprobs and entropy (B, T) of the tokens in the mask; 0 elsewhere.
 
     `temperature` must be the one that the tokens were sampled at. Logits are computed only for
-    masked columns, in fp32, and for at most `logit_rows` of them at a time.
+    masked columns, in fp32, and for at most `logit_rows` of them at a time. Without gradients there
+    is no entropy: those who score a batch do not read it.
     """
     assert isinstance(model, Backbone)
 
     hidden = model.hidden(batch.tokens, batch.lengths)[:, :-1][batch.mask]  # (N, D)
     targets = batch.tokens[:, 1:][batch.mask]
 
+    head = model.head
+    if not torch.is_grad_enabled():
+        logprobs = losses.scored_logprobs(
+            hidden, head.weight, head.bias, targets, temperature, logit_rows
+        )
+        return {"logprobs": _scatter(logprobs, batch.mask)}
+
     if len(hidden) <= logit_rows and hidden.dtype == torch.float32:
         logits = model.logits_of(hidden) / temperature  # few enough to keep for the backward pass
         logprobs = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
         entropy = losses.entropy(logits)
     else:
-        head = model.head
         logprobs, entropy = losses.chosen_logprobs(
             hidden, head.weight, head.bias, targets, temperature, logit_rows
         )
