@@ -404,10 +404,15 @@ def master_of(parameter: nn.Parameter, offload: bool) -> Tensor:
 
     def move_gradient(weight: nn.Parameter) -> None:
         assert weight.grad is not None
-        # first to the device, then to fp32, so that fewer bytes are moved
-        gradient = weight.grad.to(device).to(torch.float32)
-        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        gradient = weight.grad.to(device)
         weight.grad = None
+
+        # Both ways turn it into fp32 on the master's device, so that fewer bytes are moved. The sum
+        # does this while it adds, without a copy in fp32.
+        if master.grad is None:
+            master.grad = gradient.to(torch.float32)
+        else:
+            master.grad.add_(gradient)
 
     parameter.register_post_accumulate_grad_hook(move_gradient)
     return master
