@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from tinyzero.errors import UserError, first_line
-from tinyzero.models import contracts
+from tinyzero.models import contracts, fusing
 from tinyzero.models.attention import grouped_attention
 from tinyzero.models.backbone import Backbone, recompute_layers
 from tinyzero.registry import near
@@ -96,6 +96,7 @@ def load_model(
         )
 
     model = Backbone(lm.eval().to(device), pack)
+    fusing.fuse(model.lm)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise UserError(
             f"{name!r} has weights that are not finite, so its training broke down: "
