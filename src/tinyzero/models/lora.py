@@ -58,10 +58,10 @@ def _speed_up(model: Backbone) -> None:
     The setting of PyTorch for all products would round more than these: some versions of
     transformers compute the angles of rotary positions as a product, and a critic its values.
     """
-    module: Any
     for name, module in model.lm.named_modules():
         if ".lora_" in name and isinstance(module, nn.Linear):
-            module.forward = partial(_tf32_linear, module)
+            layer: Any = module
+            layer.forward = partial(_tf32_linear, layer)
 
 
 def _tf32_linear(layer: nn.Linear, x: Tensor) -> Tensor:
