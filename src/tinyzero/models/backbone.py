@@ -186,4 +186,5 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a layer's `forward` so that its backward pass computes it again."""
     if not torch.is_grad_enabled():  # sampling and scoring keep no activations anyway
         return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    # Nothing in a layer is random: a model is in evaluation mode, in which dropout does nothing.
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

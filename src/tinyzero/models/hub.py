@@ -36,7 +36,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from tinyzero.errors import UserError, brief, first_line
-from tinyzero.models import contracts, packing
+from tinyzero.models import contracts, fusing, packing
 from tinyzero.models.backbone import Backbone, recompute_layers
 from tinyzero.models.folder import (
     ADAPTER,
@@ -108,6 +108,7 @@ def load_model(
         note(line)
 
     model = Backbone(lm.eval().to(device), pack)
+    fusing.fuse(model.lm)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise UserError(
             f"{name!r} has weights that are not finite, so its training broke down: "
