@@ -271,23 +271,25 @@ def test_a_model_that_would_be_computed_wrongly_is_refused(
     assert "not supported" in error_of(lambda: models.load_model(str(tmp_path)))
 
 
-def test_a_sliding_window_is_refused_where_it_would_matter(tmp_path: Path) -> None:
-    shape = {
+def test_a_sliding_window_hides_what_is_further_back(tmp_path: Path) -> None:
+    config = {
         "model_type": "mistral",
         "hidden_size": 32,
-        "num_hidden_layers": 1,
+        "num_hidden_layers": 2,
         "num_attention_heads": 2,
-    }
-    config = shape | {
         "num_key_value_heads": 1,
         "intermediate_size": 32,
         "vocab_size": 105,
         "sliding_window": 16,
     }
     models.save_model(models.build_model(config, 0), tiny.tokenizer(), tmp_path)
-    model = models.load_model(str(tmp_path))
-    model.logits(torch.zeros(1, 16, dtype=torch.long))
-    error_of(lambda: model.logits(torch.zeros(1, 17, dtype=torch.long)))
+    model = models.load_model(str(tmp_path), pack=True)
+    tokens = 1 + torch.arange(2 * 300).view(2, 300) % 104
+
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    torch.testing.assert_close(model.logits(tokens), reference(tokens).logits, atol=1e-5, rtol=1e-5)
+    joined = model.hidden(tokens, torch.tensor([300, 200]))
+    torch.testing.assert_close(joined[1, :200], model.hidden(tokens)[1, :200])
 
 
 @pytest.mark.parametrize("name", models.BUNDLED)

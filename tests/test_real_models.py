@@ -96,6 +96,7 @@ def by_the_formula(
     causal: bool = False,
     scaling: float | None = None,
     used: torch.Tensor | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
     """The result of flash attention, computed head by head."""
     out = torch.empty_like(query)
@@ -198,7 +199,7 @@ def test_why_a_model_cannot_be_packed_is_told(
         UserError, match=r"cannot be packed: .* \(OutOfMemoryError: CUDA out of memory\)"
     ) as caught:
         models.load_model(written["qwen2"], pack=True)
-    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_drops_what_it_is_told_of_packing_is_refused(

@@ -24,7 +24,7 @@ HOLDS = {"24gb": "4090", "48gb": "l40s", "80gb": "h100", "141gb": "h200"}
 QWEN = [
     f"qwen2.5-{size}b{kind}" for size, kind in product(("0.5", "1.5", "3", "7"), ("", "-instruct"))
 ]
-LARGE = [*QWEN, "llama-3.2-3b"]
+LARGE = [*QWEN, "llama-3.2-3b", "qwen3-0.6b", "qwen3-1.7b", "smollm3-3b"]
 ORIGINAL = "tinyzero-original-3b-ppo"
 
 

@@ -4,6 +4,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -13,9 +14,9 @@ from torch import Tensor
 from tinyzero.batching import collate
 from tinyzero.errors import UserError
 from tinyzero.learner import policy_outputs
-from tinyzero.models import Backbone
+from tinyzero.models import Backbone, KeyValueCache
 from tinyzero.rollouts import extend
-from tinyzero.samplers import draw
+from tinyzero.samplers import draw, fused, memory
 from tinyzero.samplers import torch as torch_sampler
 from tinyzero.samplers.draw import distribution, next_token, row_keys, uniforms
 from tinyzero.samplers.torch import TorchSampler
@@ -56,7 +57,7 @@ def logits_of(model: Backbone, prompt: Sequence[int], completion: Completion) ->
 def step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Decode with the fused step, and with the step of transformers."""
     if request.param == "plain":
-        monkeypatch.setattr(torch_sampler, "fused_step", lambda model: None)
+        monkeypatch.setattr(torch_sampler, "fused_step", lambda *_: None)
     return str(request.param)
 
 
@@ -105,7 +106,7 @@ def test_the_fused_step_draws_what_the_models_own_draws(
 ) -> None:
     sampler = sampler_of(tiny.model(shape))
     fused = tiny.sample(sampler, PROMPTS, PARAMS)
-    monkeypatch.setattr(torch_sampler, "fused_step", lambda model: None)
+    monkeypatch.setattr(torch_sampler, "fused_step", lambda *_: None)
     assert draws(tiny.sample(sampler, PROMPTS, PARAMS)) == draws(fused)
 
 
@@ -493,3 +494,100 @@ def test_streaming_says_what_generate_says(decode: object) -> None:
         pieces = list(sampler.stream(prompt, params))
         assert "".join(pieces) == expected.text
         assert len(pieces) == len(expected.token_ids)
+
+
+# Memory, and how requests are divided to fit into it
+
+
+def test_requests_are_divided_into_batches_of_the_rows_that_fit() -> None:
+    requests = [
+        Request((5,), group=0, samples=(0, 1)),
+        Request((6,), group=1, samples=(0, 1, 2, 3, 4)),
+        Request((7,), group=2),
+    ]
+    found = [
+        (numbers, [part.samples for part in parts])
+        for numbers, parts in torch_sampler.batches(requests, rows=3)
+    ]
+    assert found == [
+        ([0], [(0, 1)]),
+        ([1], [(0, 1, 2)]),
+        ([1, 2], [(3, 4), (0,)]),
+    ]
+
+
+def test_a_request_of_more_samples_than_fit_is_complete_and_done_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sampler = sampler_of(tiny.model())
+    whole = draws(tiny.sample(sampler, PROMPTS, PARAMS))
+    monkeypatch.setattr(torch_sampler, "rows_that_fit", lambda model, length: 4)
+    ended: dict[int, list[Completion]] = {}
+
+    def done(number: int, completions: list[Completion]) -> None:
+        assert number not in ended
+        ended[number] = completions
+
+    parts = sampler.generate(requests_for(PROMPTS, PARAMS.n), PARAMS, done)
+    assert draws(parts) == whole
+    assert [ended[number] for number in range(len(PROMPTS))] == parts
+
+
+def test_rows_that_fit_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.model(layers=3)
+    row = 1.5 * 100 * (2 * 3 * 1 * 8 * 4) + 2 * 4 * model.config.vocab_size
+    monkeypatch.setattr(memory, "free_memory", lambda device: int(2 * 7.5 * row))
+    assert memory.rows_that_fit(model, 100) == 7
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
+    assert memory.rows_that_fit(model, 100) == 1
+
+
+def test_a_container_limits_the_memory_that_is_free(tmp_path: Path) -> None:
+    assert memory.free_in_container(tmp_path) == 2**62
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_in_container(tmp_path) == 2**62
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert memory.free_in_container(tmp_path) == 2000
+    assert 2**20 < memory.free_memory(torch.device("cpu")) < 2**50
+
+
+# Weights in oneDNN's own order
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+@pytest.mark.parametrize("shape", ["llama", "qwen2"])
+def test_reordered_weights_compute_the_same(shape: str) -> None:
+    model = tiny.model(shape)
+    logits = []
+    for reorder in (False, True):
+        cache = KeyValueCache(
+            model.config, torch.tensor([0, 2, 1]), 8, torch.float32, torch.device("cpu")
+        )
+        with torch.inference_mode():
+            step = fused.FusedStep(model, reorder)
+            assert step.layers[0].down.is_mkldnn == reorder
+            token = torch.tensor([5, 6, 7])
+            logits.append(torch.stack([step.logits(token + i, cache) for i in range(4)]))
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+
+
+def test_only_large_models_with_memory_to_spare_are_reordered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny.model()
+    assert not fused.should_reorder(model)
+    monkeypatch.setattr(fused, "SMALLEST_WIDTH", 1)
+    assert fused.should_reorder(model) == torch.backends.mkldnn.is_available()
+    monkeypatch.setattr(fused, "free_memory", lambda device: 10_000)
+    assert not fused.should_reorder(model)
+
+
+def test_large_vocabularies_are_drawn_from_a_few_rows_at_a_time() -> None:
+    logits = torch.randn(70, draw.LARGE + 5)
+    keys = row_keys(3, torch.arange(70), torch.zeros(70, dtype=torch.long))
+    positions = torch.arange(70)
+    params = SamplingParams(max_tokens=1, temperature=0.7)
+    found = torch_sampler.drawn_tokens(logits, keys, positions, params)
+    expected = next_token(logits, keys, positions, params)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -150,11 +150,14 @@ SHAPES = {
     "Qwen/Qwen2.5-1.5B": _qwen(28, 1536, 12, 2, 128, 8960, 151_936, True),
     "Qwen/Qwen2.5-3B": _qwen(36, 2048, 16, 2, 128, 11_008, 151_936, True),
     "Qwen/Qwen2.5-7B": _qwen(28, 3584, 28, 4, 128, 18_944, 152_064, False),
+    "Qwen/Qwen3-0.6B-Base": Shape(28, 1024, 16, 8, 128, 3072, 151_936, True, biases=256),
+    "Qwen/Qwen3-1.7B-Base": Shape(28, 2048, 16, 8, 128, 6144, 151_936, True, biases=256),
     "meta-llama/Llama-3.2-3B": Shape(28, 3072, 24, 8, 128, 8192, 128_256, True),
+    "HuggingFaceTB/SmolLM3-3B-Base": Shape(36, 2048, 16, 4, 128, 11_008, 128_256, True),
 }
 """Shapes of the recipes' models by hub id, from their config.json. "-Instruct" has the same."""
 
-KINDS = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+KINDS = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3")
 
 
 def find_shape(name: str) -> Shape:

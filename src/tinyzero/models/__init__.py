@@ -1,7 +1,13 @@
 """Language models: loading and saving, attention, key-value cache, LoRA adapters, tokenizers."""
 
 from tinyzero.models.backbone import Backbone, ValueModel, recompute_layers
-from tinyzero.models.cache import KeyValueCache, cache_shape, has_fixed_rotary, signed_rotary
+from tinyzero.models.cache import (
+    KeyValueCache,
+    LibraryCache,
+    cache_shape,
+    has_fixed_rotary,
+    signed_rotary,
+)
 from tinyzero.models.chat import continues_last_message, once, render_chat
 from tinyzero.models.hub import (
     ASSETS,
@@ -37,6 +43,7 @@ __all__ = [
     "BUNDLED",
     "Backbone",
     "KeyValueCache",
+    "LibraryCache",
     "Origin",
     "ValueModel",
     "attention",

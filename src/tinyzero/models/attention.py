@@ -6,6 +6,7 @@ numbers per head. H is a multiple of G: each key-value head serves H / G query h
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,17 +32,22 @@ def grouped_attention(
 
     Shapes: `query` (B, H, Q, D), `key` and `value` (B, G, K, D), result (B, Q, H, D). The mask is
     added to the scores and has a shape that broadcasts to (B, 1, Q, K). Without a mask, attention
-    is causal, and the last query sees all keys. `more` may hold settings of the model.
+    is causal, and the last query sees all keys. `more` may hold settings of the model, such as a
+    `sliding_window`: then a query sees only that many keys, its own included.
 
     On a CPU all heads that share keys are the rows of one matrix product, so that keys are not
     copied for each head. Raises UserError if the model needs another kind of attention.
     """
-    refuse_other_attention(key.shape[2], more)
+    refuse_other_attention(more)
+    B, H, Q, D = query.shape
+    G, K = key.shape[1], key.shape[2]
+
+    window = more.get("sliding_window")
+    if window and window < K:
+        attention_mask = window_mask(Q, K, window, query, attention_mask)
     if query.is_cuda:
         return fused_attention(query, key, value, attention_mask, scaling), None
 
-    B, H, Q, D = query.shape
-    G, K = key.shape[1], key.shape[2]
     if attention_mask is None and Q > 1:
         attention_mask = causal_mask(K, query.dtype)[:, :, K - Q :]
     query = (query * scaling).view(B, G, H // G, Q, D)
@@ -107,6 +113,7 @@ def flash_attention(
     causal: bool = False,
     scaling: float | None = None,
     used: Tensor | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """PyTorch's flash attention for sequences of different lengths that are joined end to end.
 
@@ -114,6 +121,7 @@ def flash_attention(
     total numbers of queries and keys. Sequence i has the queries from `query_edges[i]` up to
     `query_edges[i + 1]`, and its keys are given by `key_edges` likewise. If `used` is given, only
     the first `used[i]` keys of a sequence count, and there is no gradient. All three are int32.
+    With a `window`, a query sees only that many keys, its own included.
 
     This calls the operator below PyTorch's `varlen_attn`, because in torch 2.11 the latter supports
     neither grouped heads nor `used`. The operator has the same arguments in torch 2.11 and 2.13.
@@ -130,6 +138,8 @@ def flash_attention(
         causal,
         False,  # do not return the dropout mask
         scale=scaling,
+        window_size_left=window - 1 if window else None,
+        window_size_right=0 if window else None,
         seqused_k=used,
     )[0]
     return result
@@ -152,18 +162,32 @@ def _attend(
     return (scores.softmax(-1) @ value[:, :, :seen]).view(B, G, N, R, D)
 
 
-def refuse_other_attention(length: int, options: dict[str, Any]) -> None:
+def refuse_other_attention(options: Mapping[str, Any]) -> None:
     """Raise UserError if the model needs a kind of attention that is not implemented here.
 
     If that were ignored, training would change a model other than the one that was loaded.
     """
-    window = options.get("sliding_window")
-    leaves_out_keys = window is not None and 0 < window < length
-    if options.get("softcap") or options.get("s_aux") is not None or leaves_out_keys:
-        raise UserError(
-            "this model's attention (soft caps, sinks, or a sliding window) is not supported: "
-            "use another model"
-        )
+    if options.get("softcap") or options.get("s_aux") is not None:
+        raise UserError("this model's attention (soft caps or sinks) is not supported")
+
+
+def window_mask(queries: int, keys: int, window: int, like: Tensor, mask: Tensor | None) -> Tensor:
+    """`mask`, or a causal one, that also hides what lies outside a sliding window.
+
+    The last of the queries (Q) sees the last of the keys (K). The result broadcasts to
+    (B, 1, Q, K), with the dtype and device of `like`.
+
+    >>> window_mask(2, 4, 2, torch.zeros(1), None)[0, 0] == 0
+    tensor([[False,  True,  True, False],
+            [False, False,  True,  True]])
+    """
+    key_columns = torch.arange(keys, device=like.device)
+    query_columns = torch.arange(keys - queries, keys, device=like.device)[:, None]
+    is_hidden = (key_columns > query_columns) | (key_columns <= query_columns - window)
+
+    if mask is None:
+        mask = torch.zeros(1, 1, 1, 1, dtype=like.dtype, device=like.device)
+    return mask.masked_fill(is_hidden, torch.finfo(like.dtype).min)
 
 
 def causal_mask(length: int, dtype: torch.dtype = torch.float32) -> Tensor:

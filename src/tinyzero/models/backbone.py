@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tinyzero.algorithms.losses import fp32_logits
 from tinyzero.models.attention import causal_mask
-from tinyzero.models.cache import KeyValueCache, cache_shape
+from tinyzero.models.cache import KeyValueCache, LibraryCache, cache_shape
 from tinyzero.models.packing import join_rows
 
 
@@ -21,15 +22,22 @@ class Backbone(nn.Module):
 
     lm: Any  # transformers has no common type for models with these parts
 
-    def __init__(self, lm: nn.Module, pack: bool = False, share: bool = False) -> None:
+    def __init__(
+        self,
+        lm: nn.Module,
+        pack: bool = False,
+        share: bool = False,
+        library_cache: bool = False,
+    ) -> None:
         """`pack` and `share` change how `states` computes the rows of a batch, not the result.
 
         `pack` joins them, if their lengths are known. `share` computes what the rows of a group
-        have in common once, if their groups are known too.
+        have in common once, if their groups are known too. `library_cache` reads tokens in step
+        with transformers' own cache, which some architectures need.
         """
         super().__init__()
         self.lm = lm
-        self.pack, self.share = pack, share
+        self.pack, self.share, self.library_cache = pack, share, library_cache
 
     @property
     def core(self) -> Any:
@@ -48,8 +56,9 @@ class Backbone(nn.Module):
 
     @property
     def context(self) -> int:
-        """The longest sequence that the model accepts, in tokens."""
-        return int(self.config.max_position_embeddings)
+        """The longest sequence that the model accepts, in tokens; huge if there is no limit."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return sys.maxsize if limit is None else int(limit)
 
     @property
     def cache_bytes(self) -> int:
@@ -115,26 +124,44 @@ class Backbone(nn.Module):
         """float32 logits (B, T, V) of right-padded tokens (B, T). Column t predicts token t + 1."""
         return self.logits_of(self.hidden(tokens))
 
-    def step(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+    def new_cache(self, pads: Tensor, length: int) -> KeyValueCache | LibraryCache:
+        """An empty cache of `length` columns for rows padded by `pads` (B,) on the left."""
+        if self.library_cache:
+            return LibraryCache(self.config, pads, self.device)
+        return KeyValueCache(self.config, pads, length, self.dtype, self.device)
+
+    def step(self, tokens: Tensor, cache: KeyValueCache | LibraryCache) -> Tensor:
         """Read the next tokens (B, Q), which extend `cache`: their hidden states (B, Q, D)."""
         end = cache.column + tokens.shape[1]
         columns = torch.arange(cache.column, end, device=tokens.device)
 
-        is_future = torch.arange(end, device=tokens.device) > columns[:, None]  # (Q, end)
-        lowest = torch.finfo(cache.mask.dtype).min
-        mask: Tensor | None = cache.mask[:, None, None, :end].masked_fill(is_future, lowest)
-        if tokens.is_cuda and cache.column == 0 and not cache.is_padded:
-            mask = None  # plain causal attention: flash attention takes no mask
-
+        past: Any = cache
+        if isinstance(cache, LibraryCache):
+            mask, past = cache.is_real(end), cache.inner
+        else:
+            mask = _mask(cache, columns, end)
         hidden: Tensor = self.core(
             input_ids=tokens,
             position_ids=(columns - cache.pads[:, None]).clamp(min=0),
             attention_mask=mask,
-            past_key_values=cache,
+            past_key_values=past,
             use_cache=True,
         ).last_hidden_state
         cache.column = end
         return hidden
+
+
+def _mask(cache: KeyValueCache, columns: Tensor, end: int) -> Tensor | None:
+    """The mask (B, 1, Q, end) to add to the scores of the queries in `columns` (Q,).
+
+    It is None for prompts without padding on a GPU. Plain causal attention is enough for them, and
+    flash attention takes no mask.
+    """
+    if columns.is_cuda and cache.column == 0 and not cache.is_padded:
+        return None
+    is_future = torch.arange(end, device=columns.device) > columns[:, None]  # (Q, end)
+    lowest = torch.finfo(cache.mask.dtype).min
+    return cache.mask[:, None, None, :end].masked_fill(is_future, lowest)
 
 
 class ValueModel(nn.Module):

@@ -1,11 +1,12 @@
-"""The key-value cache of tokens that have been read, and tables of rotary position embeddings."""
+"""What a model keeps of the tokens that it has read, and tables of rotary position embeddings."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import DynamicCache
 
 
 def cache_shape(config: Any) -> tuple[int, int]:
@@ -42,11 +43,15 @@ def signed_rotary(core: Any, like: Tensor, length: int) -> tuple[Tensor, Tensor]
     return cos[0], signed_sin
 
 
+BLOCK = 256  # columns
+
+
 class KeyValueCache:
     """Keys and values of sequences that are read in step, allocated once and written in place.
 
     Prompts are padded on the left, so that all rows write the same column. The position of a token
-    in its own sequence is its column less the padding of its row.
+    in its own sequence is its column less the padding of its row. Room for BLOCK more columns is
+    added whenever it is needed, because most completions end long before their limit.
     """
 
     def __init__(
@@ -57,7 +62,8 @@ class KeyValueCache:
         `pads` should be on the host, so that it need not wait for a GPU.
         """
         heads, width = cache_shape(config)
-        shape = (config.num_hidden_layers, len(pads), heads, length, width)
+        self.length = length
+        shape = (config.num_hidden_layers, len(pads), heads, 0, width)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
@@ -66,6 +72,15 @@ class KeyValueCache:
         is_padding = torch.arange(length, device=device) < self.pads[:, None]  # (B, length)
         self.mask = is_padding.to(dtype) * torch.finfo(dtype).min
         self.column = 0  # the next column to be written
+
+    def make_room(self, end: int) -> None:
+        """Have room for all columns before `end`."""
+        missing = end - self.keys.shape[3]
+        if missing > 0:
+            added = min(max(missing, BLOCK), self.length - self.keys.shape[3])
+            # one after the other, so that only one of them exists twice at a time
+            self.keys = nn.functional.pad(self.keys, (0, 0, 0, added))
+            self.values = nn.functional.pad(self.values, (0, 0, 0, added))
 
     def update(
         self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any
@@ -76,6 +91,7 @@ class KeyValueCache:
         `column` forward after the last layer.
         """
         end = self.column + key.shape[2]
+        self.make_room(end)
         self.keys[layer, :, :, self.column : end] = key
         self.values[layer, :, :, self.column : end] = value
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
@@ -90,3 +106,29 @@ class KeyValueCache:
     def get_seq_length(self, *_: Any) -> int:
         """The number of columns written. transformers asks for it."""
         return self.column
+
+
+class LibraryCache:
+    """transformers' own cache, for models that keep more than keys and values of each token.
+
+    Linear attention keeps a state of constant size, for example, and a convolution the last inputs.
+    It is used like a `KeyValueCache`: prompts are padded on the left, and the model is told which
+    columns are padding.
+    """
+
+    def __init__(self, config: Any, pads: Tensor, device: torch.device) -> None:
+        """`pads` (B,) are the columns before each row's first token."""
+        self.inner = DynamicCache(config=config)
+        self.pads = pads.to(device)
+        self.column = 0  # the next column to be read
+
+    def is_real(self, end: int) -> Tensor | None:
+        """(B, end) bool: the columns before `end` that are not padding; None if all are real."""
+        if not self.pads.any():
+            return None
+        return torch.arange(end, device=self.pads.device) >= self.pads[:, None]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep (or repeat) these rows, in this order."""
+        self.inner.reorder_cache(rows)  # type: ignore[arg-type]  # any int64 tensor will do
+        self.pads = self.pads[rows]

@@ -72,7 +72,7 @@ HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
 
 AttentionInterface.register("tinyzero", packing.attention)
 # Models do not have to build a mask: without one, our attention is causal.
-AttentionMaskInterface.register("tinyzero", lambda **_: None)
+AttentionMaskInterface.register("tinyzero", packing.padding_mask)
 
 
 def ignore(line: str) -> None:
@@ -114,16 +114,12 @@ def load_model(
             f"{name!r} has weights that are not finite, so its training broke down: "
             "use an earlier checkpoint or another model"
         )
-    if not contracts.computes_like_transformers(model):
-        raise UserError(
-            f"cannot run {name!r}: models of type {lm.config.model_type} are not supported"
-        )
-
     # The learner's large products are summed in float32. So must the sampler's narrow ones be.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    if pack:
-        contracts.check_packing(model)
-    model.share = contracts.can_share_prefixes(model)
+    try:
+        contracts.prepare(model)
+    except UserError as error:
+        raise UserError(f"cannot run {name!r}: {error}") from error
     if recompute:
         recompute_layers(model)
     return model

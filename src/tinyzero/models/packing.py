@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.masking_utils import eager_mask
 
 from tinyzero.models.attention import (
     flash_attention,
@@ -255,6 +256,17 @@ def attention(
     return packed_attention(query, key, value, packing, scaling, **more), None
 
 
+def padding_mask(attention_mask: Tensor | None = None, **more: Any) -> Tensor | None:
+    """The mask function that transformers calls: a mask only if some columns are padding.
+
+    Without a mask our attention is causal. `attention_mask` (B, K) bool is True at real columns.
+    """
+    if attention_mask is None:
+        return None
+    mask: Tensor = eager_mask(attention_mask=attention_mask, **more)
+    return mask
+
+
 def packed_attention(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float, **more: Any
 ) -> Tensor:
@@ -267,8 +279,9 @@ def packed_attention(
     """
     rows = tuple(tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (U, heads, D)
     if has_flash(query, key, value):
-        refuse_other_attention(packing.longest_key, more)
-        return _flash(rows[0], rows[1], rows[2], packing, scaling)[None]
+        refuse_other_attention(more)
+        window = more.get("sliding_window")
+        return _flash(rows[0], rows[1], rows[2], packing, scaling, window)[None]
 
     outputs = []
     for block in packing.blocks:
@@ -281,7 +294,14 @@ def packed_attention(
     return _gather(torch.cat(outputs), packing.order)[None]
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
+def _flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    scaling: float,
+    window: int | None,
+) -> Tensor:
     """Flash attention (U, H, D) of `query` (U, H, D), `key` and `value` (U, G, D)."""
     if packing.keys is not None:
         key, value = _gather(key, packing.keys), _gather(value, packing.keys)
@@ -295,6 +315,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling:
         packing.longest_key,
         causal=True,
         scaling=scaling,
+        window=window,
     )
 
 

@@ -4,6 +4,10 @@ For a small model the time of a step is mostly overhead: transformers spends sev
 calls of modules, and one or two in arithmetic. Here the same computation, with the same weights,
 takes as few operations as possible. For example, the projections of query, key and value are one
 matrix product. Tests compare the step with that of transformers.
+
+For a larger model the time is that of the matrix products. oneDNN computes these up to twice as
+fast if the weights are first brought into its own order. That takes as long as decoding a few
+tokens, and it needs memory for a copy of the weights.
 """
 
 from __future__ import annotations
@@ -15,8 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyzero.models import Backbone, KeyValueCache, has_fixed_rotary, merged_weight, signed_rotary
+from tinyzero.samplers.memory import free_memory
 
 KINDS = ("qwen2", "llama")
+
+# It pays to reorder weights from this many rows and numbers per hidden state on.
+FEWEST_ROWS = 8
+SMALLEST_WIDTH = 256
 
 
 class Layer(NamedTuple):
@@ -36,11 +45,22 @@ class Layer(NamedTuple):
 class FusedStep:
     """A decoding step with copies of the weights. Build a new one whenever the weights change."""
 
-    def __init__(self, model: Backbone) -> None:
+    def __init__(self, model: Backbone, reorder: bool = False) -> None:
+        """`reorder` brings the weights into oneDNN's own order."""
         self.core: Any = model.lm.model
         self.eps = float(model.config.rms_norm_eps)
-        self.layers = [_layer(block) for block in self.core.layers]
-        self.cos, self.sin = signed_rotary(self.core, self.layers[0].norm, model.context)
+        layers = [_layer(block) for block in self.core.layers]
+        self.layers = [reordered(layer) for layer in layers] if reorder else layers
+
+        self.head_bias = model.head.bias
+        self.head = merged_weight(model.head)
+        if reorder:
+            self.head = torch.ops.mkldnn._reorder_linear_weight(self.head)
+        self.cos, self.sin = signed_rotary(self.core, self.core.norm.weight, model.context)
+
+    def logits(self, token: Tensor, cache: KeyValueCache) -> Tensor:
+        """Read tokens (B,), which extend `cache`: logits (B, V) of the tokens after them."""
+        return product(self(token, cache), self.head, self.head_bias)
 
     def __call__(self, token: Tensor, cache: KeyValueCache) -> Tensor:
         """Read tokens (B,), which extend `cache`: their hidden states (B, D).
@@ -50,6 +70,7 @@ class FusedStep:
         x = F.embedding(token, self.core.embed_tokens.weight)
         column = cache.column
         end = column + 1
+        cache.make_room(end)
         groups = cache.keys.shape[2]
         width = cache.keys.shape[-1]
 
@@ -60,7 +81,7 @@ class FusedStep:
 
         for i, layer in enumerate(self.layers):
             normed = self._norm(x, layer.norm)
-            joined = F.linear(normed, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, width))
+            joined = product(normed, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, width))
             query_and_key = joined[:, :-groups]  # (B, H + G, W)
             rotated_half = query_and_key.roll(width // 2, -1)
             rotated = torch.addcmul(query_and_key * cos, rotated_half, sin)
@@ -73,13 +94,13 @@ class FusedStep:
             query = rotated[:, :-groups].reshape(len(mask), -1, width)  # (B * G, H / G, W)
             scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=width**-0.5)
             mixed = torch.bmm(scores.softmax(-1), values).view(len(x), -1)
-            x = torch.addmm(x, mixed, layer.out.T)
+            x = add_product(x, mixed, layer.out)
             if layer.out_bias is not None:
                 x += layer.out_bias
 
             normed = self._norm(x, layer.mlp_norm)
-            gate = F.silu(F.linear(normed, layer.gate), inplace=True)
-            x = torch.addmm(x, gate.mul_(F.linear(normed, layer.up)), layer.down.T)
+            gate = F.silu(product(normed, layer.gate), inplace=True)
+            x = add_product(x, gate.mul_(product(normed, layer.up)), layer.down)
 
         cache.column = end
         return self._norm(x, self.core.norm.weight)
@@ -89,15 +110,51 @@ class FusedStep:
         return weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps))
 
 
-def fused_step(model: Backbone) -> FusedStep | None:
-    """The fast step for `model`, or None if its type, device or precision is not supported."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weightᵀ + bias: (B, D) -> (B, E), for a weight (E, D) in either order."""
+    if weight.is_mkldnn:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return result
+    return F.linear(x, weight, bias)
+
+
+def add_product(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """x + y weightᵀ: (B, E) and (B, D) -> (B, E), for a weight (E, D) in either order."""
+    if weight.is_mkldnn:
+        return product(y, weight).add_(x)
+    return torch.addmm(x, y, weight.T)
+
+
+def reordered(layer: Layer) -> Layer:
+    """A layer whose matrices are in oneDNN's own order."""
+    matrices = {
+        name: torch.ops.mkldnn._reorder_linear_weight(weight)
+        for name, weight in layer._asdict().items()
+        if weight is not None and weight.ndim == 2
+    }
+    return layer._replace(**matrices)
+
+
+def fused_step(model: Backbone, rows: int = 1) -> FusedStep | None:
+    """The fast step for `rows` rows, or None if `model` is not supported.
+
+    Its type, its device or its precision may not be.
+    """
     config = model.config
     if config.model_type not in KINDS or not has_fixed_rotary(config):
         return None
     has_usual_mlp = config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
     if not has_usual_mlp or model.device.type != "cpu" or model.dtype != torch.float32:
         return None
-    return FusedStep(model)
+    return FusedStep(model, reorder=rows >= FEWEST_ROWS and should_reorder(model))
+
+
+def should_reorder(model: Backbone) -> bool:
+    """Whether a model is large enough to gain from another order, and memory for a copy of it."""
+    if model.config.hidden_size < SMALLEST_WIDTH or not torch.backends.mkldnn.is_available():
+        return False
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    return 4 * size < free_memory(model.device)
 
 
 def _layer(block: Any) -> Layer:

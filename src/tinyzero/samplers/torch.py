@@ -9,16 +9,18 @@ tokens (draw.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from tinyzero.errors import NonFiniteError, UserError
-from tinyzero.models import Backbone, KeyValueCache
+from tinyzero.models import Backbone, KeyValueCache, LibraryCache
 from tinyzero.samplers import SamplerSpec, require_newer
-from tinyzero.samplers.draw import ending, next_token, row_keys
+from tinyzero.samplers.draw import LARGE, ending, next_token, row_keys
 from tinyzero.samplers.drawn import DrawnTokens
 from tinyzero.samplers.fused import FusedStep, fused_step
+from tinyzero.samplers.memory import rows_that_fit
 from tinyzero.samplers.rooms import layout_for
 from tinyzero.samplers.slot_schedule import SlotSchedule, Transfer
 from tinyzero.samplers.slots import Slots, flash_attention, supports
@@ -26,6 +28,8 @@ from tinyzero.types import Completion, Done, FinishReason, Request, SamplingPara
 
 # On a CPU, rows that have ended are dropped if fewer than this share of the rows is still running.
 DROP_BELOW = 0.8
+# The logits of this many rows of a large vocabulary stay in a CPU's cache while tokens are drawn.
+DRAWN_TOGETHER = 32
 # Decoders write this for the first bytes of a character if its other bytes are missing.
 INCOMPLETE_CHARACTER = "\ufffd"
 NOT_FINITE = "the model's logits are not finite"
@@ -46,8 +50,9 @@ class TorchSampler:
     ) -> None:
         """`decode` turns token ids into text that includes special tokens.
 
-        `max_rows` completions are decoded at the same time. `in_slots` decodes in slots instead of
-        in step; by default it is on if the model is on a GPU and is supported.
+        At most `max_rows` completions are decoded at the same time, and fewer if memory is short.
+        `in_slots` decodes in slots instead of in step; by default it is on if the model is on a GPU
+        and is supported.
         """
         if in_slots is None:
             in_slots = model.device.type == "cuda" and supports(model)
@@ -107,25 +112,12 @@ class TorchSampler:
         if self.in_slots:
             return self._decode_in_slots(requests, params, done)
 
-        completions: list[list[Completion]] = []
-        for first, some_requests in self._batches(requests):
-            completions += self._decode_in_step(some_requests, params, _with_offset(done, first))
+        longest = max(len(request.prompt_ids) for request in requests)
+        rows = min(self.max_rows, rows_that_fit(self.model, longest + params.max_tokens))
+        completions: list[list[Completion]] = [[] for _ in requests]
+        for numbers, parts in batches(requests, rows):
+            self._decode_in_step(parts, params, _whole(requests, numbers, completions, done))
         return completions
-
-    def _batches(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sequence[Request]]]:
-        """(number of the first request, requests) to decode together: at most `max_rows` samples.
-
-        A request that has more samples than that is decoded alone.
-        """
-        first = 0
-        rows = 0
-        for number, request in enumerate(requests):
-            if number > first and rows + len(request.samples) > self.max_rows:
-                yield first, requests[first:number]
-                first = number
-                rows = 0
-            rows += len(request.samples)
-        yield first, requests[first:]
 
     @torch.inference_mode()
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
@@ -173,7 +165,7 @@ class TorchSampler:
         drawn = DrawnTokens(requests, params.max_tokens)
         prompts = [request.prompt_ids for request in requests]
         logits, cache = self._read_prompts(prompts, params.max_tokens)
-        fused = fused_step(self.model)  # the weights may have changed since the last call
+        fused = fused_step(self.model, drawn.rows)  # the weights may have changed since last time
 
         cache.select(drawn.request.to(device))
         logits = logits[drawn.request]
@@ -181,7 +173,7 @@ class TorchSampler:
         rows = torch.arange(drawn.rows)  # those that are in the cache
 
         for step in range(params.max_tokens):
-            token, logprob = next_token(logits, keys[rows], drawn.position[rows] + step, params)
+            token, logprob = drawn_tokens(logits, keys[rows], drawn.position[rows] + step, params)
             columns = torch.full_like(rows, step)
             self._record(drawn, rows, columns, token.cpu(), logprob.cpu(), params.stop, done)
 
@@ -245,7 +237,7 @@ class TorchSampler:
 
     def _read_prompts(
         self, prompts: Sequence[Sequence[int]], max_tokens: int
-    ) -> tuple[Tensor, KeyValueCache]:
+    ) -> tuple[Tensor, KeyValueCache | LibraryCache]:
         """Read each prompt once: logits (P, V) of the first new tokens, and a cache with room."""
         model = self.model
         width = max(map(len, prompts))
@@ -254,14 +246,16 @@ class TorchSampler:
         pads = torch.tensor([width - len(prompt) for prompt in prompts])
 
         length = width + max_tokens
-        cache = KeyValueCache(model.config, pads, length, model.dtype, model.device)
+        cache = model.new_cache(pads, length)
         last_hidden = model.step(ids, cache)[:, -1]
         return model.logits_of(last_hidden), cache
 
-    def _read_token(self, token: Tensor, cache: KeyValueCache, fused: FusedStep | None) -> Tensor:
+    def _read_token(
+        self, token: Tensor, cache: KeyValueCache | LibraryCache, fused: FusedStep | None
+    ) -> Tensor:
         """Read one token per row, (B,): logits (B, V) of the token after it."""
-        if fused is not None:
-            return self.model.logits_of(fused(token, cache))
+        if fused is not None and isinstance(cache, KeyValueCache):
+            return fused.logits(token, cache)
         hidden = self.model.step(token[:, None], cache)
         return self.model.logits_of(hidden[:, -1])
 
@@ -348,11 +342,67 @@ class TorchSampler:
         return ending(ids, self.decode, self.end_ids, stop)
 
 
-def _with_offset(done: Done | None, first: int) -> Done | None:
-    """`done` for requests whose numbers begin at `first`."""
-    if done is None:
-        return None
-    return lambda number, completions: done(first + number, completions)
+def batches(requests: Sequence[Request], rows: int) -> Iterator[tuple[list[int], list[Request]]]:
+    """(numbers of requests, requests) to decode together: at most `rows` samples.
+
+    A request that has more samples than that is divided into several of fewer samples.
+    """
+    numbers: list[int] = []
+    batch: list[Request] = []
+    room = rows
+    for number, request in enumerate(requests):
+        for part in divided(request, rows):
+            if len(part.samples) > room:
+                yield numbers, batch
+                numbers, batch, room = [], [], rows
+            numbers.append(number)
+            batch.append(part)
+            room -= len(part.samples)
+    yield numbers, batch
+
+
+def divided(request: Request, rows: int) -> list[Request]:
+    """Requests of at most `rows` samples that have the samples of `request`, in their order."""
+    samples = request.samples
+    starts = range(0, len(samples), rows)
+    return [replace(request, samples=samples[start : start + rows]) for start in starts]
+
+
+def _whole(
+    requests: Sequence[Request],
+    numbers: Sequence[int],
+    completions: list[list[Completion]],
+    done: Done | None,
+) -> Done:
+    """What to do with the completions of a batch's requests: add them to those of `requests`.
+
+    `done` is called for those that have all of their samples.
+    """
+
+    def add(index: int, ended: list[Completion]) -> None:
+        number = numbers[index]
+        completions[number] += ended
+        if done is not None and len(completions[number]) == len(requests[number].samples):
+            done(number, completions[number])
+
+    return add
+
+
+def drawn_tokens(
+    logits: Tensor, keys: Tensor, position: Tensor, params: SamplingParams
+) -> tuple[Tensor, Tensor]:
+    """`next_token` of each row, for a few rows of a large vocabulary at a time on a CPU."""
+    if logits.is_cuda or logits.shape[-1] <= LARGE:
+        return next_token(logits, keys, position, params)
+    parts = zip(
+        logits.split(DRAWN_TOGETHER),
+        keys.split(DRAWN_TOGETHER),
+        position.split(DRAWN_TOGETHER),
+        strict=True,
+    )
+    drawn = [next_token(*part, params) for part in parts]
+    token, logprob = (torch.cat(column) for column in zip(*drawn, strict=True))
+    return token, logprob
 
 
 SAMPLER = TorchSampler
