@@ -1,13 +1,15 @@
 """The templates that the tasks of this package pose a problem in; `--model.prompt` chooses one.
 
-| template   | for                                   | form                                      |
-|------------|---------------------------------------|-------------------------------------------|
-| `compact`  | the tiny bases that ship              | as few tokens as possible                 |
-| `chat`     | a base of `tinyzero pretrain --chat`  | the same question as chat messages        |
-| `base`     | base models                           | R1-Zero's text, as in the first TinyZero  |
-| `instruct` | instruct models                       | chat messages, for the model's own format |
+| template         | for                                   | form                                      |
+|------------------|---------------------------------------|-------------------------------------------|
+| `compact`        | the tiny bases that ship              | as few tokens as possible                 |
+| `chat`           | a base of `tinyzero pretrain --chat`  | the same question as chat messages        |
+| `base`           | base models                           | R1-Zero's text, as in the first TinyZero  |
+| `instruct`       | instruct models                       | chat messages, for the model's own format |
+| `instruct-short` | instruct models below 1 billion       | a short chat with one worked example      |
 
-Each of them opens the answer with `<think>`.
+Each of them opens the answer with `<think>`, except `instruct-short`: it asks for the answer alone.
+Models with 100 million weights cannot follow the long text of `instruct`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from tinyzero.errors import UserError
 from tinyzero.types import Prompt
 
-TEMPLATES = ("compact", "chat", "base", "instruct")
+TEMPLATES = ("compact", "chat", "base", "instruct", "instruct-short")
 
 # The next three texts are the original TinyZero's, with its mistakes, to make results comparable.
 _BASE_INTRO = (
@@ -29,6 +31,12 @@ _INSTRUCT_SYSTEM = (
     "and then provides the user with the answer."
 )
 _OPENING = "Let me solve this step by step.\n<think>"
+
+
+def require_template(template: str) -> None:
+    """Raise UserError if there is no such template."""
+    if template not in TEMPLATES:
+        raise UserError(f"unknown prompt template {template!r}: use one of {', '.join(TEMPLATES)}")
 
 
 def posed(short: str, question: str, template: str) -> Prompt:
@@ -46,7 +54,7 @@ def posed(short: str, question: str, template: str) -> Prompt:
 def wrap(question: str, template: str) -> Prompt:
     """`question` in the original TinyZero's words for base or instruct models, up to `<think>`.
 
-    Raises UserError if there is no such template.
+    Raises UserError if there is no such template, or if it has other words.
     """
     if template == "base":
         return f"{_BASE_INTRO}User: {question}\nAssistant: {_OPENING}"
