@@ -359,7 +359,8 @@ def test_the_card_begins_as_the_hub_reads_it(exported: Path, bundled: Path) -> N
         read_recipe("qwen2.5-3b"),
         {"model.name": "Qwen/Qwen2.5-3B", "task.name": "examples/my_task.py:Mine"},
     )
-    hub = export._front_matter(config, export.History(1, [], []))
+    origin = export._origin("Qwen/Qwen2.5-3B", config)
+    hub = export._front_matter(config, export.History(1, [], []), origin)
     assert 'base_model: "Qwen/Qwen2.5-3B"' in hub
     assert '"Mine"]' in hub
     assert "How it was trained is not known." in (bundled / "README.md").read_text()

@@ -418,9 +418,11 @@ class TestAdapters:
             models.load_model,
         )
 
-        def noted(name: str, dtype: torch.dtype, device: str, *more: Any) -> Backbone:
+        def noted(
+            name: str, dtype: torch.dtype, device: str, *more: Any, **named: Any
+        ) -> Backbone:
             asked.append(device)
-            return load_model(name, dtype, device, *more)
+            return load_model(name, dtype, device, *more, **named)
 
         monkeypatch.setattr(models, "load_model", noted)
         monkeypatch.setattr(models, "pick_device", lambda name: "meta")

@@ -152,5 +152,11 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's text, short enough for an error message."""
     if "trust_remote_code" in str(error):
         return "it needs its own code, which is never run here: use a model that transformers knows"
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    lines = [" ".join(line.split()) for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+
+    says_more = lines[0].endswith(":") and len(lines) > 1
+    text = f"{lines[0]} {lines[1]}" if says_more else lines[0]
+    is_bare = " " not in text  # such as the key of a KeyError
+    return f"{type(error).__name__}: {text}"[:LONGEST] if is_bare else text[:LONGEST]

@@ -3,8 +3,10 @@
 from tinyzero.models.backbone import Backbone, ValueModel, recompute_layers
 from tinyzero.models.cache import KeyValueCache, cache_shape, has_fixed_rotary, signed_rotary
 from tinyzero.models.hub import (
+    ASSETS,
     BUNDLED,
     build_model,
+    ignore,
     is_hub_id,
     known_context,
     load_model,
@@ -15,6 +17,8 @@ from tinyzero.models.hub import (
     save_model,
     stored_dtype,
 )
+from tinyzero.models.origin import Origin, front_lines, origin_of, read_origin, write_origin
+from tinyzero.models.readback import compare_loaded, use_known_class
 from tinyzero.models.tokens import (
     build_tokenizer,
     continues_last_message,
@@ -27,19 +31,24 @@ from tinyzero.models.tokens import (
 )
 
 __all__ = [
+    "ASSETS",
     "BUNDLED",
     "Backbone",
     "KeyValueCache",
+    "Origin",
     "ValueModel",
     "attention",
     "build_model",
     "build_tokenizer",
     "cache_shape",
+    "compare_loaded",
     "continues_last_message",
     "decoder",
     "encode_prompt",
     "end_ids",
+    "front_lines",
     "has_fixed_rotary",
+    "ignore",
     "is_hub_id",
     "known_context",
     "load_model",
@@ -48,11 +57,15 @@ __all__ = [
     "lora",
     "merged_weight",
     "named_weights",
+    "origin_of",
     "pick_device",
+    "read_origin",
     "recompute_layers",
     "save_model",
     "set_generation",
     "signed_rotary",
     "stop_ids",
     "stored_dtype",
+    "use_known_class",
+    "write_origin",
 ]

@@ -12,15 +12,17 @@ import logging
 import os
 import ssl
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import torch
 import transformers
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AttentionInterface,
@@ -29,11 +31,28 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from tinyzero.errors import UserError, first_line
 from tinyzero.models import contracts
 from tinyzero.models.attention import grouped_attention
 from tinyzero.models.backbone import Backbone, recompute_layers
+from tinyzero.models.folder import (
+    ADAPTER,
+    CONFIG,
+    GENERATION,
+    INDEXES,
+    PLAIN,
+    ModelFolder,
+    checked_ids,
+    generation_config,
+    read_folder,
+    refuse_incomplete,
+    refuse_settings,
+    refuse_without_config,
+    untie_head,
+    view,
+)
 from tinyzero.registry import near
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -52,6 +71,10 @@ AttentionInterface.register("tinyzero", grouped_attention)
 AttentionMaskInterface.register("tinyzero", lambda **_: None)
 
 
+def ignore(line: str) -> None:
+    """Take no notice of a line about a model folder."""
+
+
 def locate(name: str) -> str:
     """The folder of a bundled base model, or else `name` itself: a folder, or a hub id."""
     return str(ASSETS / name) if name in BUNDLED else name
@@ -63,37 +86,22 @@ def load_model(
     device: str = "cpu",
     pack: bool = False,
     recompute: bool = False,
+    note: Callable[[str], None] = ignore,
 ) -> Backbone:
     """Load a model from a folder or from the Hugging Face hub.
 
     `name` is the name of a bundled model, a folder, or a hub id such as "Qwen/Qwen2.5-3B". `pack`
     joins the rows of a batch, so that no padding is computed. `recompute` saves memory: the
-    backward pass computes each layer again from its input.
+    backward pass computes each layer again from its input. `note` is called with one line about
+    each thing in the folder that is not used.
 
-    Raises UserError if the model is missing, incomplete, damaged, or of an unsupported type.
+    Raises UserError if the model is missing, incomplete, damaged, quantised, or of an unsupported
+    type.
     """
     path = find_model(name)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            trust_remote_code=False,
-            dtype=dtype,
-            attn_implementation="tinyzero",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported below
-        )
-    except Exception as error:  # a damaged folder raises many types of exceptions
-        raise UserError(_cannot_load(name, path, error)) from error
-    lm, info = loaded
-
-    # transformers fills missing weights with random numbers, which would train as noise.
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    bad_weights = sorted({*info["missing_keys"], *mismatched})
-    if bad_weights:
-        raise UserError(
-            f"{name!r} is incomplete: {len(bad_weights)} weights are missing or have the "
-            f"wrong shape, the first is {bad_weights[0]}"
-        )
+    lm, notes = _load(name, path, dtype)
+    for line in notes:
+        note(line)
 
     model = Backbone(lm.eval().to(device), pack)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
@@ -111,6 +119,57 @@ def load_model(
     if recompute:
         recompute_layers(model)
     return model
+
+
+def _load(name: str, path: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The model of transformers at `path`, and a line about each thing that is not used of it."""
+    try:
+        folder = read_folder(name, _fetched(name, path) if is_hub_id(path) else Path(path))
+        with view(folder) as seen:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                seen,
+                trust_remote_code=False,
+                dtype=dtype,
+                attn_implementation="tinyzero",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below
+            )
+    except UserError:
+        raise
+    except UnpicklingError as error:
+        raise UserError(
+            f"cannot load a model from {name!r}: its .bin file is damaged, or holds code, which is "
+            "never run here: use a model.safetensors"
+        ) from error
+    except Exception as error:  # a damaged folder raises many types of exceptions
+        raise UserError(_cannot_load(name, path, error)) from error
+
+    lm, info = loaded
+    notes = [*folder.notes, *refuse_incomplete(folder, lm, info)]
+    if untie_head(lm):
+        notes.append(
+            f"{name}: its output layer has weights of its own, although {CONFIG} says that it is "
+            "the embedding: it is trained and saved apart"
+        )
+    lm.config.name_or_path = path
+    lm.generation_config = generation_config(_token_ids(folder, lm))
+    if folder.has_adapter:
+        from tinyzero.models import lora  # it imports the package, which imports this module
+
+        lm = lora.merge_adapter(name, lm, folder.path)
+        notes.append(
+            f"{name}: merged the adapter in this folder into its weights; if they contain it "
+            f"already, remove {ADAPTER}"
+        )
+    return lm, notes
+
+
+def _token_ids(folder: ModelFolder, lm: Any) -> Mapping[str, int | list[int]]:
+    """The token ids of generation_config.json; without that file, those of config.json."""
+    if folder.token_ids is not None:
+        return folder.token_ids
+    given = lm.generation_config.to_dict()
+    return checked_ids(folder.name, CONFIG, given, lm.config.vocab_size)
 
 
 def _cannot_load(name: str, path: str, error: BaseException) -> str:
@@ -140,26 +199,32 @@ def stored_dtype(name: str) -> torch.dtype:
     Raises UserError if there is no model called `name`.
     """
     path = find_model(name)
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False).dtype or torch.float32
-    except Exception as error:  # a damaged folder raises many types of exceptions
-        raise UserError(_cannot_load(name, path, error)) from error
+    stored = _configuration(name, path).dtype
+    return stored if isinstance(stored, torch.dtype) else torch.float32
 
 
 def known_context(name: str) -> int | None:
     """The longest sequence that a model in a folder accepts, without loading the model.
 
     None for a model on the hub, or if the configuration does not say. Raises UserError if there is
-    no model called `name`.
+    no model called `name`, or if its folder cannot be used.
     """
     path = _checked(locate(name))
-    if not Path(path).is_dir():
+    if is_hub_id(path):
         return None
+    read_folder(name, Path(path))
     try:
-        settings = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        return int(settings.max_position_embeddings)
-    except Exception:  # a damaged folder raises many types; load_model will report it
+        return int(_configuration(name, path).max_position_embeddings)
+    except (UserError, AttributeError, TypeError, ValueError):  # load_model will report it
         return None
+
+
+def _configuration(name: str, path: str) -> Any:
+    """The configuration of the model at `path`, as transformers reads it."""
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # a damaged folder raises many types of exceptions
+        raise UserError(_cannot_load(name, path, error)) from error
 
 
 def save_model(
@@ -168,11 +233,13 @@ def save_model(
     folder: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model folder that transformers and vLLM can load.
+    """Write a model folder that transformers and vLLM can load, and read its weights back.
 
-    Adapters are merged into the weights. `dtype` stores the weights in another precision.
+    Adapters are merged into the weights. `dtype` stores the weights in another precision. Raises
+    UserError if what was read back is not what was written.
     """
-    model.lm.save_pretrained(folder, state_dict=_stored_weights(model, dtype))
+    weights = _stored_weights(model, dtype)
+    model.lm.save_pretrained(folder, state_dict=dict(weights))
     if dtype is not None:
         config = json.loads((folder / "config.json").read_text())
         config["dtype"] = str(dtype).removeprefix("torch.")
@@ -181,8 +248,41 @@ def save_model(
 
     # safetensors makes its files readable only by their owner: give them the usual permissions.
     permissions = stat.S_IMODE((folder / "config.json").stat().st_mode)
-    for weights in folder.glob("*.safetensors"):
-        weights.chmod(permissions)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(permissions)
+    _compare_written(folder, weights)
+
+
+def _compare_written(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raise UserError if the files in `folder` do not hold `weights`, bit by bit.
+
+    A weight that is tied to another one is stored once. transformers stores some architectures
+    under other names; those are compared when the folder is loaded (readback.py).
+    """
+    names, addresses = set(), set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - it is not a dictionary
+                names.add(name)
+                if name not in weights:
+                    continue
+                addresses.add(weights[name].data_ptr())
+                if not same_bits(stored.get_tensor(name), weights[name]):
+                    raise UserError(
+                        f"{folder}: {name} was not stored as it is: check the disk, then try again"
+                    )
+
+    lost = [name for name, weight in weights.items() if weight.data_ptr() not in addresses]
+    if lost and names <= weights.keys():
+        raise UserError(f"{folder}: {lost[0]} was not stored: check the disk, then try again")
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors on the CPU have equal shapes, types and bits (a NaN equals itself)."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    flat = (tensor.contiguous().flatten().view(torch.uint8) for tensor in (one, other))
+    return torch.equal(*flat)
 
 
 def _stored_weights(model: Backbone, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -240,9 +340,47 @@ def find_model(name: str) -> str:
     that was not fetched before. transformers alone would retry for more than a minute.
     """
     path = _checked(locate(name))
-    if is_hub_id(path) and not _is_cached(path) and not _hub_answers():
+    if not is_hub_id(path):
+        read_folder(name, Path(path))
+    elif not _is_cached(path) and not _hub_answers():
         raise UserError(f"no folder {path!r} here, and the hub could not be reached{_hint(path)}")
     return path
+
+
+def _fetched(name: str, hub_id: str) -> Path:
+    """The local folder of a model on the hub, once the files that are used were fetched.
+
+    Raises UserError before the weights are fetched if its configuration shows that they cannot be
+    used.
+    """
+    folder = Path(str(cached_file(hub_id, CONFIG))).parent
+    for file in (GENERATION, ADAPTER, "README.md", "LICENSE"):
+        _fetch_if_any(hub_id, file)
+    refuse_settings(name, folder)
+
+    for plain, index in zip(PLAIN, INDEXES, strict=True):
+        if _fetch_if_any(hub_id, plain):
+            break
+        if _fetch_if_any(hub_id, index):
+            shards = json.loads((folder / index).read_bytes())["weight_map"].values()
+            for shard in sorted(set(shards)):
+                cached_file(hub_id, shard)
+            break
+
+    if (folder / ADAPTER).exists():
+        _fetch_if_any(hub_id, "adapter_model.safetensors")
+    return folder
+
+
+def _fetch_if_any(hub_id: str, file: str) -> bool:
+    """Fetch a file from the hub, unless it was fetched before; whether there is one."""
+    found = cached_file(
+        hub_id,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found is not None
 
 
 def _checked(path: str) -> str:
@@ -258,20 +396,20 @@ def _checked(path: str) -> str:
         return path
 
     folder = Path(path)
+    if folder.is_file():
+        raise UserError(f"{path!r} is a file, not a model folder: give the folder that holds it")
     if not folder.is_dir():
         choices = (
             f": give {' or '.join(BUNDLED)} (bundled), a folder, or a hub id such as "
             "Qwen/Qwen2.5-3B"
         )
         raise UserError(f"no model folder at {path!r}{_hint(path) or choices}")
-    if (folder / "config.json").exists():
+    if (folder / CONFIG).exists():
         return path
     if (folder / "model").is_dir():
         return str(folder / "model")
-    raise UserError(
-        f"{path!r} has no config.json, so it is not a Hugging Face model folder: "
-        "give the folder that has one"
-    )
+    refuse_without_config(name=path, path=folder)
+    return path
 
 
 def _is_cached(hub_id: str) -> bool:

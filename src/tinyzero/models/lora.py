@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tinyzero.config import LoraSection
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, brief
 from tinyzero.models import Backbone
 
 FOLDER = "adapter"
@@ -70,6 +70,40 @@ def share_frozen(model: nn.Module, owner: nn.Module) -> None:
 def _plain(name: str) -> str:
     """The name that a weight has without adapters."""
     return name.replace(".base_layer.", ".")
+
+
+def merge_adapter(name: str, lm: Any, folder: Path) -> Any:
+    """`lm` with the adapter in `folder` merged into its weights; messages call the model `name`.
+
+    Raises UserError if peft is not installed, or if the adapter does not belong to these weights.
+    """
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
+        from peft.utils import load_peft_weights
+    except ImportError:
+        raise UserError(
+            f"{name!r} holds an adapter, and merging it needs peft: pip install 'tinyzero[lora]'"
+        ) from None
+
+    try:
+        stored = load_peft_weights(str(folder), device="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of is compared below
+            adapted = PeftModel.from_pretrained(lm, str(folder))
+        expected = get_peft_model_state_dict(adapted)
+        merged = adapted.merge_and_unload(safe_merge=True)
+    except Exception as error:  # peft, torch and safetensors raise many types
+        raise UserError(
+            f"cannot merge the adapter in {name!r}: {brief(error)}; remove adapter_config.json to "
+            "use the weights without it"
+        ) from error
+
+    if foreign := sorted(stored.keys() ^ expected.keys()):
+        raise UserError(
+            f"the adapter in {name!r} does not belong to its weights, the first difference is "
+            f"{foreign[0]}: remove adapter_config.json to use the weights without it"
+        )
+    return merged
 
 
 def save_adapter(model: Backbone, options: LoraSection, folder: Path, base: str) -> None:

@@ -53,6 +53,8 @@ class Run:
     player: Player
     source: Source
     save_model: Callable[[Path], None]
+    read_back: Callable[[Path], None]
+    """Raises UserError if the model in a folder is not the policy."""
     console: Console
     tracking: trackers.Tracking
     meter: Meter
@@ -236,12 +238,13 @@ def build(
         preflight.check_lengths(config, lengths, known_context, console.note)
 
     # what needs the policy
-    policy = load(config, "policy")
+    policy = load(config, "policy", note=console.note)
     if known_context is None:
         preflight.check_lengths(config, lengths, policy.context, console.note)
     config, algorithm = choose_sampler(config, parts, policy, console.note)
     if saved and not is_sampler_known:
         progress.refuse_changes(saved, config, folder)
+    origin = models.origin_of(config.model.name)
     ends = models.end_ids(tokenizer, policy, task.stop)
     sampler = make_sampler(config, policy, models.decoder(tokenizer), ends)
     player = Player(
@@ -266,7 +269,8 @@ def build(
         source=make_source(config, player, algorithm, clock),
         clock=clock,
         forecast=Forecast(config),
-        save_model=lambda path: save_policy(config, policy, tokenizer, path),
+        save_model=lambda path: save_policy(config, policy, tokenizer, origin, path),
+        read_back=partial(models.compare_loaded, policy, tokenizer),
         console=console,
         tracking=trackers.Tracking(config.run.track, folder, config.model_dump(), console.note),
         meter=make_meter(config, algorithm, policy, console),
@@ -344,9 +348,12 @@ def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
     )
 
 
-def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: Path) -> None:
+def save_policy(
+    config: Config, policy: models.Backbone, tokenizer: Any, origin: models.Origin, path: Path
+) -> None:
     """Write the model as a Hugging Face folder; adapters are merged, and also kept apart."""
     models.save_model(policy, tokenizer, path)
+    models.write_origin(origin, path)
     if config.lora.rank:
         lora.save_adapter(policy, config.lora, path / lora.FOLDER, config.model.name)
 

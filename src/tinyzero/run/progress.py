@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tinyzero.batching import Batch
 from tinyzero.config import MEANT, Config, lasting
@@ -22,6 +22,8 @@ from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
 
 if TYPE_CHECKING:
     from tinyzero.run.parts import Run
+
+SLOW_SAVE = 20.0  # seconds from which the rehearsal of a save is mentioned
 
 MOST_FAILURES = 0.01  # share of a step's answers whose grading may fail without an alarm
 
@@ -47,17 +49,16 @@ def steps(run: Run, stopping: list[int]) -> Iterator[int]:
         run.clock.start()
         yield run.step
 
+        # what was learned is safe before an evaluation, which may fail or be killed
         if run.step < config.steps:
+            if due(config.checkpoint.every, run.step):
+                run.save()
             score_if_due(run)
         stop_if_asked(stopping)
 
-        # the last checkpoint is saved after the last evaluations, so that it covers their records
-        if due(config.checkpoint.every, run.step) and run.step < config.steps:
-            run.save()
-
+    run.save()
     score(run, "dev", config.eval.dev_problems)
     score(run, "test", config.eval.test_problems)
-    run.save()
 
 
 def stop_if_asked(stopping: list[int]) -> None:
@@ -237,6 +238,8 @@ def score(run: Run, split: Split, problems: int) -> None:
     # last, because an evaluation counts as finished once it is in eval.jsonl
     records.append(run.folder / "eval.jsonl", entry)
     run.recorded = records.lengths(run.folder)
+    if run.saved.name == checkpoint.name_of(run.step):
+        checkpoint.reseal(run.saved, spent_and_recorded(run))
     run.tracking.log(entry, f"{split}/")
 
     warning = caution(entry)
@@ -290,6 +293,11 @@ def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) ->
     }
 
 
+def _as_tuple(value: Any) -> Any:
+    """A list as a tuple: JSON has no tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Saved(BaseModel):
     """The state that a checkpoint holds next to the policy's folder."""
 
@@ -305,7 +313,7 @@ class Saved(BaseModel):
     learners: dict[str, dict[str, Any]]
     config: dict[str, Any]
     """The options that may not change while the run lasts, by dotted key."""
-    records: dict[str, tuple[int, str]]
+    records: dict[str, Annotated[tuple[int, str], BeforeValidator(_as_tuple)]]
     """For each file of records, its length in bytes and the SHA-256 of that much of it."""
 
 
@@ -325,28 +333,41 @@ def save(run: Run) -> None:
 
 def state_without_learners(run: Run) -> dict[str, Any]:
     """All of a run's state but the learners'. Its records are then safe on the disk."""
-    seals = {
-        name: records.seal(run.folder / name, run.recorded.get(name, 0)) for name in records.FILES
-    }
     return {
         "step": run.step,
         "cursor": run.source.cursor.state_dict(),
         "samples": run.samples,
         "tokens": run.tokens,
-        "seconds": time.perf_counter() - run.started,
-        "cpu": time.process_time() + run.cpu,
         "flops": run.meter.flops,
         "config": lasting(run.config),
+        **spent_and_recorded(run),
+    }
+
+
+def spent_and_recorded(run: Run) -> dict[str, Any]:
+    """The part of a run's state that an evaluation changes. Its records are then on the disk."""
+    seals = {
+        name: records.seal(run.folder / name, run.recorded.get(name, 0)) for name in records.FILES
+    }
+    return {
+        "seconds": time.perf_counter() - run.started,
+        "cpu": time.process_time() + run.cpu,
         "records": seals,
     }
 
 
 def rehearse(run: Run) -> None:
-    """Save a checkpoint and remove it, to find a disk that cannot be written before the first step.
+    """Save a checkpoint, load it as a user would, compare it with the policy, and remove it.
 
-    The learners' state is left out: it is the largest part, and only tensors.
+    So a disk that cannot be written, or a model that cannot be saved, is found before the first
+    step. The learners' state is left out: it is the largest part, and only tensors.
     """
-    checkpoint.rehearse(run.folder, run.save_model, state_without_learners(run))
+    started = time.perf_counter()
+    checkpoint.rehearse(run.folder, run.save_model, state_without_learners(run), run.read_back)
+
+    seconds = time.perf_counter() - started
+    if seconds > SLOW_SAVE:
+        run.console.note(f"the model was saved and read back once, to be sure: {seconds:.0f} s")
 
 
 def load_latest(folder: Path, note: Callable[[str], None]) -> Saved | None:

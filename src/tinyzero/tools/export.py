@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from tinyzero.config import Config
 from tinyzero.errors import UserError, brief, first_line
 from tinyzero.run import outputs, records
 from tinyzero.tasks import load_task
-from tinyzero.tasks.base import Task
+from tinyzero.tasks.base import NoSolution, Task
 from tinyzero.types import Prompt, SamplingParams
 
 CARD, CURVE, RECIPE = "README.md", "curve.png", "recipe.toml"
@@ -65,7 +66,9 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
         raise UserError("the card's picture needs matplotlib: pip install 'tinyzero[report]'")
 
     dtype = models.stored_dtype(model)
-    lm, tokenizer = models.load_model(model, dtype), models.load_tokenizer(model)
+    lm = models.load_model(model, dtype, note=_say)
+    tokenizer = models.load_tokenizer(model)
+    origin = _origin(model, config)
     if config:
         task = load_task(config.task.name, config.task.options)
         models.set_generation(lm, tokenizer, _params(config, task))
@@ -73,18 +76,40 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
     parameters = sum(parameter.numel() for parameter in lm.parameters())
     kind = f"{parameters:,} parameters, {lm.config.model_type}"
     with _records_of(recipe):
-        text = card(name, kind, str(dtype).removeprefix("torch."), config, run)
+        text = card(name, kind, str(dtype).removeprefix("torch."), config, run, origin)
 
     _make_parents(out)
     with outputs.whole(out, fix=FIX) as temporary, _as_os_error():
         temporary.mkdir()
         models.save_model(lm, tokenizer, temporary)
+        models.use_known_class(tokenizer, temporary)
+        models.compare_loaded(lm, tokenizer, temporary)
+        models.write_origin(origin, temporary)
         (temporary / CARD).write_text(text, encoding="utf-8")
         if config:
             (temporary / RECIPE).write_text(configs.to_toml(config), encoding="utf-8")
         if run:
             with _records_of(recipe):
                 draw(run, temporary / CURVE)
+
+
+def _say(line: str) -> None:
+    """Show a line about the model's folder, apart from what the command prints."""
+    print(line, file=sys.stderr)
+
+
+def _origin(model: str, config: Config | None) -> models.Origin:
+    """The licence and the base model to name: those of the model, or those its run began with.
+
+    A run of an older version did not write them into its checkpoints.
+    """
+    origin = models.origin_of(model)
+    if origin.entries or config is None:
+        return origin
+
+    base = config.model.name
+    is_known = base in models.BUNDLED or Path(base).is_dir() or models.is_hub_id(base)
+    return models.origin_of(base) if is_known else origin
 
 
 def _make_parents(out: Path) -> None:
@@ -164,13 +189,20 @@ def draw(run: History, picture: Path) -> None:
     figure.savefig(picture, dpi=130)
 
 
-def card(name: str, kind: str, dtype: str, config: Config | None, run: History | None) -> str:
+def card(
+    name: str,
+    kind: str,
+    dtype: str,
+    config: Config | None,
+    run: History | None,
+    origin: models.Origin,
+) -> str:
     """The model card in Markdown: how the model was made, how it scores, and how to use it.
 
     `kind` is its size and architecture. Without a run, the card says only how to use the model.
     """
     made_by = f"TinyZero {__version__}"
-    parts = [_front_matter(config, run), f"# {name}"]
+    parts = [_front_matter(config, run, origin), f"# {name}"]
     if config is None or run is None:
         parts.append(
             f"A causal language model ({kind}, {dtype}), written by {made_by}. "
@@ -192,19 +224,22 @@ def card(name: str, kind: str, dtype: str, config: Config | None, run: History |
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(config: Config | None, run: History | None) -> str:
-    """The YAML that the hub reads. JSON is a subset of YAML, so values are written as JSON."""
+def _front_matter(config: Config | None, run: History | None, origin: models.Origin) -> str:
+    """The YAML that the hub reads."""
     tags = ["tinyzero"]
-    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
     if config and run:
-        plugins = [_last(config.algorithm.name), _last(config.task.name)]
-        tags += ["reinforcement-learning", *plugins]
-        base = config.model.name
-        if models.is_hub_id(base):
-            lines.append(f"base_model: {json.dumps(base)}")
-        elif base in models.BUNDLED:
-            lines.append("license: apache-2.0")
-    return "\n".join(["---", *lines, f"tags: {json.dumps(tags)}", "---"])
+        tags += [
+            "reinforcement-learning",
+            _last(config.algorithm.name),
+            _last(config.task.name),
+        ]
+    lines = [
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *models.front_lines(origin),
+        f"tags: {json.dumps(tags)}",
+    ]
+    return "\n".join(["---", *lines, "---"])
 
 
 def _last(name: str) -> str:
@@ -320,7 +355,19 @@ def _use(name: str, dtype: str, config: Config) -> str:
 
 def _params(config: Config, task: Task) -> SamplingParams:
     """How the model was sampled when it was evaluated."""
-    return SamplingParams(max_tokens=config.eval_tokens, stop=tuple(task.stop))
+    return SamplingParams(max_tokens=config.eval_tokens, stop=_used_stops(task))
+
+
+def _used_stops(task: Task) -> tuple[str, ...]:
+    """The stop strings that answers to the task end with.
+
+    A task that does not say where its answers end has the default one, which they may not contain.
+    """
+    try:
+        solution = task.solution(task.problem("test", 0))
+    except NoSolution:
+        return tuple(task.stop)
+    return tuple(text for text in task.stop if text in solution)
 
 
 def _ending(stop: Sequence[str]) -> str:
