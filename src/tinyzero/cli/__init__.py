@@ -22,6 +22,7 @@ from tinyzero.cli import (
     algorithms,
     check_task,
     completion,
+    convert,
     data,
     eval,
     explain,
@@ -55,6 +56,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     data,
     ablate,
     export,
+    convert,
     pretrain,
     completion,
 )

@@ -1,14 +1,14 @@
 """The templates that the tasks of this package pose a problem in; `--model.prompt` chooses one.
 
-| template         | for                                   | form                                      |
-|------------------|---------------------------------------|-------------------------------------------|
-| `compact`        | the tiny bases that ship              | as few tokens as possible                 |
-| `chat`           | a base of `tinyzero pretrain --chat`  | the same question as chat messages        |
-| `base`           | base models                           | R1-Zero's text, as in the first TinyZero  |
-| `instruct`       | instruct models                       | chat messages, for the model's own format |
-| `instruct-short` | instruct models below 1 billion       | a short chat with one worked example      |
+| template         | for                                  | form                                   |
+|------------------|--------------------------------------|----------------------------------------|
+| `compact`        | the tiny bases that ship             | as few tokens as possible              |
+| `chat`           | a base of `tinyzero pretrain --chat` | the same question as chat messages     |
+| `base`           | base models                          | R1-Zero's text, as in the original     |
+| `instruct`       | instruct models                      | the same text as chat messages         |
+| `instruct-short` | instruct models below 1 billion      | a short chat with one worked example   |
 
-Each of them opens the answer with `<think>`, except `instruct-short`: it asks for the answer alone.
+Each of them opens the answer with `<think>`, but `instruct-short` asks for the answer alone.
 Models with 100 million weights cannot follow the long text of `instruct`.
 """
 
@@ -64,7 +64,21 @@ def wrap(question: str, template: str) -> Prompt:
             {"role": "user", "content": question},
             {"role": "assistant", "content": _OPENING},
         ]
-    raise UserError(f"unknown prompt template {template!r}: use one of {', '.join(TEMPLATES)}")
+    require_template(template)
+    known = ", ".join(name for name in TEMPLATES if name != template)
+    raise UserError(f"this task has no template {template!r}: use one of {known}")
+
+
+def worked_example(question: str, answer: str, next_question: str) -> Prompt:
+    """A chat in which the assistant has answered `question`, and is asked `next_question`.
+
+    Small models follow an example in an earlier turn far better than one in the question. The empty
+    system message stands for the long one that many chat templates add if there is none.
+
+    Example: `worked_example("Use 8 and 2 to make 10.", "8 + 2", "Use 3 and 8 to make 24.")`.
+    """
+    turns = [("system", ""), ("user", question), ("assistant", answer), ("user", next_question)]
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def _short_prompt(question: str, template: str) -> Prompt:
