@@ -98,7 +98,7 @@ class Gguf:
     """Ids of the tokens that end an answer, that of the tokenizer first."""
 
     quantisation: str
-    """The type that most of the quantised weights have, such as Q4_1; empty if there are none."""
+    """The type that most of the quantised weights have, such as Q4_1, or empty."""
 
     rescales: bool
     """Whether positions are rescaled, as in models that were taught to read longer texts."""

@@ -73,7 +73,7 @@ def worked_example(question: str, answer: str, next_question: str) -> Prompt:
     """A chat in which the assistant has answered `question`, and is asked `next_question`.
 
     Small models follow an example in an earlier turn far better than one in the question. The empty
-    system message stands for the long one that many chat templates add if there is none.
+    system message takes the place of the long one that many chat templates would add.
 
     Example: `worked_example("Use 8 and 2 to make 10.", "8 + 2", "Use 3 and 8 to make 24.")`.
     """
