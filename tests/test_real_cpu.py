@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,11 +28,11 @@ from tinyzero.types import SamplingParams
 
 pytestmark = pytest.mark.slow
 
-SMALL = (
+SMALL = shlex.split(
     "--model.threads 1 --steps 2 --rollout.prompts 2 --rollout.samples 2 --rollout.max_tokens 8 "
     "--eval.every 0 --eval.test_problems 2 --eval.samples 2 --checkpoint.every 1 "
     "--run.rollouts_every 1"
-).split()
+)
 
 
 @pytest.fixture(scope="module")
