@@ -73,14 +73,8 @@ def compared(server: Any, model: Any, tokenizer: Any, text: str) -> list[object]
         abs(likely["logprob"] - float(logprobs[likely["id"]])) for likely in first["top_logprobs"]
     ]
     is_best = first["top_logprobs"][0]["id"] == int(logprobs.argmax())
-    return [
-        repr(text[:24]),
-        len(ours),
-        len(theirs),
-        ours == theirs,
-        is_best,
-        round(max(differences), 3),
-    ]
+    largest = round(max(differences), 3)
+    return [repr(text[:24]), len(ours), len(theirs), ours == theirs, is_best, largest]
 
 
 def post(server: Any, path: str, body: dict[str, Any]) -> Any:
