@@ -418,9 +418,7 @@ class TestAdapters:
             models.load_model,
         )
 
-        def noted(
-            name: str, dtype: torch.dtype, device: str, *more: Any, **named: Any
-        ) -> Backbone:
+        def noted(name: str, dtype: torch.dtype, device: str, *more: Any, **named: Any) -> Backbone:
             asked.append(device)
             return load_model(name, dtype, device, *more, **named)
 

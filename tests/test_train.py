@@ -506,6 +506,44 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert_same(run, whole["picky"])
 
 
+def test_what_was_learned_is_saved_before_it_is_evaluated(
+    base: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, score, saved = tmp_path / "run", progress.score, set[int]()
+
+    def noted(running: Any, split: Any, problems: int) -> None:
+        path = run / "checkpoints" / f"step_{running.step:06d}"
+        if path.is_dir() and checkpoint.verify(path) is None:
+            saved.add(running.step)
+        score(running, split, problems)
+
+    monkeypatch.setattr(progress, "score", noted)
+    train(config(base), run)
+    assert saved == {2, 4, 5}
+
+    assert_same(run, whole["picky"])
+    newest = checkpoint.load_latest(run, pytest.fail)
+    assert newest is not None
+    assert newest[1]["records"]["eval.jsonl"][0] == (run / "eval.jsonl").stat().st_size
+
+
+def test_a_model_that_is_saved_as_another_one_is_not_trained(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = models.save_model
+
+    def broken(model: Any, tokenizer: Any, folder: Path) -> None:
+        write(model, tokenizer, folder)
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 0.1}))
+
+    monkeypatch.setattr(models, "save_model", broken)
+    with pytest.raises(UserError, match=r"this model cannot be saved.*its logits differ by"):
+        train(config(base), tmp_path / "run")
+    assert not records.lengths(tmp_path / "run")["metrics.jsonl"]
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
 def test_resuming_what_is_finished_changes_nothing(whole: dict[str, Path], tmp_path: Path) -> None:
     run = Path(shutil.copytree(whole["ppo"], tmp_path / "run"))
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}

@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import CONFIG_MAPPING, GenerationConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tinyzero.errors import UserError, brief
 
@@ -60,6 +61,9 @@ QUANTISED_NAMES = (
     "*.SCB",
     "*_proj_blocks",  # MXFP4
 )
+PART = "language_model."
+"""How names begin in the language model of a model that also reads images."""
+
 CONSTANTS = (".inv_freq", ".masked_bias", ".position_ids")
 """Ends of names that old files hold for tensors that are computed, not learned."""
 
@@ -89,6 +93,9 @@ class ModelFolder:
 
     weights: Mapping[str, str]
     """Stored type of each weight by its name; empty for weights that are not in safetensors."""
+
+    renamed: Mapping[str, str]
+    """What transformers has to replace in the names of the weights: patterns and their texts."""
 
     has_adapter: bool
     notes: tuple[str, ...]
@@ -126,8 +133,26 @@ def read_folder(name: str, path: Path) -> ModelFolder:
     has_adapter = (path / ADAPTER).exists()
     if has_adapter:
         _refuse_adapter(name, path)
+    kept, renamed = _language_model(config, weights)
+    return ModelFolder(name, path, kept, token_ids, weights, renamed, has_adapter, tuple(notes))
+
+
+def _language_model(
+    config: Mapping[str, Any], weights: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The configuration for transformers, and what to replace in the names of the weights.
+
+    Of a model that also reads images, such as Gemma 3, that is its language model alone.
+    """
     kept = {entry: value for entry, value in config.items() if entry not in LEFT_OUT}
-    return ModelFolder(name, path, kept, token_ids, weights, has_adapter, tuple(notes))
+    text = config.get("text_config")
+    if not isinstance(text, dict) or not any(weight.startswith(PART) for weight in weights):
+        return kept, {}
+    if text.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return kept, {}
+
+    outer = (*TOKEN_IDS, "dtype", "tie_word_embeddings")
+    return text | {entry: config[entry] for entry in outer if entry in config}, {f"^{PART}": ""}
 
 
 def refuse_settings(name: str, path: Path) -> None:
@@ -219,6 +244,12 @@ def refuse_incomplete(folder: ModelFolder, loaded: Any, info: Mapping[str, Any])
             f"wrong shape, the first is {bad_weights[0]}"
         )
 
+    if not hasattr(loaded.config, "vocab_size"):
+        raise _cannot_load(
+            name,
+            f"a {type(loaded).__name__} reads more than text, and its language model cannot be "
+            "told apart: use a model that only continues text",
+        )
     modules = {module for module, _ in loaded.named_modules() if module}
     layer_lists = {module.rpartition(".")[0] for module in modules if module[-1].isdigit()}
     unexpected = sorted(info["unexpected_keys"])
@@ -384,7 +415,22 @@ def _stored_types(name: str, path: Path) -> dict[str, str]:
     for file in files:
         if file.suffix == ".safetensors":
             types |= _header_types(name, file)
+        else:
+            _refuse_other_files(name, file)
     return types
+
+
+def _refuse_other_files(name: str, file: Path) -> None:
+    """Raise UserError if a .bin file does not begin as those that torch writes."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(2)
+    except OSError as error:
+        raise _cannot_load(name, f"{file.name}: {error.strerror}") from error
+
+    is_torch = start == b"PK" or start[:1] == b"\x80"  # an archive, or a pickle of old versions
+    if not is_torch:
+        raise _cannot_load(name, f"{file.name} is damaged or was cut short: download it again")
 
 
 def _weight_files(name: str, path: Path) -> list[Path]:

@@ -12,7 +12,9 @@ import logging
 import os
 import ssl
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,7 +24,7 @@ from urllib.request import Request, urlopen
 
 import torch
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AttentionInterface,
@@ -33,7 +35,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from tinyzero.errors import UserError, first_line
+from tinyzero.errors import UserError, brief, first_line
 from tinyzero.models import contracts, gguf
 from tinyzero.models.attention import grouped_attention
 from tinyzero.models.backbone import Backbone, recompute_layers
@@ -63,6 +65,9 @@ BUNDLED = tuple(sorted(path.parent.name for path in ASSETS.glob("*/config.json")
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its retries
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+"""Precisions to train and save in, by their names in safetensors files."""
 
 HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
 
@@ -133,6 +138,7 @@ def _load(name: str, path: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
                 attn_implementation="tinyzero",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are reported below
+                key_mapping=dict(folder.renamed) or None,
             )
     except UserError:
         raise
@@ -151,6 +157,8 @@ def _load(name: str, path: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
             f"{name}: its output layer has weights of its own, although {CONFIG} says that it is "
             "the embedding: it is trained and saved apart"
         )
+    if folder.renamed:
+        lm._weight_conversions = None  # otherwise it is saved under the names before the renaming
     lm.config.name_or_path = path
     lm.generation_config = generation_config(_token_ids(folder, lm))
     if folder.has_adapter:
@@ -177,7 +185,10 @@ def _cannot_load(name: str, path: str, error: BaseException) -> str:
     missing = ""
     if not Path(path).exists():
         missing = "there is no such folder, and no model of that name could be fetched: "
-    return f"cannot load a model from {name!r}: {missing}{first_line(error)}"
+    reason = first_line(error)
+    if "Unrecognized configuration class" in reason:
+        reason = "transformers has no model of this type that continues text: use another model"
+    return f"cannot load a model from {name!r}: {missing}{reason}"
 
 
 def pick_device(name: str) -> str:
@@ -194,11 +205,18 @@ def pick_device(name: str) -> str:
 
 
 def stored_dtype(name: str) -> torch.dtype:
-    """The precision in which a model's weights are stored, according to its configuration.
+    """The precision in which most of a model's weights are stored.
 
-    Raises UserError if there is no model called `name`.
+    For weights that are not in safetensors it is what the configuration says. Raises UserError if
+    there is no model called `name`.
     """
     path = find_model(name)
+    if not is_hub_id(path):
+        counted = Counter(read_folder(name, Path(path)).weights.values())
+        known = [kind for kind, _ in counted.most_common() if kind in DTYPES]
+        if known:
+            return DTYPES[known[0]]
+
     stored = _configuration(name, path).dtype
     return stored if isinstance(stored, torch.dtype) else torch.float32
 
@@ -209,12 +227,11 @@ def known_context(name: str) -> int | None:
     None for a model on the hub, or if the configuration does not say. Raises UserError if there is
     no model called `name`, or if its folder cannot be used.
     """
-    path = _checked(locate(name))
+    path = _usable(name)
     if is_hub_id(path):
         return None
-    read_folder(name, Path(path))
     try:
-        return int(_configuration(name, path).max_position_embeddings)
+        return int(_configuration(name, path).get_text_config().max_position_embeddings)
     except (UserError, AttributeError, TypeError, ValueError):  # load_model will report it
         return None
 
@@ -236,21 +253,36 @@ def save_model(
     """Write a model folder that transformers and vLLM can load, and read its weights back.
 
     Adapters are merged into the weights. `dtype` stores the weights in another precision. Raises
-    UserError if what was read back is not what was written.
+    UserError if transformers cannot write them, or if what was read back is something else.
     """
     weights = _stored_weights(model, dtype)
-    model.lm.save_pretrained(folder, state_dict=dict(weights))
+    with _unwritable():
+        model.lm.save_pretrained(folder, state_dict=dict(weights))
+        tokenizer.save_pretrained(folder)
     if dtype is not None:
         config = json.loads((folder / "config.json").read_text())
         config["dtype"] = str(dtype).removeprefix("torch.")
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tokenizer.save_pretrained(folder)
 
     # safetensors makes its files readable only by their owner: give them the usual permissions.
     permissions = stat.S_IMODE((folder / "config.json").stat().st_mode)
     for file in folder.glob("*.safetensors"):
         file.chmod(permissions)
     _compare_written(folder, weights)
+
+
+@contextmanager
+def _unwritable() -> Iterator[None]:
+    """Turn what transformers raises for a model that it cannot write into a UserError.
+
+    A refusal of the disk passes through: whoever writes the folder knows what to say about it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError):
+        raise
+    except Exception as error:
+        raise UserError(f"transformers cannot write this model: {brief(error)}") from error
 
 
 def _compare_written(folder: Path, weights: Mapping[str, Tensor]) -> None:
@@ -339,10 +371,8 @@ def find_model(name: str) -> str:
     Raises UserError at once if there is no such folder, or the hub cannot be reached for a model
     that was not fetched before. transformers alone would retry for more than a minute.
     """
-    path = _checked(locate(name))
-    if not is_hub_id(path):
-        read_folder(name, Path(path))
-    elif not _is_cached(path) and not _hub_answers():
+    path = _usable(name)
+    if is_hub_id(path) and not _is_cached(path) and not _hub_answers():
         raise UserError(f"no folder {path!r} here, and the hub could not be reached{_hint(path)}")
     return path
 
@@ -374,13 +404,25 @@ def _fetched(name: str, hub_id: str) -> Path:
 
 def _fetch_if_any(hub_id: str, file: str) -> bool:
     """Fetch a file from the hub, unless it was fetched before; whether there is one."""
-    found = cached_file(
+    fetched = cached_file(
         hub_id,
         file,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return found is not None
+    return fetched is not None
+
+
+def _usable(name: str) -> str:
+    """The folder of a model, after it was taken apart once, or `name` itself if it is a hub id."""
+    try:
+        path = _checked(locate(name))
+        if not is_hub_id(path):
+            read_folder(name, Path(path))
+        return path
+    except OSError as error:  # no right to read it, or a name that no file can have
+        reason = error.strerror or brief(error)
+        raise UserError(f"cannot read the model folder {name!r}: {reason}") from error
 
 
 def _checked(path: str) -> str:

@@ -103,6 +103,7 @@ def merge_adapter(name: str, lm: Any, folder: Path) -> Any:
             f"the adapter in {name!r} does not belong to its weights, the first difference is "
             f"{foreign[0]}: remove adapter_config.json to use the weights without it"
         )
+    merged.requires_grad_(True)  # peft froze them
     return merged
 
 

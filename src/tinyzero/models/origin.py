@@ -83,7 +83,7 @@ def front_lines(origin: Origin) -> list[str]:
 
 
 def _front_matter(card: Path) -> dict[str, Any]:
-    """The YAML at the beginning of a model card; empty if there is none that can be read."""
+    """The YAML at the beginning of a model card; empty if it cannot be read."""
     try:
         if card.stat().st_size > LARGEST:
             return {}

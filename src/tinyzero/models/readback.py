@@ -38,14 +38,18 @@ def compare_loaded(model: Backbone, tokenizer: PreTrainedTokenizerBase, folder: 
     were. Raises UserError if something differs, or if the folder cannot be loaded.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        loaded = load_model(str(folder), model.dtype)
-        difference = _first_difference(model, loaded) or _other_text(
-            tokenizer, load_tokenizer(str(folder))
-        )
+        try:
+            loaded = load_model(str(folder), model.dtype)
+            difference = _first_difference(model, loaded) or _other_text(
+                tokenizer, load_tokenizer(str(folder))
+            )
+        except UserError as error:
+            difference = f"what was written cannot be used: {error}"
+
     if difference:
         raise UserError(
-            f"the saved model is not the one in memory: {difference}; nothing was reported as "
-            "written: use another model, or report this with the model's name"
+            f"this model cannot be saved: {difference}; use another model, or report this with the "
+            "model's name"
         )
 
 

@@ -56,7 +56,8 @@ def open_player(config: configs.Config, model: str) -> Iterator[Player]:
         torch.set_num_threads(config.model.threads)
     with closing(make_grader(task, config.grading)) as grader:
         device = models.pick_device(config.model.device)
-        lm = models.load_model(model, getattr(torch, config.model.dtype), device)
+        dtype = getattr(torch, config.model.dtype)
+        lm = models.load_model(model, dtype, device, note=partial(print, file=sys.stderr))
         tokenizer = models.load_tokenizer(model)
         ends = models.end_ids(tokenizer, lm, task.stop)
         sampler = TorchSampler(lm, models.decoder(tokenizer), ends)

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from tinyzero.config import Config
 from tinyzero.errors import UserError, brief, first_line
 from tinyzero.run import outputs, records
 from tinyzero.tasks import load_task
-from tinyzero.tasks.base import NoSolution, Task
+from tinyzero.tasks.base import Task
 from tinyzero.types import Prompt, SamplingParams
 
 CARD, CURVE, RECIPE = "README.md", "curve.png", "recipe.toml"
@@ -66,7 +67,7 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
         raise UserError("the card's picture needs matplotlib: pip install 'tinyzero[report]'")
 
     dtype = models.stored_dtype(model)
-    lm = models.load_model(model, dtype, note=_say)
+    lm = models.load_model(model, dtype, note=partial(print, file=sys.stderr))
     tokenizer = models.load_tokenizer(model)
     origin = _origin(model, config)
     if config:
@@ -91,11 +92,6 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
         if run:
             with _records_of(recipe):
                 draw(run, temporary / CURVE)
-
-
-def _say(line: str) -> None:
-    """Show a line about the model's folder, apart from what the command prints."""
-    print(line, file=sys.stderr)
 
 
 def _origin(model: str, config: Config | None) -> models.Origin:
@@ -365,7 +361,7 @@ def _used_stops(task: Task) -> tuple[str, ...]:
     """
     try:
         solution = task.solution(task.problem("test", 0))
-    except NoSolution:
+    except UserError:  # no solution is known, or the task's own code raised
         return tuple(task.stop)
     return tuple(text for text in task.stop if text in solution)
 
