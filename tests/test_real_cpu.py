@@ -125,7 +125,9 @@ def test_it_is_played_with(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("7*8\n"))
     assert cli.main(["play", str(trained)]) == 0
-    assert "7*8" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "type a problem such as" in said
+    assert "reward" in said
 
 
 def test_it_answers_on_the_page(model: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLES = """\
-  tinyzero convert smollm2-135m             SmolLM2-135M-Instruct: 93 MB to download, 540 MB on disk
+  tinyzero convert smollm2-135m             93 MB to download, 540 MB on disk
   tinyzero convert model.Q8_0.gguf my-model"""
 
 
