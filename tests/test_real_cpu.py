@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_it_is_played_with(
     assert cli.main(["play", str(trained)]) == 0
     said = capsys.readouterr().out
     assert "type a problem such as" in said
-    assert "reward" in said
+    assert "[wrong]" in said or "[right]" in said
 
 
 def test_it_answers_on_the_page(model: Path) -> None:
@@ -172,14 +173,16 @@ def test_one_step_of_other_ways_to_train(options: str, model: Path, tmp_path: Pa
     assert train(model, tmp_path / "run", *more) == 0
     (record,) = metrics(tmp_path / "run")
     assert record["mismatch"] < 1e-4
+    shutil.rmtree(tmp_path / "run")  # gigabytes, which pytest would keep
 
 
 def test_countdown_with_a_worked_example(model: Path, tmp_path: Path) -> None:
     where = ["--model.name", str(model), "--run.dir", str(tmp_path / "run")]
     more = ["--steps", "1", "--eval.test_problems", "0"]
     assert cli.main(["train", "real-laptop-countdown", *where, *SMALL, *more]) == 0
+    shutil.rmtree(tmp_path / "run")
 
 
-def test_the_file_itself_can_be_used(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_not_overwritten(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, "convert", "smollm2-135m", str(model))
     assert "exists: name another folder" in said
