@@ -17,9 +17,9 @@ def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
     "base" and "instruct" are the original TinyZero's text, except that it has a space before
     the question in "instruct". Raises UserError if there is no such template.
 
-    "instruct-short" shows a sum as an example. Eleven wordings were tried on SmolLM2-135M with seven
-    dev problems, and this one was best. With 24 dev problems of two numbers up to 20, 8 answers
-    each at temperature 0.8, it had 0.40 of the answers right, and the next two 0.33 and 0.24.
+    "instruct-short" shows a sum as an example. Eleven wordings were tried on SmolLM2-135M with
+    seven dev problems, and this one was best. With 24 dev problems of two numbers up to 20, 8
+    answers each at temperature 0.8, it had 0.40 of the answers right, two others 0.33 and 0.24.
 
     >>> prompt([3, 5, 12], 24, "compact")
     '24 from 3 5 12\\n<think>\\n'
