@@ -22,6 +22,7 @@ from tinyzero.cli import (
     algorithms,
     check_task,
     completion,
+    convert,
     data,
     eval,
     explain,
@@ -57,6 +58,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     data,
     ablate,
     export,
+    convert,
     pretrain,
     completion,
 )

@@ -56,6 +56,7 @@ __all__ = [
     "encode_prompt",
     "end_ids",
     "front_lines",
+    "gguf",
     "has_fixed_rotary",
     "ignore",
     "is_hub_id",

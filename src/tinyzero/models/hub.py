@@ -36,7 +36,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from tinyzero.errors import UserError, brief, first_line
-from tinyzero.models import contracts, fusing, packing
+from tinyzero.models import contracts, fusing, gguf, packing
 from tinyzero.models.backbone import Backbone, recompute_layers
 from tinyzero.models.folder import (
     ADAPTER,
@@ -431,12 +431,18 @@ def _checked(path: str) -> str:
     there is no model. An id whose owner is the name of a local folder is a mistyped path, unless
     the model was fetched from the hub before.
     """
+    if path.endswith(gguf.SUFFIX):
+        return gguf.unpacked(path)
     if is_hub_id(path):
         if Path(path).parent.is_dir() and not _is_cached(path):
             raise UserError(f"no model folder at {path!r}{_hint(path)}")
         return path
 
     folder = Path(path)
+    if folder.name in gguf.PACKAGES and not folder.exists():
+        raise UserError(
+            f"no model folder at {path!r}: run `tinyzero convert {folder.name}` first, it gets it"
+        )
     if folder.is_file():
         raise UserError(f"{path!r} is a file, not a model folder: give the folder that holds it")
     if not folder.is_dir():
