@@ -79,12 +79,11 @@ def write(name: str, about: dict[str, Any], results: Any, text: str) -> None:
 
 
 def _commit() -> str:
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=RESULTS.parent,
-        capture_output=True,
-        text=True,
-    )
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        answer = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True)
+    except FileNotFoundError:  # a machine without git
+        return "unknown"
     return answer.stdout.strip() or "unknown"
 
 

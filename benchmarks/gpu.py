@@ -1,22 +1,27 @@
 """Decoding, updates and whole steps of Qwen2.5 shapes on a GPU, with bounds, transformers and TRL.
 
-    python benchmarks/gpu.py --part decode|update|step|trl
+    python benchmarks/gpu.py --part decode|detail|update|step|trl
 
 decode    Tokens per second of the torch sampler, of transformers' `generate` with a growing and
-          with a static cache, and of its continuous batching, next to what the memory's bandwidth
-          allows.
-update    Trained tokens per second of the GRPO update, and the share of the GPU's rate that the
-          model's own FLOPs reach.
-step      Seconds of a whole GRPO step and a whole PPO step by part, with the options of the
-          recipes' profile for this card's memory or of --profile, and a projection of what a run
-          would cost.
-trl       The GRPO step in TRL's GRPOTrainer. It needs trl.
+          with a static cache, and of its continuous batching, next to what the GPU's bandwidth and
+          rate allow.
+detail    Of the torch sampler: prompt tokens per second, seconds to capture the graphs, the gap
+          between its log-probabilities and the learner's, and the kernels of a step by time.
+update    Trained tokens per second of the GRPO update with the recipe's micro-batches, and the
+          share of the GPU's rate that the model's own FLOPs reach.
+step      Seconds of a whole step by part, with the options of the recipes' profile for this card's
+          memory or of --profile, and a projection of what a run would cost. GRPO with completions
+          of equal length, GRPO with the lengths in LENGTHS, and PPO. Text is decoded, searched for
+          the stop string, and graded.
+trl       The GRPO step of equal lengths in TRL's GRPOTrainer, with micro-batches of several sizes.
+          It needs trl.
 
-Models have random weights in bf16, prompts are random tokens, and every completion runs to the
-limit. A part stops after --minutes and continues when it is run again: its figures are in
-results/NAME.json. All parts but the last need torch >= 2.11, transformers >= 5.17 and what TinyZero
-itself needs. `--device cpu` runs a toy model through the same code, to test it without a GPU; its
-figures mean nothing.
+Models have random weights in bf16, and prompts are random tokens. Completions end when the
+benchmark says so. A part stops after --minutes and continues when it is run again: its figures are
+in results/NAME.json. On a GPU a case of ours fails if flash attention or CUDA graphs were not in
+use, so that no slow fallback is published. All parts but the last need torch >= 2.11, transformers
+>= 5.17 and what TinyZero itself needs. `--device cpu` runs a toy model through the same code, to
+test it without a GPU; its figures mean nothing.
 
 If `tinyzero plan` knows the GPU, shares are of the peak rates in its data sheet. Otherwise they are
 of the rates measured here. Both are printed.
@@ -27,6 +32,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import resource
 import sys
 import tempfile
@@ -41,6 +47,7 @@ from typing import Any
 
 import common
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tinyzero import models
@@ -51,6 +58,7 @@ from tinyzero.cost.devices import device_named
 from tinyzero.cost.shapes import Shape, read_shape
 from tinyzero.learner import TorchLearner, policy_outputs, value_outputs
 from tinyzero.samplers.torch import TorchSampler
+from tinyzero.tasks import load_task
 from tinyzero.types import Completion, Problem, Reward, Rollout, SamplingParams, requests_for
 
 
@@ -72,22 +80,31 @@ SHAPES = {
     "0.5b": qwen(24, 896, 14, 4864),
     "toy": qwen(2, 64, 4, 96, vocabulary=300),
 }
+STOP = "</answer>"
+# Deciles of the length of completions, as shares of the limit. They are an assumption: their mean
+# is the 0.3 of `tinyzero plan`, and a tenth of the completions is more than twice as long.
+LENGTHS = (0.05, 0.08, 0.12, 0.16, 0.21, 0.27, 0.34, 0.43, 0.57, 0.77)
 STEPS, PRICE = 475, 2.5  # for the projection: GRPO steps, and dollars per hour
 OUT_OF_MEMORY = "out of memory"  # the only error that would happen again
 ENGINES = ("ours", "generate", "static", "continuous")
 Found = dict[str, Any]
 
 
-def decode_bound(shape: Shape, batch: int, prompt: int, new: int, bandwidth: float) -> float:
-    """Tokens per second if only memory takes time: a step reads the weights and the whole cache.
+def decode_bound(
+    shape: Shape, batch: int, prompt: int, new: int, bandwidth: float, rate: float = math.inf
+) -> float:
+    """Tokens per second if each part takes as long as its bytes or its FLOPs, whichever is longer.
 
-    The first new token comes from the prompt. The step after it reads a context of prompt + 1
-    tokens, and the last step one of prompt + new - 1.
+    A step reads the weights and multiplies each row with them. It also reads the whole cache and
+    multiplies each query with its keys and values. The two parts take turns layer by layer, so that
+    their times add up. The first new token comes from the prompt. The step after it
+    reads a context of prompt + 1 tokens, and the last step one of prompt + new - 1.
     """
+    weights = max(2 * shape.active / bandwidth, batch * 2 * shape.active / rate)
+    per_token = max(shape.cache(2) / bandwidth, 4 * shape.layers * shape.heads * shape.head / rate)
     steps = new - 1
-    contexts = sum(prompt + t for t in range(1, new))
-    read = 2 * shape.active * steps + batch * shape.cache(2) * contexts
-    return batch * steps / (read / bandwidth)
+    contexts = sum(range(prompt + 1, prompt + new))
+    return batch * steps / (steps * weights + batch * contexts * per_token)
 
 
 def update_flops(shape: Shape, rows: int, prompt: int, new: int) -> float:
@@ -174,9 +191,9 @@ def peaks(given: argparse.Namespace, results: Found) -> tuple[float, float]:
 
 
 def decode_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Found]]]:
-    for name in given.models:
+    for engine in given.engines:  # ours first, for all models
         for batch in given.batches:
-            for engine in given.engines:
+            for name in given.models:
                 yield f"{name}/{batch}/{engine}", partial(decode_case, given, name, batch, engine)
 
 
@@ -206,9 +223,17 @@ def our_engine(
     def run(prompts: list[list[int]], new: int) -> int:
         params = SamplingParams(max_tokens=new, stop=())
         found = sampler.generate(requests_for(prompts), params)
+        require_fast(sampler)
         return sum(len(c.token_ids) for group in found for c in group)
 
     return run
+
+
+def require_fast(sampler: TorchSampler) -> None:
+    """Raise RuntimeError if a GPU decoded without flash attention or without CUDA graphs."""
+    missing = [name for name, value in sampler.metrics().items() if value != 1]
+    if missing:
+        raise RuntimeError(f"not in use: {', '.join(missing)}; {sampler.take_faults()}")
 
 
 def their_engine(
@@ -256,16 +281,15 @@ def their_engine(
 
 
 def decode_table(given: argparse.Namespace, results: Found) -> str:
-    bandwidth, _ = peaks(given, results)
+    bandwidth, rate = peaks(given, results)
     rows = []
     for name in given.models:
         for batch in given.batches:
             found = {
                 engine: results.get(f"{name}/{batch}/{engine}", {}) for engine in given.engines
             }
-            bound = decode_bound(
-                read_shape(SHAPES[name], name), batch, given.prompt, given.new, bandwidth
-            )
+            sizes = read_shape(SHAPES[name], name), batch, given.prompt, given.new
+            bound = decode_bound(*sizes, bandwidth, rate)
             share = (
                 found["ours"].get("tokens/s", float("nan")) / bound
                 if "ours" in found
@@ -277,15 +301,95 @@ def decode_table(given: argparse.Namespace, results: Found) -> str:
                     name,
                     batch,
                     *rates,
+                    f"{decode_bound(*sizes, bandwidth):,.0f}",
                     f"{bound:,.0f}",
                     f"{share:.0%}",
                     cell(found.get("ours", {}), "peak", 1e9),
                 ]
             )
-    head = ["model", "batch", *given.engines, "bandwidth bound", "ours / bound", "our peak, GB"]
+    head = [
+        "model",
+        "batch",
+        *given.engines,
+        "by bandwidth",
+        "bound",
+        "ours / bound",
+        "our peak, GB",
+    ]
     return f"Tokens per second, {given.prompt} prompt tokens, {given.new} new.\n\n" + common.table(
         head, rows
     )
+
+
+# detail
+
+
+def detail_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Found]]]:
+    for name in given.models:
+        yield f"{name}/{given.batches[0]}", partial(detail_case, given, name, given.batches[0])
+
+
+def detail_case(given: argparse.Namespace, name: str, batch: int) -> Found:
+    """Figures that explain the time of decoding, and how far it is from the learner."""
+    model = build(name, given.device)
+    sampler = TorchSampler(model, lambda ids: "", frozenset(), max_rows=batch, in_slots=True)
+    prompts, params = prompts_of(given, name, batch), SamplingParams(max_tokens=given.new, stop=())
+    completions = sampler.generate(requests_for(prompts), params)
+    require_fast(sampler)
+
+    groups = rollouts(name, prompts, completions)
+    rows = collate(groups, given.new)
+    scored = TorchLearner(model, policy_outputs, None).score(rows)
+    gaps = (scored.cpu() - rows.sampled_logprobs.cpu()).abs()
+    gap = float(gaps[rows.mask.cpu()].mean())
+
+    slots = sampler._slots
+    assert slots is not None
+    every = torch.arange(batch)
+    enter = partial(slots.enter, every, prompts, every, every, torch.zeros_like(every))
+    with torch.inference_mode():
+        prefill = min(timed(given, enter) for _ in range(given.rounds + 1))
+        captures = {}
+        if given.device == "cuda":
+            for count in slots.buckets():
+                captures[count] = timed(given, partial(slots._capture, count, params))
+        kernels = breakdown(given, partial(slots.step, batch, params))
+    return {
+        "prefill tokens/s": batch * given.prompt / prefill,
+        "captures": captures,
+        "gap": gap,
+        "kernels": kernels,
+    }
+
+
+def breakdown(given: argparse.Namespace, work: Callable[[], Any]) -> list[tuple[str, float]]:
+    """The 25 operations of `work` that take longest, with their milliseconds."""
+    activities = [ProfilerActivity.CPU]
+    if given.device == "cuda":
+        activities = [ProfilerActivity.CUDA]
+    repeats = 20
+    with profile(activities=activities) as profiler:
+        for _ in range(repeats):
+            work()
+        synchronize(given.device)
+
+    spent = "self_cpu_time_total" if given.device == "cpu" else "self_device_time_total"
+    events = [
+        (event.key, getattr(event, spent) / repeats / 1e3) for event in profiler.key_averages()
+    ]
+    return sorted(events, key=lambda event: -event[1])[:25]
+
+
+def detail_table(given: argparse.Namespace, results: Found) -> str:
+    rows, tables = [], []
+    for name in given.models:
+        case = results.get(f"{name}/{given.batches[0]}", {})
+        captures = f"{sum(case['captures'].values()):.2f}" if "captures" in case else "-"
+        rows.append([name, cell(case, "prefill tokens/s"), captures, cell(case, "gap", digits=5)])
+        kernels = [[f"`{key[:70]}`", f"{spent:.3f}"] for key, spent in case.get("kernels", ())]
+        tables.append(f"{name}\n\n" + common.table(["kernel", "ms per step"], kernels))
+    head = ["model", "prefill tokens/s", "capturing all graphs, s", "mean gap to the learner"]
+    return common.table(head, rows) + "\n\n" + "\n\n".join(tables)
 
 
 # update and step
@@ -345,16 +449,17 @@ def update_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], 
 def update_case(given: argparse.Namespace, name: str, checkpointing: bool) -> Found:
     """Figures of one optimizer step on a whole batch: the best round after a warm-up."""
     algorithm = load_algorithm("grpo")
+    recipe = recipe_of(given, name, "grpo").update
     model, outputs = (
         build(name, given.device, checkpointing=checkpointing),
-        partial(policy_outputs, logit_rows=2048),
+        partial(policy_outputs, logit_rows=recipe.logit_rows),
     )
     learner = TorchLearner(
         model,
         outputs,
         OptimizerOptions(),
         loss=partial(algorithm.loss, "policy"),
-        micro_tokens=given.micro_tokens,
+        micro_tokens=given.micro_tokens or recipe.micro_tokens,
     )
     groups = invented(given, name, given.update_rows // 4, 4, given.update_new)
     batch = algorithm.annotate(collate(groups, given.update_new), {"policy": learner})[0]
@@ -391,8 +496,46 @@ def update_table(given: argparse.Namespace, results: Found) -> str:
 
 def step_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Found]]]:
     for name in given.models:
-        for algorithm in ("grpo", "ppo"):
-            yield f"{name}/{algorithm}", partial(step_case, given, name, algorithm)
+        for kind in ("grpo", "grpo lengths"):
+            yield f"{name}/{kind}", partial(step_case, given, name, kind)
+    for name in given.models:  # last, because it takes longest
+        yield f"{name}/ppo", partial(step_case, given, name, "ppo")
+
+
+class TimedSampler(TorchSampler):
+    """Lets row i end after `lengths[i]` tokens, because random weights do not know when to end."""
+
+    lengths: torch.Tensor
+
+    def _record(
+        self,
+        drawn: Any,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+        token: torch.Tensor,
+        *more: Any,
+    ) -> None:
+        end = int(self.end_ids[0])
+        token = torch.where(token == end, 1, token)  # no other row may end
+        token = torch.where(columns + 1 == self.lengths[rows], end, token)
+        super()._record(drawn, rows, columns, token, *more)
+
+
+def lengths_of(given: argparse.Namespace, kind: str, rows: int, limit: int) -> torch.Tensor:
+    """(rows,) the tokens of each completion: equal, or the deciles in LENGTHS in random order."""
+    if kind != "grpo lengths":
+        return torch.full((rows,), given.step_new)
+    shares = torch.tensor(LENGTHS).repeat(-(-rows // len(LENGTHS)))[:rows]
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(2))
+    return (shares[order] * limit).long().clamp(min=1)
+
+
+def text_decoder(given: argparse.Namespace) -> Callable[[Any], str]:
+    """A real decoder for random ids: they stand for tokens whose text is not a stop string."""
+    tokenizer = models.load_tokenizer(given.tokenizer)
+    decode = models.decoder(tokenizer)
+    plain = [i for i in range(len(tokenizer)) if STOP not in decode([i])]
+    return lambda ids: decode([plain[i % len(plain)] for i in ids])
 
 
 def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
@@ -401,11 +544,12 @@ def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
     Those are several updates per batch, truncated importance sampling, and whatever makes it fit. A
     warm-up step comes before the timed ones.
     """
+    algorithm_name = kind.split()[0]
     algorithm, recipe = (
-        load_algorithm(kind, {"correction": "truncate"}),
-        recipe_of(given, name, kind),
+        load_algorithm(algorithm_name, {"correction": "truncate"}),
+        recipe_of(given, name, algorithm_name),
     )
-    prompts, samples, minibatches = given.grpo if kind == "grpo" else given.ppo
+    prompts, samples, minibatches = given.ppo if kind == "ppo" else given.grpo
     m, u, rows = recipe.model, recipe.update, min(recipe.rollout.rows, prompts * samples)
     policy = build(name, given.device, checkpointing=m.checkpointing)
     outputs, learner = (
@@ -424,19 +568,30 @@ def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
             loss=partial(algorithm.loss, "critic"),
             park=m.park,
         )
-    sampler = TorchSampler(policy, lambda ids: "", frozenset(), max_rows=rows, in_slots=True)
+    end = frozenset({SHAPES[name]["vocab_size"] - 1})
+    sampler = TimedSampler(policy, text_decoder(given), end, max_rows=rows, in_slots=True)
+    limit = given.step_new if given.device == "cpu" else recipe.rollout.max_tokens
+    sampler.lengths = lengths_of(given, kind, prompts * samples, limit)
     ids = prompts_of(given, name, prompts)
     requests = requests_for(ids, samples)
+    task = load_task("countdown")
+    problems = [task.problem("train", number) for number in range(prompts)]
+
+    def grade(number: int, completions: list[Completion]) -> None:
+        task.rewards([problems[number]] * samples, [c.text for c in completions])
+
     steps: list[dict[str, float]] = []
     for number in range(given.rounds + 1):
         made: list[Any] = []
         laps: dict[str, float] = {}
-        params = SamplingParams(max_tokens=given.step_new, stop=(), seed=number)
+        params = SamplingParams(max_tokens=limit, stop=(STOP,), seed=number)
         laps["sample"] = timed(
-            given, lambda params=params, made=made: made.append(sampler.generate(requests, params))
+            given,
+            lambda params=params, made=made: made.append(sampler.generate(requests, params, grade)),
         )
+        require_fast(sampler)
         groups = rollouts(name, ids, made[0])
-        batch = collate(groups, given.step_new)
+        batch = collate(groups, limit)
 
         def annotate(batch: Batch = batch, made: list[Any] = made) -> None:
             made.append(replace(algorithm.annotate(batch, learners)[0], idle=None))
@@ -445,7 +600,7 @@ def step_case(given: argparse.Namespace, name: str, kind: str) -> Found:
         for role, learner in learners.items():
             laps[f"update {role}"] = timed(given, partial(learner.update, made[1]))
         tokens = sum(len(r.completion.token_ids) for group in groups for r in group)
-        assert tokens == prompts * samples * given.step_new
+        assert tokens == int(sampler.lengths.sum())
         steps.append(laps | {"step": sum(laps.values()), "tokens": tokens})
     best = min(steps[1:], key=lambda laps: laps["step"])
     return {"steps": steps, **best, "rows": rows, "checkpointing": m.checkpointing}
@@ -455,7 +610,8 @@ def step_table(given: argparse.Namespace, results: Found) -> str:
     rows, notes = [], []
     laps = ("sample", "annotate", "update policy", "update critic", "step")
     for name in given.models:
-        for kind, (prompts, samples, _) in (("grpo", given.grpo), ("ppo", given.ppo)):
+        kinds = (("grpo", given.grpo), ("grpo lengths", given.grpo), ("ppo", given.ppo))
+        for kind, (prompts, samples, _) in kinds:
             found = results.get(f"{name}/{kind}", {})
             cells = [cell(found, lap, digits=2) for lap in laps]
             twice = {True: "yes", False: "no"}.get(found.get("checkpointing", ""), "-")
@@ -469,9 +625,10 @@ def step_table(given: argparse.Namespace, results: Found) -> str:
                     cell(found, "peak", 1e9),
                 ]
             )
-            if kind == "grpo" and "step" in found:
+            if kind == "grpo lengths" and "step" in found:
                 notes.append(projection(name, found["step"]))
-    title = f"Seconds of a step, {given.prompt} prompt tokens and {given.step_new} new"
+    title = f"Seconds of a step, {given.prompt} prompt tokens and {given.step_new} new, or "
+    title += f"{sum(LENGTHS) / len(LENGTHS):.0%} of the limit on average (lengths)"
     title += f", with the recipes' profile {given.profile}.\n\n" if given.profile else ".\n\n"
     head = ["model", "step", "rows at once", "layers computed twice", *laps, "peak, GB"]
     return title + common.table(head, rows) + "\n\n" + "\n".join(notes)
@@ -490,10 +647,21 @@ def projection(name: str, seconds: float) -> str:
 
 def trl_cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Found]]]:
     for name in given.models:
-        yield f"{name}/trl", partial(trl_case, given, name)
+        for micro in trl_sizes(given):
+            yield f"{name}/trl/{micro}", partial(trl_case, given, name, micro)
 
 
-def trl_case(given: argparse.Namespace, name: str) -> Found:
+def trl_sizes(given: argparse.Namespace) -> list[int]:
+    """Rows per micro-batch to try: whole groups that divide an optimizer step's rows."""
+    prompts, samples, minibatches = given.grpo
+    share, sizes = prompts * samples // minibatches, []
+    for size in (samples * 2**power for power in range(8)):
+        if share % size == 0 and size * (given.prompt + given.step_new) <= 50_000:
+            sizes.append(size)
+    return sizes[-1:-5:-1]  # the largest first
+
+
+def trl_case(given: argparse.Namespace, name: str, micro: int) -> Found:
     """Figures of a step of the same shape in TRL's GRPOTrainer, with as many updates per batch.
 
     It has no reference model and no logging.
@@ -513,9 +681,6 @@ def trl_case(given: argparse.Namespace, name: str) -> Found:
         "".join(str((i + j) % 10) for j in range(given.prompt)) for i in range(prompts * total)
     ]
     data = datasets.Dataset.from_dict({"prompt": texts})
-    micro = max(samples, given.micro_tokens // (given.prompt + given.step_new) // samples * samples)
-    while rows % (micro * minibatches):
-        micro -= samples
     with tempfile.TemporaryDirectory() as out:
         arguments = GRPOConfig(
             output_dir=out,
@@ -584,7 +749,9 @@ def trl_table(given: argparse.Namespace, results: Found) -> str:
     ours = read(given, "step").get("results", {})
     rows = []
     for name in given.models:
-        theirs, mine = results.get(f"{name}/trl", {}), ours.get(f"{name}/grpo", {})
+        sizes = [results.get(f"{name}/trl/{micro}", {}) for micro in trl_sizes(given)]
+        theirs = min(sizes, key=lambda case: case.get("step", math.inf))  # its best micro-batch
+        mine = ours.get(f"{name}/grpo", {})
         ratio = (
             f"{theirs['step'] / mine['step']:.2f}" if "step" in theirs and "step" in mine else "-"
         )
@@ -592,6 +759,7 @@ def trl_table(given: argparse.Namespace, results: Found) -> str:
             [
                 name,
                 cell(theirs, "step", digits=2),
+                cell(theirs, "micro"),
                 cell(mine, "step", digits=2),
                 ratio,
                 cell(theirs, "peak", 1e9),
@@ -599,12 +767,17 @@ def trl_table(given: argparse.Namespace, results: Found) -> str:
         )
     prompts, samples, _ = given.grpo
     size = f"{prompts} × {samples}, {given.prompt} prompt tokens and {given.step_new} new"
-    title = f"Seconds of a GRPO step of {size}.\n\n"
-    return title + common.table(["model", "TRL", "ours", "TRL / ours", "TRL's peak, GB"], rows)
+    title = f"Seconds of a GRPO step of {size}. TRL has its fastest micro-batch. It trains bf16 "
+    title += (
+        "weights and has bf16 moments; ours has fp32 copies of the weights and fp32 moments.\n\n"
+    )
+    head = ["model", "TRL", "rows per micro-batch", "ours", "TRL / ours", "TRL's peak, GB"]
+    return title + common.table(head, rows)
 
 
 PARTS: dict[str, tuple[Any, Any]] = {
     "decode": (decode_cases, decode_table),
+    "detail": (detail_cases, detail_table),
     "update": (update_cases, update_table),
     "step": (step_cases, step_table),
     "trl": (trl_cases, trl_table),
@@ -636,6 +809,7 @@ def settings_of(given: argparse.Namespace) -> Found:
         "ppo",
     )
     values = {key: getattr(given, key) for key in (*kept, "micro_tokens", "profile", "rounds")}
+    values["tokenizer"] = Path(given.tokenizer).name  # a folder is of no use to others
     return json.loads(json.dumps(values | {"torch": torch.__version__}))
 
 
@@ -726,19 +900,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=7.0,
         help="do not start a case that would end later (default: 7)",
     )
-    parser.add_argument(
-        "--micro-tokens", type=int, default=8192, help="for update and trl; step uses its recipe's"
-    )
+    parser.add_argument("--micro-tokens", type=int, help="for update (default: the recipe's)")
     parser.add_argument(
         "--profile",
         choices=PROFILES,
         help="profile of the recipes, for step (default: by this card's memory)",
     )
+    parser.add_argument(
+        "--tokenizer",
+        default=models.BUNDLED[0],
+        help="bundled name or folder of the tokenizer that decodes text in step",
+    )
     parser.add_argument("--name", help="name of the files in benchmarks/results")
     given = parser.parse_args(arguments)
     toy = given.device == "cpu"
     given.models = given.models or (["toy"] if toy else ["3b", "1.5b", "0.5b"])
-    given.batches = given.batches or ([4, 6] if toy else [256, 64, 512])
+    given.batches = given.batches or ([4, 6] if toy else [192, 256, 64, 512])
     given.name = given.name or ("gpu_toy" if toy else "gpu")
     given.name_of_device = common.cpu() if toy else torch.cuda.get_device_name()
     if not toy:

@@ -1,8 +1,9 @@
 """A GRPO step, and training to a given accuracy, here and in TRL's GRPOTrainer, on a CPU.
 
     python benchmarks/laptop_vs_trl.py [MODEL_FOLDER] [--part step|accuracy|both]
+    python benchmarks/laptop_vs_trl.py FOLDER --recipe real-laptop --part step
 
-Both train the same model on the same problems in the same order, in fp32, with the laptop recipe's
+Both train the same model on the same problems in the same order, in fp32, with the recipe's
 reward, group size, optimizer and hyper-parameters: fused AdamW, beta 0, one update per batch, the
 recipe's clipped surrogate and mean over tokens, and advantages over the group's standard deviation.
 
@@ -131,7 +132,7 @@ class Race:
 
 
 def recipe(given: argparse.Namespace) -> Any:
-    """The laptop recipe with this benchmark's model, threads and limits."""
+    """The recipe with this benchmark's model, threads and limits."""
     from tinyzero.config import read_recipe, resolve
 
     overrides = {"model.name": given.model, "model.threads": given.threads, "seed": given.seed}
@@ -145,7 +146,7 @@ def recipe(given: argparse.Namespace) -> Any:
         overrides |= {f"rollout.{key}": value for key, value in fixed.items()} | {
             "optimizer.schedule": "constant"
         }
-    config = resolve(read_recipe("laptop"), overrides)
+    config = resolve(read_recipe(given.recipe), overrides)
     assert config.algorithm.name == "grpo", "TRL's side is written for GRPO"
     assert config.update.minibatches == config.update.epochs == 1, "and for one update per batch"
     return config
@@ -155,6 +156,7 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
     """The functions that train.py's loop is made of, in its order."""
     import torch
 
+    from tinyzero.config import Command
     from tinyzero.run.parts import build
     from tinyzero.types import Group
 
@@ -162,15 +164,15 @@ def train_ours(given: argparse.Namespace) -> dict[str, Any]:
     stopping = given.part == "accuracy"
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         started = time.perf_counter()
-        run = build(config, Path(folder) / "run", resume=False, started=started, stack=stack)
+        run = build(config, Path(folder) / "run", False, started, Command(), stack)
     laps, idle = Laps(), 0.0
     sampler: Any = run.sampler
     generate = laps.timed("generation", sampler.generate)
     if not stopping:
         sampler.end_ids = torch.tensor([], dtype=torch.long)
 
-        def without_stop(prompts: Any, params: Any, first_group: int = 0) -> Any:
-            return generate(prompts, replace(params, stop=()), first_group=first_group)
+        def without_stop(requests: Any, params: Any, done: Any = None) -> Any:
+            return generate(requests, replace(params, stop=()), done)
 
         sampler.generate = without_stop
 
@@ -224,11 +226,16 @@ def train_trl(given: argparse.Namespace) -> dict[str, Any]:
     stopping = given.part == "accuracy"
     total = config.steps if stopping else given.warmup + given.steps
     problems = [task.problem("train", i) for i in range(rollout.prompts * total)]
-    prompts = [task.prompt(problem, config.model.prompt) for problem in problems]
-    data = datasets.Dataset.from_dict({"prompt": prompts, "index": list(range(len(prompts)))})
     folder = models.locate(given.model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tuple(tokenizer(prompts[0])["input_ids"]) == models.encode_prompt(tokenizer, prompts[0])
+    # as text, so that TRL does not render a chat in its own way
+    encoded = [
+        models.encode_prompt(tokenizer, task.prompt(problem, config.model.prompt))
+        for problem in problems
+    ]
+    prompts = [tokenizer.decode(ids) for ids in encoded]
+    assert tuple(tokenizer(prompts[0])["input_ids"]) == tuple(encoded[0])
+    data = datasets.Dataset.from_dict({"prompt": prompts, "index": list(range(len(prompts)))})
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=settings["attention"]
     )
@@ -430,8 +437,9 @@ def compare_accuracy(
         else "ours did not reach it"
     )
     text = (
-        f"Training time to {given.accuracy:.0%} pass@1 on {given.problems} dev problems, laptop "
-        f"recipe, seed {given.seed}, {given.threads} threads, evaluated every {given.every} steps. "
+        f"Training time to {given.accuracy:.0%} pass@1 on {given.problems} dev problems, recipe "
+        f"{given.recipe}, seed {given.seed}, {given.threads} threads, evaluated every "
+        f"{given.every} steps. "
         f"TRL with {settings}. TRL / TinyZero: {says}.\n\n"
         + common.table(["", "seconds", "steps", "at the start", "at the end"], rows)
     )
@@ -446,6 +454,7 @@ def main() -> None:
     parser.add_argument(
         "model", nargs="?", default="tiny", help='a model folder, or "tiny" (default)'
     )
+    parser.add_argument("--recipe", default="laptop", help="the recipe of both trainers")
     parser.add_argument("--part", choices=["step", "accuracy", "both"], default="both")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

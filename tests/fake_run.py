@@ -75,6 +75,7 @@ def step_record(step: int, steps: int) -> dict[str, float]:
         "samples/generated": 256 * (step + 1),
         "tokens": 10_000 * (step + 1),
         "tokens/generated": 10_000,
+        "time/sample": 2.0,
         "time/step": 2.5,
         "time/elapsed": 20.0 + 2.5 * (step + 1),
         "time/cpu": 2.0 * (step + 1),

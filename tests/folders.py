@@ -1,12 +1,18 @@
 """Model folders like a user's: small random checkpoints of real families, with new tokenizers."""
 
+import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+Change = Callable[[Path], object]
+"""Changes a model folder."""
 
 SIZE: dict[str, Any] = {
     "hidden_size": 32,
@@ -88,3 +94,110 @@ def write(
     lm.save_pretrained(folder, max_shard_size="50KB" if shards else "5GB")
     tokenizer.save_pretrained(folder)
     return folder
+
+
+# Folders that somebody has had, each a copy of a healthy one with one thing changed.
+
+
+def edit(path: Path, **entries: Any) -> None:
+    """Change entries of a JSON file; None removes one."""
+    content = json.loads(path.read_text()) if path.exists() else {}
+    content = {key: value for key, value in (content | entries).items() if value is not None}
+    path.write_text(json.dumps(content))
+
+
+def settings(**entries: Any) -> Change:
+    return lambda folder: edit(folder / "config.json", **entries)
+
+
+def generation(**entries: Any) -> Change:
+    """A generation_config.json with these entries alone."""
+    return lambda folder: (folder / "generation_config.json").write_text(json.dumps(entries))
+
+
+def text(file: str, content: str) -> Change:
+    return lambda folder: (folder / file).write_text(content)
+
+
+def without(*files: str) -> Change:
+    def change(folder: Path) -> None:
+        for file in files:
+            (folder / file).unlink()
+
+    return change
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Change:
+    """Replace the weights by what `change` makes of them."""
+
+    def write(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+    return write
+
+
+def more(**added: torch.Tensor) -> Change:
+    """Add weights; a double underscore in a name is a dot."""
+    named = {name.replace("__", "."): weight for name, weight in added.items()}
+    return weights(lambda all_weights: all_weights | named)
+
+
+def projections(dtype: torch.dtype) -> Change:
+    """Store the projections of the attention in another type."""
+    return weights(lambda all_weights: {k: _cast(k, v, dtype) for k, v in all_weights.items()})
+
+
+def _cast(name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return weight.to(dtype) if "q_proj" in name else weight
+
+
+def shortened(file: str) -> Change:
+    def change(folder: Path) -> None:
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[: len(content) // 2])
+
+    return change
+
+
+def pickled(*extra: object) -> Change:
+    """Store the weights as PyTorch did before safetensors, together with other objects."""
+
+    def change(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        stored: dict[str, Any] = dict(load_file(path))
+        stored |= {f"extra.{number}": item for number, item in enumerate(extra)}
+        torch.save(stored, folder / "pytorch_model.bin")
+        path.unlink()
+
+    return change
+
+
+def adapter(kept: Callable[[str], bool] = lambda name: True, width: int = 32) -> Change:
+    """Put a LoRA adapter next to the weights, made for a model of this width."""
+
+    def change(folder: Path) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        config = AutoConfig.from_pretrained(folder)
+        config.update({"hidden_size": width})
+        torch.manual_seed(1)
+        base = AutoModelForCausalLM.from_config(config)
+        options = LoraConfig(
+            r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+        )
+        get_peft_model(base, options).save_pretrained(folder)
+        path = folder / "adapter_model.safetensors"
+        save_file({k: v for k, v in load_file(path).items() if kept(k)}, path)
+
+    return change
+
+
+class RunsCode:
+    """An object whose pickle writes a file when it is read."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.proof,)

@@ -66,3 +66,20 @@ def test_stuck_chains(trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [row["solved"] for row in found[:2]] == [row["solved"] for row in found[2:]], (
         "they are the same model"
     )
+
+
+def test_shared_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two groups of three rows: prompts of 5 tokens, completions of 4, whose last is not read."""
+    module = benchmark("shared_prefix", monkeypatch, tmp_path)
+    sizes = {"groups": 2, "samples": 3, "prompt": 5, "length": 4, "rounds": 1}
+    arguments = [f"--{name}={value}" for name, value in sizes.items()]
+    monkeypatch.setattr(sys, "argv", ["shared_prefix.py", "tiny", *arguments])
+    module.main()
+
+    (found,) = json.loads((tmp_path / "shared_prefix.json").read_text())["results"]
+    assert found["tokens"] == [6 * (5 + 3), 2 * 5 + 6 * 3]
+    layers = 4 * (2 * 128 * 128 + 2 * 128 * 32 + 3 * 128 * 384)
+    head = 24 * 105 * 128
+    assert found["flops"] == [6 * (layers * tokens + head) for tokens in found["tokens"]]
+    assert found["seconds"].keys() == {"padded", "joined", "shared"}
+    assert 0 < found["bound"] < found["seconds"]["padded"]

@@ -63,6 +63,9 @@ class Sound:
         ("countdown", {"operators": "-", "format_reward": 0.9}),
         ("multiplication", {}),
         ("multiplication", {"max_digits": 9}),
+        ("countdown", {"answer_only": True, "min_count": 2}),
+        ("sums", {}),
+        ("sums", {"max_number": 9999, "operators": "*"}),
         (f"{EXAMPLE}:BeatTheSum", {}),
     ],
 )
@@ -375,7 +378,7 @@ def test_a_file_that_does_not_import_says_why_and_can_be_fixed(
     ("name", "options", "message"),
     [
         ("countdwn", {}, r"unknown task 'countdwn': did you mean countdown\?"),
-        ("chess", {}, "unknown task 'chess': use one of countdown, multiplication"),
+        ("chess", {}, "unknown task 'chess': use one of countdown, multiplication, sums"),
         (
             "fractions:Fraction",
             {},

@@ -373,3 +373,40 @@ def test_nothing_saved_before_is_said_so(tmp_path: Path) -> None:
         UserError, match=r"cannot save .*: Not a directory; no checkpoint was saved before"
     ):
         save(tmp_path / "run", 10)
+
+
+# Added later
+
+
+def test_what_is_known_later_replaces_what_was_saved(tmp_path: Path) -> None:
+    path = save(tmp_path, 10)
+    checkpoint.reseal(path, {"step": 11, "new": [1, "a"]})
+    checkpoint.reseal(path, {"step": 12, "new": [2, "b"]})
+    assert verify(path) is None
+    loaded = load_latest(tmp_path, fail)
+    assert loaded is not None
+    assert loaded[1].keys() == {"step", "optimizer", "new"}
+    assert (loaded[1]["step"], loaded[1]["new"]) == (12, [2, "b"])
+    assert save(tmp_path, 10) == path, "an undamaged checkpoint is not written again"
+    assert (load_latest(tmp_path, fail) or loaded)[1]["step"] == 12
+
+
+def test_a_full_disk_leaves_a_checkpoint_as_it_was(tmp_path: Path) -> None:
+    path = save(tmp_path, 10)
+    before = contents(path)
+    with largest_file(100), pytest.raises(UserError, match="cannot save checkpoint"):
+        checkpoint.reseal(path, {"step": 11})
+    assert contents(path) == before
+
+
+def test_a_rehearsal_reads_what_it_wrote(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def read_back(folder: Path) -> None:
+        seen.append(sorted(contents(folder)))
+        raise UserError("another model")
+
+    with pytest.raises(UserError, match="another model"):
+        checkpoint.rehearse(tmp_path, write_model, state(0), read_back)
+    assert seen == [["config.json", "model.safetensors"]]
+    assert names(tmp_path) == []

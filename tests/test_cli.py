@@ -1,5 +1,6 @@
 """Every command works with a random model; every mistake gets one line and exit code 2."""
 
+import importlib
 import io
 import json
 import os
@@ -89,7 +90,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("completion powershell", "shell"),
         ("train --run.dir --dry-run", "--run.dir needs a value"),
         ("train --run.dir --steps 5", "--run.dir needs a value"),
-        ("train --task [1] --dry-run", "task.name is [1]: give the name of a task"),
+        ("train --task [1] --dry-run", "unknown task '[1]': use one of"),
         (f"train --seed {'1' * 5000}", "seed"),
         (f"train {'a' * 300}.toml", "File name too long"),
         ("train --algorithm.kl true --dry-run", "algorithm.kl is True"),
@@ -107,6 +108,13 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --run.rollouts 3 --run.rollouts_every 0 --dry-run", "run.rollouts has no effect"),
         ("train --sampler.cache_gb 2 --sampler torch --dry-run", "sampler.cache_gb has no effect"),
         ("train --rollout.prompts 2.5", "rollout.prompts"),
+        ("eval tiny --temperature 0 --k 8 --n 4", "--k 8 at --temperature 0 gives the same"),
+        ("train --update.pack yes", "--update.pack is 'yes': write true or false"),
+        ("train --steps '5\nseed=3' --dry-run", "steps is '5\\nseed=3'"),
+        ("train --steps '5 # five' --dry-run", "steps is '5 # five'"),
+        ("train --run.dir 'a\nb' --dry-run", "run.dir is 'a\\nb'"),
+        ("train --run.dir run_\udcff", "'run_\\udcff' has bytes that are not UTF-8"),
+        ("train --model.date yesterday --dry-run", "model.date is 'yesterday': write year"),
         ("train --optimizer.learning_rate -1", "optimizer.learning_rate"),
         ("train --task countdwn", "did you mean countdown"),
         ("train --task no.such.module:Task", "no.such.module"),
@@ -969,3 +977,36 @@ def test_explain_knows_the_headings_of_the_console(
 def test_explain_names_what_mentions_an_unknown_word(capsys: pytest.CaptureFixture[str]) -> None:
     assert "; these mention it: flat_groups, " in refused(capsys, "explain", "advantage")
     assert shown(capsys, "explain", "KL").startswith("kl (metric)")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("--model.name 7", 'name = "7"'),
+        ("--task.data 1e5", 'data = "1e5"'),
+        ("--task.data null", 'data = "null"'),
+        ("--task.data 007", 'data = "007"'),
+        ("--update.pack True", "pack = true"),
+        ("--update.pack FALSE", "pack = false"),
+        ("--lora.rank 4 --lora.targets q_proj,v_proj", 'targets = ["q_proj", "v_proj"]'),
+        ("--lora.rank 4 --lora.targets [q_proj]", 'targets = ["q_proj"]'),
+        ("--lora.rank 4 --lora.targets '[\"q_proj\"]'", 'targets = ["q_proj"]'),
+    ],
+)
+def test_an_option_is_read_by_its_type(
+    options: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinyzero.run.check.check_context", lambda config: None)
+    assert cli.main(["train", "--dry-run", *shlex.split(options)]) == 0
+    assert f"\n{line}\n" in capsys.readouterr().out
+
+
+def test_a_folder_is_named_as_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Path] = []
+    loop = importlib.import_module("tinyzero.train")
+    monkeypatch.setattr(loop, "train", lambda config, folder, *rest: given.append(folder))
+    monkeypatch.setattr("tinyzero.cli.train.closing_lines", lambda folder, seconds: [])
+    monkeypatch.setattr("tinyzero.cli.train._alarm_lines", lambda folder: [])
+    for name in ("2024", "007", "1e5", "true", "[1]", "null", "2024-01-01", "a b"):
+        assert cli.main(["train", "--run.dir", name]) == 0
+        assert given[-1] == Path(name)

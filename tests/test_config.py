@@ -18,12 +18,14 @@ from tinyzero.config import (
     RECIPES,
     Config,
     OptimizerOptions,
+    adapter_note,
     option_keys,
     parse_overrides,
     profiles,
     read_recipe,
     recipes,
     resolve,
+    sizes,
     split_name,
     to_toml,
 )
@@ -197,7 +199,7 @@ def test_an_unknown_key_names_the_nearest(argument: str, says: str) -> None:
         "--rollout.temperature=inf",
         "--eval.greedy=maybe",
         "--eval.greedy=1",
-        "--model.prompt=3",
+        "--model.dtype=3",
         "--checkpoint.keep=0",
     ],
 )
@@ -489,3 +491,77 @@ def test_a_run_s_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> No
     for wrong in ("~nobody-of-this-name/x", "a\0b"):
         with pytest.raises(UserError, match=r"run\.dir"):
             config.resolve({}, {"run.dir": wrong})
+
+
+RATES = {"optimizer": 1e-6, "critic": 1e-5, "prm": 2e-6}
+FULL: dict[str, Any] = {name: {"learning_rate": rate} for name, rate in RATES.items()}
+
+
+def rates(config: Config) -> list[float]:
+    return [getattr(config, name).learning_rate for name in RATES]
+
+
+class TestAdaptersWithoutALearningRate:
+    def test_get_ten_times_that_of_the_recipe_for_every_trained_model(self) -> None:
+        assert rates(resolved("--lora.rank=64", recipe=FULL)) == [1e-5, 1e-4, 2e-5]
+        assert rates(resolved("--lora.rank=0", recipe=FULL)) == [1e-6, 1e-5, 2e-6]
+        assert rates(resolved("--lora.rank=64")) == [1e-5, 1e-5, 1e-5]
+        assert rates(resolved(recipe={"lora": {"rank": 8}})) == [1e-5, 1e-5, 1e-5]
+
+    def test_also_where_the_algorithm_chooses_the_rate(self) -> None:
+        ppo = {"algorithms": {"ppo": {"critic": {"learning_rate": 3e-5}}}}
+        config = resolved("--lora.rank=64", "--algorithm=ppo", recipe=FULL | ppo)
+        assert rates(config) == [1e-5, 3e-4, 2e-5]
+
+    def test_keep_a_rate_that_somebody_gave(self) -> None:
+        given = "--optimizer.learning_rate=3e-5"
+        assert rates(resolved("--lora.rank=64", given, recipe=FULL)) == [3e-5, 1e-4, 2e-5]
+
+    def test_keep_those_of_a_recipe_or_profile_for_adapters(self, tmp_path: Path) -> None:
+        own = FULL | {"lora": {"rank": 16}}
+        assert rates(resolved("--lora.rank=64", recipe=own)) == list(RATES.values())
+        small = {"lora": {"rank": 8}, "optimizer": {"learning_rate": 4e-5}}
+        config = resolve(FULL | {"profiles": {"24gb": small}}, {}, "24gb")
+        assert rates(config) == [4e-5, 1e-4, 2e-5]
+
+    def test_are_raised_once_in_a_recipe_that_inherits(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.toml"
+        path.write_text('inherit = "qwen2.5-3b"\n[lora]\nrank = 16\n')
+        config = resolve(read_recipe(str(path)), {"algorithm.name": "ppo"})
+        assert rates(config) == [1e-5, 1e-4, 1e-5]
+        written = tmp_path / "config.toml"
+        written.write_text(to_toml(config))
+        assert resolve(read_recipe(str(written)), {}) == config
+
+    def test_are_mentioned_only_if_they_were_raised(self) -> None:
+        note = adapter_note(FULL, {"lora.rank": 64})
+        assert note is not None
+        assert "1e-05" in note
+        for recipe, overrides in (
+            (FULL, {}),
+            (FULL, {"lora.rank": 64, "optimizer.learning_rate": 1e-5}),
+            (FULL | {"lora": {"rank": 16}}, {"lora.rank": 64}),
+        ):
+            assert adapter_note(recipe, overrides) is None
+
+
+def test_a_task_in_a_file_is_remembered_by_its_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = resolved("--task=tasks/mine.py:Mine", "--sampler=../own.py:Own")
+    assert config.task.name == f"{tmp_path}/tasks/mine.py:Mine"
+    assert config.sampler.name == f"{tmp_path.parent}/own.py:Own"
+    assert resolved("--task=a.module:Mine").task.name == "a.module:Mine"
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_small_real_model_without_a_gpu_gets_the_recipe_for_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(sizes, "has_gpu", lambda: gpu)
+    (tmp_path / "tiny.toml").write_text('[model]\nname = "tiny"\ndevice = "cpu"\n')
+    assert sizes.recipe_for("x/smol", 135e6, tmp_path) == "qwen2.5-0.5b"
+    (tmp_path / "real.toml").write_text('[model]\nname = "models/smol"\ndevice = "cpu"\n')
+    assert sizes.recipe_for("x/smol", 135e6, tmp_path) == ("qwen2.5-0.5b" if gpu else "real")
+    assert sizes.recipe_for("x/large", 3e9, tmp_path) == "qwen2.5-3b"

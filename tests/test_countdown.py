@@ -332,7 +332,7 @@ GOOD = '{"target": 6, "nums": [1, 2, 3]}\n'
         ('{"target": 6, "nums": [6]}', r"row 1 .* has nums \[6\]"),
         ('{"target": 6, "nums": [1, 1, 1, 1, 1, 1, 1]}', "row 1 .* must be a list of 2 to 6"),
         ('{"target": 6, "nums": [1, "2"]}', "row 1 .* has '2' in nums"),
-        ('{"target": 6, "nums": [1, 0]}', "row 1 .* has 0 in nums: all must be positive"),
+        ('{"target": 6, "nums": [1, 0]}', "row 1 .* has 0 in nums: each must be a positive"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -530,3 +530,36 @@ def test_a_row_without_solution_is_named_when_drawn(tmp_path: Path) -> None:
     empty = next(split for split in SPLITS if split != home)
     with pytest.raises(UserError, match=f"has no rows in split '{empty}'"):
         task.problem(empty, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"target": 10000000000000000000, "nums": [9, 1]}', "row 0 .* at most 19 digits"),
+        ('{"target": 9, "nums": [10000000000000000000, 1]}', "row 0 .* at most 19 digits"),
+        ("[" * 100_000, "row 0 .* is not JSON"),
+        ('{"target": ' + "1" * 5000 + ', "nums": [1, 2]}', "row 0 .* is not JSON"),
+        ('{"target": 3, "nums": [1, 2]}\n\n{"target": 3, "nums": [1, 2]}', "row 1 .* is not JSON"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_rows(path)
+    assert len(str(caught.value)) < 300
+
+
+def test_empty_lines_at_the_end_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    for end in ("", "\n", "\n\n", "\r\n \n"):
+        path.write_text('{"target": 3, "nums": [1, 2]}' + end)
+        assert read_rows(path) == [Row(3, (1, 2))]
+
+
+def test_the_largest_numbers_are_computed_exactly() -> None:
+    largest = 10**19 - 1
+    rows = [Row(2, (largest, largest, 4)), Row(2, (largest, largest - 2)), Row(largest, (1, 2))]
+    assert stats(rows)["plus_minus"] == pytest.approx(1 / 3)
+    # 2 * (2**63 - 1) + 4 is 2 in 64 bits
+    assert stats([Row(2, (2**63 - 1, 2**63 - 1, 4))])["plus_minus"] == 0

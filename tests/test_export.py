@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import folders
 import pytest
 import tiny
 import torch
@@ -24,7 +25,7 @@ from tinyzero.run import records
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.tasks import corpora
 from tinyzero.tools import export
-from tinyzero.types import SamplingParams
+from tinyzero.types import Problem, Reward, SamplingParams
 
 SETTINGS = {
     "steps": 2,
@@ -37,6 +38,7 @@ SETTINGS |= {
     "eval.problems": 3,
     "eval.test_problems": 3,
     "eval.max_tokens": 16,
+    "eval.temperature": 0.8,
     "checkpoint.every": 1,
 }
 SETTINGS |= {"task.max_number": 20, "model.threads": 1, "eval.samples": 2, "eval.greedy": "true"}
@@ -148,7 +150,7 @@ def test_the_generation_config_says_how_it_stops_and_is_sampled(exported: Path) 
     assert sorted(map(tokenizer.decode, config.eos_token_id)) == ["</answer>", "<|endoftext|>"]
     assert config.stop_strings is None
     assert config.max_new_tokens == 16
-    assert (config.do_sample, config.temperature, config.top_k, config.top_p) == (True, 1.0, 0, 1.0)
+    assert (config.do_sample, config.temperature, config.top_k, config.top_p) == (True, 0.8, 0, 1.0)
     assert config.pad_token_id == tokenizer.pad_token_id
 
 
@@ -242,7 +244,116 @@ def test_what_cannot_be_exported_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_appears_only_after_it_was_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model = models.save_model
+
+    def broken(lm: Any, tokenizer: Any, folder: Path) -> None:
+        save_model(lm, tokenizer, folder)
+        (folder / "model.safetensors").unlink()
+
+    monkeypatch.setattr(models, "save_model", broken)
+    assert "it has no weights" in refused(capsys, "export", "tiny", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_everybody_may_read_what_is_written(tmp_path: Path) -> None:
+    source = folders.write(tmp_path / "source", "llama", shards=True)
+    export.export(str(source), None, tmp_path / "out", "out")
+    files = [file for file in (tmp_path / "out").iterdir() if file.is_file()]
+    assert {file.name for file in files} >= {"model.safetensors", "README.md", "config.json"}
+    allowed = (tmp_path / "out" / "README.md").stat().st_mode
+    assert {file.stat().st_mode for file in files} == {allowed}
+
+
+def test_the_tokenizer_names_a_class_that_others_know(tmp_path: Path) -> None:
+    source = folders.write(tmp_path / "source", "llama")
+    before = json.loads((source / "tokenizer_config.json").read_text())
+    assert before["tokenizer_class"] == "TokenizersBackend"
+    assert isinstance(before["extra_special_tokens"], list)
+
+    export.export(str(source), None, tmp_path / "out", "out")
+    after = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert after["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert after["additional_special_tokens"] == before["extra_special_tokens"]
+    ours, theirs = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "out", source))
+    text = folders.TEXT[0] + "<|im_start|> ü\n"
+    assert ours(text).input_ids == theirs(text).input_ids
+    assert ours.all_special_tokens == theirs.all_special_tokens
+
+
+# ---- where it comes from
+
+FRONT = "---\nlicense: other\nlicense_name: mine\nbase_model:\n- me/base\ntags: [x]\n---\n# Mine\n"
+
+
+def test_licence_and_base_model_survive_a_run_and_two_exports(base: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(base, tmp_path / "source"))
+    (source / "README.md").write_text(FRONT)
+    (source / "LICENSE.txt").write_text("Do what you like.")
+    run = tmp_path / "run"
+    options = {"model.name": source, "run.dir": run} | SETTINGS | {"steps": 1}
+    assert cli.main(["train", "laptop", *(f"--{k}={v}" for k, v in options.items())]) == 0
+    torch.set_num_threads(1)
+
+    shutil.rmtree(source)
+    assert cli.main(["export", str(run), str(tmp_path / "once")]) == 0
+    assert cli.main(["export", str(tmp_path / "once"), str(tmp_path / "twice")]) == 0
+    for folder in (tmp_path / "once", tmp_path / "twice"):
+        origin = models.read_origin(folder)
+        assert origin.entries == {
+            "license": "other",
+            "license_name": "mine",
+            "base_model": ["me/base"],
+        }
+        assert origin.licences == {"LICENSE.txt": b"Do what you like."}
+    assert "trained on countdown with grpo" in (tmp_path / "once" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "card", ["", "# No front", "---\n[\n---\n", "---\n- a\n---\n", "---", "---\nlicense: 3\n---\n"]
+)
+def test_a_card_that_says_nothing_is_no_obstacle(card: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(card)
+    assert models.read_origin(tmp_path) == models.Origin()
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: \xff\n---")
+    assert models.read_origin(tmp_path) == models.Origin()
+
+
+def test_the_bundled_bases_have_our_licence() -> None:
+    assert models.origin_of("tiny") == models.Origin({"license": "apache-2.0"})
+
+
 # ---- the card
+
+
+class Bare:
+    """A task whose answers are numbers without any tag, as in a data set of one's own."""
+
+    def problem(self, split: str, index: int) -> Problem:
+        return Problem(str(index), {"a": index}, split, str(index))  # type: ignore[arg-type]
+
+    def prompt(self, problem: Problem, template: str) -> str:
+        return f"{problem.fields['a']}+1="
+
+    def reward(self, problem: Problem, text: str) -> Reward:
+        return Reward(float(text == self.solution(problem)), {})
+
+    def solution(self, problem: Problem) -> str:
+        return str(problem.fields["a"] + 1)
+
+
+def test_a_card_claims_no_stop_string_that_answers_do_not_have() -> None:
+    name = f"{Path(__file__)}:Bare"
+    bare = resolve(read_recipe("laptop"), {"task.name": name})
+    said = export._use("mine", "float32", bare)
+    assert "ends its answer with its end token" in said
+    assert "</answer>" not in said
+    assert "stop=[]" in said
+
+    countdown = export._use("mine", "float32", resolve(read_recipe("laptop"), {}))
+    assert "ends its answer with `</answer>`" in countdown
 
 
 def code(card: str) -> list[str]:
@@ -359,7 +470,8 @@ def test_the_card_begins_as_the_hub_reads_it(exported: Path, bundled: Path) -> N
         read_recipe("qwen2.5-3b"),
         {"model.name": "Qwen/Qwen2.5-3B", "task.name": "examples/my_task.py:Mine"},
     )
-    hub = export._front_matter(config, export.History(1, [], []))
+    origin = export._origin("Qwen/Qwen2.5-3B", config)
+    hub = export._front_matter(config, export.History(1, [], []), origin)
     assert 'base_model: "Qwen/Qwen2.5-3B"' in hub
     assert '"Mine"]' in hub
     assert "How it was trained is not known." in (bundled / "README.md").read_text()

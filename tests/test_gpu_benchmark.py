@@ -98,6 +98,95 @@ def test_the_bandwidth_bound_by_hand(gpu: Any) -> None:
     )
 
 
+def test_the_bound_of_large_batches_is_the_rate(gpu: Any) -> None:
+    """Each step reads 88 B of weights for 2 * 88 FLOPs, and a context token 8 B for 8 FLOPs.
+
+    The two rows have contexts of 5 and 6 tokens, so 176 B and FLOPs of the cache in total.
+    """
+    assert gpu.decode_bound(TOY, 2, 4, 3, 1e9, 100.0) == pytest.approx(4 / (3.52 + 1.76))
+    # With 100 B and 150 FLOPs per second, the weights are bound by them and the cache by its bytes.
+    assert gpu.decode_bound(TOY, 2, 4, 3, 100.0, 150.0) == pytest.approx(4 / (352 / 150 + 1.76))
+    # 3B at 3.35 TB/s and 650 TFLOP/s: nothing can reach 60 % of the bandwidth bound at 512 rows.
+    shape = SHAPES["Qwen/Qwen2.5-3B"]
+    for rows, share in ((192, 1.0), (512, 0.57)):
+        by_bandwidth = gpu.decode_bound(shape, rows, 140, 512, 3.35e12)
+        bound = gpu.decode_bound(shape, rows, 140, 512, 3.35e12, 650e12)
+        assert bound / by_bandwidth == pytest.approx(share, abs=0.01)
+
+
+def test_a_fallback_is_not_published(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A case that decoded without graphs or flash attention is an error instead of a figure."""
+    states = {"sampler/graphs": 1.0, "sampler/attention": 0.0}
+    monkeypatch.setattr(gpu.TorchSampler, "metrics", lambda _: states)
+    case = run(gpu, "decode", "--engines", "ours", "--batches", "4")["toy/4/ours"]
+    assert case == {"error": "RuntimeError: not in use: sampler/attention; []"}
+    states["sampler/attention"] = 1.0
+    case = run(gpu, "decode", "--engines", "ours", "--batches", "4")["toy/4/ours"]
+    assert case["tokens"] == 48
+
+
+def test_ours_comes_first_and_the_recipes_batch_too(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    given = gpu.parse(["--part", "decode", "--device", "cuda", "--profile", "80gb"])
+    keys = [key for key, _ in gpu.decode_cases(given)]
+    assert keys[:3] == ["3b/192/ours", "1.5b/192/ours", "0.5b/192/ours"]
+    assert all(key.endswith("ours") for key in keys[: len(keys) // 4])
+    assert given.batches[0] == gpu.recipe_of(given, "3b", "grpo").rollout.rows
+
+
+def test_the_detail_of_decoding(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    case = run(gpu, "detail", "--batches", "4")["toy/4"]
+    assert case["prefill tokens/s"] > 0
+    assert case["gap"] < 0.01
+    assert case["captures"] == {}, "a CPU has no graphs"
+    assert len(case["kernels"]) == 25
+    times = [spent for _, spent in case["kernels"]]
+    assert times == sorted(times, reverse=True)
+    assert f"| `{case['kernels'][0][0][:70]}` |" in capsys.readouterr().out
+
+
+def test_without_git_the_commit_is_unknown(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert gpu.common._commit() == "unknown"
+
+
+def test_the_division_of_the_cache_is_robust(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The layout in use is among those compared, and 50 equal rows take steps that add up."""
+    simulation = benchmark("rooms", monkeypatch, tmp_path)
+    rooms = simulation.rooms
+    chosen = rooms.layout_for(640, 192, simulation.PROMPT, simulation.LIMIT)
+    assert chosen in simulation.layouts().values()
+    assert len({layout.tokens // 1000 for layout in simulation.layouts().values()}) <= 2
+
+    steps = (simulation.step_seconds(50, 50 * (simulation.PROMPT + t)) for t in range(7))
+    rate = simulation.tokens_per_second([7] * 50, rooms.Layout(50, 1216))
+    assert rate == pytest.approx(50 * 7 / sum(steps))
+    # With one long room, 3 rows that outgrow short ones need it one after the other.
+    monkeypatch.setattr(simulation, "step_seconds", lambda rows, tokens: 1.0)
+    layout = rooms.Layout(1, 1216, 3, simulation.PROMPT + 4)
+    assert simulation.tokens_per_second([10] * 4, layout) == pytest.approx(40 / 28)
+
+
+def test_lengths_have_the_planned_mean(gpu: Any) -> None:
+    assert sum(gpu.LENGTHS) / len(gpu.LENGTHS) == pytest.approx(0.3)
+    given = gpu.parse(["--part", "step", "--device", "cpu"])
+    lengths = gpu.lengths_of(given, "grpo lengths", 640, 1024)
+    assert float(lengths.float().mean()) == pytest.approx(307, abs=1)
+    assert gpu.lengths_of(given, "grpo", 3, 1024).tolist() == [8, 8, 8]
+
+
+def test_text_of_random_tokens_has_no_stop_string(gpu: Any) -> None:
+    given = gpu.parse(["--part", "step", "--device", "cpu"])
+    decode = gpu.text_decoder(given)
+    text = decode(torch.randint(0, 151_936, (2000,)).tolist())
+    assert len(text) > 1000
+    assert gpu.STOP not in text
+
+
 def test_the_updates_flops_by_hand(gpu: Any) -> None:
     # 3 rows of 2 + 2 tokens: 12 go through the layer and 6 through the head. Each row has 10 pairs,
     # each of 4 * 2 FLOPs.
@@ -166,14 +255,16 @@ def test_the_update_counts_its_tokens(gpu: Any) -> None:
 
 def test_a_step_is_the_sum_of_its_parts(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
     found = run(gpu, "step")
-    for kind, parts, tokens in (("grpo", 3, 4 * 5 * 8), ("ppo", 4, 8 * 8)):
+    deciles = sum(max(1, int(share * 8)) for share in gpu.LENGTHS)
+    kinds = (("grpo", 3, 4 * 5 * 8), ("grpo lengths", 3, 2 * deciles), ("ppo", 4, 8 * 8))
+    for kind, parts, tokens in kinds:
         for step in found[f"toy/{kind}"]["steps"]:
             laps = [seconds for name, seconds in step.items() if name not in ("step", "tokens")]
             assert len(laps) == parts
             assert step["step"] == pytest.approx(sum(laps))
             assert step["tokens"] == tokens
     table = capsys.readouterr().out
-    assert gpu.projection("toy", found["toy/grpo"]["step"]) in table
+    assert gpu.projection("toy", found["toy/grpo lengths"]["step"]) in table
     assert "| toy | grpo 4 × 5 | 16 | no |" in table
     assert "| toy | ppo 8 × 1 | 8 | no |" in table
 
@@ -181,8 +272,11 @@ def test_a_step_is_the_sum_of_its_parts(gpu: Any, capsys: pytest.CaptureFixture[
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs trl")
 @pytest.mark.filterwarnings("default")
 def test_trl_takes_the_same_step(gpu: Any) -> None:
-    found = run(gpu, "trl")["toy/trl"]
-    assert found["tokens"] == 4 * 5 * 8
-    assert found["step"] == min(found["seconds"][1:])
-    assert len(found["seconds"]) == 2
+    cases = run(gpu, "trl")
+    for micro in (5, 10):
+        found = cases[f"toy/trl/{micro}"]
+        assert found["tokens"] == 4 * 5 * 8
+        assert found["micro"] == micro
+        assert found["step"] == min(found["seconds"][1:])
+        assert len(found["seconds"]) == 2
     assert sys.modules["trl"]

@@ -503,9 +503,13 @@ def test_implicit_reward_loss_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("pulled", ["logprobs", "entropy", "both"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 3, 100])
-def test_chosen_logprobs_and_their_gradients(rows: int, bias: bool) -> None:
+def test_chosen_logprobs_and_their_gradients(
+    rows: int, bias: bool, pulled: str, temperature: float
+) -> None:
     """Any chunk size agrees with autograd through all logits at once."""
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(n, 6, generator=generator).requires_grad_() for n in (8, 11))
@@ -513,13 +517,77 @@ def test_chosen_logprobs_and_their_gradients(rows: int, bias: bool) -> None:
     targets = torch.randint(0, 11, (8,), generator=generator)
     pull = torch.randn(2, 8, generator=generator)
     inputs = [x for x in (hidden, weight, shift) if x is not None]
-    logprobs, entropy = losses.chosen_logprobs(hidden, weight, shift, targets, 0.7, rows)
-    found = torch.autograd.grad((torch.stack((logprobs, entropy)) * pull).sum(), inputs)
-    logits = hidden @ weight.T / 0.7 if shift is None else (hidden @ weight.T + shift) / 0.7
+
+    def gradient(logprobs: Tensor, entropy: Tensor) -> tuple[Tensor, ...]:
+        pulls = {"logprobs": (logprobs * pull[0]).sum(), "entropy": (entropy * pull[1]).sum()}
+        pulls["both"] = pulls["logprobs"] + pulls["entropy"]
+        return torch.autograd.grad(pulls[pulled], inputs)
+
+    head = (hidden, weight, shift, targets, temperature, rows)
+    found = losses.chosen_logprobs(*head)
+    logits = (hidden @ weight.T + (0 if shift is None else shift)) / temperature
     slow = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0], losses.entropy(logits)
-    expected = torch.autograd.grad((torch.stack(slow) * pull).sum(), inputs)
-    torch.testing.assert_close((logprobs, entropy), slow, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+    torch.testing.assert_close(found, slow, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient(*found), gradient(*slow), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses.scored_logprobs(*head), slow[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_nearly_certain_logprob_keeps_its_digits() -> None:
+    """The logprob is near -e⁻¹⁰, only 12 times the spacing of float32 numbers near the logit."""
+    weight = torch.tensor([[40.0], [30.0]])
+    logprobs, entropy = losses.chosen_logprobs(
+        torch.ones(1, 1), weight, None, torch.tensor([0]), 1.0, 1
+    )
+    assert logprobs.item() == pytest.approx(-math.exp(-10), rel=3e-3)
+    assert entropy.item() == pytest.approx(11 * math.exp(-10), rel=3e-3)
+
+
+class FullWrites(TorchDispatchMode):
+    """Counts the operations that write a tensor of a given number of elements."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()
+        self.elements, self.names = elements, list[str]()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        is_full = isinstance(out, Tensor) and out.numel() == self.elements
+        if is_full and not function.is_view and "empty" not in str(function):
+            self.names.append(str(function).removeprefix("aten."))
+        return out
+
+
+def test_the_head_writes_its_logits_few_times() -> None:
+    """What is written at the size of the logits, forward and backward, with an unused entropy."""
+    hidden, weight = (torch.randn(n, 4, requires_grad=True) for n in (8, 50))
+    targets = torch.zeros(8, dtype=torch.long)
+    with FullWrites(8 * 50) as writes:
+        logprobs, _ = losses.chosen_logprobs(hidden, weight, None, targets, 1.0, 8)
+    assert writes.names == ["mm.default", "_softmax.default", "special_entr.out"]
+
+    with FullWrites(8 * 50) as writes:
+        logprobs.sum().backward()
+    changed = ["sub_.Tensor", "exp_.default", "scatter_add_.default", "mul.out"]
+    assert writes.names == ["mm.default", *changed]
+
+    with FullWrites(8 * 50) as writes:
+        losses.scored_logprobs(hidden, weight, None, targets, 1.0, 8)
+    assert writes.names == ["mm.default", "_log_softmax.default"]
+
+
+def test_the_gradient_of_the_head_is_added_inside_the_product() -> None:
+    """No second tensor of the weight's size is written for any chunk but the last conversion."""
+    hidden, weight = (torch.randn(n, 4, requires_grad=True) for n in (8, 50))
+    targets = torch.zeros(8, dtype=torch.long)
+    logprobs, _ = losses.chosen_logprobs(hidden, weight, None, targets, 1.0, 2)
+    with FullWrites(50 * 4) as writes:
+        logprobs.sum().backward()
+    assert writes.names.count("addmm_.default") == 4
+    assert "mm.default" not in writes.names
+    assert not any(name.startswith("add") for name in set(writes.names) - {"addmm_.default"})
 
 
 def test_chosen_logprobs_hold_few_logits_at_a_time() -> None:

@@ -192,6 +192,7 @@ RECORD = {
     "response_length": 80.26,
     "behaviour/attempts": 3.5,
     "tokens/generated": 9000,
+    "time/sample": 2.0,
     "time/step": 2.0,
 }
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from folders import FAMILIES
 from test_learner import NO_CLIP, rollouts
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from tinyzero import config, models
@@ -312,6 +314,24 @@ def test_a_low_precision_learner_goes_on_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+class Precisions(TorchDispatchMode):
+    """Notes how precise float32 products are: those of adapters of a given rank, and others."""
+
+    def __init__(self, rank: int, seen: dict[str, set[str]]) -> None:
+        super().__init__()
+        self.rank, self.seen = rank, seen
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        inputs = [x for x in args if isinstance(x, Tensor) and x.dtype == torch.float32]
+        if str(function).startswith(("aten.mm", "aten.addmm", "aten.bmm")) and len(inputs) > 1:
+            has_rank = any(self.rank in x.shape for x in inputs)
+            kind = "adapters" if has_rank else "others"
+            self.seen[kind].add(torch.get_float32_matmul_precision())
+        return function(*args, **(kwargs or {}))
+
+
 class TestAdapters:
     options = LoraSection(rank=4, alpha=8)
 
@@ -420,9 +440,9 @@ class TestAdapters:
             models.load_model,
         )
 
-        def noted(name: str, dtype: torch.dtype, device: str, *more: Any) -> Backbone:
+        def noted(name: str, dtype: torch.dtype, device: str, *more: Any, **named: Any) -> Backbone:
             asked.append(device)
-            return load_model(name, dtype, device, *more)
+            return load_model(name, dtype, device, *more, **named)
 
         monkeypatch.setattr(models, "load_model", noted)
         monkeypatch.setattr(models, "pick_device", lambda name: "meta")
@@ -463,7 +483,7 @@ class TestAdapters:
             ("cpu", torch.bfloat16, "highest"),
         ],
     )
-    def test_a_gpu_computes_adapters_of_low_precision_weights_in_tf32(
+    def test_a_gpu_computes_adapters_and_nothing_else_in_tf32(
         self,
         device: str,
         dtype: torch.dtype,
@@ -471,12 +491,45 @@ class TestAdapters:
         written: dict[str, str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        asked: list[str] = []
-        monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+        """Rotary tables are a product in some versions of transformers: here one stands for it."""
         model = models.load_model(written["qwen2"], dtype)
-        monkeypatch.setattr(Backbone, "device", torch.device(device))
-        lora.add_adapter(model, self.options)
-        assert (asked or ["highest"]) == [expected]
+        with monkeypatch.context() as patch:
+            patch.setattr(Backbone, "device", torch.device(device))
+            lora.add_adapter(model, LoraSection(rank=7))  # no other size is 7
+
+        rotary = type(model.core.rotary_emb).forward
+
+        def with_product(module: Any, x: Tensor, positions: Tensor) -> Any:
+            seen["rotary"].add(torch.get_float32_matmul_precision())
+            return rotary(module, x, positions)
+
+        monkeypatch.setattr(type(model.core.rotary_emb), "forward", with_product)
+        seen: dict[str, set[str]] = {"adapters": set(), "others": set(), "rotary": set()}
+        with Precisions(7, seen):
+            critic = models.ValueModel(model)
+            critic.head.weight.data.fill_(1.0)
+            critic.values(padded()[0]).sum().backward()
+        assert seen == {"adapters": {expected}, "others": {"highest"}, "rotary": {"highest"}}
+        assert torch.get_float32_matmul_precision() == "highest"
+
+    def test_products_in_tf32_have_the_gradient_of_the_layer(
+        self, written: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On a CPU, TF32 is float32: nothing but the way to compute it is different."""
+        gradients = []
+        for device in ("cpu", "cuda"):
+            model = models.load_model(written["qwen2"], torch.bfloat16)
+            with monkeypatch.context() as patch:
+                patch.setattr(Backbone, "device", torch.device(device))
+                lora.add_adapter(model, self.options)
+            generator = torch.Generator().manual_seed(1)
+            trained = [p for p in model.parameters() if p.requires_grad]
+            for parameter in trained:
+                parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+            gradients.append(
+                torch.autograd.grad(model.logits(padded()[0]).logsumexp(-1).sum(), trained)
+            )
+        torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-5)
 
     def test_a_name_that_no_layer_has(self, written: dict[str, str]) -> None:
         with pytest.raises(UserError, match=r"lora.targets \['nowhere'\]"):

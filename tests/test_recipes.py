@@ -25,6 +25,7 @@ QWEN = [
     f"qwen2.5-{size}b{kind}" for size, kind in product(("0.5", "1.5", "3", "7"), ("", "-instruct"))
 ]
 LARGE = [*QWEN, "llama-3.2-3b", "qwen3-0.6b", "qwen3-1.7b", "smollm3-3b"]
+REAL = ["real-laptop", "real-laptop-countdown"]
 ORIGINAL = "tinyzero-original-3b-ppo"
 
 
@@ -37,7 +38,7 @@ def planned(config: Config, gpu: str) -> Plan:
 
 
 def test_the_recipes_are_these() -> None:
-    assert sorted([*LARGE, ORIGINAL, "laptop", "multiplication"]) == recipes()
+    assert sorted([*LARGE, *REAL, ORIGINAL, "laptop", "multiplication"]) == recipes()
     for name in LARGE:
         assert set(profiles(read_recipe(name))) == set(HOLDS)
 

@@ -658,7 +658,7 @@ def test_the_numbers_in_the_page_are_those_of_the_streams(run: Path, tmp_path: P
         for key in ("pass@1", "pass@1/low", "pass@1/high", "response_length"):
             assert found["curves"][split][key] == pytest.approx([e[key] for e in scored], rel=1e-5)
         assert found["curves"][split]["x/step"] == [e["step"] for e in scored]
-    speed = [s["tokens/generated"] / s["time/step"] for s in steps]
+    speed = [s["tokens/generated"] / s["time/sample"] for s in steps]
     assert found["curves"]["steps"]["tokens/s"] == pytest.approx(speed)
     first, *_, last = [e for e in evals if e["split"] == "test"]
     for when, e in (("before", first), ("after", last)):

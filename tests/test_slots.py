@@ -16,10 +16,13 @@ from torch.nn import functional as F
 from tinyzero.config import LoraSection
 from tinyzero.errors import NonFiniteError
 from tinyzero.models import Backbone, attention, lora
+from tinyzero.run.progress import sampler_metrics
 from tinyzero.samplers import draw as draw_room
+from tinyzero.samplers import rooms
 from tinyzero.samplers import slots as slots_room
-from tinyzero.samplers.draw import invert, invert_large
-from tinyzero.samplers.slot_schedule import _to_host
+from tinyzero.samplers.draw import distribution, invert, invert_large, next_token, row_keys
+from tinyzero.samplers.rooms import Layout
+from tinyzero.samplers.slot_schedule import SlotSchedule, _to_host
 from tinyzero.samplers.slots import Slots, fault_of, flash_attention, masked_attention, supports
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.types import Completion, SamplingParams
@@ -34,6 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make limits small, so that a few rows need several buckets and several prefills."""
     monkeypatch.setattr(slots_room, "SMALLEST", 2)
     monkeypatch.setattr(slots_room, "PREFILL_TOKENS", 30)
+    monkeypatch.setattr(rooms, "ALIGNMENT", 4)
 
 
 def sampler_of(
@@ -70,6 +74,64 @@ def test_slots_draw_what_lock_step_draws(shape: str) -> None:
     assert {c.finish_reason for c in flat(expected)} == {"stop", "length"}
 
 
+def join_weights(model: Backbone, biases: bool) -> None:
+    """Let weights that are multiplied by the same input be the rows of one matrix."""
+    for block in model.lm.model.layers:
+        attention, mlp = block.self_attn, block.mlp
+        queries = [attention.q_proj, attention.k_proj, attention.v_proj]
+        for modules in (queries, [mlp.gate_proj, mlp.up_proj]):
+            names = ["weight"]
+            if biases and modules[0].bias is not None:
+                names += ["bias"]
+            for name in names:
+                parts = [getattr(module, name).data for module in modules]
+                rows = torch.cat(parts).split([len(part) for part in parts])
+                for module, part in zip(modules, rows, strict=True):
+                    getattr(module, name).data = part
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("shape", tiny.SHAPES)
+def test_joined_weights_are_one_product(shape: str, biases: bool) -> None:
+    """Weights that lie next to each other are read in place, and follow the learner's updates."""
+    model = tiny.model(shape)
+    expected = tiny.sample(sampler_of(model, in_slots=False), PROMPTS, PARAMS)
+    apart = Slots(model, Layout(2, 36)).products[0]
+    assert apart.joined_weight is None
+    assert apart.gate_and_up is None
+
+    join_weights(model, biases)
+    sampler = sampler_of(model, in_slots=True)
+    same(tiny.sample(sampler, PROMPTS, PARAMS), expected)
+    assert sampler._slots is not None
+    for block, products in zip(model.lm.model.layers, sampler._slots.products, strict=True):
+        assert products.joined_weight is not None
+        assert products.gate_and_up is not None
+        assert products.joined_weight.data_ptr() == block.self_attn.q_proj.weight.data_ptr()
+        assert (products.joined_bias is not None) == (biases and bool(products.biases))
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    same(
+        tiny.sample(sampler, PROMPTS, PARAMS),
+        tiny.sample(sampler_of(model, in_slots=False), PROMPTS, PARAMS),
+    )
+
+
+def test_only_neighbours_are_joined() -> None:
+    whole = torch.arange(24.0).view(6, 4)
+    parts = whole.split([3, 1, 2])
+    found = slots_room.joined(parts)
+    assert found is not None
+    assert found.data_ptr() == whole.data_ptr()
+    assert torch.equal(found, whole)
+    assert slots_room.joined([parts[0], parts[2], parts[1]]) is None
+    assert slots_room.joined([parts[0], parts[1].clone()]) is None
+    assert slots_room.joined([parts[0], None]) is None
+    assert slots_room.joined([whole[:2, :2], whole[2:, :2]]) is None
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 16, 35, 36, 100])
 def test_refilling_changes_nothing(rows: int) -> None:
     model = tiny.model()
@@ -79,7 +141,10 @@ def test_refilling_changes_nothing(rows: int) -> None:
         tiny.sample(sampler_of(model, in_slots=False), PROMPTS, PARAMS),
     )
     assert sampler._slots is not None
-    assert sampler._slots.count == min(rows, 36)
+    layout = sampler._slots.layout
+    assert layout.count == 36 if rows >= 36 else layout.count >= rows
+    assert (layout.short > 0) == (3 <= rows < 36)
+    assert layout.tokens - rooms.SPARE <= rows * 36, "no more memory than one kind of rooms"
 
 
 def test_slots_are_refilled_before_all_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,12 +159,126 @@ def test_slots_are_refilled_before_all_are_done(monkeypatch: pytest.MonkeyPatch)
     found = flat(tiny.sample(sampler_of(tiny.model(), in_slots=True, max_rows=8), PROMPTS, PARAMS))
     tokens = sum(len(c.token_ids) - 1 for c in found)  # the first token comes from the prompt
     longest = sum(max(len(c.token_ids) for c in found[i : i + 8]) for i in range(0, 36, 8))
-    assert set(steps) > {8}, "the last rows should be decoded in fewer slots"
+    assert max(steps) == 9, "6 long rooms and 3 short ones take the memory of 8 long ones"
+    assert set(steps) > {9}, "the last rows should be decoded in fewer slots"
     assert all(a >= b for a, b in pairwise(steps)), "the number of slots must never grow"
     assert len(steps) < 0.8 * longest, (
         "groups of 8 would take as many steps as the longest row of each"
     )
     assert sum(steps) < 1.6 * tokens
+
+
+@pytest.mark.parametrize("kind", ["masked", "flash"])
+@pytest.mark.parametrize(
+    "layout",
+    [Layout(1, 36, 6, 20), Layout(2, 36, 12, 12), Layout(6, 36, 3, 20), Layout(5, 36, 30, 16)],
+)
+def test_short_rooms_change_nothing(
+    layout: Layout, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that outgrow their room are moved, and wait until a long one is free."""
+    model = tiny.model()
+    ends = frozenset({1, 2})  # few, so that most rows outgrow a short room
+    expected = tiny.sample(sampler_of(model, in_slots=False, ends=ends), PROMPTS, PARAMS)
+    monkeypatch.setattr("tinyzero.samplers.torch.layout_for", lambda *_: layout)
+    if kind == "flash":
+        monkeypatch.setattr(attention, "flash_attention", by_the_formula)
+        monkeypatch.setattr(slots_room, "fastest_attention", lambda _: flash_attention)
+
+    moves, waits = watch(monkeypatch, layout)
+    same(tiny.sample(sampler_of(model, in_slots=True, ends=ends), PROMPTS, PARAMS), expected)
+    outgrown = sum(
+        len(prompt) + len(c.token_ids) - 1 > layout.short_length
+        for prompt, group in zip(PROMPTS, expected, strict=True)
+        for c in group
+    )
+    assert 0 < len(moves) <= outgrown
+    assert any(waits), "there are fewer long rooms than rows that outgrow a short one"
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, layout: Layout) -> tuple[list[int], list[int]]:
+    """Lists that get the moves to long rooms, and the number of waiting rows at each step.
+
+    Before each step it checks that no two rows share a room, and that none writes past its own.
+    """
+    moves: list[int] = []
+    waits: list[int] = []
+    step, move = SlotSchedule.step, Slots.move
+    ends = {layout.start(room): layout.start(room + 1) for room in range(layout.count)}
+
+    def checked_step(slots: Slots, count: int, params: SamplingParams) -> Any:
+        starts, active = slots.placed[:count].T
+        decoded = starts[active > 0].tolist()
+        assert len(set(decoded)) == len(decoded)
+        for start, filled in zip(decoded, slots.filled[:count][active > 0].tolist(), strict=True):
+            assert start + filled < ends[start]
+        return Slots._step(slots, count, params)
+
+    def counted_step(schedule: SlotSchedule) -> Any:
+        transfer = step(schedule)
+        waits.append(int(schedule.waiting.sum()))
+        return transfer
+
+    def counted_move(slots: Slots, old: int, new: int, tokens: int) -> None:
+        moves.append(new)
+        move(slots, old, new, tokens)
+
+    monkeypatch.setattr(Slots, "step", checked_step)
+    monkeypatch.setattr(Slots, "move", counted_move)
+    monkeypatch.setattr(SlotSchedule, "step", counted_step)
+    return moves, waits
+
+
+def test_a_cache_takes_no_more_memory_than_long_rooms_alone() -> None:
+    for rows in (1, 100, 192, 193, 640, 5000):
+        for most_rows in (1, 2, 16, 192, 512):
+            for prompt, new in ((192, 1024), (20, 64), (600, 100), (10, 4000)):
+                layout = rooms.layout_for(rows, most_rows, prompt, new)
+                long_only = rooms.SPARE + most_rows * rooms.aligned(prompt + new)
+                assert layout.tokens <= long_only
+                assert min(rows, most_rows) * 2 // 3 <= layout.count <= rows
+                assert layout.short == 0 or layout.short_length > prompt
+                assert layout.long > 0
+
+
+def test_a_rehearsal_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps before a capture warm up the libraries. They must not change what is drawn."""
+    model = tiny.model()
+    expected = tiny.sample(sampler_of(model, in_slots=True, max_rows=8), PROMPTS, PARAMS)
+    step = Slots.step
+
+    def rehearsed(slots: Slots, count: int, params: SamplingParams) -> Any:
+        slots.rehearse(count, params)
+        slots.rehearse(count, params)
+        return step(slots, count, params)
+
+    monkeypatch.setattr(Slots, "step", rehearsed)
+    found = tiny.sample(sampler_of(model, in_slots=True, max_rows=8), PROMPTS, PARAMS)
+    assert found == expected
+
+
+def test_slots_that_are_not_decoded_read_one_token_and_keep_their_state() -> None:
+    """Their attention would otherwise read ever more of a room that nobody needs."""
+    slots = Slots(tiny.model(), Layout(3, 36))
+    lengths: list[list[int]] = []
+
+    def counted(slots: Slots, starts: torch.Tensor, used: torch.Tensor) -> Any:
+        lengths.append(used.tolist())
+        return masked_attention(slots, starts, used)
+
+    slots.attention = counted
+    zeros = torch.zeros(3, dtype=torch.long)
+    with torch.no_grad():
+        slots.enter(torch.arange(3), PROMPTS[:3], torch.arange(3), torch.arange(3), zeros)
+        before = [state[1].clone() for state in (slots.token, slots.filled, slots.position)]
+        slots.assign_rooms(slots.placed * torch.tensor([[1, 1], [1, 0], [1, 1]]))
+        room = slots.keys[:, 64 + 36 : 64 + 72].clone()
+        for _ in range(4):
+            slots.step(3, PARAMS)
+
+    assert lengths == [[3 + n, 1, 6 + n] for n in (1, 2, 3, 4)]
+    assert [int(s[1]) for s in (slots.token, slots.filled, slots.position)] == before
+    assert torch.equal(slots.keys[:, 64 + 36 : 64 + 72], room), "it writes to the spare tokens"
 
 
 def test_slots_serve_again_while_they_fit() -> None:
@@ -123,14 +302,12 @@ def test_slots_serve_again_while_they_fit() -> None:
     tiny.sample(sampler, PROMPTS[:2], replace(PARAMS, max_tokens=100, n=2))
     assert sampler._slots is not None
     assert sampler._slots is not first
-    assert (sampler._slots.count, sampler._slots.length) == (36, 128), (
-        "the larger of both sizes, and no more"
-    )
+    assert sampler._slots.layout == Layout(36, 112), "the larger of both sizes, and no more"
     again = sampler._slots
     model.lm.model.norm.weight = torch.nn.Parameter(2 * model.lm.model.norm.weight.detach())
     same(tiny.sample(sampler, PROMPTS, PARAMS), tiny.sample(reference, PROMPTS, PARAMS))
     assert sampler._slots is not again, "a CUDA graph would read the old addresses"
-    assert (sampler._slots.count, sampler._slots.length) == (36, 128)
+    assert sampler._slots.layout == Layout(36, 112)
 
 
 def cut(c: Completion, length: int) -> dict[str, object]:
@@ -195,7 +372,7 @@ def test_adapters_are_read_too() -> None:
 def test_what_a_slot_does_not_use_does_not_matter() -> None:
     """Keys and values of earlier sequences stay in a slot, and must not be read."""
     model = tiny.model()
-    slots = Slots(model, 6, 40)
+    slots = Slots(model, Layout(6, 40))
     slots.keys.fill_(1e4)
     slots.values.fill_(1e4)
     with torch.no_grad():
@@ -215,7 +392,7 @@ def test_what_a_slot_does_not_use_does_not_matter() -> None:
 
 def test_gathered_slots_go_on_as_they_were() -> None:
     model = tiny.model()
-    slots = Slots(model, 5, 40)
+    slots = Slots(model, Layout(5, 40))
     with torch.no_grad():
         slots.enter(
             torch.tensor([4, 1, 3]),
@@ -233,8 +410,8 @@ def test_gathered_slots_go_on_as_they_were() -> None:
 
 
 def test_buckets_halve() -> None:
-    slots = Slots(tiny.model(layers=1), 13, 10)
-    assert slots.length == 64
+    slots = Slots(tiny.model(layers=1), Layout(13, 10))
+    assert slots.buckets() == [13, 7, 4, 2]
     assert {n: slots.bucket(n) for n in (13, 8, 7, 4, 3, 2, 1)} == {
         13: 13,
         8: 13,
@@ -247,15 +424,16 @@ def test_buckets_halve() -> None:
 
 
 def test_masked_attention_by_the_formula() -> None:
-    slots = Slots(tiny.model("llama"), 3, 64)
-    query, keys, values = torch.randn(3, 4, 8), torch.randn(3, 64, 2, 8), torch.randn(3, 64, 2, 8)
-    used = torch.tensor([1, 64, 17])
-    found = masked_attention(slots, 3, used)(query, keys, values)
+    slots = Slots(tiny.model("llama"), Layout(3, 64))
+    query, cache = torch.randn(3, 4, 8), torch.randn(2, slots.layout.tokens, 2, 8)
+    used, starts = torch.tensor([1, 64, 17]), torch.tensor([192, 64, 0])
+    found = masked_attention(slots, starts, used)(query, *cache)
+    keys, values = ([part[start : start + 64] for start in starts.tolist()] for part in cache)
     for i, n in enumerate(used.tolist()):
         for h in range(4):
-            weights = F.softmax(keys[i, :n, h // 2] @ query[i, h] / 8**0.5, -1)
+            weights = F.softmax(keys[i][:n, h // 2] @ query[i, h] / 8**0.5, -1)
             torch.testing.assert_close(
-                found[i, h], weights @ values[i, :n, h // 2], atol=1e-5, rtol=1e-5
+                found[i, h], weights @ values[i][:n, h // 2], atol=1e-5, rtol=1e-5
             )
 
 
@@ -265,7 +443,7 @@ def test_a_step_reads_nothing_back_and_makes_nothing_on_the_host(
     shape: str, attention: Any
 ) -> None:
     """A step neither waits for the GPU nor copies from it: on "meta" both are errors."""
-    slots = Slots(tiny.model(shape).to(torch.bfloat16).to("meta"), 6, 40)
+    slots = Slots(tiny.model(shape).to(torch.bfloat16).to("meta"), Layout(6, 40))
     slots.attention = attention
     with torch.inference_mode():
         into = torch.tensor([4, 1, 0])
@@ -288,20 +466,23 @@ def test_a_step_reads_nothing_back_and_makes_nothing_on_the_host(
 def test_flash_attention_reads_what_is_used_of_each_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     """The call of flash attention, computed by its formula, agrees with masked attention."""
     monkeypatch.setattr(attention, "flash_attention", by_the_formula)
-    slots = Slots(tiny.model("llama"), 3, 64)
+    slots = Slots(tiny.model("llama"), Layout(3, 64))
     assert fault_of(flash_attention, slots) == ""
 
 
 def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    slots = Slots(tiny.model("llama"), 3, 64)
+    slots = Slots(tiny.model("llama"), Layout(3, 64))
     assert slots.attention is masked_attention, "a CPU has no flash attention"
     assert fault_of(masked_attention, slots) == ""
     assert "_flash_attention_forward" in fault_of(flash_attention, slots), "a CPU lacks it"
     monkeypatch.setattr(attention, "flash_attention", lambda query, *_, **__: query)
-    assert fault_of(flash_attention, slots) == "its numbers are wrong"
-    on_gpu: Any = SimpleNamespace(keys=SimpleNamespace(is_cuda=True, dtype=torch.bfloat16))
+    assert fault_of(flash_attention, slots) == "its numbers are wrong with 3 slots"
+    on_gpu: Any = SimpleNamespace(
+        keys=SimpleNamespace(is_cuda=True, dtype=torch.bfloat16),
+        report=lambda fault: slots.report(fault),
+    )
     for fault, expected in (("", flash_attention), ("it is missing", masked_attention)):
         monkeypatch.setattr(slots_room, "fault_of", lambda *_, fault=fault: fault)
         with pytest.warns(match="it is missing") if fault else nullcontext():
@@ -309,6 +490,60 @@ def test_attention_that_is_wrong_or_missing_is_left_with_a_warning(
     on_gpu.keys.dtype = torch.float32
     assert slots_room.fastest_attention(on_gpu) is masked_attention, (
         "flash attention does not support float32"
+    )
+
+
+def test_faults_are_reported_once_and_only_a_gpu_has_metrics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sampler = sampler_of(tiny.model(), in_slots=True)
+    assert sampler.take_faults() == []
+    tiny.sample(sampler, PROMPTS, PARAMS)
+    assert sampler.metrics() == {}, "a CPU run's records stay as they are"
+
+    assert sampler._slots is not None
+    with pytest.warns(match="without CUDA graphs"):
+        sampler._slots.report("decoding without CUDA graphs")
+    assert sampler.take_faults() == ["decoding without CUDA graphs"]
+    assert sampler.take_faults() == []
+
+    monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
+    assert sampler.metrics() == {"sampler/graphs": 0.0, "sampler/attention": 0.0}
+    sampler._slots.capturing, sampler._slots.attention = True, flash_attention
+    assert sampler.metrics() == {"sampler/graphs": 1.0, "sampler/attention": 1.0}
+
+
+def test_a_run_shows_faults_as_alarms() -> None:
+    sampler = sampler_of(tiny.model(), in_slots=True)
+    tiny.sample(sampler, PROMPTS, PARAMS)
+    assert sampler._slots is not None
+    sampler._slots.faults = ["decoding without CUDA graphs"]
+    notes: list[str] = []
+    run: Any = SimpleNamespace(sampler=sampler, console=SimpleNamespace(note=notes.append))
+    assert sampler_metrics(run) == sampler_metrics(run) == {}
+    assert notes == ["alarm: decoding without CUDA graphs"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(torch.OutOfMemoryError("no memory"), True), (RuntimeError("cannot capture"), False)],
+)
+def test_only_memory_stops_a_run_whose_step_cannot_be_captured(
+    error: RuntimeError, raised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a graph decoding is slower. Without memory the next allocation would fail too."""
+
+    def capture(*_: Any) -> None:
+        raise error
+
+    slots = Slots(tiny.model(), Layout(2, 36))
+    slots.capturing = True
+    monkeypatch.setattr(Slots, "_capture", capture)
+    with torch.no_grad(), pytest.raises(type(error)) if raised else pytest.warns(match="slower"):
+        slots.step(2, PARAMS)
+    assert slots.capturing is raised
+    assert slots.faults == (
+        [] if raised else ["decoding without CUDA graphs, which is slower: cannot capture"]
     )
 
 
@@ -354,12 +589,35 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 
 def test_a_vocabulary_of_whole_chunks_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(draw_room.F, "pad")
-    assert (
-        invert_large(
-            torch.zeros(1, 256).log_softmax(-1), torch.tensor([0.5], dtype=torch.double)
-        ).item()
-        == 128
-    )
+    assert invert_large(torch.ones(1, 256), torch.tensor([0.5], dtype=torch.double)).item() == 128
+
+
+@pytest.mark.parametrize("size", [300, 1000 + 16_384, 50_257, 151_665, 151_936])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_name_a_token_of_the_vocabulary(
+    size: int, broken: float
+) -> None:
+    """A chunk may reach over the vocabulary's end. On CUDA an id from there ends the process."""
+    token, logprob = next_token(torch.full((2, size), broken), torch.tensor([1, 2]), 0, PARAMS)
+    assert (token < size).all()
+    assert logprob.isnan().all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("size", [20_000, 151_936])
+def test_a_large_vocabulary_gives_the_logprob_of_its_distribution(
+    size: int, temperature: float
+) -> None:
+    """It is the logarithm of the drawn probability, which is not banned and not rare."""
+    params = replace(PARAMS, temperature=temperature, banned=(5, size - 1))
+    logits = 4 * torch.randn(60, size)
+    keys = row_keys(3, torch.arange(60), torch.zeros(60, dtype=torch.long))
+    token, logprob = next_token(logits, keys, 7, params)
+
+    logits[:, [5, size - 1]] = -torch.inf
+    expected = distribution(logits, params).gather(1, token[:, None]).squeeze(1)
+    torch.testing.assert_close(logprob, expected, atol=2e-6, rtol=2e-6)
+    assert not torch.isin(token, torch.tensor(params.banned)).any()
 
 
 @pytest.mark.parametrize("size", [128, 151_936, 20_000, 50_257])
@@ -371,11 +629,12 @@ def test_two_stages_choose_what_one_chooses(size: int) -> None:
     ).log()  # all other tokens have probability 0
     drawn = torch.rand(40, dtype=torch.double)
     drawn[:3] = torch.tensor([0.0, 1 - 2.0**-53, 0.5])
-    one, two = invert(logprobs.double().exp(), drawn), invert_large(logprobs, drawn)
+    one, two = invert(logprobs.double().exp(), drawn), invert_large(logprobs.exp(), drawn)
     # If a draw falls on the edge between two tokens, rounding may select the neighbour.
     assert (one == two).float().mean() >= 0.95
     assert ((one - two).abs() <= 1)[one != size - 1].all()
     for extreme, token in ((0.0, 7), (0.24, 7), (0.26, size - 1), (1 - 2.0**-53, size - 1)):
         assert (
-            invert_large(logprobs[3:4], torch.tensor([extreme], dtype=torch.double)).item() == token
+            invert_large(logprobs[3:4].exp(), torch.tensor([extreme], dtype=torch.double)).item()
+            == token
         )

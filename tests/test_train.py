@@ -119,6 +119,25 @@ def assert_same(folder: Path, expected: Path) -> None:
     assert (folder / newest).read_bytes() == (expected / newest).read_bytes()
 
 
+def test_evaluations_sample_at_the_temperature_of_training_or_at_their_own() -> None:
+    given: dict[str, Any] = {"rollout": {"temperature": 0.8}}
+    assert resolve(given, {}).eval_temperature == 0.8
+    assert resolve(given, {"eval.temperature": 0.3}).eval_temperature == 0.3
+    with pytest.raises(UserError, match=r"eval\.temperature is 0\.001: use 0 for rollout"):
+        resolve(given, {"eval.temperature": 0.001})
+
+
+@pytest.mark.parametrize(("own", "recorded"), [(0.0, 0.7), (0.4, 0.4)])
+def test_the_temperature_of_evaluations_is_recorded(
+    base: Path, tmp_path: Path, own: float, recorded: float
+) -> None:
+    changes = {"rollout.temperature": 0.7, "eval.temperature": own, "steps": 1}
+    settings = resolve(config(base).model_dump(), changes)
+    train(settings, tmp_path / "run")
+    lines = (tmp_path / "run" / "eval.jsonl").read_text().splitlines()
+    assert {json.loads(line)["temperature"] for line in lines} == {recorded}
+
+
 def test_a_sampler_of_ones_own_is_one_file(recipe: Path, tmp_path: Path) -> None:
     """The command line names it, `for_model` builds it, and it gets the weights after each step."""
     toy = load_object(f"{TOY_SAMPLERS}:Uniform")
@@ -504,6 +523,44 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert "step_000005 is damaged" in said
     assert "step_000004" in said
     assert_same(run, whole["picky"])
+
+
+def test_what_was_learned_is_saved_before_it_is_evaluated(
+    base: Path, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, score, saved = tmp_path / "run", progress.score, set[int]()
+
+    def noted(running: Any, split: Any, problems: int) -> None:
+        path = run / "checkpoints" / f"step_{running.step:06d}"
+        if path.is_dir() and checkpoint.verify(path) is None:
+            saved.add(running.step)
+        score(running, split, problems)
+
+    monkeypatch.setattr(progress, "score", noted)
+    train(config(base), run)
+    assert saved == {2, 4, 5}
+
+    assert_same(run, whole["picky"])
+    newest = checkpoint.load_latest(run, pytest.fail)
+    assert newest is not None
+    assert newest[1]["records"]["eval.jsonl"][0] == (run / "eval.jsonl").stat().st_size
+
+
+def test_a_model_that_is_saved_as_another_one_is_not_trained(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = models.save_model
+
+    def broken(model: Any, tokenizer: Any, folder: Path) -> None:
+        write(model, tokenizer, folder)
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 0.1}))
+
+    monkeypatch.setattr(models, "save_model", broken)
+    with pytest.raises(UserError, match=r"this model cannot be saved.*its logits differ by"):
+        train(config(base), tmp_path / "run")
+    assert not records.lengths(tmp_path / "run")["metrics.jsonl"]
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_resuming_what_is_finished_changes_nothing(whole: dict[str, Path], tmp_path: Path) -> None:

@@ -26,7 +26,15 @@ from tinyzero.tasks.base import Task
 from tinyzero.tasks.countdown.task import Countdown
 from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.tasks.multiplication.task import Multiplication
-from tinyzero.tools.web.play import ANSWERS, MAX_BODY, Candidate, Handler, Playground, Server
+from tinyzero.tools.web.play import (
+    ANSWERS,
+    MAX_BODY,
+    NO_TYPING,
+    Candidate,
+    Handler,
+    Playground,
+    Server,
+)
 from tinyzero.tools.web.server import CONNECTIONS, PATIENCE
 from tinyzero.types import Problem, Reward, SamplingParams, Split
 
@@ -187,7 +195,7 @@ class Greet:
 def test_a_task_that_cannot_be_posed_and_whose_reward_raises() -> None:
     with serving(scripted("good day"), task=Greet()) as server:
         about = json.loads(send(server, "/about", method="GET")[2])
-        assert (about["posable"], about["rules"]) == (False, "")
+        assert (about["posable"], about["rules"]) == (False, NO_TYPING)
         assert json.loads(send(server, "/draw", {"index": 2})[2]) == {
             "line": None,
             "shown": "hello 2",

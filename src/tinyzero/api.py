@@ -7,6 +7,8 @@ function raises `UserError`, one line that names the value and the fix.
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,7 +99,11 @@ class Run:
         figure = Figure(figsize=(6, 2.5 * len(chosen)), layout="constrained")
         rows = figure.subplots(len(chosen), squeeze=False)[:, 0]
         for axes, name in zip(rows, chosen, strict=True):
-            values = [float("nan") if value is None else value for value in metrics[name]]
+            # None, and an integer larger than any float, leave a gap
+            values = [
+                math.nan if value is None or abs(value) > sys.float_info.max else value
+                for value in metrics[name]
+            ]
             axes.plot(metrics["step"], values)
             axes.set(xlabel="step", ylabel=name)
         return figure
@@ -145,17 +151,19 @@ def train(
     if resume:
         if folder is None:
             raise UserError("resume needs the folder of the run to continue: give folder=")
-        run_folder = Path(folder)
+        run_folder, note = Path(folder), None
         config = configs.resumed(run_folder, overrides, _named(task), trust, flags="trust=True")
     else:
         if task is not None:
             overrides["task.name"] = _named(task)
         configs.require_recipe(recipe, overrides, trust, "trust=True")
-        config = configs.resolve(configs.read_recipe(recipe), overrides)
+        tables = configs.read_recipe(recipe)
+        config = configs.resolve(tables, overrides)
+        note = configs.adapter_note(tables, overrides)
         default_folder = f"runs/{configs.run_name(recipe, config)}"
         run_folder = Path(folder or config.run.dir or default_folder)
 
-    run_loop(config, run_folder, resume, started, configs.Command(options=overrides))
+    run_loop(config, run_folder, resume, started, configs.Command(options=overrides, note=note))
     return Run(run_folder)
 
 
@@ -176,7 +184,7 @@ def evaluate(
 
     - `task`: another task than the model's own
     - `recipe`: where to take the task, its options and the prompt from
-    - `temperature` (default 1) and `max_tokens` (default: the recipe's)
+    - `temperature` and `max_tokens` (default: the recipe's)
     - `trust`: allow code that someone else's folder names to run
     - any option of the task or the model, such as `model={"device": "cpu"}`
 
@@ -265,7 +273,7 @@ def _opened(
     samples: int,
     task: str | type | None = None,
     recipe: str | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     max_tokens: int | None = None,
     trust: bool = False,
     **options: Any,
@@ -284,7 +292,7 @@ def _opened(
         name, recipe, _named(task), _overrides(options), trust, flags="task=NAME or trust=True"
     )
     params = SamplingParams(
-        temperature=temperature,
+        temperature=config.eval_temperature if temperature is None else temperature,
         max_tokens=max_tokens or config.eval_tokens,
         n=samples,
         seed=seed,
@@ -300,7 +308,8 @@ def _check(**given: Any) -> None:
             if value not in SPLITS:
                 raise UserError(f"split is {value!r}: use one of {', '.join(SPLITS)}")
         elif name == "temperature":
-            if not isinstance(value, int | float) or not (value == 0 or 0.01 <= value <= 100):
+            is_number = isinstance(value, int | float)
+            if value is not None and not (is_number and (value == 0 or 0.01 <= value <= 100)):
                 raise UserError(f"temperature is {value!r}: give 0, or a number from 0.01 to 100")
         elif value is not None or name != "max_tokens":
             low, high = BOUNDS[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -109,12 +110,34 @@ def printable(text: str) -> str:
     )
 
 
+def shown(value: object) -> str:
+    """A value in one line of a message, whatever it is: a number may have too many digits for text.
+
+    >>> shown([3, 4]), len(shown("x" * 1000))
+    ('[3, 4]', 84)
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
 def short_path(path: Path) -> str:
     """`path` as a message names it: relative to the current folder if it lies below it."""
     try:
         return str(path.relative_to(Path.cwd()))
     except (OSError, ValueError):  # it lies elsewhere, or the current folder was deleted
         return str(path)
+
+
+def typed_path(path: Path) -> str:
+    """`path` as a command that is to be pasted into a shell names it.
+
+    >>> typed_path(Path("runs/a b"))
+    "'runs/a b'"
+    """
+    return shlex.quote(short_path(path))
 
 
 def _line_of(error: BaseException) -> str:
@@ -152,5 +175,11 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's text, short enough for an error message."""
     if "trust_remote_code" in str(error):
         return "it needs its own code, which is never run here: use a model that transformers knows"
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    lines = [" ".join(line.split()) for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+
+    says_more = lines[0].endswith(":") and len(lines) > 1
+    text = f"{lines[0]} {lines[1]}" if says_more else lines[0]
+    is_bare = " " not in text  # such as the key of a KeyError
+    return f"{type(error).__name__}: {text}"[:LONGEST] if is_bare else text[:LONGEST]

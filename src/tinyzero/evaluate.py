@@ -177,11 +177,9 @@ def evaluate(
         **_per_problem(chosen, groups),
     }
 
-    labels = [player.task.describe(problem) for problem in chosen]
-    for k in ks(params.n):
-        scores = [pass_at_k(_count_right(group), params.n, k) for group in groups]
-        metrics |= _with_intervals(f"pass@{k}", scores, chosen, labels)
+    metrics |= pass_metrics(player.task, chosen, groups, params.n)
     if greedy:
+        labels = [player.task.describe(problem) for problem in chosen]
         most_likely = replace(params, temperature=0.0, n=1, top_p=1.0, top_k=0)
         best = player.play(chosen, most_likely, 0, tally, sampled)
         scores = [float(_count_right(group)) for group in best]
@@ -191,6 +189,22 @@ def evaluate(
     metrics |= {"reward_errors": tally.failed, **tally.metrics()}
     metrics["version"] = player.sampler.version
     return EvalResult(metrics, groups)
+
+
+def pass_metrics(
+    task: Task, problems: Sequence[Problem], groups: Sequence[Group], samples: int
+) -> dict[str, float]:
+    """pass@1 to pass@`samples`, with /low and /high, over all problems and those of each label.
+
+    `groups` holds the rollouts of each problem. One that is missing counts as wrong.
+    """
+    labels = [task.describe(problem) for problem in problems]
+    metrics: dict[str, float] = {}
+
+    for k in ks(samples):
+        scores = [pass_at_k(_count_right(group), samples, k) for group in groups]
+        metrics |= _with_intervals(f"pass@{k}", scores, problems, labels)
+    return metrics
 
 
 def shortfall(asked: int, metrics: Mapping[str, Any]) -> str:

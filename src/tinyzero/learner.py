@@ -40,7 +40,8 @@ def policy_outputs(
     """Logprobs and entropy (B, T) of the tokens in the mask; 0 elsewhere.
 
     `temperature` must be the one that the tokens were sampled at. Logits are computed only for
-    masked columns, in fp32, and for at most `logit_rows` of them at a time.
+    masked columns, in fp32, and for at most `logit_rows` of them at a time. Without gradients there
+    is no entropy: those who score a batch do not read it.
     """
     assert isinstance(model, Backbone)
 
@@ -49,12 +50,18 @@ def policy_outputs(
     hidden = nn.functional.embedding(columns[batch.mask], states)  # (N, D)
     targets = batch.tokens[:, 1:][batch.mask]
 
+    head = model.head
+    if not torch.is_grad_enabled():
+        logprobs = losses.scored_logprobs(
+            hidden, head.weight, head.bias, targets, temperature, logit_rows
+        )
+        return {"logprobs": _scatter(logprobs, batch.mask)}
+
     if len(hidden) <= logit_rows and hidden.dtype == torch.float32:
         logits = model.logits_of(hidden) / temperature  # few enough to keep for the backward pass
         logprobs = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
         entropy = losses.entropy(logits)
     else:
-        head = model.head
         logprobs, entropy = losses.chosen_logprobs(
             hidden, head.weight, head.bias, targets, temperature, logit_rows
         )
@@ -402,10 +409,15 @@ def master_of(parameter: nn.Parameter, offload: bool) -> Tensor:
 
     def move_gradient(weight: nn.Parameter) -> None:
         assert weight.grad is not None
-        # first to the device, then to fp32, so that fewer bytes are moved
-        gradient = weight.grad.to(device).to(torch.float32)
-        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        gradient = weight.grad.to(device)
         weight.grad = None
+
+        # Both ways turn it into fp32 on the master's device, so that fewer bytes are moved. The sum
+        # does this while it adds, without a copy in fp32.
+        if master.grad is None:
+            master.grad = gradient.to(torch.float32)
+        else:
+            master.grad.add_(gradient)
 
     parameter.register_post_accumulate_grad_hook(move_gradient)
     return master

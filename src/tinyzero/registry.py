@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -110,6 +111,16 @@ def _defined_in(node: ast.ClassDef) -> set[str]:
 def module_name(name: str) -> str:
     """The module of the bundled task, algorithm or sampler called `name`."""
     return name.replace("++", "_pp").replace("-", "_")
+
+
+def lasting_reference(name: str) -> str:
+    """`name`, with the whole path if it names a file, so that it also holds in another folder.
+
+    >>> lasting_reference("countdown")
+    'countdown'
+    """
+    source, colon, kind = name.rpartition(":")
+    return f"{os.path.abspath(source)}:{kind}" if colon and source.endswith(".py") else name
 
 
 SESSION = "session"
@@ -273,6 +284,8 @@ def _one_line(problem: Mapping[str, Any], model: type[BaseModel], where: str) ->
         return f"unknown key {key}{suggest(path[-1], _keys(model, path[:-1]))}"
     if problem["type"] == "missing":
         return f"{key} is missing: give it a value"
+    if problem["type"].startswith("bool_"):
+        return f"{key} is {problem['input']!r:.200}: write true or false"
     if not path:  # a rule about several fields names them itself
         return f"{key}: {message}" if key else message
     return f"{key} is {problem['input']!r:.200}: {message[0].lower()}{message[1:]}"

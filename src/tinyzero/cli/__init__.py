@@ -22,6 +22,7 @@ from tinyzero.cli import (
     algorithms,
     check_task,
     completion,
+    convert,
     data,
     eval,
     explain,
@@ -29,6 +30,7 @@ from tinyzero.cli import (
     plan,
     play,
     pretrain,
+    probe,
     recipes,
     report,
     sample,
@@ -36,11 +38,12 @@ from tinyzero.cli import (
     train,
     watch,
 )
-from tinyzero.cli.parsing import make_parser
+from tinyzero.cli.parsing import make_parser, require_readable
 from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, printable
 
 COMMANDS: tuple[ModuleType, ...] = (
     train,
+    probe,
     eval,
     play,
     sample,
@@ -55,6 +58,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     data,
     ablate,
     export,
+    convert,
     pretrain,
     completion,
 )
@@ -90,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str], started: float) -> int:
     """Understand the words of a command line, then run its command."""
+    require_readable(words)
     parser = make_parser(COMMANDS)
     if not words:
         parser.print_help()

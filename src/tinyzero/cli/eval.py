@@ -11,8 +11,10 @@ from typing import Any
 
 from tinyzero.cli.arguments import MOST_PROBLEMS, MOST_SAMPLES, up_to
 from tinyzero.cli.opening import model_arguments, model_options, open_player, settings_of
-from tinyzero.evaluate import EVAL_SEED, caution, evaluate, shortfall
+from tinyzero.errors import UserError
+from tinyzero.evaluate import EVAL_SEED, caution, distinct_problems, evaluate, shortfall
 from tinyzero.run import outputs
+from tinyzero.tasks import load_task
 from tinyzero.types import SPLITS
 
 FIX = "name another file with --json"
@@ -56,11 +58,20 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Score the model and print the figures."""
+    if given.temperature == 0 and given.k > 1:
+        raise UserError(
+            f"--k {given.k} at --temperature 0 gives the same completion {given.k} times: "
+            "leave out --k, or raise the temperature"
+        )
     if given.json:
         outputs.require_folder(Path(given.json), FIX)
         outputs.refuse_others(Path(given.json), outputs.is_figures, FIX)
 
-    with open_player(given, *settings_of(given, overrides)) as (player, params):
+    config, model = settings_of(given, overrides)
+    task = load_task(config.task.name, config.task.options)
+    distinct_problems(task, given.split, given.n)  # too few is found before the model is loaded
+
+    with open_player(given, config, model) as (player, params):
         params = replace(params, n=given.k)
         result = evaluate(
             player,

@@ -22,7 +22,7 @@ def open_player(
 ) -> Iterator[tuple[Player, SamplingParams]]:
     """A player of the model and its task, and how it samples, as the command and `config` say."""
     params = SamplingParams(
-        temperature=given.temperature,
+        temperature=config.eval_temperature if given.temperature is None else given.temperature,
         top_p=given.top_p,
         top_k=given.top_k,
         max_tokens=given.max_tokens or config.eval_tokens,
@@ -53,25 +53,13 @@ def model_options(given: Namespace | None, overrides: Mapping[str, Any]) -> list
 
 def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     """Add the model, its task and how it samples."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a run, a folder with a Hugging Face model, a hub id, or a bundled base such as tiny",
-    )
-    parser.add_argument(
-        "--task", metavar="NAME", help="the task (default: the one that the model was trained on)"
-    )
-    parser.add_argument(
-        "--recipe",
-        metavar="RECIPE",
-        help="take the task, its options and the prompt from this recipe (default: the run's)",
-    )
+    source_arguments(parser)
     parser.add_argument(
         "--temperature",
         type=temperature,
-        default=1.0,
         metavar="NUMBER",
-        help="sampling temperature; 0 takes the most likely token each time (default: 1)",
+        help="sampling temperature; 0 takes the most likely token each time (default: the "
+        "recipe's)",
     )
     parser.add_argument(
         "--top-p",
@@ -87,6 +75,28 @@ def model_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
         metavar="N",
         help="sample from this many of the most likely tokens; 0 for all (default: 0)",
     )
+    length_arguments(parser, seed)
+
+
+def source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the model and its task."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run, a folder with a Hugging Face model, a hub id, or a bundled base such as tiny",
+    )
+    parser.add_argument(
+        "--task", metavar="NAME", help="the task (default: the one that the model was trained on)"
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="RECIPE",
+        help="take the task, its options and the prompt from this recipe (default: the run's)",
+    )
+
+
+def length_arguments(parser: argparse.ArgumentParser, seed: int = 0) -> None:
+    """Add how long a completion may be, and the seed."""
     parser.add_argument(
         "--max-tokens",
         type=up_to(MOST_TOKENS),

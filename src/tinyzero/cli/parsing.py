@@ -108,7 +108,7 @@ class Parser(argparse.ArgumentParser):
         command = first.commands[self.prog.rpartition(" ")[2]]
         typed = [word[2:].partition("=")[0] for word in words if re.match("--[^-=.]", word)]
         for key in dict.fromkeys([*configs.SHORT.values(), *typed]):
-            command.add_option(configs.Option(key, ""))
+            command.add_option(configs.Option(key, "", kind=configs.kind_of(key)))
 
         given = None
         with suppress(UserError):  # the second reading reports it
@@ -133,7 +133,7 @@ class Parser(argparse.ArgumentParser):
         action: Any = (group or self).add_argument(
             *flags,
             dest=short or option.key,
-            type=configs.read_value,
+            type=partial(configs.read_value, kind=option.kind, flag=flags[0]),
             default=None if short else argparse.SUPPRESS,
             metavar=metavar(option),
             help=_help(option),
@@ -148,6 +148,17 @@ class Parser(argparse.ArgumentParser):
             for name, value in vars(given).items()
             if name in self.keys and value is not None
         }
+
+
+def require_readable(words: Sequence[str]) -> None:
+    """Raise UserError if a word of the command line is not text: nothing can record or show it."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{word!a} has bytes that are not UTF-8: give the file or folder another name"
+            ) from None
 
 
 def make_parser(modules: Sequence[ModuleType]) -> Parser:

@@ -71,7 +71,7 @@ def _converse(player: Player, params: SamplingParams) -> int:
         example = player.task.line(player.task.problem("test", 0))
         print(f"type a problem such as `{example}`, or Enter for a random one (Ctrl-D ends)")
     else:
-        print("press Enter for a problem (Ctrl-D ends)")
+        print("problems of this task cannot be typed: press Enter for the next one (Ctrl-D ends)")
 
     drawn = 0
     while True:
@@ -124,14 +124,15 @@ def _play_on_a_page(given: argparse.Namespace, overrides: dict[str, Any]) -> int
     """Serve the page until Ctrl-C."""
     from tinyzero.tools.web.play import MAX_TEMPERATURE, Candidate, Playground, Server
 
-    if given.temperature > MAX_TEMPERATURE:
-        raise UserError(
-            f"--temperature is {given.temperature:g}: the page goes up to {MAX_TEMPERATURE}"
-        )
-
     names = [given.model, given.other] if given.other else [given.model]
     commands = [argparse.Namespace(**vars(given) | {"model": name}) for name in names]
     settings = [settings_of(command, overrides) for command in commands]
+    temperature = given.temperature
+    if temperature is None:
+        temperature = settings[0][0].eval_temperature
+    if temperature > MAX_TEMPERATURE:
+        raise UserError(f"--temperature is {temperature:g}: the page goes up to {MAX_TEMPERATURE}")
+
     tasks = [config.task for config, _ in settings]
     options = [load_task(task.name, task.options).given for task in tasks]
     if (tasks[0].name, options[0]) != (tasks[-1].name, options[-1]):

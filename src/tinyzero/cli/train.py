@@ -19,6 +19,7 @@ from tinyzero.cli.arguments import (
     trust_argument,
 )
 from tinyzero.errors import UserError, brief
+from tinyzero.run.console import say
 from tinyzero.run.summary import closing_lines
 
 EXAMPLES = """\
@@ -78,12 +79,15 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from tinyzero.train import train
 
     recipe = given.recipe or configs.DEFAULT_RECIPE
-    command = configs.Command(given.command, overrides, recipe)
+    note = None
+    if not given.resume:
+        note = configs.adapter_note(configs.read_recipe(recipe), overrides, given.profile)
+    command = configs.Command(given.command, overrides, recipe, note)
     train(config, folder, bool(given.resume), given.started, command)
     for line in closing_lines(folder, time.perf_counter() - given.started):
-        print(line)
+        say(line)
     for line in _alarm_lines(folder):
-        print(line)
+        say(line)
     return 0
 
 

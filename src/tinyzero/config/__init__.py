@@ -6,6 +6,7 @@ from tinyzero.config.options import (
     Option,
     describe,
     documented_toml,
+    kind_of,
     option_keys,
     options_of,
     own_options,
@@ -17,6 +18,7 @@ from tinyzero.config.recipe import (
     DEFAULT_RECIPE,
     MEANT,
     RECIPES,
+    adapter_note,
     merge,
     profiles,
     read_recipe,
@@ -52,7 +54,7 @@ from tinyzero.config.schema import (
     Section,
     UpdateSection,
 )
-from tinyzero.config.sizes import is_bundled
+from tinyzero.config.sizes import is_bundled, recipe_for_model
 from tinyzero.config.toml import flat, read_toml, set_option, tables_to_toml, to_toml
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "SamplerSection",
     "Section",
     "UpdateSection",
+    "adapter_note",
     "asked",
     "asked_again",
     "asked_toml",
@@ -82,6 +85,7 @@ __all__ = [
     "documented_toml",
     "flat",
     "is_bundled",
+    "kind_of",
     "lasting",
     "merge",
     "option_keys",
@@ -95,6 +99,7 @@ __all__ = [
     "read_recorded",
     "read_toml",
     "read_value",
+    "recipe_for_model",
     "recipe_schema",
     "recipes",
     "repeating",

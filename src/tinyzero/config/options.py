@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import tomllib
+import types
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from functools import cache
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -40,11 +42,23 @@ class Option(NamedTuple):
     """`default`, `recipe NAME` or `command line`; empty if that is not known."""
     choices: tuple[str, ...] = ()
     """Everything that it can be, if these are few."""
+    kind: Any = None
+    """The type of its value, as annotated; None if that is not known."""
 
 
 def option_keys() -> list[str]:
     """Every dotted key of a configuration, except the options of tasks and algorithms."""
     return [key for key, _ in _fields(Config)]
+
+
+def kind_of(key: str) -> Any:
+    """The type of the option with the dotted `key`; None for those of tasks and algorithms."""
+    return _kinds().get(key)
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return {key: field.annotation for key, field in _fields(Config)}
 
 
 def describe(
@@ -136,24 +150,78 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"{flag} needs a value: write {flag} VALUE")
             value = rest.pop(0)
-        overrides[SHORT.get(key, key)] = read_value(value)
+        key = SHORT.get(key, key)
+        overrides[key] = read_value(value, kind_of(key), f"--{key}")
     return overrides
 
 
-def read_value(text: str) -> Any:
-    """The value of an option on the command line: TOML if it parses as such, else text.
+def read_value(text: str, kind: Any = None, flag: str = "") -> Any:
+    """The value of an option on the command line, for an option of the type `kind`.
+
+    A text is taken as it is typed. A list may be written with commas, with or without brackets.
+    Everything else is TOML if it parses as such, else text, which is then reported.
+
+    `flag` is the option as it is typed, for messages. Raises UserError if a boolean is not one.
 
     >>> read_value("8"), read_value("true"), read_value("[1, 2]"), read_value("runs/x")
     (8, True, [1, 2], 'runs/x')
+    >>> read_value("2024", str), read_value("True", bool), read_value("q_proj,v_proj", list[str])
+    ('2024', True, ['q_proj', 'v_proj'])
     """
+    kind = _without_none(kind)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{flag} is {text!r}: write true or false")
+        return text.lower() == "true"
+    if get_origin(kind) in (list, tuple) or kind in (list, tuple):
+        return _read_list(text, kind, flag)
+    return text if _is_text(kind) else _read_any(text)
+
+
+def _read_list(text: str, kind: Any, flag: str) -> list[Any]:
+    """A list from TOML, or from values with commas between them."""
+    value = _read_any(text)
+    if isinstance(value, list):
+        return value
+
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    element = next(iter(get_args(kind)), None)
+    entries = [entry.strip() for entry in inner.split(",")] if inner.strip() else []
+    return [read_value(entry, element, flag) for entry in entries]
+
+
+def _read_any(text: str) -> Any:
+    """The value that a text is in TOML, or else the text itself."""
     try:
-        value = tomllib.loads(f"x = {text}")["x"]
+        # in brackets, so that neither a comment nor another line can follow the value
+        table = tomllib.loads(f"x = [{text}]")
     except (ValueError, RecursionError):  # not TOML, or nested too deeply
+        table = {}
+    values = table["x"] if table.keys() == {"x"} else []
+
+    if len(values) != 1:
         is_number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text)  # .5 and 1.
         return float(text) if is_number else text
-
+    value = values[0]
     is_plain = isinstance(value, bool | int | float | str | list | dict)
     return value if is_plain else text  # a date is the name of a folder
+
+
+def _without_none(kind: Any) -> Any:
+    """The type of an option that may also be missing: `str` for `str | None`."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    kinds = [other for other in get_args(kind) if other is not type(None)]
+    return kinds[0] if len(kinds) == 1 else kind
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether values of this type are texts."""
+    if get_origin(kind) is Literal:
+        return all(isinstance(choice, str) for choice in get_args(kind))
+    return isinstance(kind, type) and issubclass(kind, str)
 
 
 def _fields(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -169,7 +237,8 @@ def _fields(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, Fie
 def _option(key: str, field: FieldInfo, value: Any, asked: Mapping[str, Any] | None) -> Option:
     """The option behind a field of a pydantic model."""
     choices = _choices(field.annotation)
-    return Option(key, field.description or "", value, _origin(key, asked), choices)
+    meaning = field.description or ""
+    return Option(key, meaning, value, _origin(key, asked), choices, field.annotation)
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:

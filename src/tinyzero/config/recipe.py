@@ -26,12 +26,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from tinyzero.algorithms import NAMES as ALGORITHMS
+from tinyzero.config.adapters import for_adapters, has_adapters
 from tinyzero.config.options import option_keys
 from tinyzero.config.schema import Config
 from tinyzero.config.sizes import require_recipe_for_model
 from tinyzero.config.toml import read_toml, set_option
 from tinyzero.errors import UserError
-from tinyzero.registry import near, suggest, validate
+from tinyzero.registry import lasting_reference, near, suggest, validate
 from tinyzero.tasks import TASKS
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -111,7 +112,12 @@ def _inherited(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(
             f"{path} inherits {parent!r}, which inherits it: remove one of the two lines"
         )
-    return merge(_inherited(parent_path, heirs), values)
+    return over(_inherited(parent_path, heirs), values)
+
+
+def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """One recipe's tables over another's; if that adds adapters, with learning rates for them."""
+    return merge(for_adapters(below, above), above)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +142,8 @@ def resolve(
 ) -> Config:
     """The configuration that a recipe means, with its profile and the overrides applied.
 
+    A task, algorithm or sampler in a file is named by the whole path: a run remembers it.
+
     Raises UserError that names the option, its value and the fix if a value is wrong. A large model
     with a recipe for the small bundled ones is an error too: the learning rate would ruin it.
 
@@ -143,10 +151,15 @@ def resolve(
     8
     """
     require_recipe_for_model(recipe, overrides, RECIPES)
-    values = copy.deepcopy(_chosen(recipe, overrides, profile))
+    given: dict[str, Any] = {}
     for key, value in overrides.items():
         if key.partition(".")[0] not in Config.model_fields:
             raise UserError(f"unknown key {key}{suggest(key, option_keys())}")
+        set_option(given, key, value)
+
+    chosen = over({}, _chosen(recipe, overrides, profile))
+    values = copy.deepcopy(dict(for_adapters(chosen, given)))
+    for key, value in overrides.items():
         set_option(values, key, value)
 
     for key, value in values.items():
@@ -160,6 +173,10 @@ def resolve(
 
     for key in ("task", "algorithm"):
         values.setdefault(key, {}).setdefault("name", getattr(Config(), key).name)
+    for key in ("task", "algorithm", "sampler"):
+        name = values.get(key, {}).get("name")
+        if isinstance(name, str):
+            values[key]["name"] = lasting_reference(name)
     return validate(Config, values)
 
 
@@ -173,7 +190,7 @@ def _chosen(
             values = merge(values, {section: {"name": name}})
         name = _name_of(section, values.get(section, {}))
         tables = _tables(values.pop(variants, {}), variants)
-        values = merge(values, tables.get(name, {}))
+        values = over(values, tables.get(name, {}))
 
     known = _tables(values.pop("profiles", {}), "profiles")
     if profile is None:
@@ -181,7 +198,21 @@ def _chosen(
     if profile not in known:
         fix = suggest(profile, known) or ": this recipe has none, leave it out"
         raise UserError(f"unknown profile {profile!r}{fix}")
-    return merge(values, known[profile])
+    return over(values, known[profile])
+
+
+def adapter_note(
+    recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: str | None = None
+) -> str | None:
+    """What to say if adapters are switched on without a learning rate, so that it is raised."""
+    config, rate = resolve(recipe, overrides, profile), "optimizer.learning_rate"
+    had_adapters = has_adapters(_chosen(recipe, overrides, profile))
+    if not config.lora.rank or had_adapters or rate in overrides:
+        return None
+    return (
+        f"adapters learn more slowly than whole weights: {rate} is "
+        f"{config.optimizer.learning_rate:g}, ten times the recipe's (--{rate} changes it)"
+    )
 
 
 def _name_of(section: str, table: Any) -> str:

@@ -21,6 +21,7 @@ from tinyzero.config.recipe import ASKED, MEANT, read_recipe, resolve
 from tinyzero.config.schema import Config
 from tinyzero.config.toml import flat, read_toml, set_option, tables_to_toml, to_toml
 from tinyzero.errors import UserError
+from tinyzero.registry import lasting_reference
 
 RESUMABLE = (
     "steps",
@@ -37,11 +38,15 @@ RESUMABLE = (
 
 @dataclass(frozen=True)
 class Command:
-    """The command behind a run: the command line, the options it gave by dotted key, the recipe."""
+    """The command behind a run: the command line, the options it gave by dotted key, the recipe.
+
+    `note` is what to tell the user about the configuration when the run starts.
+    """
 
     line: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     recipe: str = ""
+    note: str | None = None
 
 
 def asked(config: Config) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def resumed(
             raise UserError(f"{key} cannot change when a run is resumed: start another run with it")
 
     config = read_recorded(folder)
-    if task is not None and task != config.task.name:
+    if task is not None and lasting_reference(task) != config.task.name:
         raise UserError(f"the run in {folder} has the task {config.task.name!r}, not {task!r}")
     if not trusted:
         kinds = [kind for kind in trust.KINDS if not (kind == "task" and task)]

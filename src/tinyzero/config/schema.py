@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 from typing import Any, Literal
@@ -60,6 +61,11 @@ class ModelSection(Section):
         False,
         description="keep critic, reward model and reference in CPU memory while they are unused",
     )
+    date: str = Field(
+        "",
+        description="what a chat template takes for today, as in 2026-11-27; empty for the day on "
+        "which the run starts",
+    )
     threads: int = Field(
         0, ge=0, le=256, description="CPU threads that torch uses; 0 leaves the choice to torch"
     )
@@ -71,6 +77,15 @@ class ModelSection(Section):
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise ValueError("use auto, cpu, cuda, or cuda:N for one of several GPUs")
         return device
+
+    @field_validator("date")
+    @classmethod
+    def _is_a_date(cls, date: str) -> str:
+        try:
+            written = datetime.date.fromisoformat(date).isoformat() if date else ""
+        except ValueError:
+            raise ValueError("write year, month and day, as in 2026-11-27") from None
+        return written
 
 
 class RolloutSection(Section):
@@ -232,7 +247,13 @@ class EvalSection(Section):
         "0 for none",
     )
     samples: int = Field(
-        1, ge=1, le=16_384, description="completions per problem, at temperature 1"
+        1, ge=1, le=16_384, description="completions per problem, which pass@k is computed from"
+    )
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="sampling temperature of evaluations; 0 for rollout.temperature",
     )
     max_tokens: int = Field(
         0,
@@ -241,6 +262,14 @@ class EvalSection(Section):
         description="most tokens in a completion of an evaluation; 0 for rollout.max_tokens",
     )
     greedy: bool = Field(False, description="score the single most likely completion too")
+
+    @field_validator("temperature")
+    @classmethod
+    def _can_be_sampled(cls, temperature: float) -> float:
+        """Reject what the command line rejects too: logits are divided by it."""
+        if 0 < temperature < 0.01:
+            raise ValueError("use 0 for rollout.temperature, or 0.01 or more")
+        return temperature
 
     @property
     def dev_problems(self) -> int:
@@ -286,7 +315,7 @@ class RunSection(Section):
     def _can_be_a_folder(cls, folder: str) -> str:
         """Expand `~` here, because the shell leaves it alone in --run.dir=~/x."""
         expanded = os.path.expanduser(folder)
-        if "\0" in folder or expanded.startswith("~"):
+        if re.search("[\0-\x1f\x7f\ud800-\udfff]", folder) or expanded.startswith("~"):
             raise ValueError("no folder can have this name: give its path")
         return expanded
 
@@ -333,6 +362,11 @@ class Config(Section):
     def eval_tokens(self) -> int:
         """Most tokens in a completion, in evaluations and wherever a trained model is used."""
         return self.eval.max_tokens or self.rollout.max_tokens
+
+    @property
+    def eval_temperature(self) -> float:
+        """Sampling temperature in evaluations, and wherever a trained model is used."""
+        return self.eval.temperature or self.rollout.temperature
 
     @model_validator(mode="after")
     def _minibatches_fit(self) -> Config:

@@ -1,3 +1,3 @@
 """What a recipe needs and costs: model shapes, devices, FLOPs, memory and time."""
 
-__all__ = ["devices", "shapes", "simulator"]
+__all__ = ["devices", "shapes", "simulator", "words"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tinyzero.errors import UserError
 from tinyzero.registry import suggest
@@ -157,6 +159,33 @@ CPU = Device(
     is_cpu=True,
 )
 """One thread of the CPU in benchmarks/results/plan_cpu.md. `plan --measure` uses your own CPU."""
+
+
+LACKS = "which the hardware lacks"
+"""What is said of a data type that a device has no units for."""
+
+
+def this_cpu() -> Device:
+    """The CPU of this machine, with its own memory and the rates of CPU for every data type."""
+    rates = dict.fromkeys(("float32", "bfloat16"), CPU.rates["float32"])
+    return replace(CPU, name="this machine", memory=host_memory(), rates=rates)
+
+
+def host_memory() -> float:
+    """Bytes of this machine's memory, or of the container's share of it."""
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # no limit reads as "max"
+        memory = min(memory, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory
+
+
+def lacks_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's CPU has no units for bfloat16; False if it does not say."""
+    try:
+        flags = cpuinfo.read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"} & set(flags)
 
 
 def device_named(name: str) -> Device | None:

@@ -172,7 +172,7 @@ def find_shape(name: str) -> Shape:
         if path.is_file():
             try:
                 return read_shape(dict(json.loads(path.read_text(encoding="utf-8"))), name)
-            except (ValueError, TypeError, LookupError) as error:
+            except (ValueError, TypeError, LookupError, RecursionError) as error:
                 raise UserError(f"{path} does not describe a model: {brief(error)}") from None
 
     if known is None:

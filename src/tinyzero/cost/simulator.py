@@ -2,6 +2,7 @@
 
 Nothing is loaded or downloaded. N is the number of parameters in matrix products (the output head
 once; of experts only those that a token uses), and T the number of tokens in a step.
+A group's prompt is computed once, so it counts once.
 
     forward   2 N FLOPs per token, plus 2 L H D per token and token of its sequence for attention
     learning  3 forwards; with adapters 2; with checkpointing 1 more, which takes time but is not

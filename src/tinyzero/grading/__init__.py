@@ -6,7 +6,12 @@ them, and `WorkerPool` runs them in processes that can be killed.
 """
 
 from tinyzero.grading.answers import extract_answer, find_answer
-from tinyzero.grading.arithmetic import answer_reward, evaluate_expression, number_reward
+from tinyzero.grading.arithmetic import (
+    MAX_DIGITS,
+    answer_reward,
+    evaluate_expression,
+    number_reward,
+)
 from tinyzero.grading.verdicts import (
     Grader,
     Judge,
@@ -19,6 +24,7 @@ from tinyzero.grading.verdicts import (
 from tinyzero.grading.workers import TaskReference, WorkerPool
 
 __all__ = [
+    "MAX_DIGITS",
     "Grader",
     "Judge",
     "LocalGrader",

@@ -151,8 +151,14 @@ class Backbone(nn.Module):
         return hidden
 
 
-def _mask(cache: KeyValueCache, columns: Tensor, end: int) -> Tensor:
-    """The mask (B, 1, Q, end) to add to the scores of the queries in `columns` (Q,)."""
+def _mask(cache: KeyValueCache, columns: Tensor, end: int) -> Tensor | None:
+    """The mask (B, 1, Q, end) to add to the scores of the queries in `columns` (Q,).
+
+    It is None for prompts without padding on a GPU. Plain causal attention is enough for them, and
+    flash attention takes no mask.
+    """
+    if columns.is_cuda and cache.column == 0 and not cache.is_padded:
+        return None
     is_future = torch.arange(end, device=columns.device) > columns[:, None]  # (Q, end)
     lowest = torch.finfo(cache.mask.dtype).min
     return cache.mask[:, None, None, :end].masked_fill(is_future, lowest)
@@ -207,4 +213,5 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a layer's `forward` so that its backward pass computes it again."""
     if not torch.is_grad_enabled():  # sampling and scoring keep no activations anyway
         return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    # Nothing in a layer is random: a model is in evaluation mode, in which dropout does nothing.
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

@@ -57,13 +57,17 @@ class KeyValueCache:
     def __init__(
         self, config: Any, pads: Tensor, length: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """`pads` (B,) are the columns before each row's first token, `length` is all columns."""
+        """`pads` (B,) are the columns before each row's first token, `length` is all columns.
+
+        `pads` should be on the host, so that it need not wait for a GPU.
+        """
         heads, width = cache_shape(config)
         self.length = length
         shape = (config.num_hidden_layers, len(pads), heads, 0, width)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
+        self.is_padded = bool(pads.any())
         self.pads = pads.to(device)
         is_padding = torch.arange(length, device=device) < self.pads[:, None]  # (B, length)
         self.mask = is_padding.to(dtype) * torch.finfo(dtype).min

@@ -12,15 +12,19 @@ import logging
 import os
 import ssl
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AttentionInterface,
@@ -29,10 +33,27 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
-from tinyzero.errors import UserError, first_line
-from tinyzero.models import contracts, packing
+from tinyzero.errors import UserError, brief, first_line
+from tinyzero.models import contracts, fusing, gguf, packing
 from tinyzero.models.backbone import Backbone, recompute_layers
+from tinyzero.models.folder import (
+    ADAPTER,
+    CONFIG,
+    GENERATION,
+    INDEXES,
+    PLAIN,
+    ModelFolder,
+    checked_ids,
+    generation_config,
+    read_folder,
+    refuse_incomplete,
+    refuse_settings,
+    refuse_without_config,
+    untie_head,
+    view,
+)
 from tinyzero.registry import near
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -44,11 +65,18 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its retries
 
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+"""Precisions to train and save in, by their names in safetensors files."""
+
 HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
 
 AttentionInterface.register("tinyzero", packing.attention)
 # Models do not have to build a mask: without one, our attention is causal.
 AttentionMaskInterface.register("tinyzero", packing.padding_mask)
+
+
+def ignore(line: str) -> None:
+    """Take no notice of a line about a model folder."""
 
 
 def locate(name: str) -> str:
@@ -62,44 +90,32 @@ def load_model(
     device: str = "cpu",
     pack: bool = False,
     recompute: bool = False,
+    note: Callable[[str], None] = ignore,
 ) -> Backbone:
     """Load a model from a folder or from the Hugging Face hub.
 
     `name` is the name of a bundled model, a folder, or a hub id such as "Qwen/Qwen2.5-3B". `pack`
     joins the rows of a batch, so that no padding is computed. `recompute` saves memory: the
-    backward pass computes each layer again from its input.
+    backward pass computes each layer again from its input. `note` is called with one line about
+    each thing in the folder that is not used.
 
-    Raises UserError if the model is missing, incomplete, damaged, or of an unsupported type.
+    Raises UserError if the model is missing, incomplete, damaged, quantised, or of an unsupported
+    type.
     """
     path = find_model(name)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            trust_remote_code=False,
-            dtype=dtype,
-            attn_implementation="tinyzero",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported below
-        )
-    except Exception as error:  # a damaged folder raises many types of exceptions
-        raise UserError(_cannot_load(name, path, error)) from error
-    lm, info = loaded
-
-    # transformers fills missing weights with random numbers, which would train as noise.
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    bad_weights = sorted({*info["missing_keys"], *mismatched})
-    if bad_weights:
-        raise UserError(
-            f"{name!r} is incomplete: {len(bad_weights)} weights are missing or have the "
-            f"wrong shape, the first is {bad_weights[0]}"
-        )
+    lm, notes = _load(name, path, dtype)
+    for line in notes:
+        note(line)
 
     model = Backbone(lm.eval().to(device), pack)
+    fusing.fuse(model.lm)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise UserError(
             f"{name!r} has weights that are not finite, so its training broke down: "
             "use an earlier checkpoint or another model"
         )
+    # The learner's large products are summed in float32. So must the sampler's narrow ones be.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     try:
         contracts.prepare(model)
     except UserError as error:
@@ -109,12 +125,69 @@ def load_model(
     return model
 
 
+def _load(name: str, path: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The model of transformers at `path`, and a line about each thing that is not used of it."""
+    try:
+        folder = read_folder(name, _fetched(name, path) if is_hub_id(path) else Path(path))
+        with view(folder) as seen:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                seen,
+                trust_remote_code=False,
+                dtype=dtype,
+                attn_implementation="tinyzero",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below
+                key_mapping=dict(folder.renamed) or None,
+            )
+    except UserError:
+        raise
+    except UnpicklingError as error:
+        raise UserError(
+            f"cannot load a model from {name!r}: its .bin file is damaged, or holds code, which is "
+            "never run here: use a model.safetensors"
+        ) from error
+    except Exception as error:  # a damaged folder raises many types of exceptions
+        raise UserError(_cannot_load(name, path, error)) from error
+
+    lm, info = loaded
+    notes = [*folder.notes, *refuse_incomplete(folder, lm, info)]
+    if untie_head(lm):
+        notes.append(
+            f"{name}: its output layer has weights of its own, although {CONFIG} says that it is "
+            "the embedding: it is trained and saved apart"
+        )
+    if folder.renamed:
+        lm._weight_conversions = None  # otherwise it is saved under the names before the renaming
+    lm.config.name_or_path = path
+    lm.generation_config = generation_config(_token_ids(folder, lm))
+    if folder.has_adapter:
+        from tinyzero.models import lora  # it imports the package, which imports this module
+
+        lm = lora.merge_adapter(name, lm, folder.path)
+        notes.append(
+            f"{name}: merged the adapter in this folder into its weights; if they contain it "
+            f"already, remove {ADAPTER}"
+        )
+    return lm, notes
+
+
+def _token_ids(folder: ModelFolder, lm: Any) -> Mapping[str, int | list[int]]:
+    """The token ids of generation_config.json; without that file, those of config.json."""
+    if folder.token_ids is not None:
+        return folder.token_ids
+    given = lm.generation_config.to_dict()
+    return checked_ids(folder.name, CONFIG, given, lm.config.vocab_size)
+
+
 def _cannot_load(name: str, path: str, error: BaseException) -> str:
     """The message for a model that cannot be loaded."""
     missing = ""
     if not Path(path).exists():
         missing = "there is no such folder, and no model of that name could be fetched: "
-    return f"cannot load a model from {name!r}: {missing}{first_line(error)}"
+    reason = first_line(error)
+    if "Unrecognized configuration class" in reason:
+        reason = "transformers has no model of this type that continues text: use another model"
+    return f"cannot load a model from {name!r}: {missing}{reason}"
 
 
 def pick_device(name: str) -> str:
@@ -131,31 +204,43 @@ def pick_device(name: str) -> str:
 
 
 def stored_dtype(name: str) -> torch.dtype:
-    """The precision in which a model's weights are stored, according to its configuration.
+    """The precision in which most of a model's weights are stored.
 
-    Raises UserError if there is no model called `name`.
+    For weights that are not in safetensors it is what the configuration says. Raises UserError if
+    there is no model called `name`.
     """
     path = find_model(name)
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False).dtype or torch.float32
-    except Exception as error:  # a damaged folder raises many types of exceptions
-        raise UserError(_cannot_load(name, path, error)) from error
+    if not is_hub_id(path):
+        counted = Counter(read_folder(name, Path(path)).weights.values())
+        known = [kind for kind, _ in counted.most_common() if kind in DTYPES]
+        if known:
+            return DTYPES[known[0]]
+
+    stored = _configuration(name, path).dtype
+    return stored if isinstance(stored, torch.dtype) else torch.float32
 
 
 def known_context(name: str) -> int | None:
     """The longest sequence that a model in a folder accepts, without loading the model.
 
     None for a model on the hub, or if the configuration does not say. Raises UserError if there is
-    no model called `name`.
+    no model called `name`, or if its folder cannot be used.
     """
-    path = _checked(locate(name))
-    if not Path(path).is_dir():
+    path = _usable(name)
+    if is_hub_id(path):
         return None
     try:
-        settings = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        return int(settings.max_position_embeddings)
-    except Exception:  # a damaged folder raises many types; load_model will report it
+        return int(_configuration(name, path).get_text_config().max_position_embeddings)
+    except (UserError, AttributeError, TypeError, ValueError):  # load_model will report it
         return None
+
+
+def _configuration(name: str, path: str) -> Any:
+    """The configuration of the model at `path`, as transformers reads it."""
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # a damaged folder raises many types of exceptions
+        raise UserError(_cannot_load(name, path, error)) from error
 
 
 def save_model(
@@ -164,21 +249,71 @@ def save_model(
     folder: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model folder that transformers and vLLM can load.
+    """Write a model folder that transformers and vLLM can load, and read its weights back.
 
-    Adapters are merged into the weights. `dtype` stores the weights in another precision.
+    Adapters are merged into the weights. `dtype` stores the weights in another precision. Raises
+    UserError if transformers cannot write them, or if what was read back is something else.
     """
-    model.lm.save_pretrained(folder, state_dict=_stored_weights(model, dtype))
+    weights = _stored_weights(model, dtype)
+    with _unwritable():
+        model.lm.save_pretrained(folder, state_dict=dict(weights))
+        tokenizer.save_pretrained(folder)
     if dtype is not None:
         config = json.loads((folder / "config.json").read_text())
         config["dtype"] = str(dtype).removeprefix("torch.")
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tokenizer.save_pretrained(folder)
 
     # safetensors makes its files readable only by their owner: give them the usual permissions.
     permissions = stat.S_IMODE((folder / "config.json").stat().st_mode)
-    for weights in folder.glob("*.safetensors"):
-        weights.chmod(permissions)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(permissions)
+    _compare_written(folder, weights)
+
+
+@contextmanager
+def _unwritable() -> Iterator[None]:
+    """Turn what transformers raises for a model that it cannot write into a UserError.
+
+    A refusal of the disk passes through: the caller knows what to say about it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError):
+        raise
+    except Exception as error:
+        raise UserError(f"transformers cannot write this model: {brief(error)}") from error
+
+
+def _compare_written(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raise UserError if the files in `folder` do not hold `weights`, bit by bit.
+
+    A weight that is tied to another one is stored once. transformers stores some architectures
+    under other names; those are compared when the folder is loaded (readback.py).
+    """
+    names, addresses = set(), set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - it is not a dictionary
+                names.add(name)
+                if name not in weights:
+                    continue
+                addresses.add(weights[name].data_ptr())
+                if not same_bits(stored.get_tensor(name), weights[name]):
+                    raise UserError(
+                        f"{folder}: {name} was not stored as it is: check the disk, then try again"
+                    )
+
+    lost = [name for name, weight in weights.items() if weight.data_ptr() not in addresses]
+    if lost and names <= weights.keys():
+        raise UserError(f"{folder}: {lost[0]} was not stored: check the disk, then try again")
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors on the CPU have equal shapes, types and bits (a NaN equals itself)."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    flat = (tensor.contiguous().flatten().view(torch.uint8) for tensor in (one, other))
+    return torch.equal(*flat)
 
 
 def _stored_weights(model: Backbone, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -235,10 +370,58 @@ def find_model(name: str) -> str:
     Raises UserError at once if there is no such folder, or the hub cannot be reached for a model
     that was not fetched before. transformers alone would retry for more than a minute.
     """
-    path = _checked(locate(name))
+    path = _usable(name)
     if is_hub_id(path) and not _is_cached(path) and not _hub_answers():
         raise UserError(f"no folder {path!r} here, and the hub could not be reached{_hint(path)}")
     return path
+
+
+def _fetched(name: str, hub_id: str) -> Path:
+    """The local folder of a model on the hub, once the files that are used were fetched.
+
+    Raises UserError before the weights are fetched if its configuration shows that they cannot be
+    used.
+    """
+    folder = Path(str(cached_file(hub_id, CONFIG))).parent
+    for file in (GENERATION, ADAPTER, "README.md", "LICENSE"):
+        _fetch_if_any(hub_id, file)
+    refuse_settings(name, folder)
+
+    for plain, index in zip(PLAIN, INDEXES, strict=True):
+        if _fetch_if_any(hub_id, plain):
+            break
+        if _fetch_if_any(hub_id, index):
+            shards = json.loads((folder / index).read_bytes())["weight_map"].values()
+            for shard in sorted(set(shards)):
+                cached_file(hub_id, shard)
+            break
+
+    if (folder / ADAPTER).exists():
+        _fetch_if_any(hub_id, "adapter_model.safetensors")
+    return folder
+
+
+def _fetch_if_any(hub_id: str, file: str) -> bool:
+    """Fetch a file from the hub, unless it was fetched before; whether there is one."""
+    fetched = cached_file(
+        hub_id,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return fetched is not None
+
+
+def _usable(name: str) -> str:
+    """The folder of a model, after it was taken apart once, or `name` itself if it is a hub id."""
+    try:
+        path = _checked(locate(name))
+        if not is_hub_id(path):
+            read_folder(name, Path(path))
+        return path
+    except OSError as error:  # no right to read it, or a name that no file can have
+        reason = error.strerror or brief(error)
+        raise UserError(f"cannot read the model folder {name!r}: {reason}") from error
 
 
 def _checked(path: str) -> str:
@@ -248,26 +431,32 @@ def _checked(path: str) -> str:
     there is no model. An id whose owner is the name of a local folder is a mistyped path, unless
     the model was fetched from the hub before.
     """
+    if path.endswith(gguf.SUFFIX):
+        return gguf.unpacked(path)
     if is_hub_id(path):
         if Path(path).parent.is_dir() and not _is_cached(path):
             raise UserError(f"no model folder at {path!r}{_hint(path)}")
         return path
 
     folder = Path(path)
+    if folder.name in gguf.PACKAGES and not folder.exists():
+        raise UserError(
+            f"no model folder at {path!r}: run `tinyzero convert {folder.name}` first, it gets it"
+        )
+    if folder.is_file():
+        raise UserError(f"{path!r} is a file, not a model folder: give the folder that holds it")
     if not folder.is_dir():
         choices = (
             f": give {' or '.join(BUNDLED)} (bundled), a folder, or a hub id such as "
             "Qwen/Qwen2.5-3B"
         )
         raise UserError(f"no model folder at {path!r}{_hint(path) or choices}")
-    if (folder / "config.json").exists():
+    if (folder / CONFIG).exists():
         return path
     if (folder / "model").is_dir():
         return str(folder / "model")
-    raise UserError(
-        f"{path!r} has no config.json, so it is not a Hugging Face model folder: "
-        "give the folder that has one"
-    )
+    refuse_without_config(name=path, path=folder)
+    return path
 
 
 def _is_cached(hub_id: str) -> bool:

@@ -8,14 +8,17 @@ weights of the policy. The adapters themselves are those of peft.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinyzero.config import LoraSection
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, brief
 from tinyzero.models import Backbone
 
 FOLDER = "adapter"
@@ -45,9 +48,54 @@ def add_adapter(model: Backbone, options: LoraSection) -> None:
             parameter.data = parameter.data.float()
 
     if model.device.type == "cuda" and model.dtype != torch.float32:
-        # Compute the products of the adapters in TF32. This is several times as fast, and still
-        # more precise than the 16-bit activations around them.
-        torch.set_float32_matmul_precision("high")
+        _speed_up(model)
+
+
+def _speed_up(model: Backbone) -> None:
+    """Compute the products of the adapters, and no others, in TF32.
+
+    This is several times as fast, and still more precise than the 16-bit activations around them.
+    The setting of PyTorch for all products would round more than these: some versions of
+    transformers compute the angles of rotary positions as a product, and a critic its values.
+    """
+    for name, module in model.lm.named_modules():
+        if ".lora_" in name and isinstance(module, nn.Linear):
+            layer: Any = module
+            layer.forward = partial(_tf32_linear, layer)
+
+
+def _tf32_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """What the linear layer `layer`, which has no bias, computes from `x`, in TF32."""
+    result: Tensor = _TF32Product.apply(x, layer.weight)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _TF32Product(torch.autograd.Function):
+    """The product x weightᵀ, whose gradients are products in TF32 too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        with _tf32():
+            return x @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        (grad,) = grads
+        with _tf32():
+            return grad @ weight, grad.flatten(0, -2).T @ x.flatten(0, -2)
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    """Have a GPU compute float32 products in TF32 for as long as this lasts."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def share_frozen(model: nn.Module, owner: nn.Module) -> None:
@@ -70,6 +118,41 @@ def share_frozen(model: nn.Module, owner: nn.Module) -> None:
 def _plain(name: str) -> str:
     """The name that a weight has without adapters."""
     return name.replace(".base_layer.", ".")
+
+
+def merge_adapter(name: str, lm: Any, folder: Path) -> Any:
+    """`lm` with the adapter in `folder` merged into its weights; messages call the model `name`.
+
+    Raises UserError if peft is not installed, or if the adapter does not belong to these weights.
+    """
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
+        from peft.utils import load_peft_weights
+    except ImportError:
+        raise UserError(
+            f"{name!r} holds an adapter, and merging it needs peft: pip install 'tinyzero[lora]'"
+        ) from None
+
+    try:
+        stored = load_peft_weights(str(folder), device="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of is compared below
+            adapted = PeftModel.from_pretrained(lm, str(folder))
+        expected = get_peft_model_state_dict(adapted)
+        merged = adapted.merge_and_unload(safe_merge=True)
+    except Exception as error:  # peft, torch and safetensors raise many types
+        raise UserError(
+            f"cannot merge the adapter in {name!r}: {brief(error)}; remove adapter_config.json to "
+            "use the weights without it"
+        ) from error
+
+    if foreign := sorted(stored.keys() ^ expected.keys()):
+        raise UserError(
+            f"the adapter in {name!r} does not belong to its weights, the first difference is "
+            f"{foreign[0]}: remove adapter_config.json to use the weights without it"
+        )
+    merged.requires_grad_(True)  # peft froze them
+    return merged
 
 
 def save_adapter(model: Backbone, options: LoraSection, folder: Path, base: str) -> None:

@@ -2,33 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import (
     AddedToken,
+    AutoConfig,
     AutoTokenizer,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     Qwen2Tokenizer,
 )
+from transformers.utils.hub import cached_file
 
 from tinyzero.errors import UserError, first_line
 from tinyzero.models.backbone import Backbone
+from tinyzero.models.chat import render_chat, silent
 from tinyzero.models.hub import find_model
 from tinyzero.types import Prompt, SamplingParams
 
+MODEL_RULES = ("fuse_unk", "byte_fallback", "ignore_merges")
+"""Settings of the model inside a tokenizer that change how it splits text."""
+
+OFFSETS = "trim_offsets"
+
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model's folder. Raises UserError if it has no tokenizer."""
+    """The tokenizer in a model's folder, which splits text exactly as its tokenizer.json says.
+
+    Raises UserError if there is no tokenizer, or if it needs tokens that the model does not have.
+    """
     path = find_model(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = _as_in_file(loaded, path)
     except Exception as error:
         raise UserError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
 
     # If the file is missing, transformers makes a tokenizer that turns every text into nothing.
     if not tokenizer("0", add_special_tokens=False)["input_ids"]:
         raise UserError(f"{name!r} has no tokenizer: add its tokenizer.json to the folder")
+    _require_end_token(tokenizer, name)
     return tokenizer
+
+
+def _as_in_file(tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedTokenizerBase:
+    """`tokenizer`, or the one in tokenizer.json if transformers changed how that splits text.
+
+    transformers rebuilds some tokenizers from their vocabulary alone, with the steps of the class
+    that the folder names. Others that the file lists, such as splitting digits, are then lost.
+    """
+    file = cached_file(path, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    loaded = getattr(tokenizer, "backend_tokenizer", None)
+    if file is None or loaded is None:
+        return tokenizer
+
+    written = Tokenizer.from_file(file)
+    if _steps(written) == _steps(loaded):
+        return tokenizer
+
+    known: dict[str, Any] = {
+        name: token
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str) and written.token_to_id(token) is not None
+    }
+    as_written: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(path, **known)
+    return as_written
+
+
+def _steps(tokenizer: Tokenizer) -> list[Any]:
+    """How a tokenizer gets from text to tokens and back, except for its vocabulary."""
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
+    states = [None if part is None else json.loads(part.__getstate__()) for part in parts]
+    rules = [getattr(tokenizer.model, rule, None) for rule in MODEL_RULES]
+    return [*map(_without_offsets, states), *rules]
+
+
+def _without_offsets(state: Any) -> Any:
+    """A step's settings without the one that only moves offsets, which are not used here."""
+    if isinstance(state, dict):
+        return {key: _without_offsets(value) for key, value in state.items() if key != OFFSETS}
+    return [_without_offsets(entry) for entry in state] if isinstance(state, list) else state
+
+
+def known_vocabulary(name: str) -> int | None:
+    """The number of tokens that a model can read, without loading it; None if it does not say."""
+    try:
+        settings = AutoConfig.from_pretrained(find_model(name), trust_remote_code=False)
+        return int(settings.get_text_config().vocab_size)
+    except Exception:  # a damaged folder raises many types; load_model will report it
+        return None
+
+
+def _require_end_token(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise UserError if the model has no row for the token that ends a text."""
+    rows, end = known_vocabulary(name), tokenizer.eos_token_id
+    if rows is not None and end is not None and end >= rows:
+        raise UserError(
+            f"the tokenizer of {name!r} does not belong to its model: the end token "
+            f"{tokenizer.eos_token!r} is number {end}, but the model has only {rows:,} tokens; "
+            "use the tokenizer that the model was trained with"
+        )
 
 
 def build_tokenizer(
@@ -64,30 +140,46 @@ def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, ...]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    *,
+    rows: int | None = None,
+    date: str = "",
+    note: Callable[[str], None] = silent,
+) -> tuple[int, ...]:
     """Token ids of a prompt: a text, or chat messages, which the chat template turns into a text.
 
-    An assistant's last message is continued; after a user's, the assistant's turn is opened.
+    An assistant's last message is continued; after a user's, the assistant's turn is opened. The
+    ids never end with an end token that the tokenizer adds, and never begin with two begin tokens.
 
-    Raises UserError if there is no chat template, or if the tokenizer loses characters of the text.
+    `rows` is the number of tokens that the model can read, see `known_vocabulary`. `date` is what
+    a template takes for today, as in 2026-11-27. `note` is told what was changed in a prompt.
+
+    Raises UserError if the chat template cannot render the prompt, the tokenizer loses characters
+    of it, or a token is not one of the model's.
     """
-    if not isinstance(prompt, str):
-        if not tokenizer.chat_template:
-            raise UserError(
-                "the task's prompt is chat messages, but this model has no chat template: return "
-                "text unless the template is 'instruct', or use a model with a chat template"
-            )
-        continues = continues_last_message(prompt)
-        ids = tokenizer.apply_chat_template(
-            [dict(message) for message in prompt],
-            tokenize=True,
-            continue_final_message=continues,
-            add_generation_prompt=not continues,
-            return_dict=False,
-        )
-        return tuple(ids)
+    if isinstance(prompt, str):
+        ids = _text_ids(tokenizer, prompt, note)
+    else:
+        text = render_chat(tokenizer, prompt, date, note)
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    ids = tokenizer(prompt, add_special_tokens=True)["input_ids"]
+    begin = tokenizer.bos_token_id
+    while begin is not None and ids[:2] == [begin, begin]:
+        ids = ids[1:]
+    _check_ids(tokenizer, ids, rows)
+    return tuple(ids)
+
+
+def _text_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, note: Callable[[str], None]
+) -> list[int]:
+    """Token ids of a text, with what the tokenizer adds before it, but not what it adds after it.
+
+    Raises UserError if the tokenizer loses characters of the text.
+    """
+    ids = list(tokenizer(prompt, add_special_tokens=True)["input_ids"])
     decoded = tokenizer.decode(ids, skip_special_tokens=False)
     if prompt not in decoded:
         lost = sorted({character for character in prompt if character not in decoded})
@@ -95,16 +187,40 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[i
             "the model's tokenizer cannot encode this prompt, because it loses "
             f"{lost or 'spaces or newlines'}: {prompt[:80]!r}"
         )
-    return tuple(ids)
+
+    own = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    starts = range(len(ids) - len(own) + 1)
+    start = next((start for start in starts if ids[start : start + len(own)] == own), None)
+    if start is None:
+        return ids
+
+    before, after = ids[:start], ids[start + len(own) :]
+    if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id):
+        wrong = [token for token in before if token == tokenizer.eos_token_id]
+        before = [token for token in before if token != tokenizer.eos_token_id]
+    else:
+        wrong = []
+    if dropped := wrong + after:
+        note(
+            f"the tokenizer adds {tokenizer.decode(dropped)!r} to every text: it is left out, "
+            "because a prompt is the beginning of a text"
+        )
+    return before + own
 
 
-def continues_last_message(messages: Sequence[Mapping[str, str]]) -> bool:
-    """Whether the model continues the last message, because the assistant wrote it.
-
-    After any other message the chat template has to open the assistant's turn; without that the
-    model would continue the user's question.
-    """
-    return messages[-1]["role"] == "assistant"
+def _check_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rows: int | None) -> None:
+    """Raise UserError if a model with `rows` tokens cannot go on after `ids`."""
+    largest = max(ids, default=0)
+    if rows is not None and largest >= rows:
+        raise UserError(
+            f"the prompt has the token {tokenizer.decode([largest])!r}, number {largest}, but the "
+            f"model has only {rows:,} tokens: use the tokenizer that it was trained with"
+        )
+    if ids and ids[-1] == tokenizer.eos_token_id:
+        raise UserError(
+            f"the prompt ends with the end token {tokenizer.eos_token!r}, so nothing can "
+            "follow: end it with the beginning of the assistant's message"
+        )
 
 
 def end_ids(

@@ -4,6 +4,7 @@ __all__ = [
     "check",
     "checkpoint",
     "console",
+    "early",
     "glossary",
     "opening",
     "outputs",

@@ -5,24 +5,34 @@ A run, `--dry-run`, every cell of a grid and a plan use it.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
+
+import torch
 
 from tinyzero import models, samplers
 from tinyzero.algorithms import Algorithm, load_algorithm
 from tinyzero.config import Config, Named
+from tinyzero.cost.devices import LACKS, Device, device_named, lacks_bfloat16, this_cpu
+from tinyzero.cost.shapes import Shape, find_shape
+from tinyzero.cost.simulator import Plan, changed, make_plan, prompt_tokens, remedies
+from tinyzero.cost.words import remedy_line, size_text, usable_text
 from tinyzero.errors import UserError
 from tinyzero.registry import acting, validate
 from tinyzero.run import trackers
 from tinyzero.tasks import TASKS, load_task
 from tinyzero.tasks.guarded import GuardedTask
 
+ONE_ROW = {"rollout.rows": 1}
+
 
 class Parts(NamedTuple):
     """A configuration that was checked, and what it names."""
 
     config: Config
-    """With every option of the task and the algorithm that acts, because defaults may change."""
+    """With the date and every option of the task and algorithm that acts: defaults may change."""
     task: GuardedTask
     algorithm: Algorithm
 
@@ -57,7 +67,7 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
 
 
 def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
-    """`config` with every option of the task and the algorithm that acts."""
+    """`config` with its date, and every option of the task and the algorithm that acts."""
     options = getattr(algorithm, "options", None)
     if options is None:  # a user's class may keep its options under another name
         kind: Any = type(algorithm)
@@ -67,6 +77,9 @@ def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
         "task": Named(name=config.task.name, **task.given),
         "algorithm": Named(name=config.algorithm.name, **acting(options)),
     }
+    if not config.model.date:
+        today = datetime.date.today().isoformat()
+        changes["model"] = config.model.model_copy(update={"date": today})
     if config.sampler.name == "auto" and config.model.device == "cpu":
         changes["sampler"] = config.sampler.model_copy(update={"name": "torch"})
     return config.model_copy(update=changes)
@@ -100,6 +113,57 @@ def unused_gpu(config: Config) -> str | None:
         "this recipe trains on the CPU, though there is a GPU: --model.device cuda uses it, which "
         "is worth it for models much larger than the bundled ones"
     )
+
+
+def machine_notes(config: Config, algorithm: Algorithm) -> list[str]:
+    """What to say about this machine before the model is loaded: slow or too small for the run."""
+    notes = [unused_gpu(config), slow_type(config), too_little_memory(config, algorithm)]
+    return [note for note in notes if note]
+
+
+def slow_type(config: Config) -> str | None:
+    """A note if the model would compute in bfloat16 on a CPU without units for it."""
+    on_cpu = models.pick_device(config.model.device) == "cpu"
+    if config.model.dtype != "bfloat16" or not on_cpu or not lacks_bfloat16():
+        return None
+    return (
+        f"this will be many times slower than it has to be: model.dtype is bfloat16, {LACKS}; "
+        "use --model.dtype float32"
+    )
+
+
+def too_little_memory(config: Config, algorithm: Algorithm) -> str | None:
+    """A note if weights, optimizer and activations do not fit into this machine's memory.
+
+    The sampler's cache is left out: the sampler decodes as many completions at once as fit. None if
+    the device or the shape of the model is not known.
+    """
+    where = models.pick_device(config.model.device)
+    device = this_cpu() if where == "cpu" else device_named(torch.cuda.get_device_name(where))
+    if device is None:
+        return None
+
+    try:
+        shape = find_shape(config.model.name)
+        prompt = prompt_tokens(config)
+        planned = partial(planned_on, device, algorithm, shape, prompt)
+        plan = planned(config)
+        changes = {} if plan.fits else remedies(changed(config, ONE_ROW), planned)
+    except UserError:
+        return None
+    if plan.fits:
+        return None
+    return (
+        f"this run will not fit: it needs {size_text(plan.peak)} at its peak, more than "
+        f"{usable_text(plan)}; {remedy_line(changes)}"
+    )
+
+
+def planned_on(
+    device: Device, algorithm: Algorithm, shape: Shape, prompt: float, config: Config
+) -> Plan:
+    """The plan of `config` on a device, with the smallest cache that sampling can do with."""
+    return make_plan(changed(config, ONE_ROW), algorithm, shape, device, prompt)
 
 
 def check_machine(config: Config) -> None:

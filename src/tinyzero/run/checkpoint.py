@@ -3,7 +3,8 @@
     checkpoints/step_000100/
       model/          a Hugging Face folder
       trainer.pt      what else is needed to resume the run
-      manifest.json   size and SHA-256 of every file above, written last
+      manifest.json   size and SHA-256 of every file above, written last; and what was recorded
+                      about this step later, such as its evaluation
 
 A checkpoint is written under a hidden name in the same folder, flushed to the disk, and then
 renamed. So whenever the process dies, the visible checkpoints are whole. The next save removes what
@@ -48,7 +49,7 @@ def save(
     untouched, and TypeError if `state` holds anything else.
     """
     folder = run_dir / FOLDER
-    final = folder / f"step_{step:06d}"
+    final = folder / name_of(step)
     if final.is_dir() and verify(final) is None:
         return final
 
@@ -69,8 +70,17 @@ def save(
     return final
 
 
-def rehearse(run_dir: Path, write_model: Callable[[Path], None], state: dict[str, Any]) -> None:
-    """Write a checkpoint and remove it. Raises UserError if `save` could not write one."""
+def rehearse(
+    run_dir: Path,
+    write_model: Callable[[Path], None],
+    state: dict[str, Any],
+    read_back: Callable[[Path], None],
+) -> None:
+    """Write a checkpoint, read it back, and remove it.
+
+    `read_back` is called with the folder that `write_model` filled. Raises UserError if `save`
+    could not write a checkpoint, and whatever `read_back` raises.
+    """
     folder = run_dir / FOLDER
     temporary = folder / f"{TEMPORARY}rehearsal"
     with _refusals(folder):
@@ -78,8 +88,28 @@ def rehearse(run_dir: Path, write_model: Callable[[Path], None], state: dict[str
             (temporary / MODEL).mkdir(parents=True)
             write_model(temporary / MODEL)
             _write_state(temporary / TRAINER, state)
+            read_back(temporary / MODEL)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def reseal(path: Path, later: dict[str, Any]) -> None:
+    """Add to the checkpoint at `path` what was learned about its run since it was saved.
+
+    `later` replaces entries of the state when the checkpoint is loaded. It is kept in the manifest,
+    which is replaced as a whole, so the checkpoint is always one of the two. Raises UserError if
+    the disk refuses.
+    """
+    temporary = path / (TEMPORARY + MANIFEST)
+    with _refusals(path):
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        try:
+            temporary.write_text(json.dumps(manifest | {"later": later}, indent=1))
+            _flush(temporary)
+            temporary.replace(path / MANIFEST)
+            _flush(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def load_latest(run_dir: Path, report: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
@@ -99,6 +129,9 @@ def load_latest(run_dir: Path, report: Callable[[str], None]) -> tuple[Path, dic
             f"{short_path(path / TRAINER)} is not a run's state ({brief(error)}): "
             f"put it back, or delete {short_path(path)}"
         ) from None
+    later = json.loads((path / MANIFEST).read_bytes()).get("later")
+    if isinstance(state, dict) and isinstance(later, dict):
+        state |= later
     return path, state
 
 
@@ -134,7 +167,7 @@ def verify(path: Path) -> str | None:
         files = {
             name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
         }
-        name = f"step_{manifest['step']:06d}"
+        name = name_of(manifest["step"])
     except FileNotFoundError:
         return f"file {MANIFEST} is missing"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -223,6 +256,15 @@ def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
     paths = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
     return sorted(paths, key=_step)
+
+
+def name_of(step: int) -> str:
+    """The name of the folder with the checkpoint after `step` steps.
+
+    >>> name_of(100)
+    'step_000100'
+    """
+    return f"step_{step:06d}"
 
 
 def _step(path: Path) -> int:

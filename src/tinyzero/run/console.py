@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 import rich.console
@@ -41,6 +43,14 @@ SECONDS_BETWEEN_REDRAWS = 0.25
 SECONDS_BETWEEN_LINES = 60.0
 
 
+class Screen(rich.console.Console):
+    """rich's console, which would end the process if nobody reads its output any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError again, so that our own console can go on in silence."""
+        raise
+
+
 class Console:
     """The progress of a run: a live table of its last steps, or one plain line per step.
 
@@ -66,19 +76,20 @@ class Console:
         self.evaluation = ""
         self.evaluation_started = self.last_progress = 0.0
 
-        self.console = rich.console.Console(file=file or sys.stdout, highlight=False, markup=False)
+        self.console = Screen(file=file or sys.stdout, highlight=False, markup=False)
         redraws = self.console.is_terminal and not self.console.is_dumb_terminal
         # Drawn only when there is something new: a drawing thread would take time from training.
         self.live = Live(console=self.console, auto_refresh=False) if redraws else None
 
     def __enter__(self) -> Console:
         if self.live:
-            self.live.start()
+            self._write(self.live.start)
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self.live:
-            self.live.stop()
+            with suppress(OSError, ValueError):  # the terminal may be gone
+                self.live.stop()
 
     def show(self, record: Mapping[str, Any], seconds_left: float) -> None:
         """Show the record of one step, and how long the run will still take."""
@@ -145,8 +156,8 @@ class Console:
             write()
         except (OSError, ValueError) as error:
             self.lost_output = True
-            with suppress(OSError, ValueError):
-                print(f"cannot show any more output ({error}); the run continues", file=sys.stderr)
+            silence(self.console.file)
+            say(f"cannot show any more output ({error}); the run continues", sys.stderr)
 
     def _row(self, record: Mapping[str, Any]) -> dict[str, str]:
         """The cells of a step by heading."""
@@ -155,8 +166,8 @@ class Console:
         for key, (heading, number_format) in self.columns.items():
             if record.get(key) is not None:
                 row[heading] = format(record[key], number_format)
-        if record.get("time/step"):
-            row["tokens/s"] = f"{record['tokens/generated'] / record['time/step']:,.0f}"
+        if record.get("time/sample"):  # the pace of sampling alone
+            row["tokens/s"] = f"{record['tokens/generated'] / record['time/sample']:,.0f}"
 
         if record.get("time/utilisation"):
             row["of peak"] = f"{record['time/utilisation']:.0%}"
@@ -189,6 +200,30 @@ class Console:
         for row in rows:
             table.add_row(*(row.get(heading, "") for heading in headings))
         return table
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line to stdout, or to `stream`. If nobody can read it any more, say nothing."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError):  # a closed pipe, a terminal that is gone, a closed file
+        silence(stream)
+
+
+def silence(stream: Any) -> None:
+    """Let a stream that can no longer be written to swallow what is written to it from now on.
+
+    Otherwise every later print, and Python itself at its exit, would fail on what is left in it.
+    """
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is stream and stream.closed:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 def clock_text(seconds: float) -> str:

@@ -110,6 +110,14 @@ GLOSSARY: dict[str, str] = {
     "time/*": "Seconds of wall time spent in the named part.",
     "memory/*": "Memory held by the named part at its peak, in bytes.",
     "memory/peak": "The most memory, in bytes, that a process of the run has held so far.",
+    "sampler/graphs": (
+        "Is 1 if the torch sampler on a GPU decodes with CUDA graphs, and 0 if capturing them "
+        "failed, which is slower. Absent on a CPU."
+    ),
+    "sampler/attention": (
+        "Is 1 if the torch sampler on a GPU decodes with flash attention, and 0 if it masks whole "
+        "rooms, which is slower. Absent on a CPU."
+    ),
     "memory/gpu_peak": (
         "The most memory, in bytes, that PyTorch had allocated on the GPU so far, in any process "
         "of the run. vLLM's memory is not included."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -86,10 +87,16 @@ def _model(config: Config, algorithm: Algorithm, role: str, policy: Backbone | N
     return load(config, role, None if is_refreshed else policy)
 
 
-def load(config: Config, role: str, owner: Backbone | None = None) -> Backbone:
+def load(
+    config: Config,
+    role: str,
+    owner: Backbone | None = None,
+    note: Callable[[str], None] = models.ignore,
+) -> Backbone:
     """The model that plays a role, on its device.
 
-    With adapters, it shares the frozen weights of `owner` if there is one.
+    With adapters, it shares the frozen weights of `owner` if there is one. `note` is called with a
+    line about each thing in the model's folder that is not used.
     """
     if role not in ROLES:
         raise UserError(
@@ -105,6 +112,7 @@ def load(config: Config, role: str, owner: Backbone | None = None) -> Backbone:
         "cpu" if shares else device,  # weights that will be shared never use GPU memory twice
         config.update.pack,
         section.checkpointing,
+        note=note,
     )
     if config.lora.rank:
         if role == "reference":

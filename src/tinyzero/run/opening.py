@@ -19,11 +19,13 @@ from tinyzero.tasks import load_task
 USED = (
     "task.",
     "grading.",
+    "model.date",
     "model.device",
     "model.dtype",
     "model.prompt",
     "model.threads",
     "eval.max_tokens",
+    "eval.temperature",
 )
 """Options of a recipe that matter when a model is only used; keys that begin like this."""
 
@@ -48,19 +50,29 @@ def open_player(config: configs.Config, model: str) -> Iterator[Player]:
     import torch
 
     from tinyzero import models
+    from tinyzero.run.check import slow_type
     from tinyzero.run.parts import make_grader
     from tinyzero.samplers.torch import TorchSampler
 
     task = load_task(config.task.name, config.task.options)
+    if note := slow_type(config):
+        print(note, file=sys.stderr)
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     with closing(make_grader(task, config.grading)) as grader:
         device = models.pick_device(config.model.device)
-        lm = models.load_model(model, getattr(torch, config.model.dtype), device)
+        dtype = getattr(torch, config.model.dtype)
+        lm = models.load_model(model, dtype, device, note=partial(print, file=sys.stderr))
         tokenizer = models.load_tokenizer(model)
         ends = models.end_ids(tokenizer, lm, task.stop)
         sampler = TorchSampler(lm, models.decoder(tokenizer), ends)
-        encode = partial(models.encode_prompt, tokenizer)
+        encode = partial(
+            models.encode_prompt,
+            tokenizer,
+            rows=lm.config.get_text_config().vocab_size,
+            date=config.model.date,
+            note=models.once(lambda text: print(text, file=sys.stderr)),
+        )
         yield Player(task, sampler, encode, config.model.prompt, grader, context=lm.context)
 
 

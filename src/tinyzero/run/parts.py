@@ -26,9 +26,10 @@ from tinyzero.models import lora
 from tinyzero.registry import SESSION
 from tinyzero.rollouts import Cursor, Player, Source
 from tinyzero.run import preflight, progress, records, trackers
-from tinyzero.run.check import Parts, check, complete, unused_gpu
+from tinyzero.run.check import Parts, check, complete, machine_notes
 from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
+from tinyzero.run.early import Start
 from tinyzero.run.forecast import Forecast
 from tinyzero.run.learners import ROLES, load, make_learners
 from tinyzero.run.meter import Meter
@@ -53,11 +54,14 @@ class Run:
     player: Player
     source: Source
     save_model: Callable[[Path], None]
+    read_back: Callable[[Path], None]
+    """Raises UserError if the model in a folder is not the policy."""
     console: Console
     tracking: trackers.Tracking
     meter: Meter
     clock: Clock
     forecast: Forecast
+    start: Start
     step: int = 0
     """Steps finished so far."""
     samples: int = 0
@@ -208,6 +212,7 @@ def build(
 
     # what needs no model
     asked, parts = config, check(config, command.options)
+    config = config.model_copy(update={"model": parts.config.model})  # with the date, kept from now
     preflight.require_sampler(config.sampler.name)
     task = parts.task
     console = Console(config.steps, highlights=task.highlights)
@@ -217,7 +222,7 @@ def build(
     else:
         preflight.require_new_folder(folder)
     console.note(opening_line(config, folder, saved.step if saved else 0))
-    if note := unused_gpu(config):
+    for note in filter(None, [command.note, *machine_notes(config, parts.algorithm)]):
         console.note(note)
     is_sampler_known = config.sampler.name != "auto"
     if saved and is_sampler_known:
@@ -228,7 +233,13 @@ def build(
 
     # what needs the tokenizer
     tokenizer = models.load_tokenizer(config.model.name)
-    encode = partial(models.encode_prompt, tokenizer)
+    encode = partial(
+        models.encode_prompt,
+        tokenizer,
+        rows=models.known_vocabulary(config.model.name),
+        date=config.model.date,
+        note=models.once(console.note),
+    )
     prompts = [task.prompt(problem, config.model.prompt) for problem in problems]
     lengths = [len(encode(prompt)) for prompt in prompts]
     known_context = models.known_context(config.model.name)
@@ -236,12 +247,13 @@ def build(
         preflight.check_lengths(config, lengths, known_context, console.note)
 
     # what needs the policy
-    policy = load(config, "policy")
+    policy = load(config, "policy", note=console.note)
     if known_context is None:
         preflight.check_lengths(config, lengths, policy.context, console.note)
     config, algorithm = choose_sampler(config, parts, policy, console.note)
     if saved and not is_sampler_known:
         progress.refuse_changes(saved, config, folder)
+    origin = models.origin_of(config.model.name)
     ends = models.end_ids(tokenizer, policy, task.stop)
     sampler = make_sampler(config, policy, models.decoder(tokenizer), ends)
     player = Player(
@@ -266,7 +278,9 @@ def build(
         source=make_source(config, player, algorithm, clock),
         clock=clock,
         forecast=Forecast(config),
-        save_model=lambda path: save_policy(config, policy, tokenizer, path),
+        start=Start(task.levels, config.rollout.max_tokens, config.optimizer.learning_rate),
+        save_model=lambda path: save_policy(config, policy, tokenizer, origin, path),
+        read_back=partial(models.compare_loaded, policy, tokenizer),
         console=console,
         tracking=trackers.Tracking(config.run.track, folder, config.model_dump(), console.note),
         meter=make_meter(config, algorithm, policy, console),
@@ -312,6 +326,8 @@ def resume_run(run: Run, saved: Saved | None, command: Command) -> None:
 def learn_from_records(run: Run) -> None:
     """Take times and peak memory of the processes before this one from what they recorded."""
     steps = list(records.read(run.folder / "metrics.jsonl"))
+    for step in steps:  # what they say was said before the run was interrupted
+        run.start.after_step(step)
     run.forecast.add_records(steps, records.read(run.folder / "eval.jsonl"))
 
     last = steps[-1] if steps else {}
@@ -344,9 +360,12 @@ def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
     )
 
 
-def save_policy(config: Config, policy: models.Backbone, tokenizer: Any, path: Path) -> None:
+def save_policy(
+    config: Config, policy: models.Backbone, tokenizer: Any, origin: models.Origin, path: Path
+) -> None:
     """Write the model as a Hugging Face folder; adapters are merged, and also kept apart."""
     models.save_model(policy, tokenizer, path)
+    models.write_origin(origin, path)
     if config.lora.rank:
         lora.save_adapter(policy, config.lora, path / lora.FOLDER, config.model.name)
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tinyzero.config import MEANT, Config
-from tinyzero.errors import UserError, short_path
+from tinyzero.errors import UserError, short_path, typed_path
 from tinyzero.evaluate import distinct_problems
 from tinyzero.grading import Grader
 from tinyzero.rollouts import judge
@@ -146,5 +146,5 @@ def check_lengths(config: Config, lengths: Sequence[int], context: int, note: No
 
 def _what_to_do(folder: Path) -> str:
     if (folder / MEANT).is_file():
-        return f"resume that run with `tinyzero train --resume {short_path(folder)}`, or name"
+        return f"resume that run with `tinyzero train --resume {typed_path(folder)}`, or name"
     return "it is not a run, so name"

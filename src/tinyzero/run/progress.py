@@ -8,20 +8,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tinyzero.batching import Batch
 from tinyzero.config import MEANT, Config, lasting
-from tinyzero.errors import Interrupted, UserError, short_path
+from tinyzero.errors import Interrupted, UserError, short_path, typed_path
 from tinyzero.evaluate import caution, completion_metrics, evaluate
-from tinyzero.run import checkpoint, records
+from tinyzero.run import checkpoint, early, records
+from tinyzero.samplers.torch import TorchSampler
 from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
 
 if TYPE_CHECKING:
     from tinyzero.run.parts import Run
+
+SLOW_SAVE = 20.0  # seconds from which the rehearsal of a save is mentioned
 
 MOST_FAILURES = 0.01  # share of a step's answers whose grading may fail without an alarm
 
@@ -37,7 +40,7 @@ def steps(run: Run, stopping: list[int]) -> Iterator[int]:
         score(run, "test", config.eval.test_problems)
         stop_if_asked(stopping)
         score(run, "dev", config.eval.dev_problems)
-        warn_if_none_right(run)
+        judge_start(run)
         stop_if_asked(stopping)
     elif run.step < config.steps:
         # a run that was interrupted during this evaluation has its checkpoint, but not its score
@@ -47,17 +50,16 @@ def steps(run: Run, stopping: list[int]) -> Iterator[int]:
         run.clock.start()
         yield run.step
 
+        # what was learned is safe before an evaluation, which may fail or be killed
         if run.step < config.steps:
+            if due(config.checkpoint.every, run.step):
+                run.save()
             score_if_due(run)
         stop_if_asked(stopping)
 
-        # the last checkpoint is saved after the last evaluations, so that it covers their records
-        if due(config.checkpoint.every, run.step) and run.step < config.steps:
-            run.save()
-
+    run.save()
     score(run, "dev", config.eval.dev_problems)
     score(run, "test", config.eval.test_problems)
-    run.save()
 
 
 def stop_if_asked(stopping: list[int]) -> None:
@@ -71,7 +73,7 @@ def stop_message(folder: Path, step: int, learning: bool) -> str:
     if not (folder / MEANT).is_file():
         return "stopped before the run began: nothing was written"
 
-    command = f"`tinyzero train --resume {short_path(folder)}`"
+    command = f"`tinyzero train --resume {typed_path(folder)}`"
     if step == 0:
         return (
             "stopped before the first step was finished: nothing was trained; "
@@ -126,6 +128,7 @@ def record(
         "time/elapsed": time.perf_counter() - run.started,
         "time/cpu": time.process_time() + run.cpu,
         **run.clock.laps(),
+        **sampler_metrics(run),
     }
 
     run.forecast.add_step(entry["time/step"])
@@ -140,6 +143,7 @@ def record(
         write_rollouts(run, step, rollouts)
     run.recorded = records.lengths(run.folder)
     run.console.show(entry, seconds_left)
+    early.say(run.console.note, run.start.after_step(entry))
 
 
 def write_rollouts(run: Run, step: int, rollouts: list[Rollout]) -> None:
@@ -158,6 +162,15 @@ def warn_of_failures(run: Run) -> None:
             f"alarm: the grader failed on {collected.failed} of {collected.graded} answers of "
             f"this step, which count as wrong; the first failure: {collected.first_error}"
         )
+
+
+def sampler_metrics(run: Run) -> dict[str, float]:
+    """What the torch sampler on a GPU says about its speed. Its faults become alarms."""
+    if not isinstance(run.sampler, TorchSampler):
+        return {}
+    for fault in run.sampler.take_faults():
+        run.console.note(f"alarm: {fault}")
+    return run.sampler.metrics()
 
 
 def peaks(device: torch.device) -> dict[str, int]:
@@ -218,7 +231,11 @@ def score(run: Run, split: Split, problems: int) -> None:
     options, started = run.config.eval, time.perf_counter()
     title = f"{split} after {run.step} step{'' if run.step == 1 else 's'}"
     expected = run.forecast.evaluation(split)
-    params = SamplingParams(max_tokens=run.config.eval_tokens, n=options.samples)
+    params = SamplingParams(
+        temperature=run.config.eval_temperature,
+        max_tokens=run.config.eval_tokens,
+        n=options.samples,
+    )
     result = evaluate(
         run.player,
         split=split,
@@ -239,6 +256,8 @@ def score(run: Run, split: Split, problems: int) -> None:
     # last, because an evaluation counts as finished once it is in eval.jsonl
     records.append(run.folder / "eval.jsonl", entry)
     run.recorded = records.lengths(run.folder)
+    if run.saved.name == checkpoint.name_of(run.step):
+        checkpoint.reseal(run.saved, spent_and_recorded(run))
     run.tracking.log(entry, f"{split}/")
 
     warning = caution(entry)
@@ -249,18 +268,10 @@ def score(run: Run, split: Split, problems: int) -> None:
     )
 
 
-def warn_if_none_right(run: Run) -> None:
-    """Say so if no answer of the evaluations before training is right."""
+def judge_start(run: Run) -> None:
+    """Say so if the evaluations before training show that it can hardly start."""
     evaluations = [entry for entry in records.read(run.folder / "eval.jsonl") if entry["step"] == 0]
-    answers = sum(entry["n"] * entry["k"] for entry in evaluations)
-    is_graded = any(entry.get("graded") for entry in evaluations)
-    if not answers or is_graded or any(entry["pass@1"] for entry in evaluations):
-        return
-
-    run.console.note(
-        f"none of {answers} answers is right before training: rewards may all be equal, so check "
-        "the task with check-task, or make it easier"
-    )
+    early.say(run.console.note, run.start.after_evaluation(evaluations))
 
 
 def rollout_of(run: Run, step: int, split: Split, rollout: Rollout) -> dict[str, Any]:
@@ -292,6 +303,11 @@ def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) ->
     }
 
 
+def _as_tuple(value: Any) -> Any:
+    """A list as a tuple: JSON has no tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Saved(BaseModel):
     """The state that a checkpoint holds next to the policy's folder."""
 
@@ -307,7 +323,7 @@ class Saved(BaseModel):
     learners: dict[str, dict[str, Any]]
     config: dict[str, Any]
     """The options that may not change while the run lasts, by dotted key."""
-    records: dict[str, tuple[int, str]]
+    records: dict[str, Annotated[tuple[int, str], BeforeValidator(_as_tuple)]]
     """For each file of records, its length in bytes and the SHA-256 of that much of it."""
 
 
@@ -327,28 +343,41 @@ def save(run: Run) -> None:
 
 def state_without_learners(run: Run) -> dict[str, Any]:
     """All of a run's state but the learners'. Its records are then safe on the disk."""
-    seals = {
-        name: records.seal(run.folder / name, run.recorded.get(name, 0)) for name in records.FILES
-    }
     return {
         "step": run.step,
         "cursor": run.source.cursor.state_dict(),
         "samples": run.samples,
         "tokens": run.tokens,
-        "seconds": time.perf_counter() - run.started,
-        "cpu": time.process_time() + run.cpu,
         "flops": run.meter.flops,
         "config": lasting(run.config),
+        **spent_and_recorded(run),
+    }
+
+
+def spent_and_recorded(run: Run) -> dict[str, Any]:
+    """The part of a run's state that an evaluation changes. Its records are then on the disk."""
+    seals = {
+        name: records.seal(run.folder / name, run.recorded.get(name, 0)) for name in records.FILES
+    }
+    return {
+        "seconds": time.perf_counter() - run.started,
+        "cpu": time.process_time() + run.cpu,
         "records": seals,
     }
 
 
 def rehearse(run: Run) -> None:
-    """Save a checkpoint and remove it, to find a disk that cannot be written before the first step.
+    """Save a checkpoint, load it as a user would, compare it with the policy, and remove it.
 
-    The learners' state is left out: it is the largest part, and only tensors.
+    So a disk that cannot be written, or a model that cannot be saved, is found before the first
+    step. The learners' state is left out: it is the largest part, and only tensors.
     """
-    checkpoint.rehearse(run.folder, run.save_model, state_without_learners(run))
+    started = time.perf_counter()
+    checkpoint.rehearse(run.folder, run.save_model, state_without_learners(run), run.read_back)
+
+    seconds = time.perf_counter() - started
+    if seconds > SLOW_SAVE:
+        run.console.note(f"the model was saved and read back once, to be sure: {seconds:.0f} s")
 
 
 def load_latest(folder: Path, note: Callable[[str], None]) -> Saved | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from tinyzero.errors import Interrupted
+from tinyzero.run.console import say
 
 SIGNALS = [
     getattr(signal, name)
@@ -34,15 +35,17 @@ def stop_requested(unit: str) -> Iterator[list[int]]:
             raise Interrupted
         if len(received) > 2:
             return  # what was learned is being saved
-        with suppress(OSError, ValueError):  # the terminal may be gone
-            message = f"\nstopping after this {unit} (press Ctrl-C again to stop at once) ..."
-            print(message, file=sys.stderr, flush=True)
+        with suppress(RuntimeError):  # the signal came in the middle of another print
+            message = f"stopping after this {unit} (press Ctrl-C again to stop at once) ..."
+            say(f"\n{message}", sys.stderr)
 
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
 
-    previous = {number: signal.signal(number, handle) for number in SIGNALS}
+    # a signal that is ignored stays so: `nohup` asks for that
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handle) for number in heeded}
     try:
         yield received
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyzero.errors import printable, short_path
+from tinyzero.errors import printable, short_path, typed_path
 from tinyzero.run import records
 
 Record = Mapping[str, Any]
@@ -26,16 +26,15 @@ def closing_lines(folder: Path, seconds: float) -> list[str]:
     if cost := _cost(steps):
         lines.append(cost)
 
-    where = short_path(folder)
     total = max(seconds, _recorded_seconds(steps, evaluations))
     return [
         *lines,
-        f"{total:.0f} s in total; the run is in {where}",
+        f"{total:.0f} s in total; the run is in {short_path(folder)}",
         "",
         "next:",
-        f"  tinyzero report {where}",
-        f"  tinyzero play --web {where}",
-        f"  tinyzero eval {where}",
+        f"  tinyzero report {typed_path(folder)}",
+        f"  tinyzero play --web {typed_path(folder)}",
+        f"  tinyzero eval {typed_path(folder)}",
     ]
 
 

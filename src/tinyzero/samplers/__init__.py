@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tinyzero.models import Backbone
 
 # Modules of this folder that a run cannot name as its sampler. (A script is written in code.)
-PARTS = ("draw", "drawn", "fused", "memory", "slots", "slot_schedule", "scripted")
+PARTS = ("draw", "drawn", "fused", "memory", "rooms", "scripted", "slot_schedule", "slots")
 NEEDS = ("for_model", "shares_weights", "generate", "stream", "load_weights")
 REGISTRY = Registry("sampler", __name__, "SAMPLER", PARTS, NEEDS)
 NAMES = REGISTRY.names()

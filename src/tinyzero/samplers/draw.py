@@ -56,10 +56,7 @@ def distribution(logits: Tensor, params: SamplingParams) -> Tensor:
 
     The temperature applies first, then top-k, then top-p. The result is normalised.
     """
-    logits = logits.float()
-    if params.temperature != 1:
-        logits = logits / params.temperature
-    logprobs = logits.log_softmax(-1)
+    logprobs = _tempered(logits, params).log_softmax(-1)
 
     if params.top_k:
         count = min(params.top_k, logprobs.shape[-1])
@@ -76,6 +73,12 @@ def distribution(logits: Tensor, params: SamplingParams) -> Tensor:
     return logprobs
 
 
+def _tempered(logits: Tensor, params: SamplingParams) -> Tensor:
+    """float32 logits (B, V), divided by the temperature."""
+    logits = logits.float()
+    return logits if params.temperature == 1 else logits / params.temperature
+
+
 def next_token(
     logits: Tensor, keys: Tensor, position: int | Tensor, params: SamplingParams
 ) -> tuple[Tensor, Tensor]:
@@ -86,23 +89,32 @@ def next_token(
     log-probability is NaN. Nothing here makes the host wait for a GPU.
     """
     if params.banned:
-        banned = torch.tensor(params.banned, device=logits.device)
-        logits = logits.index_fill(-1, banned, -torch.inf)
+        logits = logits.clone()
+        for token_id in params.banned:  # a tensor of them could not be made in a CUDA graph
+            logits[:, token_id] = -torch.inf
     if params.temperature == 0:
         token = logits.argmax(-1)
         return token, torch.zeros(len(token), device=logits.device)
 
-    logprobs = distribution(logits, params)
     drawn = uniforms(keys, position).to(logits.device)
-    token = _invert(logprobs, drawn)
-    return token, logprobs.gather(-1, token[:, None]).squeeze(-1)
+    is_large = logits.shape[-1] > LARGE
+    if is_large and not params.top_k and params.top_p == 1:
+        # Each pass over a large vocabulary takes time: one softmax, and one logarithm per row.
+        probs = _tempered(logits, params).softmax(-1)
+        token = invert_large(probs, drawn)
+        return token, _chosen(probs, token).log()
+
+    logprobs = distribution(logits, params)
+    if is_large:
+        token = invert_large(logprobs.exp(), drawn)
+    else:
+        token = invert(logprobs.double().exp(), drawn)
+    return token, _chosen(logprobs, token)
 
 
-def _invert(logprobs: Tensor, drawn: Tensor) -> Tensor:
-    """The token (B,) at the share `drawn` (B,) of the distribution `logprobs` (B, V)."""
-    if logprobs.shape[-1] <= LARGE:
-        return invert(logprobs.double().exp(), drawn)
-    return invert_large(logprobs, drawn)
+def _chosen(values: Tensor, token: Tensor) -> Tensor:
+    """The value of each row's token: (B, V), (B,) -> (B,)."""
+    return values.gather(-1, token[:, None]).squeeze(-1)
 
 
 def invert(weights: Tensor, drawn: Tensor) -> Tensor:
@@ -119,29 +131,31 @@ def invert(weights: Tensor, drawn: Tensor) -> Tensor:
     return token.clamp(max=weights.shape[-1] - 1)  # the threshold may be rounded up to the total
 
 
-def invert_large(logprobs: Tensor, drawn: Tensor) -> Tensor:
-    """`invert` of exp(logprobs) in two stages: first find the chunk, then the token within it.
+def invert_large(weights: Tensor, drawn: Tensor) -> Tensor:
+    """`invert` in two stages: first find the chunk, then the token within it.
 
-    `logprobs` is (B, V) float32. This avoids the running sum over a large vocabulary, in float64:
-    only the sums of chunks of CHUNK tokens are added up.
+    `weights` is (B, V) float32. This avoids the running sum over a large vocabulary, in float64:
+    only the sums of chunks of CHUNK tokens are added up. If a row is not finite, the token is the
+    last one: an id outside of the vocabulary would end a program that runs on CUDA.
     """
-    missing = -logprobs.shape[-1] % CHUNK
+    size = weights.shape[-1]
+    missing = -size % CHUNK
     if missing:  # padding by 0 columns would copy the whole tensor too
-        logprobs = F.pad(logprobs, (0, missing), value=-torch.inf)
-    weights = logprobs.exp().unflatten(-1, (-1, CHUNK))
+        weights = F.pad(weights, (0, missing))
+    chunks = weights.unflatten(-1, (-1, CHUNK))
 
-    sums = weights.sum(-1, dtype=torch.double).cumsum(-1)  # (B, V / CHUNK)
+    sums = chunks.sum(-1, dtype=torch.double).cumsum(-1)  # (B, V / CHUNK)
     total = sums[:, -1:]
     threshold = torch.minimum(drawn[:, None] * total, _below(total))
     chunk = torch.searchsorted(sums, threshold, right=True).clamp(max=sums.shape[-1] - 1)
     sum_before = torch.where(chunk > 0, sums.gather(-1, (chunk - 1).clamp(min=0)), 0.0)
 
     columns = chunk[..., None].expand(-1, -1, CHUNK)
-    cumulative = weights.gather(1, columns).squeeze(1).double().cumsum(-1)
+    cumulative = chunks.gather(1, columns).squeeze(1).double().cumsum(-1)
     # The two stages round differently, so the rest of the threshold may reach the chunk's sum.
     rest = torch.minimum(threshold - sum_before, _below(cumulative[:, -1:]))
     token = torch.searchsorted(cumulative, rest, right=True).clamp(max=CHUNK - 1)
-    return (chunk * CHUNK + token).squeeze(-1)
+    return (chunk * CHUNK + token).squeeze(-1).clamp(max=size - 1)
 
 
 def _below(x: Tensor) -> Tensor:

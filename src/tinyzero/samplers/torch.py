@@ -21,8 +21,9 @@ from tinyzero.samplers.draw import LARGE, ending, next_token, row_keys
 from tinyzero.samplers.drawn import DrawnTokens
 from tinyzero.samplers.fused import FusedStep, fused_step
 from tinyzero.samplers.memory import rows_that_fit
+from tinyzero.samplers.rooms import layout_for
 from tinyzero.samplers.slot_schedule import SlotSchedule, Transfer
-from tinyzero.samplers.slots import Slots, supports
+from tinyzero.samplers.slots import Slots, flash_attention, supports
 from tinyzero.types import Completion, Done, FinishReason, Request, SamplingParams
 
 # On a CPU, rows that have ended are dropped if fewer than this share of the rows is still running.
@@ -62,12 +63,30 @@ class TorchSampler:
         self.in_slots = in_slots
         self.version = 0
         self._slots: Slots | None = None
+        self._sizes: tuple[int, ...] = (0, 0, 0)  # rows, prompt and new tokens, at most so far
         self._stop_tokens: dict[tuple[str, ...], Tensor] = {}
 
     @classmethod
     def for_model(cls, model: Backbone, spec: SamplerSpec) -> TorchSampler:
         """The sampler of a run that trains `model`."""
         return cls(model, spec.decode, spec.end_ids, spec.rows)
+
+    def metrics(self) -> dict[str, float]:
+        """Whether decoding uses what makes it fast on a GPU, for a step's record."""
+        if self._slots is None or self.model.device.type != "cuda":
+            return {}
+        return {
+            "sampler/graphs": float(self._slots.capturing),
+            "sampler/attention": float(self._slots.attention is flash_attention),
+        }
+
+    def take_faults(self) -> list[str]:
+        """What makes decoding slower than it should be; each fault is returned once."""
+        if self._slots is None:
+            return []
+        faults = self._slots.faults
+        self._slots.faults = []
+        return faults
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Take over the version, which must be newer, and copy `weights`, if there are any."""
@@ -179,7 +198,7 @@ class TorchSampler:
         """
         drawn = DrawnTokens(requests, params.max_tokens)
         longest = max(len(request.prompt_ids) for request in requests)
-        slots = self._slots_for(min(drawn.rows, self.max_rows), longest + params.max_tokens)
+        slots = self._slots_for(drawn.rows, longest, params.max_tokens)
         schedule = SlotSchedule(slots, drawn, requests, params)
 
         in_flight: Transfer | None = None
@@ -197,20 +216,23 @@ class TorchSampler:
             elif in_flight is None:
                 return drawn.completions
 
-    def _slots_for(self, count: int, length: int) -> Slots:
-        """At least `count` slots for sequences of up to `length` tokens.
+    def _slots_for(self, rows: int, prompt: int, new: int) -> Slots:
+        """Slots for `rows` completions of up to `new` tokens, after up to `prompt` tokens.
 
-        The slots of the last call are used again if they are large enough. They stay on the GPU
-        while the learner trains, because capturing their CUDA graphs takes time. If new ones are
-        needed they are at least as large as the old ones, so that training and evaluations, which
-        ask for different sizes, end up sharing them.
+        The slots of the last call are used again if they fit. They stay on the GPU while the
+        learner trains, because capturing their CUDA graphs takes time. They are made for the most
+        that was ever asked for, so that training and evaluations, which ask for different sizes,
+        end up sharing them. They never take more memory than `max_rows` sequences of the greatest
+        length.
         """
-        if self._slots is None or not self._slots.fits(self.model, count, length):
-            if self._slots is not None:
-                count = max(count, self._slots.count)
-                length = max(length, self._slots.length)
+        sizes = (rows, prompt, new)
+        self._sizes = tuple(map(max, self._sizes, sizes))
+        most_rows, longest_prompt, most_new = self._sizes
+        layout = layout_for(most_rows, self.max_rows, longest_prompt, most_new)
+
+        if self._slots is None or not self._slots.fits(self.model, layout):
             self._slots = None  # free the memory of the old slots before new ones are allocated
-            self._slots = Slots(self.model, count, length)
+            self._slots = Slots(self.model, layout)
         return self._slots
 
     def _read_prompts(

@@ -1,7 +1,7 @@
 """Tasks: the bundled ones by name, and your own as `path/file.py:Name`.
 
-A bundled task is a folder in this package that defines `TASK`. tasks/base.py shows what a task has
-to define.
+A bundled task is a folder or a file in this package that defines `TASK`. tasks/base.py shows what a
+task has to define.
 """
 
 from __future__ import annotations

@@ -141,6 +141,9 @@ class Task:
     sources: Sequence[str] = ()
     """Options that name a file or a dataset. `tinyzero plan` ignores them and downloads nothing."""
 
+    levels: Sequence[str] = ()
+    """Options that make problems easier or harder, such as the largest number. Hints name them."""
+
     allowed_attacks: Sequence[str] = ()
     """Findings of `tinyzero check-task` that are intended, such as "junk around the answer"."""
 

@@ -43,7 +43,15 @@ class Corpus(NamedTuple):
 
 def names() -> list[str]:
     """The names of the tasks that have a corpus; no corpus is imported."""
-    return [name for name in REGISTRY.names() if find_spec(_module_name(name))]
+    return [name for name in REGISTRY.names() if _has_corpus(name)]
+
+
+def _has_corpus(task_name: str) -> bool:
+    """Whether the task is a folder, rather than a single file, and has a module `corpus`."""
+    package = REGISTRY.reference(task_name).partition(":")[0]
+    spec = find_spec(package)
+    is_folder = spec is not None and spec.submodule_search_locations is not None
+    return is_folder and find_spec(_module_name(task_name)) is not None
 
 
 def find(name: str) -> Corpus:

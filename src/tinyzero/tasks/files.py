@@ -16,6 +16,20 @@ SUFFIXES = (".parquet", ".jsonl")
 EXTRA = "is not installed: pip install 'tinyzero[data]'"
 
 
+def read_json(text: str | bytes) -> Any:
+    """The value that a line of somebody else's JSON holds. Raises ValueError if it is not JSON.
+
+    Python raises RecursionError instead if brackets are nested too deeply.
+
+    >>> read_json('{"target": 24}')
+    {'target': 24}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+
+
 def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write `rows` (values by column name) to a .parquet or .jsonl file, completely or not at all.
 

@@ -15,7 +15,17 @@ from tinyzero.errors import TaskError, UserError, guarding
 from tinyzero.tasks.base import Episode, Event, Task
 from tinyzero.types import Problem, Prompt, Split
 
-PLAIN = ("stop", "rules", "glossary", "charts", "highlights", "kinds", "shortcut", "sources")
+PLAIN = (
+    "stop",
+    "rules",
+    "glossary",
+    "charts",
+    "highlights",
+    "kinds",
+    "shortcut",
+    "sources",
+    "levels",
+)
 """The attributes of a task, apart from its options."""
 
 

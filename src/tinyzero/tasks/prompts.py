@@ -1,13 +1,15 @@
 """The templates that the tasks of this package pose a problem in; `--model.prompt` chooses one.
 
-| template   | for                                   | form                                      |
-|------------|---------------------------------------|-------------------------------------------|
-| `compact`  | the tiny bases that ship              | as few tokens as possible                 |
-| `chat`     | a base of `tinyzero pretrain --chat`  | the same question as chat messages        |
-| `base`     | base models                           | R1-Zero's text, as in the first TinyZero  |
-| `instruct` | instruct models                       | chat messages, for the model's own format |
+| template         | for                                  | form                                   |
+|------------------|--------------------------------------|----------------------------------------|
+| `compact`        | the tiny bases that ship             | as few tokens as possible              |
+| `chat`           | a base of `tinyzero pretrain --chat` | the same question as chat messages     |
+| `base`           | base models                          | R1-Zero's text, as in the original     |
+| `instruct`       | instruct models                      | the same text as chat messages         |
+| `instruct-short` | instruct models below 1 billion      | a short chat with one worked example   |
 
-Each of them opens the answer with `<think>`.
+Each of them opens the answer with `<think>`, but `instruct-short` asks for the answer alone.
+Models with 100 million weights cannot follow the long text of `instruct`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from tinyzero.errors import UserError
 from tinyzero.types import Prompt
 
-TEMPLATES = ("compact", "chat", "base", "instruct")
+TEMPLATES = ("compact", "chat", "base", "instruct", "instruct-short")
 
 # The next three texts are the original TinyZero's, with its mistakes, to make results comparable.
 _BASE_INTRO = (
@@ -29,6 +31,12 @@ _INSTRUCT_SYSTEM = (
     "and then provides the user with the answer."
 )
 _OPENING = "Let me solve this step by step.\n<think>"
+
+
+def require_template(template: str) -> None:
+    """Raise UserError if there is no such template."""
+    if template not in TEMPLATES:
+        raise UserError(f"unknown prompt template {template!r}: use one of {', '.join(TEMPLATES)}")
 
 
 def posed(short: str, question: str, template: str) -> Prompt:
@@ -46,7 +54,7 @@ def posed(short: str, question: str, template: str) -> Prompt:
 def wrap(question: str, template: str) -> Prompt:
     """`question` in the original TinyZero's words for base or instruct models, up to `<think>`.
 
-    Raises UserError if there is no such template.
+    Raises UserError if there is no such template, or if it has other words.
     """
     if template == "base":
         return f"{_BASE_INTRO}User: {question}\nAssistant: {_OPENING}"
@@ -56,7 +64,21 @@ def wrap(question: str, template: str) -> Prompt:
             {"role": "user", "content": question},
             {"role": "assistant", "content": _OPENING},
         ]
-    raise UserError(f"unknown prompt template {template!r}: use one of {', '.join(TEMPLATES)}")
+    require_template(template)
+    known = ", ".join(name for name in TEMPLATES if name != template)
+    raise UserError(f"this task has no template {template!r}: use one of {known}")
+
+
+def worked_example(question: str, answer: str, next_question: str) -> Prompt:
+    """A chat in which the assistant has answered `question`, and is asked `next_question`.
+
+    Small models follow an example in an earlier turn far better than one in the question. The empty
+    system message takes the place of the long one that many chat templates would add.
+
+    Example: `worked_example("Use 8 and 2 to make 10.", "8 + 2", "Use 3 and 8 to make 24.")`.
+    """
+    turns = [("system", ""), ("user", question), ("assistant", answer), ("user", next_question)]
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def _short_prompt(question: str, template: str) -> Prompt:

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from safetensors import SafetensorError
 from tinyzero import __version__, models
 from tinyzero import config as configs
 from tinyzero.config import Config
-from tinyzero.errors import UserError, brief, first_line
+from tinyzero.errors import UserError, brief, first_line, short_path
 from tinyzero.run import outputs, records
 from tinyzero.tasks import load_task
 from tinyzero.tasks.base import Task
@@ -65,7 +68,9 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
         raise UserError("the card's picture needs matplotlib: pip install 'tinyzero[report]'")
 
     dtype = models.stored_dtype(model)
-    lm, tokenizer = models.load_model(model, dtype), models.load_tokenizer(model)
+    lm = models.load_model(model, dtype, note=partial(print, file=sys.stderr))
+    tokenizer = models.load_tokenizer(model)
+    origin = _origin(model, config)
     if config:
         task = load_task(config.task.name, config.task.options)
         models.set_generation(lm, tokenizer, _params(config, task))
@@ -73,18 +78,46 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
     parameters = sum(parameter.numel() for parameter in lm.parameters())
     kind = f"{parameters:,} parameters, {lm.config.model_type}"
     with _records_of(recipe):
-        text = card(name, kind, str(dtype).removeprefix("torch."), config, run)
+        text = card(name, kind, str(dtype).removeprefix("torch."), config, run, origin)
 
     _make_parents(out)
     with outputs.whole(out, fix=FIX) as temporary, _as_os_error():
         temporary.mkdir()
         models.save_model(lm, tokenizer, temporary)
+        models.use_known_class(tokenizer, temporary)
+        models.compare_loaded(lm, tokenizer, temporary)
+        models.write_origin(origin, temporary)
         (temporary / CARD).write_text(text, encoding="utf-8")
         if config:
-            (temporary / RECIPE).write_text(configs.to_toml(config), encoding="utf-8")
+            (temporary / RECIPE).write_text(configs.to_toml(_portable(config)), encoding="utf-8")
         if run:
             with _records_of(recipe):
                 draw(run, temporary / CURVE)
+
+
+def _origin(model: str, config: Config | None) -> models.Origin:
+    """The licence and the base model to name: those of the model, or those its run began with.
+
+    A run of an older version did not write them into its checkpoints.
+    """
+    origin = models.origin_of(model)
+    if origin.entries or config is None:
+        return origin
+
+    base = config.model.name
+    is_known = base in models.BUNDLED or Path(base).is_dir() or models.is_hub_id(base)
+    return models.origin_of(base) if is_known else origin
+
+
+def _portable(config: Config) -> Config:
+    """The configuration without the folders of this machine in the names of a user's own code."""
+    named = {kind: getattr(config, kind) for kind in ("task", "algorithm", "sampler")}
+    changes = {
+        kind: section.model_copy(update={"name": str(_public(short_path(Path(section.name))))})
+        for kind, section in named.items()
+        if ":" in section.name
+    }
+    return config.model_copy(update=changes)
 
 
 def _make_parents(out: Path) -> None:
@@ -164,13 +197,20 @@ def draw(run: History, picture: Path) -> None:
     figure.savefig(picture, dpi=130)
 
 
-def card(name: str, kind: str, dtype: str, config: Config | None, run: History | None) -> str:
+def card(
+    name: str,
+    kind: str,
+    dtype: str,
+    config: Config | None,
+    run: History | None,
+    origin: models.Origin,
+) -> str:
     """The model card in Markdown: how the model was made, how it scores, and how to use it.
 
     `kind` is its size and architecture. Without a run, the card says only how to use the model.
     """
     made_by = f"TinyZero {__version__}"
-    parts = [_front_matter(config, run), f"# {name}"]
+    parts = [_front_matter(config, run, origin), f"# {name}"]
     if config is None or run is None:
         parts.append(
             f"A causal language model ({kind}, {dtype}), written by {made_by}. "
@@ -192,19 +232,22 @@ def card(name: str, kind: str, dtype: str, config: Config | None, run: History |
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(config: Config | None, run: History | None) -> str:
-    """The YAML that the hub reads. JSON is a subset of YAML, so values are written as JSON."""
+def _front_matter(config: Config | None, run: History | None, origin: models.Origin) -> str:
+    """The YAML that the hub reads."""
     tags = ["tinyzero"]
-    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
     if config and run:
-        plugins = [_last(config.algorithm.name), _last(config.task.name)]
-        tags += ["reinforcement-learning", *plugins]
-        base = config.model.name
-        if models.is_hub_id(base):
-            lines.append(f"base_model: {json.dumps(base)}")
-        elif base in models.BUNDLED:
-            lines.append("license: apache-2.0")
-    return "\n".join(["---", *lines, f"tags: {json.dumps(tags)}", "---"])
+        tags += [
+            "reinforcement-learning",
+            _last(config.algorithm.name),
+            _last(config.task.name),
+        ]
+    lines = [
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *models.front_lines(origin),
+        f"tags: {json.dumps(tags)}",
+    ]
+    return "\n".join(["---", *lines, "---"])
 
 
 def _last(name: str) -> str:
@@ -314,13 +357,30 @@ def _use(name: str, dtype: str, config: Config) -> str:
         f"{_ending(params.stop)}:\n\n```python\n{_assignment(prompt)}\n```\n\n"
         f"With transformers:\n\n```python\n{_transformers_code(name, prompt)}\n```\n\n"
         f"With vLLM:\n\n```python\n{_vllm_code(name, dtype, prompt, params)}\n```\n\n"
-        f"With TinyZero, on a page in the browser:\n\n```\ntinyzero play --web {name}\n```"
+        "With TinyZero, on a page in the browser:\n\n"
+        f"```\ntinyzero play --web {shlex.quote(name)}\n```"
     )
 
 
 def _params(config: Config, task: Task) -> SamplingParams:
     """How the model was sampled when it was evaluated."""
-    return SamplingParams(max_tokens=config.eval_tokens, stop=tuple(task.stop))
+    return SamplingParams(
+        temperature=config.eval_temperature,
+        max_tokens=config.eval_tokens,
+        stop=_used_stops(task),
+    )
+
+
+def _used_stops(task: Task) -> tuple[str, ...]:
+    """The stop strings that answers to the task end with.
+
+    A task that does not say where its answers end has the default one, which they may not contain.
+    """
+    try:
+        solution = task.solution(task.problem("test", 0))
+    except UserError:  # no solution is known, or the task's own code raised
+        return tuple(task.stop)
+    return tuple(text for text in task.stop if text in solution)
 
 
 def _ending(stop: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 from tinyzero.errors import UserError
 from tinyzero.tasks.base import Task
 from tinyzero.tasks.check.wrapping import USUAL
+from tinyzero.tasks.files import read_json
 from tinyzero.types import Problem, Prompt, Reward, Split
 
 PROMPTS = ("prompt", "question", "problem", "input", "instruction")
@@ -201,7 +202,7 @@ def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = read_json(line)
         except ValueError as error:
             raise UserError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):

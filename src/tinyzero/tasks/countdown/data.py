@@ -5,7 +5,6 @@ Files are parquet or JSONL. Rows are numbered from 0 everywhere, in messages too
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,11 +14,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from tinyzero.errors import UserError
-from tinyzero.tasks.files import EXTRA, SUFFIXES, write_table
+from tinyzero.errors import UserError, shown
+from tinyzero.grading import MAX_DIGITS
+from tinyzero.tasks.files import EXTRA, SUFFIXES, read_json, write_table
 
 TINYZERO_TRAIN, TINYZERO_TEST = 327_680, 1_024
 MIN_COUNT, MAX_COUNT = 2, 6
+A_NUMBER = f"a positive integer of at most {MAX_DIGITS} digits"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # org/name
 
 T = TypeVar("T")
@@ -143,8 +144,11 @@ def _plus_minus(rows: Sequence[Row]) -> np.ndarray:
     solved = np.zeros(len(rows), dtype=bool)
     for count in Counter(len(row.nums) for row in rows):
         indices = [index for index, row in enumerate(rows) if len(row.nums) == count]
-        numbers = np.array([rows[index].nums for index in indices])
-        targets = np.array([rows[index].target for index in indices])
+        # Python's own integers if a sum of 64-bit ones could overflow
+        largest = max(max(*rows[index].nums, rows[index].target) for index in indices)
+        kind = np.int64 if largest * count < 2**63 else object
+        numbers = np.array([rows[index].nums for index in indices], dtype=kind)
+        targets = np.array([rows[index].target for index in indices], dtype=kind)
 
         signs = np.array(list(product((1, -1), repeat=count)))
         solved[indices] = (numbers @ signs.T == targets[:, None]).any(axis=1)
@@ -153,20 +157,25 @@ def _plus_minus(rows: Sequence[Row]) -> np.ndarray:
 
 def _checked(target: Any, nums: Any, number: int, source: str | Path) -> Row:
     """The row with this number. Raises UserError if its values are wrong."""
-    if type(target) is not int or target < 1:
+    if not _is_gradable(target):
         raise UserError(
-            f"row {number} of {source} has target {target!r}: it must be a positive integer"
+            f"row {number} of {source} has target {shown(target)}: it must be {A_NUMBER}"
         )
     if not isinstance(nums, list) or not MIN_COUNT <= len(nums) <= MAX_COUNT:
         raise UserError(
-            f"row {number} of {source} has nums {nums!r}: it must be a list of 2 to 6 integers"
+            f"row {number} of {source} has nums {shown(nums)}: it must be a list of 2 to 6 integers"
         )
     for value in nums:
-        if type(value) is not int or value < 1:
+        if not _is_gradable(value):
             raise UserError(
-                f"row {number} of {source} has {value!r} in nums: all must be positive integers"
+                f"row {number} of {source} has {shown(value)} in nums: each must be {A_NUMBER}"
             )
     return Row(target, tuple(nums))
+
+
+def _is_gradable(value: Any) -> bool:
+    """Whether the grader can read this number in an answer."""
+    return type(value) is int and 1 <= value < 10**MAX_DIGITS
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[Any, Any]]:
@@ -187,13 +196,13 @@ def _read_parquet(path: Path) -> Iterator[tuple[Any, Any]]:
 
 def _read_jsonl(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = path.read_text(encoding="utf-8").rstrip().split("\n")  # an empty end is no row
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
 
     for number, line in enumerate(lines):
         try:
-            row = json.loads(line)
+            row = read_json(line)
         except ValueError as error:
             raise UserError(f"row {number} of {path} is not JSON: {line[:60]!r}") from error
         if not isinstance(row, dict) or not {"target", "nums"} <= row.keys():

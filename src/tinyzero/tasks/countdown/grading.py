@@ -5,23 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tinyzero.grading import answer_reward, evaluate_expression, extract_answer
+from tinyzero.grading.answers import SPACES
 from tinyzero.types import Reward
 
 
 def expression_reward(
-    text: str, numbers: Sequence[int], target: int, operators: str, format_reward: float
+    text: str,
+    numbers: Sequence[int],
+    target: int,
+    operators: str,
+    format_reward: float,
+    answer_only: bool = False,
 ) -> Reward:
     """1 for an expression that equals `target` and uses each of `numbers` exactly once.
 
-    `format_reward` for any other expression, whatever its numbers, and 0 for everything else.
+    `format_reward` for any other expression, whatever its numbers, and 0 for everything else. With
+    `answer_only` the whole text is the answer, perhaps with `= TARGET` after the expression.
     Parts: `answer` (1 if it is right) and `format` (1 if it is an expression).
 
     >>> expression_reward("</think><answer>12*(5-3)</answer>", [3, 5, 12], 24, "+-*/", 0.1).value
     1.0
     >>> expression_reward("</think><answer>12+12</answer>", [3, 5, 12], 24, "+-*/", 0.1).value
     0.1
+    >>> expression_reward("3 * 8 = 24.", [3, 8], 24, "+-*/", 0.1, answer_only=True).value
+    1.0
     """
-    answer = extract_answer(text)
+    answer = _whole_answer(text, target) if answer_only else extract_answer(text)
     evaluated = None if answer is None else evaluate_expression(answer, operators)
     if evaluated is None:
         return answer_reward(False, False, format_reward)
@@ -29,3 +38,11 @@ def expression_reward(
     value, used = evaluated
     is_right = value == target and sorted(used) == sorted(numbers)
     return answer_reward(is_right, True, format_reward)
+
+
+def _whole_answer(text: str, target: int) -> str:
+    """The expression in a text that is nothing else, without `= target` and a full stop."""
+    text = text.strip(SPACES).removesuffix(".")
+    expression, equals, value = text.rpartition("=")
+    is_repeated = bool(equals) and value.strip(SPACES) == str(target)
+    return expression if is_repeated else text

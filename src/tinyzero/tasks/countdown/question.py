@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinyzero.tasks.prompts import posed
+from tinyzero.tasks.prompts import posed, worked_example
 from tinyzero.types import Prompt
+
+EXAMPLE = (8, 2, 4, 3, 1, 5)
+"""The numbers of the worked example, as many of them as the problem has."""
 
 
 def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
@@ -14,9 +17,20 @@ def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
     "base" and "instruct" are the original TinyZero's text, except that it has a space before
     the question in "instruct". Raises UserError if there is no such template.
 
+    "instruct-short" shows a sum as an example. Eleven wordings were tried on SmolLM2-135M with
+    seven dev problems, and this one was best. With 24 dev problems of two numbers up to 20, 8
+    answers each at temperature 0.8, it had 0.40 of the answers right, two others 0.33 and 0.24.
+
     >>> prompt([3, 5, 12], 24, "compact")
     '24 from 3 5 12\\n<think>\\n'
     """
+    if template == "instruct-short":
+        example = EXAMPLE[: len(numbers)]
+        answer = " + ".join(map(str, example))
+        return worked_example(
+            _short_question(example, sum(example)), answer, _short_question(numbers, target)
+        )
+
     question = (
         f"Using the numbers {list(numbers)}, create an equation that equals {target}. "
         "You can use basic arithmetic operations (+, -, *, /) "
@@ -26,3 +40,9 @@ def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
         "for example <answer> (1 + 2) / 3 </answer>."
     )
     return posed(f"{target} from {' '.join(map(str, numbers))}", question, template)
+
+
+def _short_question(numbers: Sequence[int], target: int) -> str:
+    """The question in few words, such as `Use 8, 2 and 4 to make 14.`."""
+    *others, last = map(str, numbers)
+    return f"Use {', '.join(others)} and {last} to make {target}."

@@ -22,6 +22,7 @@ from tinyzero.tasks.countdown import data as countdown_data
 from tinyzero.tasks.countdown import display, question, thinking
 from tinyzero.tasks.countdown import solver as countdown_solver
 from tinyzero.tasks.countdown.grading import expression_reward
+from tinyzero.tasks.prompts import require_template
 from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import Problem, Prompt, Reward, Split
 
@@ -50,6 +51,11 @@ class CountdownOptions(BaseModel):
     )
     format_reward: float = Field(
         default=0.1, ge=0, lt=1, description="reward for a wrong answer that is an expression"
+    )
+    answer_only: bool = Field(
+        default=False,
+        description="the completion is the expression alone, without <think> and <answer>: for the "
+        "prompt template instruct-short",
     )
     data_seed: int = Field(
         default=0,
@@ -150,11 +156,13 @@ class Countdown(Task):
     highlights = display.HIGHLIGHTS
     kinds = display.MARKS
     shortcut = display.SHORTCUT
+    levels = ("max_count", "max_number")
     sources = ("data",)
 
     def __init__(self, options: CountdownOptions | None = None) -> None:
         self.options: CountdownOptions = options or CountdownOptions()
         signs = " ".join(self.options.operators)
+        self.stop = () if self.options.answer_only else Task.stop
         self.rules = f"Make the target from the numbers, each used exactly once, with {signs}."
 
     def problem(self, split: Split, index: int) -> Problem:
@@ -222,7 +230,22 @@ class Countdown(Task):
         return make_problem(row.nums, row.target, split)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
-        """The question in the template "compact", "chat", "base" or "instruct"."""
+        """The question in one of `tinyzero.tasks.prompts.TEMPLATES`.
+
+        Raises UserError if the template asks for another form than `answer_only` rewards.
+        """
+        is_short = template == "instruct-short"
+        if is_short and not self.options.answer_only:
+            raise UserError(
+                "the template instruct-short asks for the expression alone: add "
+                "--task.answer_only true"
+            )
+        if self.options.answer_only and not is_short:
+            require_template(template)
+            raise UserError(
+                f"task.answer_only is true, but the template {template} asks for <think> and "
+                "<answer>: add --model.prompt instruct-short"
+            )
         return question.prompt(problem.fields["numbers"], problem.fields["target"], template)
 
     def pose(self, line: str) -> Problem:
@@ -264,13 +287,20 @@ class Countdown(Task):
         """
         numbers, target = problem.fields["numbers"], problem.fields["target"]
         return expression_reward(
-            text, numbers, target, self.options.operators, self.options.format_reward
+            text,
+            numbers,
+            target,
+            self.options.operators,
+            self.options.format_reward,
+            self.options.answer_only,
         )
 
     def solution(self, problem: Problem) -> str:
         """A right completion, with the expression that the solver finds."""
         numbers, target = problem.fields["numbers"], problem.fields["target"]
         expression = countdown_solver.solve(numbers, target, self.options.operators)
+        if self.options.answer_only:
+            return str(expression)
         return f"</think>\n<answer>{expression}</answer>"
 
     def measure(self, problem: Problem, text: str) -> Mapping[str, int]:

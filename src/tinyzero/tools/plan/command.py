@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tinyzero.config import Config
 from tinyzero.cost.devices import CPU, DEVICES, PRICES_FROM, Device
 from tinyzero.cost.simulator import USABLE, remedies
+from tinyzero.cost.words import remedy_line
 from tinyzero.errors import UserError
 from tinyzero.tools.plan import page, survey
 from tinyzero.tools.plan.prices import price_of
@@ -75,7 +76,7 @@ def in_full(
         lines.append(page.profiles_line(choices))
     if not plan.fits:
         changes = remedies(config, lambda changed: planner(changed, device))
-        lines.append(page.remedy_line(changes))
+        lines.append(remedy_line(changes))
     lines += page.assumptions(plan, config, length)
     if note := page.device_note(config, device.is_cpu):
         lines.append(note)

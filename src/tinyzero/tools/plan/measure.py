@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import torch
 from tinyzero import models
 from tinyzero.algorithms import Algorithm
 from tinyzero.config import Config
-from tinyzero.cost.devices import CPU, Device, device_named
+from tinyzero.cost.devices import CPU, Device, device_named, host_memory
 from tinyzero.cost.shapes import Shape
 from tinyzero.cost.simulator import OTHERWISE, Load, Plan, step_load, step_parts
 from tinyzero.errors import Interrupted, UserError
@@ -82,8 +81,7 @@ def this_device(config: Config, described: Device | None = None) -> Device:
     if where == "cpu":
         if described:
             raise UserError("this recipe runs on the CPU here: leave out --gpu-memory and the like")
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return replace(CPU, name="this machine's CPU", memory=float(memory))
+        return replace(CPU, name="this machine's CPU", memory=host_memory())
 
     name = torch.cuda.get_device_name(where)
     device = described or device_named(name)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tinyzero.config import Config
-from tinyzero.cost.simulator import LENGTH, OTHERWISE, USABLE, Plan
+from tinyzero.cost.simulator import LENGTH, OTHERWISE, Plan
+from tinyzero.cost.words import size_text, usable_text
 from tinyzero.tools.plan.prices import cost, rate
 from tinyzero.tools.plan.survey import AS_IT_IS, TIGHT, Choice, short_time, wrapped
 
@@ -62,8 +63,7 @@ def memory_line(name: str, size: float, text: str = "") -> str:
 
 def verdict(plan: Plan) -> str:
     """Whether the plan fits, and how much memory it leaves."""
-    total = plan.device.memory
-    usable = f"the usable {size_text(USABLE * total)} of {size_text(total)}"
+    usable = usable_text(plan)
     if not plan.fits:
         return f"does not fit in {usable}"
     tight = "but tight: " if plan.margin < TIGHT else ""
@@ -168,21 +168,6 @@ def profiles_line(choices: Sequence[Choice]) -> str:
         for choice in choices
     ]
     return f"profiles that fit: {', '.join(listed)}"
-
-
-def remedy_line(changes: Mapping[str, object]) -> str:
-    """The options with which a plan that does not fit would fit."""
-    options = " ".join(f"--{key} {str(value).lower()}" for key, value in changes.items())
-    if options:
-        return f"this plan fits with {options}"
-    return "no option makes this plan fit: use a smaller model or a device with more memory"
-
-
-def size_text(size: float) -> str:
-    """Bytes as "12.3 GB", "933 MB" or "54 KB"."""
-    if size >= 1e9:
-        return f"{size / 1e9:.1f} GB"
-    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
 
 
 def seconds_text(seconds: float) -> str:

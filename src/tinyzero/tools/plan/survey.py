@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tinyzero import config as configs
 from tinyzero.algorithms import load_algorithm
 from tinyzero.config import Config
-from tinyzero.cost.devices import Device
+from tinyzero.cost.devices import LACKS, Device
 from tinyzero.cost.shapes import find_shape
 from tinyzero.cost.simulator import USABLE, Plan, make_plan, prompt_tokens
 from tinyzero.errors import UserError
@@ -168,7 +168,7 @@ def short_time(seconds: float) -> str:
 def without_type(candidates: Mapping[str, Config], device: Device, planner: Planner) -> str:
     """Why a device that lacks the recipe's data type cannot run it, and what it can run instead."""
     dtype = next(iter(candidates.values())).model.dtype
-    lacks = f"not possible in {dtype}, which the hardware lacks"
+    lacks = f"not possible in {dtype}, {LACKS}"
     full_precision = {name: in_float32(config) for name, config in candidates.items()}
     choices = fitting(full_precision, device, planner)
     if choices:

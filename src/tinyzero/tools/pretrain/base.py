@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -439,14 +440,14 @@ def command(options: PretrainOptions) -> str:
     defaults = PretrainOptions(task=options.task).model_dump()
     arguments = []
     if options.task != PretrainOptions.model_fields["task"].default:
-        arguments.append(f"--task {options.task}")
+        arguments += ["--task", options.task]
 
     for key, value in options.model_dump().items():
         if isinstance(value, dict):
             for name, inner in value.items():
                 if inner != defaults[key][name]:
-                    arguments.append(f"--{key}.{name} {inner}")
+                    arguments += [f"--{key}.{name}", str(inner)]
         elif key != "task" and value != defaults[key]:
             shown = str(value).lower() if isinstance(value, bool) else value
-            arguments.append(f"--{key} {shown}")
-    return " ".join(["tinyzero pretrain", *arguments])
+            arguments += [f"--{key}", str(shown)]
+    return shlex.join(["tinyzero", "pretrain", *arguments])

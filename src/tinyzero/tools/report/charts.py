@@ -179,7 +179,7 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
         [
             chart(
                 "Tokens per second",
-                "Sampled tokens divided by the time of the whole step.",
+                "Sampled tokens divided by the time of sampling.",
                 ("tokens/s", ""),
             ),
             chart(
@@ -332,7 +332,5 @@ LEFT_OUT: dict[str, str] = {
 }
 """What is recorded but not drawn, and why."""
 
-DERIVED = {
-    "tokens/s": "Completion tokens sampled in the step, divided by its seconds of wall time."
-}
+DERIVED = {"tokens/s": "Completion tokens sampled in the step, divided by the seconds of sampling."}
 """What the report itself computes from a step's record."""

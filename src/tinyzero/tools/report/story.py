@@ -226,10 +226,10 @@ def curves(run: Recorded, points: int) -> dict[str, dict[str, list[float | None]
     table |= {key: highest_so_far(steps[key]) for key in PEAKS if key in steps}
     if "reward/format" not in steps:
         table.pop("malformed", None)  # the task's reward has no part for the form
-    if {"tokens/generated", "time/step"} <= steps.keys():
+    if {"tokens/generated", "time/sample"} <= steps.keys():
         table["tokens/s"] = [
             tokens / seconds if seconds > 0 else math.nan
-            for tokens, seconds in zip(steps["tokens/generated"], steps["time/step"], strict=True)
+            for tokens, seconds in zip(steps["tokens/generated"], steps["time/sample"], strict=True)
         ]
     table |= {
         "x/step": [step + 1 for step in steps.get("step", ())],
@@ -369,7 +369,7 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
             {"label": name, **{key: required(baseline[key]) for key in keys}}
             for name, baseline in measured.items()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{path} is not what benchmarks/what_training_added.py writes: remove it"
         ) from None
@@ -495,5 +495,5 @@ def grid(folder: Path | None, names: Sequence[str]) -> dict[str, Any] | None:
             "choices": choices,
             "differences": grid_differences(ablation.get("differences")),
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is not what `tinyzero ablate` writes: run it again") from None

@@ -28,6 +28,7 @@ PAGE = Path(__file__).with_name("play.html")
 ANSWERS = 4  # written at the same time: they share the processor
 MAX_BODY = 4096  # bytes of a request's body
 MAX_TEMPERATURE = 5
+NO_TYPING = "Problems of this task cannot be typed: draw another one with the button."
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Playground:
     def about(self) -> dict[str, Any]:
         """What the page shows before the first question: the task's rules and the models."""
         return {
-            "rules": self.task.rules if self.task.is_posable else "",
+            "rules": self.task.rules if self.task.is_posable else NO_TYPING,
             "posable": self.task.is_posable,
             "models": [{"name": c.name, "parameters": c.parameters} for c in self.candidates],
             "temperature": self.candidates[0].params.temperature,
