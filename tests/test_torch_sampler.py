@@ -536,20 +536,20 @@ def test_a_request_of_more_samples_than_fit_is_complete_and_done_once(
 def test_rows_that_fit_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model(layers=3)
     row = 1.5 * 100 * (2 * 3 * 1 * 8 * 4) + 2 * 4 * model.config.vocab_size
-    monkeypatch.setattr(memory, "free_memory", lambda device: int(2 * 7.5 * row))
+    monkeypatch.setattr(memory, "machine_memory", lambda device: int(4 * 7.5 * row))
     assert memory.rows_that_fit(model, 100) == 7
-    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
+    monkeypatch.setattr(memory, "machine_memory", lambda device: 0)
     assert memory.rows_that_fit(model, 100) == 1
 
 
-def test_a_container_limits_the_memory_that_is_free(tmp_path: Path) -> None:
-    assert memory.free_in_container(tmp_path) == 2**62
-    (tmp_path / "memory.current").write_text("3000\n")
+def test_a_container_limits_the_memory_of_the_machine(tmp_path: Path) -> None:
+    assert memory.container_limit(tmp_path) == memory.NO_LIMIT
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_in_container(tmp_path) == 2**62
+    assert memory.container_limit(tmp_path) == memory.NO_LIMIT
     (tmp_path / "memory.max").write_text("5000\n")
-    assert memory.free_in_container(tmp_path) == 2000
-    assert 2**20 < memory.free_memory(torch.device("cpu")) < 2**50
+    assert memory.container_limit(tmp_path) == 5000
+    cpu = torch.device("cpu")
+    assert 2**20 < memory.machine_memory(cpu) == memory.machine_memory(cpu) < 2**50
 
 
 # Weights in oneDNN's own order
@@ -579,7 +579,7 @@ def test_only_large_models_with_memory_to_spare_are_reordered(
     assert not fused.should_reorder(model)
     monkeypatch.setattr(fused, "SMALLEST_WIDTH", 1)
     assert fused.should_reorder(model) == torch.backends.mkldnn.is_available()
-    monkeypatch.setattr(fused, "free_memory", lambda device: 10_000)
+    monkeypatch.setattr(fused, "machine_memory", lambda device: 10_000)
     assert not fused.should_reorder(model)
 
 

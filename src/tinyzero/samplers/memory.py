@@ -1,4 +1,8 @@
-"""How many completions can be decoded at once, from the memory that is free."""
+"""How many completions can be decoded at once, from the memory of the machine.
+
+All memory counts, and not what is free at the moment: a run that is resumed, or that shares the
+machine with another program, must decode the same rows together, because rounding depends on that.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,12 @@ import torch
 
 from tinyzero.models import Backbone
 
-SHARE = 0.5
-"""Share of the free memory that the rows being decoded may take."""
+SHARE = 0.25
+"""Share of the machine's memory that the rows being decoded may take."""
 COPIES = 1.5
 """Most memory per row, in caches: while ended rows are dropped, keys or values exist twice."""
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
+NO_LIMIT = 2**62
 
 
 def rows_that_fit(model: Backbone, length: int) -> int:
@@ -21,43 +26,32 @@ def rows_that_fit(model: Backbone, length: int) -> int:
 
     Each row takes its cache and its logits, with one copy of these while a token is drawn. A
     SmolLM2-135M in float32 has 46,080 bytes of cache per token. A row of 1,000 tokens then takes
-    70 MB, so that 64 rows fit if 9 GB are free.
+    70 MB, so that 61 rows fit on a machine with 16 GiB.
     """
     row = COPIES * length * model.cache_bytes + 2 * 4 * int(model.config.vocab_size)
-    return max(1, int(SHARE * free_memory(model.device) / row))
+    return max(1, int(SHARE * machine_memory(model.device) / row))
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on `device`, by what the system and a container allow."""
+def machine_memory(device: torch.device) -> int:
+    """Bytes of memory that `device` has, or that the container of this process allows."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free
-    return min(_free_in_system(), free_in_container())
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return min(_system_memory(), container_limit())
 
 
-def _free_in_system() -> int:
-    """Bytes of memory that are free, or hold files that can be read again."""
+def _system_memory() -> int:
+    """Bytes of memory of the machine."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        values = dict(line.split(":") for line in lines)
-        return int(values["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass  # not a Linux
-
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (OSError, ValueError, AttributeError):
-        return 4 * 2**30  # the least that a computer of today has free
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):  # Windows
+        return 8 * 2**30  # the least that a computer of today has
 
 
-def free_in_container(folder: Path = CONTROL_GROUPS) -> int:
-    """Bytes that the container of this process may still take; huge if it has no limit."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+def container_limit(folder: Path = CONTROL_GROUPS) -> int:
+    """Bytes that the container of this process may take; huge if it has no limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
-            return max(0, int((folder / limit).read_text()) - int((folder / used).read_text()))
+            return int((folder / name).read_text())
         except (OSError, ValueError):
             continue  # no such file, or "max"
-    return 2**62
+    return NO_LIMIT
