@@ -52,6 +52,8 @@ class Work:
     """Whether it is a full attempt."""
     hits: bool = False
     """Whether its exact value is the target."""
+    grounded: bool = True
+    """Whether it works with nothing but given numbers and results of them."""
     judged: str = ""
     """The latest verdict, "yes" or "no"; empty without one."""
 
@@ -93,6 +95,8 @@ class _Reader:
 
         # Results, each with the expression that made it and the clock at that time.
         self.known: dict[Number, tuple[Expression, int]] = {}
+        self.results = {abs(number) for number in numbers}  # of grounded work, without signs
+        self.stated = set[Number]()  # every value that the text has stated
         self.attempts: dict[str, Work] = {}  # by canonical form
         self.work: Work | None = None  # the latest
         self.tried: Work | None = None  # the latest attempt
@@ -201,6 +205,7 @@ class _Reader:
 
         The first one that uses all given numbers counts, or else the first that is made of them.
         """
+        grounded = any(self.is_grounded(leaves(expression)) for expression in expressions)
         traced = []
         for expression in expressions:
             if trace := self.derive(expression):
@@ -214,14 +219,17 @@ class _Reader:
                 made += (expression, *subexpressions(expression))
             self.reach(made, span[0])
 
-        if self.missed and not self.turned and not (derived and self.last in derived.results):
-            self.emit("backtrack", *span, "silent")
-        self.missed = self.turned = False
+        if grounded:
+            continues = derived is not None and self.last in derived.results
+            if self.missed and not self.turned and not continues:
+                self.emit("backtrack", *span, "silent")
+            self.missed = self.turned = False
         if stated is None:
             self.open = expressions[0]
 
         form = canonical(derived.expression if derived else expressions[0])
         work = Work(self.start + span[0], self.start + span[1], form, stated, self.clock)
+        work.grounded = grounded
         if derived and derived.full:
             self.attempt(work, derived, worked_out=len(expressions) > 1)
             work = self.tried = self.attempts[form]
@@ -230,6 +238,9 @@ class _Reader:
 
         if stated is not None:
             self.last = stated
+            self.stated.add(stated)
+            if grounded:
+                self.results.add(abs(stated))
             if derived:
                 self.known[stated] = (derived.expression, self.clock)
         if derived and len(expressions) > 1:  # the value of a bracket is known without being stated
@@ -314,6 +325,13 @@ class _Reader:
             return expression
         return None
 
+    def is_grounded(self, operands: Sequence[Number]) -> bool:
+        """Whether all operands are given numbers or results of them.
+
+        Each may be used more often than it is given: that is an error, but it is about the problem.
+        """
+        return all(abs(number) in self.results or number in self.known for number in operands)
+
     def is_backward(self, parts: Sequence[Expression | None]) -> bool:
         """Whether the arithmetic starts from the target.
 
@@ -326,8 +344,9 @@ class _Reader:
             if isinstance(part, tuple):
                 operands += leaves(part)
 
-        if target in operands and target not in self.given and target not in self.known:
-            return True
+        is_new = target not in self.given and target not in self.stated
+        if target in operands and is_new:
+            return self.is_grounded([number for number in operands if number != target])
         supposed = parts[0] == target or cues.HYPOTHESIS.search(self.sentence) is not None
         if target in parts:
             return supposed and any(
@@ -383,7 +402,7 @@ class _Reader:
         is_unfinished = tried and tried.hits and tried.stated is None and not tried.judged
         if is_unfinished and work and not work.legal and work.stated == self.target:
             work = tried  # the attempt was worked out in a way that is not followed here
-        if work is None or self.age > PATIENCE or work.judged == verdict:
+        if work is None or not work.grounded or self.age > PATIENCE or work.judged == verdict:
             return
         work.judged = verdict
 
@@ -399,14 +418,17 @@ class _Reader:
         """Take in words that give up the current work; once, until new work begins."""
         is_check = cues.CHECK.search(self.sentence) and self.work and self.work.taken(self.target)
         is_vague = cues.VAGUE.match(match[0]) and not self.missed
-        if self.work and not self.turned and not is_check and not is_vague:
+        has_begun = self.work is not None and self.work.grounded
+        if has_begun and not self.turned and not is_check and not is_vague:
             self.emit("backtrack", *match.span(), "said")
             self.turned = True
             self.missed = False
 
     def reject(self, match: re.Match[str]) -> None:
         """Take in words that reject a result for another reason than its value."""
-        self.missed = self.missed or (self.work is not None and self.age <= 1 and not self.turned)
+        work = self.work
+        rejects = work is not None and work.grounded and self.age <= 1 and not self.turned
+        self.missed = self.missed or rejects
 
 
 def _overlaps(match: re.Match[str], sentence_chains: Sequence[Chain]) -> bool:
