@@ -33,6 +33,7 @@ ONCE = ("backtrack", "subgoal", "backward", "selfcheck", "giveup")
 
 _SENTENCE = re.compile(r"[^\s.;!?](?:[^\n.;!?]|[.;!?]+(?![.;!?\s]|$)){0,500}[.;!?]*")
 _DIGIT = re.compile(r"\d")
+_WHOLE = re.compile(r"(?<![\d.])\d{1,9}(?![\d.])")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -78,7 +79,7 @@ class Derived(NamedTuple):
 def free_events(numbers: Sequence[int], target: int, thinking: str) -> list[Event]:
     """The events in a thinking, in the order in which they are read."""
     reader = _Reader(numbers, target)
-    for match in _SENTENCE.finditer(fold(thinking)):
+    for match in _SENTENCE.finditer(fold(_before_answer(thinking))):
         reader.read(match[0], match.start())
 
     claims = [Event("claim", work.start, work.end, work.form) for work in reader.silent_claims()]
@@ -141,7 +142,10 @@ class _Reader:
         if sentence_chains or (self.work and self.age <= PATIENCE):
             for pattern, judge in ((cues.NO, self.deny), (cues.YES, self.affirm)):
                 for match in pattern.finditer(sentence):
-                    if not _overlaps(match, sentence_chains):
+                    if not (
+                        _overlaps(match, sentence_chains)
+                        or self.is_quoted(match.start(), sentence_chains)
+                    ):
                         acts.append((match.start(), judge, match))
             for match in cues.REJECTED.finditer(sentence):
                 acts.append((match.start(), self.reject, match))
@@ -150,6 +154,13 @@ class _Reader:
             for match in cues.TURN.finditer(sentence):
                 acts.append((match.start(), self.turn, match))
         return acts
+
+    def is_quoted(self, index: int, sentence_chains: Sequence[Chain]) -> bool:
+        """Whether the sentence repeats the question at `index`, without arithmetic since then."""
+        starts = [match.start() for match in cues.QUOTED.finditer(self.sentence, 0, index)]
+        return bool(starts) and not any(
+            starts[-1] <= chain.start < index for chain in sentence_chains
+        )
 
     def silent_claims(self) -> list[Work]:
         """What the text accepts as a solution without a yes.
@@ -346,7 +357,8 @@ class _Reader:
 
         is_new = target not in self.given and target not in self.stated
         if target in operands and is_new:
-            return self.is_grounded([number for number in operands if number != target])
+            others = [number for number in operands if number != target]
+            return self.is_grounded(others) or parts[-1] in self.given
         supposed = parts[0] == target or cues.HYPOTHESIS.search(self.sentence) is not None
         if target in parts:
             return supposed and any(
@@ -354,8 +366,20 @@ class _Reader:
             )
         return False
 
+    def is_astray(self, sentence_chains: Sequence[Chain]) -> bool:
+        """Whether neither the latest work nor the sentence is about the problem's numbers."""
+        work = self.work
+        if work is None or work.grounded or work.stated == self.target:
+            return False
+
+        named = {int(digits) for digits in _WHOLE.findall(self.sentence)}
+        return not sentence_chains and not named & {*self.given, self.target}
+
     def find_goals(self, sentence_chains: Sequence[Chain]) -> None:
         """Find the numbers that the sentence wants to reach, and reasoning from the target."""
+        if self.is_astray(sentence_chains):
+            return
+
         for match in cues.SUBGOAL.finditer(self.sentence):
             number = cues.number(match)
             is_new = number != self.target and number not in self.given
@@ -429,6 +453,13 @@ class _Reader:
         work = self.work
         rejects = work is not None and work.grounded and self.age <= 1 and not self.turned
         self.missed = self.missed or rejects
+
+
+def _before_answer(thinking: str) -> str:
+    """The text up to an `<answer>` that is never closed."""
+    closed = thinking.rfind("</answer>")
+    opened = thinking.find("<answer>", max(0, closed))
+    return thinking[:opened] if opened >= 0 else thinking
 
 
 def _overlaps(match: re.Match[str], sentence_chains: Sequence[Chain]) -> bool:
