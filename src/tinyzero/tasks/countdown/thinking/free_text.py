@@ -96,7 +96,7 @@ class _Reader:
 
         # Results, each with the expression that made it and the clock at that time.
         self.known: dict[Number, tuple[Expression, int]] = {}
-        self.results = {abs(number) for number in numbers}  # of grounded work, without signs
+        self.results: set[Number] = {abs(number) for number in numbers}  # of grounded work
         self.stated = set[Number]()  # every value that the text has stated
         self.attempts: dict[str, Work] = {}  # by canonical form
         self.work: Work | None = None  # the latest
@@ -337,7 +337,7 @@ class _Reader:
         return None
 
     def is_grounded(self, operands: Sequence[Number]) -> bool:
-        """Whether all operands are given numbers or results of them.
+        """Whether all operands are given numbers or results of them, whatever their signs.
 
         Each may be used more often than it is given: that is an error, but it is about the problem.
         """
