@@ -4,9 +4,9 @@
 
 The labelled completions are in tests/data/behaviours_*.jsonl. The rules were tuned on the first,
 third ... completion of each file, and the others were held out. Nothing was tuned on the file
-`unseen`. docs/behaviours.md defines the labels.
+`fresh`. docs/behaviours.md defines the labels.
 
-The completions of an untrained real model (`real` and `unseen`) contain almost no events, so their
+The completions of an untrained real model (`real` and `fresh`) contain almost no events, so their
 F1 means little. What counts is the noise floor: how many events the rules find that are not there.
 """
 
@@ -47,7 +47,7 @@ KINDS = [
 NOISE = {
     "tuned on": [("real", 0)],
     "held out": [("real", 1)],
-    "unseen": [("unseen", 0), ("unseen", 1)],
+    "fresh": [("fresh", 0), ("fresh", 1)],
 }
 """Completions of an untrained real model: parts, each with its files and halves."""
 MARKS = {"right", "repeat", "misjudged"}

@@ -96,7 +96,8 @@ class _Reader:
 
         # Results, each with the expression that made it and the clock at that time.
         self.known: dict[Number, tuple[Expression, int]] = {}
-        self.results: set[Number] = {abs(number) for number in numbers}  # of grounded work
+        # Given numbers and stated results of them, with both signs.
+        self.usable = set[Number](numbers) | {-number for number in numbers}
         self.stated = set[Number]()  # every value that the text has stated
         self.attempts: dict[str, Work] = {}  # by canonical form
         self.work: Work | None = None  # the latest
@@ -251,7 +252,7 @@ class _Reader:
             self.last = stated
             self.stated.add(stated)
             if grounded:
-                self.results.add(abs(stated))
+                self.usable |= {stated, -stated}
             if derived:
                 self.known[stated] = (derived.expression, self.clock)
         if derived and len(expressions) > 1:  # the value of a bracket is known without being stated
@@ -341,7 +342,7 @@ class _Reader:
 
         Each may be used more often than it is given: that is an error, but it is about the problem.
         """
-        return all(abs(number) in self.results or number in self.known for number in operands)
+        return all(number in self.usable or number in self.known for number in operands)
 
     def is_backward(self, parts: Sequence[Expression | None]) -> bool:
         """Whether the arithmetic starts from the target.
