@@ -330,6 +330,7 @@ def test_the_events_of_short_texts(text: str, found: list[str]) -> None:
         ("I ran out of options.", ["giveup"]),
         # an answer that is never closed
         ("12 + 5 = 17.\n<answer>\nIt is too low. Wait, 12 + 3 = 15.", []),
+        ("I put it into <answer> tags. 12 + 5 = 17, too low.", ["no"]),
         ("<answer>12 + 5</answer> is 17. 12 + 5 = 17, too low.", ["no"]),
     ],
 )

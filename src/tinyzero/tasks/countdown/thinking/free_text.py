@@ -32,6 +32,7 @@ ONCE = ("backtrack", "subgoal", "backward", "selfcheck", "giveup")
 """Kinds that count once per sentence, because words find them; the other kinds are exact."""
 
 _SENTENCE = re.compile(r"[^\s.;!?](?:[^\n.;!?]|[.;!?]+(?![.;!?\s]|$)){0,500}[.;!?]*")
+_OPEN_ANSWER = re.compile(r"^[ \t]{0,8}<answer>", re.MULTILINE)
 _DIGIT = re.compile(r"\d")
 _WHOLE = re.compile(r"(?<![\d.])\d{1,9}(?![\d.])")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -457,10 +458,13 @@ class _Reader:
 
 
 def _before_answer(thinking: str) -> str:
-    """The text up to an `<answer>` that is never closed."""
+    """The text up to an `<answer>` that begins a line and is never closed.
+
+    Inside a line, the tag is only mentioned: "I have to put it into <answer> tags."
+    """
     closed = thinking.rfind("</answer>")
-    opened = thinking.find("<answer>", max(0, closed))
-    return thinking[:opened] if opened >= 0 else thinking
+    opened = _OPEN_ANSWER.search(thinking, max(0, closed))
+    return thinking[: opened.start()] if opened else thinking
 
 
 def _overlaps(match: re.Match[str], sentence_chains: Sequence[Chain]) -> bool:
