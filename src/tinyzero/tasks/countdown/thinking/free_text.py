@@ -50,12 +50,12 @@ class Work:
     """The value that the text states, or None if it states none."""
     clock: int
     """How many chains of arithmetic came before it."""
+    grounded: bool
+    """Whether it works with nothing but given numbers and results of them."""
     legal: bool = False
     """Whether it is a full attempt."""
     hits: bool = False
     """Whether its exact value is the target."""
-    grounded: bool = True
-    """Whether it works with nothing but given numbers and results of them."""
     judged: str = ""
     """The latest verdict, "yes" or "no"; empty without one."""
 
@@ -241,8 +241,8 @@ class _Reader:
             self.open = expressions[0]
 
         form = canonical(derived.expression if derived else expressions[0])
-        work = Work(self.start + span[0], self.start + span[1], form, stated, self.clock)
-        work.grounded = grounded
+        left, right = self.start + span[0], self.start + span[1]
+        work = Work(left, right, form, stated, self.clock, grounded)
         if derived and derived.full:
             self.attempt(work, derived, worked_out=len(expressions) > 1)
             work = self.tried = self.attempts[form]
