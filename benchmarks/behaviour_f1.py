@@ -3,8 +3,11 @@
     python benchmarks/behaviour_f1.py
 
 The labelled completions are in tests/data/behaviours_*.jsonl. The rules were tuned on the first,
-third ... completion of each file, and the others were held out. docs/behaviours.md defines the
-labels.
+third ... completion of each file, and the others were held out. Nothing was tuned on the file
+`fresh`. docs/behaviours.md defines the labels.
+
+The completions of an untrained real model (`real` and `fresh`) contain almost no events, so their
+F1 means little. What counts is the noise floor: how many events the rules find that are not there.
 """
 
 from __future__ import annotations
@@ -40,6 +43,15 @@ KINDS = [
     ),
     *("selfcheck", "giveup"),
 ]
+
+NOISE = {
+    "tuned on": [("real", 0)],
+    "held out": [("real", 1)],
+    "fresh": [("fresh", 0), ("fresh", 1)],
+}
+"""Completions of an untrained real model: parts, each with its files and halves."""
+MARKS = {"right", "repeat", "misjudged"}
+"""Kinds that mark another event, and are no event of their own."""
 
 RESAMPLES = 2000
 
@@ -130,6 +142,54 @@ def intervals(chosen: Sequence[Row]) -> dict[str, tuple[float, float]]:
     }
 
 
+def noise(chosen: Sequence[Row]) -> dict[str, tuple[float, float, float]]:
+    """Events per completion for each kind that is labelled: found, false among them, and missed.
+
+    The kind "all" is their sum without MARKS. Like the labels, it counts a kind once per sentence.
+    """
+    total = sum((tally(row) for row in chosen), Tally())
+    labelled = [kind for kind in KINDS if all(kind in row["labelled"] for row in chosen)]
+
+    counts = {
+        kind: (
+            total[kind, "hit"] + total[kind, "extra"],
+            total[kind, "extra"],
+            total[kind, "missed"],
+        )
+        for kind in labelled
+    }
+    events = [counts[kind] for kind in labelled if kind not in MARKS]
+    found, false, missed = (sum(column) for column in zip(*events, strict=True))
+    counts["all"] = (found, false, missed)
+
+    size = len(chosen)
+    return {kind: (a / size, b / size, c / size) for kind, (a, b, c) in counts.items()}
+
+
+def noise_interval(chosen: Sequence[Row]) -> tuple[float, float]:
+    """95 % bootstrap interval of the false events per completion, of all kinds but MARKS."""
+    rng = random.Random(0)
+    kinds = [kind for kind in chosen[0]["labelled"] if kind not in MARKS]
+    tallies = [tally(row) for row in chosen]
+    false = [sum(counts[kind, "extra"] for kind in kinds) for counts in tallies]
+
+    means = sorted(sum(rng.choices(false, k=len(false))) / len(false) for _ in range(RESAMPLES))
+    return means[round(0.025 * (RESAMPLES - 1))], means[round(0.975 * (RESAMPLES - 1))]
+
+
+def noise_table(parts: dict[str, dict[str, tuple[float, float, float]]], sizes: list[int]) -> str:
+    """A table of the noise floor: what is found and what of it is false, per completion."""
+    head = ["untrained real model"]
+    for (name, _), size in zip(parts.items(), sizes, strict=True):
+        head += [f"found, {name} ({size})", "false", "missed"]
+
+    lines = []
+    for kind in next(iter(parts.values())):
+        cells = [f"{x:.3f}" for part in parts.values() for x in part[kind]]
+        lines.append([kind, *cells])
+    return common.table(head, lines)
+
+
 def faithful(chosen: Sequence[Row]) -> float:
     """Share of completions for which rules and labels agree: faithful, unfaithful or neither."""
     agreed = []
@@ -203,6 +263,25 @@ def main() -> None:
             "completions, seed 0; if nothing is missed, they cannot say how rare a miss is. "
             f"Rules and labels agree on whether answers are faithful to the thinking for {agreed}.",
         ]
+
+    chosen = {
+        name: [row for file, half in halves for row in rows(file, half)]
+        for name, halves in NOISE.items()
+    }
+    results["noise"] = {name: noise(part) for name, part in chosen.items()}
+    results["noise, all false, 95 %"] = {
+        name: noise_interval(part) for name, part in chosen.items()
+    }
+    shown_intervals = ", ".join(
+        f"{name} {low:.2f} to {high:.2f}"
+        for name, (low, high) in results["noise, all false, 95 %"].items()
+    )
+    parts += [
+        noise_table(results["noise"], [len(part) for part in chosen.values()]),
+        "Events per completion of an untrained real model, whose completions contain almost none. "
+        f"The last line leaves out {', '.join(sorted(MARKS))}, which mark other events. "
+        f"95 % intervals of its false events: {shown_intervals}.",
+    ]
 
     taken = " and ".join(
         f"{results['seconds'][file] * 1000:.0f} ms in the {name}" for file, name in FILES.items()

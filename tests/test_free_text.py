@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tinyzero.tasks.arithmetic.chains import chains, fold, is_true
 from tinyzero.tasks.arithmetic.thinking import MAX_CHARACTERS
+from tinyzero.tasks.countdown import display
 from tinyzero.tasks.countdown import thinking as behaviours
 from tinyzero.tasks.countdown.thinking import KINDS, Event, events, measure
 from tinyzero.tasks.countdown.thinking.compact import is_compact
@@ -45,6 +46,42 @@ def test_enough_is_labelled_and_read_as_what_it_is() -> None:
         assert {
             label for row in chosen for _, labels in row["sentences"] for label in labels.split()
         } <= set(behaviour_f1.KINDS)
+
+
+# the false events per completion of an untrained real model, by the part of the labelled ones
+FLOORS = {"tuned on": 0.05, "held out": 0.25, "fresh": 0.15}
+
+
+@pytest.mark.parametrize("part", FLOORS)
+def test_little_is_found_that_is_not_there(part: str) -> None:
+    chosen = [
+        row for file, half in behaviour_f1.NOISE[part] for row in behaviour_f1.rows(file, half)
+    ]
+    assert len(chosen) >= 30
+    assert behaviour_f1.noise(chosen)["all"][1] <= FLOORS[part]
+
+
+def test_the_report_states_the_floor() -> None:
+    chosen = behaviour_f1.rows("fresh", 0) + behaviour_f1.rows("fresh", 1)
+    [says] = [chart.says for chart in display.CHARTS if chart.title == "Checks and new starts"]
+    assert f"about {behaviour_f1.noise(chosen)['all'][1]:.2f} per answer" in says
+
+
+def test_the_noise_of_a_completion() -> None:
+    row = {
+        "numbers": [3, 5, 12],
+        "target": 24,
+        "labelled": ["attempt", "right", "no", "subgoal"],
+        "sentences": [["12 * (5 - 3) = 24. ", "attempt"], ["I need 8. ", ""], ["So no.", "no"]],
+    }
+    noise = behaviour_f1.noise([row, row | {"sentences": []}])
+    assert noise == {
+        "attempt": (1 / 2, 0, 0),
+        "right": (1 / 2, 1 / 2, 0),  # it is not labelled
+        "no": (1 / 2, 0, 0),
+        "subgoal": (1 / 2, 1 / 2, 0),
+        "all": (3 / 2, 1 / 2, 0),
+    }
 
 
 def test_a_poor_agreement_is_noticed() -> None:
@@ -251,6 +288,53 @@ def kinds(text: str, *left_out: str) -> list[str]:
     ],
 )
 def test_the_events_of_short_texts(text: str, found: list[str]) -> None:
+    assert kinds(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        # work over numbers that are neither given nor results
+        ("1 + 2 = 7, 2 * 7 = 14. The answer is 24.", ["slip"]),
+        ("1 + 2 = 7. Wait, let's try another way: 7 * 2 = 14, too low.", ["slip"]),
+        ("1 + 2 = 7. I need to get 8.", ["slip"]),
+        ("24 + 7 = 31.", []),  # not backward: 7 comes from nowhere
+        ("24 - 12 = 12.", ["backward"]),
+        ("24 / 8 = 3, so I need 8.", ["backward", "subgoal"]),  # a given number is the result
+        ("12 + 5 = 17, 1 + 2 = 3. So that's not 24.", []),  # about 1 + 2
+        ("12 + 5 = 18, 18 + 3 = 21, too low.", ["slip", "attempt", "no"]),  # from a wrong result
+        ("12 + 12 = 24, that works!", ["yes", "misjudged"]),  # 12 is given, though only once
+        # quotes of the question
+        ("12 + 5 = 17. We are asked to create an equation that equals 24.", []),
+        ("12 + 5 = 17. The goal is that it equals 24.", []),
+        (
+            "We are asked to make 24, and 12 * (5 - 3) = 24, that's the target.",
+            [
+                "attempt",
+                "right",
+                "yes",
+            ],
+        ),
+        # other numbers and words
+        ("12 + 5 = 17. Note that 3 * 7 != 5 * 15.", []),
+        ("12 + 5 = 17 != 24.", ["no"]),
+        ("12 + 5 = 17 != the target.", ["no"]),
+        ("12 + 5 = 17. 24 is not an integer because 24 is even.", []),
+        ("12 + 5 = 17. We cannot use 24 here.", []),
+        ("Use [12, 5, 3] to get [17, 8, 15].", []),
+        ("I need to go from 1 to 4 cycles.", []),
+        ("The answer must be 46.", []),
+        ("It must be 46.", ["subgoal"]),
+        ("So, the answer is no.", ["giveup"]),
+        ("I ran out of the integer.", []),
+        ("I ran out of options.", ["giveup"]),
+        # an answer that is never closed
+        ("12 + 5 = 17.\n<answer>\nIt is too low. Wait, 12 + 3 = 15.", []),
+        ("I put it into <answer> tags. 12 + 5 = 17, too low.", ["no"]),
+        ("<answer>12 + 5</answer> is 17. 12 + 5 = 17, too low.", ["no"]),
+    ],
+)
+def test_talk_that_is_about_nothing_given(text: str, found: list[str]) -> None:
     assert kinds(text) == found
 
 

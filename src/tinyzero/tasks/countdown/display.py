@@ -94,7 +94,9 @@ CHARTS = (
     ),
     Chart(
         "Checks and new starts",
-        "How often an answer compares a result with the target, and how often it starts again.",
+        "How often an answer compares a result with the target, and how often it starts again. "
+        "In free text of an untrained real model, the rules find about 0.13 per answer that are "
+        "not there.",
         (
             ("behaviour/verifications", "checks"),
             ("behaviour/backtracks", "new starts"),

@@ -36,8 +36,13 @@ _MUCH = (
 )
 _CLOSE = r"(?:still |just |pretty )?(?:close|almost|nearly|near|over|under)\b(?! to \d)"
 
+_UNEQUAL = rf"(?:≠|!=|\\neq?\b)\s*(?:{_N}(?!\s*[-+*/]\s*\d)|(?:the |our )?target\b)"
+
+_ASIDE = r"(?:because|as|since|if|use|using|add|subtract|multiply|divide)\b"
+"""Words after which a number is not what the work is compared with."""
+
 NO = cue(
-    rf"{_NOT}(?: \w+){{0,4}}? {_N}",
+    rf"{_NOT}(?: (?!{_ASIDE})\w+){{0,4}}? {_N}",
     r"(?:than|need|want|exceeds|below|above|over|under|beyond|short of|from|nothing like|near"
     r"|close to)(?: still)?"
     rf" {_N}",
@@ -55,7 +60,7 @@ NO = cue(
     r"(?:twice|half|double|above|below|from|near|close to) (?:the|our) target\b",
     rf"(?:but|so|is|very) {_CLOSE}",
     r"no(?=\s*(?:[.,!)|;]|$|wait))",
-    signs=rf"[,(:-] ?{_CLOSE}|[<>] ?{_N}|≠|!=|\\neq?\b|[✗✘❌]|(?<=\d) x\s*$",
+    signs=rf"[,(:-] ?{_CLOSE}|[<>] ?{_N}|{_UNEQUAL}|[✗✘❌]|(?<=\d) x\s*$",
 )
 """The result is not the target."""
 
@@ -91,6 +96,14 @@ YES = cue(
     r"|[✓✔✅]|==? target\b|, exactly\b",
 )
 """The result is the target."""
+
+QUOTED = cue(
+    r"asked to\b|(?:goal|task|challenge|question|puzzle|problem) (?:is|was|says|asks)\b",
+    r"(?:create|find|make|form|write|build|come up with|arrive at) (?:an?|the) (?:\w+ ){0,2}"
+    r"(?:equation|expression|combination)s?\b",
+    r"final equation with\b",
+)
+"""What follows repeats the question, up to the next arithmetic."""
 
 NEGATED = re.compile(r"\b(?:not|no|never|cannot)\b|n't\b")
 EXPLICIT = re.compile(
@@ -136,15 +149,20 @@ CHECK = cue(
     "plug",
 )
 
-_COUNTED = r"(?! (?:more )?(?:numbers|operations|operators|steps|times))"
+_COUNTED = (
+    r"(?! (?:more )?(?:numbers|operations|operators|steps|times|cycles|digits|integers|terms|ways"
+    r"|equations|pairs))(?!, ?\d+[\],])"
+)
+"""Not followed by what is counted, nor by the rest of a list."""
 SUBGOAL = cue(
     rf"(?:need|want|i'd like|would like|require|aim|i'm after"
-    rf"|goal)s?\b[^.=\d]{{0,40}}?{_N}{_COUNTED}",
+    rf"|goal)s?\b(?:(?!\b(?:from|value)\b)[^.=\d]){{0,40}}?{_N}{_COUNTED}",
     r"(?:to|can|could|should|must|have to|let's|let us|if i|and)(?: \w+){0,4}? (?:get|make|reach"
     r"|form|find|produce"
     rf"|build|create|give|yield|have|come to|obtain|look for)(?: an?| the| to)? {_N}{_COUNTED}",
     rf"(?:getting|making|reaching|finding|looking for)(?: an?| the)? {_N}|{_N} (?:should|would)\b",
-    rf"(?:must|should|has to|have to|needs? to) (?:be|equal|sum to|multiply to)(?: an?)? {_N}",
+    r"(?<!answer )(?:must|should|has to|have to|needs? to) (?:be|equal|sum to|multiply to)"
+    rf"(?: an?)? {_N}",
     rf"(?:so|an?) {_N} is what\b",
 )
 """A number should be reached."""
@@ -177,7 +195,8 @@ HYPOTHESIS = cue(
 
 SURRENDER = cue(
     r"(?:give|gave|giving) (?:up|in)\b|(?:impossible|not possible|unsolvable|stuck)\b"
-    r"|r[ua]n(?:ning)? out of\b",
+    r"|r[ua]n(?:ning)? out of (?:\w+ ){0,2}(?:options|ideas|combinations|ways|possibilities"
+    r"|numbers|things|time|choices|tries|attempts)\b|answer is (?:no|none)\b",
     r"no (?:\w+ ){0,2}(?:solution|way|combination|expression|equation)\b",
     r"[a-z]{2,6}n't (?:think|believe|see)(?: \w+){0,3} (?:solution|way|possible|how)\b",
     r"(?:can(?:not|'t| not)|could(?: not|n't)|unable to|not able to|failed to|haven't"

@@ -32,7 +32,9 @@ ONCE = ("backtrack", "subgoal", "backward", "selfcheck", "giveup")
 """Kinds that count once per sentence, because words find them; the other kinds are exact."""
 
 _SENTENCE = re.compile(r"[^\s.;!?](?:[^\n.;!?]|[.;!?]+(?![.;!?\s]|$)){0,500}[.;!?]*")
+_OPEN_ANSWER = re.compile(r"^[ \t]{0,8}<answer>", re.MULTILINE)
 _DIGIT = re.compile(r"\d")
+_WHOLE = re.compile(r"(?<![\d.])\d{1,9}(?![\d.])")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -48,6 +50,8 @@ class Work:
     """The value that the text states, or None if it states none."""
     clock: int
     """How many chains of arithmetic came before it."""
+    grounded: bool
+    """Whether it works with nothing but given numbers and results of them."""
     legal: bool = False
     """Whether it is a full attempt."""
     hits: bool = False
@@ -76,7 +80,7 @@ class Derived(NamedTuple):
 def free_events(numbers: Sequence[int], target: int, thinking: str) -> list[Event]:
     """The events in a thinking, in the order in which they are read."""
     reader = _Reader(numbers, target)
-    for match in _SENTENCE.finditer(fold(thinking)):
+    for match in _SENTENCE.finditer(fold(_before_answer(thinking))):
         reader.read(match[0], match.start())
 
     claims = [Event("claim", work.start, work.end, work.form) for work in reader.silent_claims()]
@@ -93,6 +97,9 @@ class _Reader:
 
         # Results, each with the expression that made it and the clock at that time.
         self.known: dict[Number, tuple[Expression, int]] = {}
+        # Given numbers and stated results of them, with both signs.
+        self.usable = set[Number](numbers) | {-number for number in numbers}
+        self.stated = set[Number]()  # every value that the text has stated
         self.attempts: dict[str, Work] = {}  # by canonical form
         self.work: Work | None = None  # the latest
         self.tried: Work | None = None  # the latest attempt
@@ -137,7 +144,10 @@ class _Reader:
         if sentence_chains or (self.work and self.age <= PATIENCE):
             for pattern, judge in ((cues.NO, self.deny), (cues.YES, self.affirm)):
                 for match in pattern.finditer(sentence):
-                    if not _overlaps(match, sentence_chains):
+                    if not (
+                        _overlaps(match, sentence_chains)
+                        or self.is_quoted(match.start(), sentence_chains)
+                    ):
                         acts.append((match.start(), judge, match))
             for match in cues.REJECTED.finditer(sentence):
                 acts.append((match.start(), self.reject, match))
@@ -146,6 +156,13 @@ class _Reader:
             for match in cues.TURN.finditer(sentence):
                 acts.append((match.start(), self.turn, match))
         return acts
+
+    def is_quoted(self, index: int, sentence_chains: Sequence[Chain]) -> bool:
+        """Whether the sentence repeats the question at `index`, without arithmetic since then."""
+        starts = [match.start() for match in cues.QUOTED.finditer(self.sentence, 0, index)]
+        return bool(starts) and not any(
+            starts[-1] <= chain.start < index for chain in sentence_chains
+        )
 
     def silent_claims(self) -> list[Work]:
         """What the text accepts as a solution without a yes.
@@ -201,6 +218,7 @@ class _Reader:
 
         The first one that uses all given numbers counts, or else the first that is made of them.
         """
+        grounded = any(self.is_grounded(leaves(expression)) for expression in expressions)
         traced = []
         for expression in expressions:
             if trace := self.derive(expression):
@@ -214,14 +232,17 @@ class _Reader:
                 made += (expression, *subexpressions(expression))
             self.reach(made, span[0])
 
-        if self.missed and not self.turned and not (derived and self.last in derived.results):
-            self.emit("backtrack", *span, "silent")
-        self.missed = self.turned = False
+        if grounded:
+            continues = derived is not None and self.last in derived.results
+            if self.missed and not self.turned and not continues:
+                self.emit("backtrack", *span, "silent")
+            self.missed = self.turned = False
         if stated is None:
             self.open = expressions[0]
 
         form = canonical(derived.expression if derived else expressions[0])
-        work = Work(self.start + span[0], self.start + span[1], form, stated, self.clock)
+        left, right = self.start + span[0], self.start + span[1]
+        work = Work(left, right, form, stated, self.clock, grounded)
         if derived and derived.full:
             self.attempt(work, derived, worked_out=len(expressions) > 1)
             work = self.tried = self.attempts[form]
@@ -230,6 +251,9 @@ class _Reader:
 
         if stated is not None:
             self.last = stated
+            self.stated.add(stated)
+            if grounded:
+                self.usable |= {stated, -stated}
             if derived:
                 self.known[stated] = (derived.expression, self.clock)
         if derived and len(expressions) > 1:  # the value of a bracket is known without being stated
@@ -314,6 +338,13 @@ class _Reader:
             return expression
         return None
 
+    def is_grounded(self, operands: Sequence[Number]) -> bool:
+        """Whether all operands are given numbers or results of them, whatever their signs.
+
+        Each may be used more often than it is given: that is an error, but it is about the problem.
+        """
+        return all(number in self.usable or number in self.known for number in operands)
+
     def is_backward(self, parts: Sequence[Expression | None]) -> bool:
         """Whether the arithmetic starts from the target.
 
@@ -326,8 +357,10 @@ class _Reader:
             if isinstance(part, tuple):
                 operands += leaves(part)
 
-        if target in operands and target not in self.given and target not in self.known:
-            return True
+        is_new = target not in self.given and target not in self.stated
+        if target in operands and is_new:
+            others = [number for number in operands if number != target]
+            return self.is_grounded(others) or parts[-1] in self.given
         supposed = parts[0] == target or cues.HYPOTHESIS.search(self.sentence) is not None
         if target in parts:
             return supposed and any(
@@ -335,8 +368,20 @@ class _Reader:
             )
         return False
 
+    def is_astray(self, sentence_chains: Sequence[Chain]) -> bool:
+        """Whether neither the latest work nor the sentence is about the problem's numbers."""
+        work = self.work
+        if work is None or work.grounded or work.stated == self.target:
+            return False
+
+        named = {int(digits) for digits in _WHOLE.findall(self.sentence)}
+        return not sentence_chains and not named & {*self.given, self.target}
+
     def find_goals(self, sentence_chains: Sequence[Chain]) -> None:
         """Find the numbers that the sentence wants to reach, and reasoning from the target."""
+        if self.is_astray(sentence_chains):
+            return
+
         for match in cues.SUBGOAL.finditer(self.sentence):
             number = cues.number(match)
             is_new = number != self.target and number not in self.given
@@ -383,7 +428,7 @@ class _Reader:
         is_unfinished = tried and tried.hits and tried.stated is None and not tried.judged
         if is_unfinished and work and not work.legal and work.stated == self.target:
             work = tried  # the attempt was worked out in a way that is not followed here
-        if work is None or self.age > PATIENCE or work.judged == verdict:
+        if work is None or not work.grounded or self.age > PATIENCE or work.judged == verdict:
             return
         work.judged = verdict
 
@@ -399,14 +444,27 @@ class _Reader:
         """Take in words that give up the current work; once, until new work begins."""
         is_check = cues.CHECK.search(self.sentence) and self.work and self.work.taken(self.target)
         is_vague = cues.VAGUE.match(match[0]) and not self.missed
-        if self.work and not self.turned and not is_check and not is_vague:
+        has_begun = self.work is not None and self.work.grounded
+        if has_begun and not self.turned and not is_check and not is_vague:
             self.emit("backtrack", *match.span(), "said")
             self.turned = True
             self.missed = False
 
     def reject(self, match: re.Match[str]) -> None:
         """Take in words that reject a result for another reason than its value."""
-        self.missed = self.missed or (self.work is not None and self.age <= 1 and not self.turned)
+        work = self.work
+        rejects = work is not None and work.grounded and self.age <= 1 and not self.turned
+        self.missed = self.missed or rejects
+
+
+def _before_answer(thinking: str) -> str:
+    """The text up to an `<answer>` that begins a line and is never closed.
+
+    Inside a line, the tag is only mentioned: "I have to put it into <answer> tags."
+    """
+    closed = thinking.rfind("</answer>")
+    opened = _OPEN_ANSWER.search(thinking, max(0, closed))
+    return thinking[: opened.start()] if opened else thinking
 
 
 def _overlaps(match: re.Match[str], sentence_chains: Sequence[Chain]) -> bool:
