@@ -374,11 +374,11 @@ class TestWhatCannotShare:
         model = tiny.model()
         forward = model.core.forward
         model.core.forward = lambda position_ids=None, **more: forward(**more)
-        assert not contracts.can_share_prefixes(model)
+        assert not contracts.can_share_prefixes(model, contracts.EXACT)
 
     def test_a_model_whose_neighbours_mix_outside_attention(self) -> None:
         model = tiny.model()
-        assert contracts.can_share_prefixes(model)
+        assert contracts.can_share_prefixes(model, contracts.EXACT)
         layer = model.core.layers[0]
         forward = layer.forward
 
@@ -388,11 +388,11 @@ class TestWhatCannotShare:
             return result
 
         layer.forward = convolved
-        assert not contracts.can_share_prefixes(model)
+        assert not contracts.can_share_prefixes(model, contracts.EXACT)
         assert not model.share
 
     def test_the_model_is_left_as_it_was(self) -> None:
         model = tiny.model()
         model.pack = True
-        contracts.can_share_prefixes(model)
+        contracts.can_share_prefixes(model, contracts.EXACT)
         assert (model.pack, model.share) == (True, False)
