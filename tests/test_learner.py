@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import pytest
 import tiny
@@ -21,7 +21,8 @@ from tinyzero.batching import Batch, Totals, collate
 from tinyzero.config import OptimizerOptions
 from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.learner import TorchLearner, policy_outputs, rate, value_outputs
-from tinyzero.models import ValueModel
+from tinyzero.models import ValueModel, attention, backbone
+from tinyzero.models.attention import causal_mask
 from tinyzero.rollouts import extend
 from tinyzero.types import Completion, Problem, Reward, Rollout, Scorer
 
@@ -176,6 +177,57 @@ def test_what_an_environment_says_is_never_trained_on(algorithm: Algorithm) -> N
         assert main.grad[batch.mask].any(), "both turns of the model are trained on"
         assert not main.grad[~batch.mask].any()
         assert entropy.grad is None or not entropy.grad[~batch.mask].any()
+
+
+@pytest.mark.parametrize("joined", ["alone", "packed", "shared"])
+@pytest.mark.parametrize("algorithm", algorithms(), ids=name)
+def test_the_host_does_not_wait_for_the_device(
+    algorithm: Algorithm, joined: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A meta tensor has no numbers: whatever reads one on the host raises an error."""
+    batch = annotated(algorithm, rollouts())
+    for module in (attention, backbone):  # a GPU needs no mask
+        monkeypatch.setattr(module, "causal_mask", lambda *size: causal_mask(*size).to("meta"))
+    models = {"policy": policy(), "critic": critic(), "prm": policy(None, 8)}
+
+    for role in ("policy", *({"critic", "prm"} & set(algorithm.roles))):
+        learner = models[role]
+        learner.model.to("meta").requires_grad_()
+        learner.device = torch.device("meta")
+        learner.micro_tokens, learner.loss = 60, partial(algorithm.loss, role)
+        lm = getattr(learner.model, "backbone", learner.model)
+        lm.pack, lm.share = joined == "packed", joined == "shared"
+        learner.shares = joined == "shared"
+
+        logged = learner._backward(batch, batch.totals())
+        assert len(logged) > 1
+        assert all(share.is_meta for share, _ in logged)
+        assert all(parameter.grad is not None for parameter in lm.core.parameters())
+
+
+class Read(Tensor):
+    """Scores that say when they are read on the host."""
+
+    events: ClassVar[list[str]] = []
+
+    def cpu(self, *given: Any) -> Tensor:
+        self.events.append("read")
+        return self.as_subclass(Tensor)
+
+
+def test_scores_are_read_after_all_have_been_computed() -> None:
+    learner, batch = policy(micro_tokens=60), collate(rollouts(), 16)
+    expected = learner.score(batch)
+
+    def outputs(model: nn.Module, part: Batch) -> dict[str, Tensor]:
+        Read.events.append("computed")
+        return {"logprobs": policy_outputs(model, part)["logprobs"].as_subclass(Read)}
+
+    learner.outputs = outputs
+    assert torch.equal(learner.score(batch), expected)
+    half = len(Read.events) // 2
+    assert half > 1
+    assert Read.events == ["computed"] * half + ["read"] * half
 
 
 def test_scores_do_not_depend_on_how_the_batch_is_cut() -> None:

@@ -590,6 +590,75 @@ def test_the_gradient_of_the_head_is_added_inside_the_product() -> None:
     assert not any(name.startswith("add") for name in set(writes.names) - {"addmm_.default"})
 
 
+class OnGpu(Tensor):
+    """A tensor in CPU memory that says it is on a GPU."""
+
+    is_cuda = True
+
+
+def on_a_gpu(tensor: Tensor) -> Tensor:
+    return tensor.as_subclass(OnGpu)
+
+
+def absent_addmm(*_: Any, **__: Any) -> Tensor:
+    raise NotImplementedError("no addmm.dtype_out on this device\nand more lines")
+
+
+def addmm_in_float32(total: Tensor, a: Tensor, b: Tensor, *, out_dtype: Any, out: Tensor) -> Tensor:
+    return out.copy_(total + a.float() @ b.float())
+
+
+def addmm_that_rounds(
+    total: Tensor, a: Tensor, b: Tensor, *, out_dtype: Any, out: Tensor
+) -> Tensor:
+    return out.copy_(total + (a @ b).float())
+
+
+def addmm_that_forgets(
+    total: Tensor, a: Tensor, b: Tensor, *, out_dtype: Any, out: Tensor
+) -> Tensor:
+    return out.copy_(a.float() @ b.float())
+
+
+@pytest.mark.parametrize(
+    ("operator", "fault"),
+    [
+        (addmm_in_float32, ""),
+        (absent_addmm, "no addmm.dtype_out on this device"),
+        (addmm_that_rounds, "its numbers are wrong"),
+        (addmm_that_forgets, "its numbers are wrong"),
+        (torch.addmm, None),  # a build of PyTorch for CPUs has no such operator
+    ],
+)
+def test_an_operator_of_the_head_is_tried_before_it_is_used(
+    operator: Any, fault: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the operator does, the product that is added is right."""
+    calls = 0
+
+    def counted(*given: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return operator(*given, **more)
+
+    losses.product_fault.cache_clear()
+    monkeypatch.setattr(torch, "addmm", counted)
+    monkeypatch.setattr(torch, "mm", lambda a, b, out_dtype: a.to(out_dtype) @ b.to(out_dtype))
+    found = losses.product_fault(torch.device("cpu"), torch.bfloat16)
+    assert found == fault if fault is not None else found
+    assert "\n" not in found
+
+    a, b = torch.randn(30, 7).bfloat16(), torch.randn(30, 5).bfloat16()
+    total = torch.randn(7, 5)
+    expected = total + a.T.float() @ b.float()
+    for _ in range(2):
+        again = total.clone()
+        losses.add_product_(again, on_a_gpu(a).T, on_a_gpu(b))
+        torch.testing.assert_close(again, expected)
+    assert calls == (1 if found else 3), "it is tried once"
+    losses.product_fault.cache_clear()
+
+
 def test_chosen_logprobs_hold_few_logits_at_a_time() -> None:
     class Largest(TorchDispatchMode):
         seen = 0

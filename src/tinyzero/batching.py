@@ -96,10 +96,12 @@ class Batch:
         return replace(self, **selected)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device. The host does not wait for copies to a GPU."""
         if device == self.tokens.device:
             return self
-        return replace(self, **{name: t.to(device) for name, t in self._tensors().items()})
+        is_here = self.tokens.device.type == "cpu"  # what comes from a GPU must be waited for
+        moved = {name: t.to(device, non_blocking=is_here) for name, t in self._tensors().items()}
+        return replace(self, **moved)
 
     def totals(self) -> Totals:
         """The totals of all rows here, idle ones included."""

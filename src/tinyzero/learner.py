@@ -28,6 +28,7 @@ from tinyzero.models import Backbone, ValueModel
 from tinyzero.types import LossFunction
 
 Outputs = dict[str, Tensor]
+Metrics = dict[str, tuple[Tensor, Tensor]]
 
 WEIGHTS, MOMENTS = "weights.safetensors", "moments.safetensors"
 TENSORS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps per weight, in addition to a step count
@@ -42,13 +43,17 @@ def policy_outputs(
     `temperature` must be the one that the tokens were sampled at. Logits are computed only for
     masked columns, in fp32, and for at most `logit_rows` of them at a time. Without gradients there
     is no entropy: those who score a batch do not read it.
+
+    The batch may stay in CPU memory if the model is on a GPU. The results are on the GPU, and the
+    host does not wait for it.
     """
     assert isinstance(model, Backbone)
 
     # nothing is predicted after the last token of a row
     states, columns = model.states(batch.tokens[:, :-1], batch.lengths - 1, batch.groups)
-    hidden = nn.functional.embedding(columns[batch.mask], states)  # (N, D)
-    targets = batch.tokens[:, 1:][batch.mask]
+    index = columns[batch.mask].to(states.device, non_blocking=True)
+    hidden = nn.functional.embedding(index, states)  # (N, D)
+    targets = batch.tokens[:, 1:][batch.mask].to(states.device, non_blocking=True)
 
     head = model.head
     if not torch.is_grad_enabled():
@@ -75,7 +80,7 @@ def value_outputs(model: nn.Module, batch: Batch) -> Outputs:
     return {"values": model.values(batch.tokens[:, :-1], batch.lengths - 1, batch.groups)}
 
 
-def _logged(outputs: Outputs, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+def _logged(outputs: Outputs, batch: Batch) -> Metrics:
     """The metrics that do not depend on the loss, as {name: (sum, count)} over trained tokens."""
     if "entropy" not in outputs:
         return {}
@@ -83,10 +88,15 @@ def _logged(outputs: Outputs, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
     return {"entropy": ((entropy * batch.mask).sum(), batch.mask.sum())}
 
 
+def _detached(metrics: Metrics) -> Metrics:
+    """The metrics without what is needed for their gradients, which takes memory."""
+    return {name: (total.detach(), count.detach()) for name, (total, count) in metrics.items()}
+
+
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:
-    """The (N,) values of the masked tokens as (B, T), 0 elsewhere."""
+    """The (N,) values of the masked tokens as (B, T), 0 elsewhere, on the values' device."""
     zeros = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
-    return zeros.masked_scatter(mask, values)
+    return zeros.masked_scatter(mask.to(values.device, non_blocking=True), values)
 
 
 class TorchLearner:
@@ -156,14 +166,18 @@ class TorchLearner:
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:
         """Logprobs or values (B, T) of every row, without gradient."""
-        scores = torch.zeros(batch.mask.shape)
+        parts: list[tuple[Tensor, Tensor]] = []
         with self._in_place():
             for rows, part in batch.micro_batches(
                 self.micro_tokens, skip_idle=False, share=self.shares
             ):
-                outputs = self.outputs(self.model, part.to(self.device))
+                outputs = self.outputs(self.model, part)
                 name = "logprobs" if "logprobs" in outputs else "values"
-                scores[rows, : part.mask.shape[1]] = outputs[name].cpu()
+                parts.append((rows, outputs[name]))
+
+        scores = torch.zeros(batch.mask.shape)
+        for rows, values in parts:  # only now, because this waits for a GPU
+            scores[rows, : values.shape[1]] = values.cpu()
         return scores
 
     @contextmanager
@@ -223,17 +237,11 @@ class TorchLearner:
         """
         assert self.options is not None
         assert self.optimizer is not None
-        assert self.loss is not None, "a model that is trained needs a loss"
 
         self.optimizer.zero_grad(set_to_none=True)
-        for _, part in batch.micro_batches(self.micro_tokens, share=self.shares):
-            part = part.to(self.device)
-            outputs = self.outputs(self.model, part)
-            scalar, metrics = self.loss(outputs, part, totals)
-            scalar.backward()
-
-            shares.append(scalar.item())
-            for name, (total, count) in (metrics | _logged(outputs, part)).items():
+        for share, metrics in self._backward(batch, totals):
+            shares.append(float(share))
+            for name, (total, count) in metrics.items():
                 entry = sums.setdefault(name, [0.0, 0.0])
                 entry[0] += float(total)
                 entry[1] += float(count)
@@ -253,6 +261,23 @@ class TorchLearner:
                 f"the gradient was not finite in {self.bad_in_a_row} updates in a row"
             )
         return norm if is_finite else None
+
+    def _backward(self, batch: Batch, totals: Totals) -> list[tuple[Tensor, Metrics]]:
+        """Add up the gradient of a step: (share of the loss, metrics) of each micro-batch.
+
+        Nothing here is read on the host, so that it can prepare the next micro-batch while a GPU
+        computes this one. What decides about rows and columns is in CPU memory.
+        """
+        assert self.loss is not None, "a model that is trained needs a loss"
+
+        logged: list[tuple[Tensor, Metrics]] = []
+        for _, part in batch.micro_batches(self.micro_tokens, share=self.shares):
+            outputs = self.outputs(self.model, part)
+            here = part.to(self.device)
+            scalar, metrics = self.loss(outputs, here, totals)
+            scalar.backward()
+            logged.append((scalar.detach(), _detached(metrics | _logged(outputs, here))))
+        return logged
 
     def _learning_rate(self) -> float:
         """Learning rate of the next step."""

@@ -272,9 +272,11 @@ def _mismatch(old_logprobs: Tensor, batch: Batch) -> Metrics:
 
     Stale rows are left out: an earlier policy sampled them, so their logprobs should differ.
     """
-    fresh = batch.mask if batch.stale is None else batch.mask & ~batch.stale[:, None]
-    if not fresh.any():
-        return {}
+    fresh = batch.mask
+    if batch.stale is not None:
+        fresh = batch.mask & ~batch.stale[:, None]
+        if not fresh.any():
+            return {}
     distance = (old_logprobs - batch.sampled_logprobs).abs().float()
     return {"mismatch": ((distance * fresh).sum(), fresh.sum())}
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from tinyzero.algorithms.losses import fp32_logits
 from tinyzero.models.attention import causal_mask
 from tinyzero.models.cache import KeyValueCache, LibraryCache, cache_shape
-from tinyzero.models.packing import join_rows
+from tinyzero.models.packing import join_rows, to_device
 
 
 class Backbone(nn.Module):
@@ -85,7 +85,7 @@ class Backbone(nn.Module):
         The arguments are those of `states`. Hidden states of the padding are meaningless.
         """
         states, columns = self.states(tokens, lengths, groups)
-        return states[columns]
+        return states[to_device(columns, states.device)]
 
     def states(
         self, tokens: Tensor, lengths: Tensor | None = None, groups: Tensor | None = None
@@ -94,20 +94,28 @@ class Backbone(nn.Module):
 
         `hidden(tokens)` is `states[columns]` with the (B, T) columns. The first `lengths[i]` tokens
         of row i are real. `groups` (B,) are the numbers of the rows' groups.
+
+        All of them may be in CPU memory wherever the model is, and then so are the columns. The
+        host reads `lengths` and `groups`, and waits for a GPU if they are there.
         """
         shares = self.share and groups is not None
         if lengths is None or not (self.pack or shares):
-            mask = None if tokens.is_cuda else causal_mask(tokens.shape[1], self.dtype)
+            inputs = to_device(tokens, self.device)
+            mask = None if inputs.is_cuda else causal_mask(tokens.shape[1], self.dtype)
             hidden = self.core(
-                input_ids=tokens, attention_mask=mask, use_cache=False
+                input_ids=inputs, attention_mask=mask, use_cache=False
             ).last_hidden_state
             columns = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
             return hidden.flatten(0, 1), columns
 
-        joined = join_rows(tokens, lengths, groups if self.share else None)
+        joined = join_rows(tokens, lengths, groups if self.share else None, self.device)
+        # Our attention follows the packing and reads no mask. Without one, transformers would look
+        # for joined rows in the positions, and the host would wait for a GPU.
+        unread = torch.zeros(1, 1, 1, 1, device=self.device)
         hidden = self.core(
             input_ids=joined.tokens[None],
             position_ids=joined.positions[None],
+            attention_mask=unread,
             use_cache=False,
             packing=joined.packing,
         ).last_hidden_state
@@ -193,7 +201,7 @@ class ValueModel(nn.Module):
         """
         states, columns = self.backbone.states(tokens, lengths, groups)
         values: Tensor = self.head(states.float()).squeeze(-1)
-        return values[columns]
+        return values[to_device(columns, values.device)]
 
 
 def recompute_layers(model: Backbone) -> None:

@@ -4,7 +4,8 @@ Our attention, caches and joined rows must compute what transformers computes. T
 too large to be checked in float32, and a window of 4,096 tokens is too long to be filled. So the
 exact checks run on a twin of the model: the same architecture with few layers, a small vocabulary,
 short windows, and random weights. Its sequences are longer than any window or convolution. The real
-model, in its own precision and on its own device, is only compared loosely.
+model, in its own precision and on its own device, is only compared loosely. The kernels that it
+uses on a GPU are compared by themselves (kernels.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tinyzero.errors import UserError, first_line
+from tinyzero.models import kernels
 from tinyzero.models.backbone import Backbone
 from tinyzero.models.cache import cache_shape
 
@@ -44,20 +46,51 @@ class Abilities(NamedTuple):
     """Whether what the rows of a group begin with can be computed once."""
 
 
-def prepare(model: Backbone) -> None:
-    """Set how `model` is computed. Raises UserError if it cannot be, or not as it was asked to."""
-    kind, abilities = model.config.model_type, abilities_of(model)
-    fault = abilities.packing_fault
-    if model.pack and not fault:
-        with torch.no_grad():
-            fault = packing_fault(model, LOOSE)  # the real model, on its own device
-    if model.pack and fault:
+def prepare(model: Backbone) -> list[str]:
+    """Set how `model` is computed. Returns a line about each thing that is slower than it could be.
+
+    Raises UserError if it cannot be computed, or not as it was asked to.
+    """
+    abilities = abilities_of(model)
+    model.library_cache = abilities.library_cache
+
+    if model.pack and (fault := abilities.packing_fault or joining_fault(model)):
+        kind = model.config.model_type
         raise UserError(
             f"models of type {kind} cannot be packed: set update.pack to false ({fault})"
         )
 
-    model.library_cache = abilities.library_cache
+    notes = []
     model.share = abilities.shares
+    if model.share and (fault := sharing_fault(model)):
+        model.share = False
+        notes.append(f"each prompt is computed once per answer, which is slower: {fault}")
+    if fault := kernels.head_fault(model):
+        notes.append(f"the head's gradient takes two operations, which is slower: {fault}")
+    return notes
+
+
+def joining_fault(model: Backbone) -> str:
+    """Why the rows of the real model cannot be joined on its own device; empty if they can."""
+    if fault := kernels.attention_fault(model, shared=False):
+        return fault
+    with torch.no_grad():
+        return packing_fault(model, LOOSE)
+
+
+def sharing_fault(model: Backbone) -> str:
+    """Why the real model cannot share prefixes on its own device; empty if it can.
+
+    On a CPU it is not run, because there it computes what its twin has computed.
+    """
+    for shared in (False, True):
+        if fault := kernels.attention_fault(model, shared):
+            return fault
+    if not kernels.is_on_gpu(model):
+        return ""
+    with torch.no_grad():
+        shares = can_share_prefixes(model, LOOSE)
+    return "" if shares else "a prompt that is computed once changes what follows on this device"
 
 
 def abilities_of(model: Backbone) -> Abilities:

@@ -97,7 +97,7 @@ def load_model(
     `name` is the name of a bundled model, a folder, or a hub id such as "Qwen/Qwen2.5-3B". `pack`
     joins the rows of a batch, so that no padding is computed. `recompute` saves memory: the
     backward pass computes each layer again from its input. `note` is called with one line about
-    each thing in the folder that is not used.
+    each thing in the folder that is not used, and each thing that this device makes slower.
 
     Raises UserError if the model is missing, incomplete, damaged, quantised, or of an unsupported
     type.
@@ -117,7 +117,8 @@ def load_model(
     # The learner's large products are summed in float32. So must the sampler's narrow ones be.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     try:
-        contracts.prepare(model)
+        for line in contracts.prepare(model):
+            note(f"{name}: {line}")
     except UserError as error:
         raise UserError(f"cannot run {name!r}: {error}") from error
     if recompute:

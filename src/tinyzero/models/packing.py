@@ -147,10 +147,10 @@ class Packing:
         return Block(self._index(queries), self._index(keys))
 
     def _edges(self, lengths: Sequence[int]) -> Tensor:
-        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self.device)
+        return to_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), self.device)
 
     def _index(self, numbers: Any) -> Tensor:
-        return torch.tensor(numbers, device=self.device)
+        return to_device(torch.tensor(numbers), self.device)
 
 
 class Joined(NamedTuple):
@@ -196,12 +196,19 @@ def rows_by_group(groups: Tensor) -> dict[int, list[int]]:
     return rows
 
 
-def join_rows(tokens: Tensor, lengths: Tensor, groups: Tensor | None = None) -> Joined:
+def join_rows(
+    tokens: Tensor,
+    lengths: Tensor,
+    groups: Tensor | None = None,
+    device: torch.device | None = None,
+) -> Joined:
     """Join the real tokens of rows (B, T). What the rows of a group begin with is there once.
 
-    The first `lengths[i]` tokens of row i are real. Without `groups` (B,) nothing is shared.
+    The first `lengths[i]` tokens of row i are real. Without `groups` (B,) nothing is shared. The
+    result is for a model on `device`, by default that of `tokens`, where `columns` always are.
+    Tensors in CPU memory are best: the host need not wait for a GPU then.
     """
-    device = tokens.device
+    given, device = tokens.device, device or tokens.device
     tokens, lengths = tokens.cpu(), lengths.cpu()
     groups = torch.arange(len(tokens)) if groups is None else groups.cpu()
     shared, ends = shared_lengths(tokens, lengths, groups), lengths.tolist()
@@ -230,11 +237,19 @@ def join_rows(tokens: Tensor, lengths: Tensor, groups: Tensor | None = None) -> 
                 add(row, common, ends[row], prefix if common else 0)
 
     return Joined(
-        torch.cat(chosen).to(device),
-        torch.cat(positions).to(device),
-        columns.to(device),
+        to_device(torch.cat(chosen), device),
+        to_device(torch.cat(positions), device),
+        to_device(columns, given),
         Packing(pieces, device),
     )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor`, which is in CPU memory or on `device`, on that device. The host does not wait.
+
+    Ordinary CPU memory may be changed right afterwards, because CUDA copies it first.
+    """
+    return tensor.to(device, non_blocking=True)
 
 
 def attention(
