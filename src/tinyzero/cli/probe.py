@@ -57,8 +57,9 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     with open_player(given, config, model) as (player, params):
         params = replace(params, max_tokens=given.max_tokens or config.rollout.max_tokens)
         print(
-            f"probing {given.model} on {config.task.name}: dev problems, {probe.SAMPLES} answers "
-            f"of up to {params.max_tokens} tokens each, at three temperatures",
+            f"probing {given.model} on {config.task.name}, dev problems:\n"
+            f"  {probe.SAMPLES} answers of up to {params.max_tokens} tokens each, at three "
+            "temperatures",
             flush=True,
         )
         problems, sampled, tally = probe.sample_in_time(

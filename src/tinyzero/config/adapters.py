@@ -1,7 +1,8 @@
 """The learning rate of adapters, which have to be trained faster than whole weights.
 
-The recipes of pretrained models use 1e-6, at which adapters hardly learn. Whoever switches adapters
-on without a learning rate gets ten times the one that is meant for all weights.
+The recipes of pretrained models use 1e-6, at which adapters hardly learn. With
+adapters and without a learning rate of their own, a run gets ten times the one that is meant for
+all weights.
 """
 
 from __future__ import annotations
