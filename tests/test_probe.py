@@ -137,14 +137,19 @@ def start(mixed: float, pass_1: float, cut: float = 0.0, temperature: float = 1.
     ],
 )
 def test_the_verdict_follows_from_the_share_of_mixed_groups(found: probe.Start, said: str) -> None:
-    (line,) = probe.verdict(found, 8, 12, ["max_number"])
+    (line,) = probe.verdict(found, 20, 8, 12, ["max_number"])
     assert line.startswith(said)
     assert ("(--task.max_number)" in line) == (found.mixed < 0.3 and found.figures["pass@1"] < 0.8)
 
 
 def test_a_verdict_says_that_answers_are_cut() -> None:
-    _, cut = probe.verdict(start(0.5, 0.1, cut=0.81), 8, 12, [])
+    _, cut = probe.verdict(start(0.5, 0.1, cut=0.81), 20, 8, 12, [])
     assert cut == "81% of the answers are cut at 12 tokens: compare with --max-tokens 24"
+
+
+def test_few_problems_are_no_verdict() -> None:
+    (line,) = probe.verdict(start(0.0, 0.0), 1, 8, 12, [])
+    assert line == "only 1 problem was answered, which is too few to tell: give more --minutes"
 
 
 def test_the_best_start_has_many_mixed_groups_few_cut_answers_and_the_usual_temperature() -> None:
@@ -161,8 +166,9 @@ def test_a_probe_of_an_own_task_without_options_prints_a_command(
     base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--task", f"{SUMS}:Sums", "--model.prompt", "base", "--max-tokens", "3"]
-    assert cli.main(["probe", str(base), *words, "--minutes", "0.05"]) == 0
+    assert cli.main(["probe", str(base), *words, "--minutes", "1"]) == 0
     said = capsys.readouterr().out
+    assert max(map(len, said.splitlines()[1:-1])) <= 80, "only names may be longer"
     assert "training cannot start here" in said
     command = said.splitlines()[-1]
     assert command.startswith("  tinyzero train ")

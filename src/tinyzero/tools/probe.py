@@ -31,6 +31,7 @@ GOOD, LEAST = 0.3, 0.1
 Both are judgements, not measurements.
 """
 LARGER = (16, 32)  # group sizes to try if the recipe's has too few mixed groups
+FEWEST = 6  # problems from which the shares mean something
 TOO_EASY = 0.8  # pass@1 above which few mixed groups mean that little is left to learn
 
 Progress = Callable[[int, float], None]
@@ -225,7 +226,7 @@ def table(starts: Sequence[Start], group_size: int) -> list[str]:
         "pass@1",
         f"pass@{SAMPLES}",
         "cut",
-        "well formed" if judges_form else "ended",
+        "formed" if judges_form else "ended",
         "tokens",
         f"mixed of {group_size}",
     ]
@@ -237,7 +238,7 @@ def table(starts: Sequence[Start], group_size: int) -> list[str]:
             [
                 f"{start.temperature:g}",
                 _with_interval(figures, "pass@1"),
-                _with_interval(figures, f"pass@{SAMPLES}"),
+                f"{figures[f'pass@{SAMPLES}']:.3f}",
                 f"{figures['truncated']:.0%}",
                 f"{formed:.0%}",
                 f"{figures['response_length']:.0f}",
@@ -254,9 +255,16 @@ def _with_interval(figures: Mapping[str, float], key: str) -> str:
 
 
 def verdict(
-    start: Start, group_size: int, max_tokens: int, task_levels: Sequence[str]
+    start: Start, problems: int, group_size: int, max_tokens: int, task_levels: Sequence[str]
 ) -> list[str]:
-    """Whether training can start there, and what would help, one sentence per line."""
+    """Whether training can start there, and what would help, one sentence per line.
+
+    `problems` is the number of those that were probed: a few say little.
+    """
+    if problems < FEWEST:
+        count = "1 problem was" if problems == 1 else f"{problems} problems were"
+        return [f"only {count} answered, which is too few to tell: give more --minutes"]
+
     figures, lines = start.figures, []
     shown = (
         f"about {start.mixed:.0%} of the groups of {group_size} will have answers with different "
