@@ -188,7 +188,9 @@ class LoraSection(Section):
         0,
         ge=0,
         le=65_536,
-        description="rank of the adapters of policy, critic and reward model; 0 trains all weights",
+        description="rank of the adapters of policy, critic and reward model; 0 trains all "
+        "weights. Switching adapters on raises the recipe's learning rates tenfold, unless you "
+        "give them",
     )
     alpha: int = Field(
         32, ge=1, le=10**6, description="scale of the adapters: their product times alpha / rank"
