@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
 
 from tinyzero import __version__, models
 from tinyzero import config as configs
@@ -205,7 +204,7 @@ def card(
     config: Config | None,
     run: History | None,
     origin: models.Origin,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
 ) -> str:
     """The model card in Markdown: how the model was made, how it scores, and how to use it.
 
@@ -349,7 +348,7 @@ def _public(value: Any) -> Any:
     return path.name if is_private else value
 
 
-def _use(name: str, dtype: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> str:
+def _use(name: str, dtype: str, config: Config, tokenizer: Any) -> str:
     """The exact prompt, and code that generates an answer to it."""
     task = load_task(config.task.name, config.task.options)
     prompt = task.prompt(task.problem("test", 0), config.model.prompt)
@@ -375,7 +374,7 @@ class Shown(NamedTuple):
     special: bool
 
 
-def _shown(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, date: str) -> Shown:
+def _shown(prompt: Prompt, tokenizer: Any, date: str) -> Shown:
     """The prompt with which the card's code reads exactly the tokens of training.
 
     Messages are shown as the text that training made of them. A chat template may trim the last
