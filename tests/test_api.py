@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import refused
 
 import tinyzero
+from tinyzero import models
 from tinyzero.errors import UserError
 from tinyzero.types import Problem, Reward, Split
 
@@ -164,3 +166,17 @@ def test_the_example_in_the_package_is_true(run: tinyzero.Run) -> None:
     for name in tinyzero.__all__:
         assert f"`{name}`" in documented
         assert getattr(tinyzero, name).__doc__
+
+
+def test_too_few_problems_are_found_before_the_model_is_loaded(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(models, "load_model", load)
+    few: dict[str, Any] = {"task.max_number": 9, "task.min_count": 2, "task.max_count": 2}
+    with pytest.raises(UserError, match="distinct"):
+        tinyzero.evaluate(base, problems=500, task="countdown", **few)
+    words = [f"--{key}={value}" for key, value in few.items()]
+    assert "distinct" in refused(capsys, "eval", base, "--task", "countdown", "--n", 500, *words)

@@ -1,11 +1,14 @@
 """Recipes and overrides: bundled recipes resolve, files are read back, errors name their key."""
 
+import json
+import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from helpers import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -565,3 +568,31 @@ def test_a_small_real_model_without_a_gpu_gets_the_recipe_for_cpus(
     (tmp_path / "real.toml").write_text('[model]\nname = "models/smol"\ndevice = "cpu"\n')
     assert sizes.recipe_for("x/smol", 135e6, tmp_path) == ("qwen2.5-0.5b" if gpu else "real")
     assert sizes.recipe_for("x/large", 3e9, tmp_path) == "qwen2.5-3b"
+
+
+def test_a_real_model_in_the_recipe_of_a_tiny_one_gets_a_line_to_paste(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sizes, "has_gpu", lambda: False)
+    model = tmp_path / "my model"
+    model.mkdir()
+    shape = {"hidden_size": 576, "num_hidden_layers": 30, "vocab_size": 49_152}
+    (model / "config.json").write_text(json.dumps(shape | {"intermediate_size": 1536}))
+    said = refused(capsys, "train", "laptop", "--model.name", model)
+    assert said.endswith(f"tinyzero train real-laptop --model.name '{model}'\n")
+
+    words = shlex.split(said.rpartition(": ")[2])[1:]
+    recipe, overrides = words[1], {"model.name": words[3]}
+    assert resolve(read_recipe(recipe), overrides).model.name == str(model)
+    sizes.require_recipe_for_model(read_recipe(recipe), overrides, sizes.BUNDLED)
+
+
+def test_a_run_without_a_temperature_for_its_evaluations_is_not_resumed(tmp_path: Path) -> None:
+    """Older versions evaluated at 1. Half of its curve would be at another temperature."""
+    text = config.to_toml(resolve({"rollout": {"temperature": 0.6}}, {}))
+    before, evaluation = text.split("[eval]")
+    assert "\ntemperature = 0.0\n" in evaluation
+    old = before + "[eval]" + evaluation.replace("\ntemperature = 0.0\n", "\n", 1)
+    (tmp_path / "config.toml").write_text(old)
+    with pytest.raises(UserError, match=r"lacks eval\.temperature: .*another version wrote it"):
+        config.resumed(tmp_path, {}, None, True, "--trust")

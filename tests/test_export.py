@@ -1,6 +1,7 @@
 """An exported folder has the same weights and answers, a true card, and can be pushed to a hub."""
 
 import base64
+import copy
 import importlib.util
 import json
 import re
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import folders
@@ -17,13 +19,14 @@ import tiny
 import torch
 from helpers import largest_file, refused
 from safetensors.torch import load_file
+from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tinyzero import cli, models
 from tinyzero.config import read_recipe, resolve, to_toml
 from tinyzero.run import records
 from tinyzero.samplers.torch import TorchSampler
-from tinyzero.tasks import corpora
+from tinyzero.tasks import corpora, load_task
 from tinyzero.tools import export
 from tinyzero.types import Problem, Reward, SamplingParams
 
@@ -347,12 +350,12 @@ class Bare:
 def test_a_card_claims_no_stop_string_that_answers_do_not_have() -> None:
     name = f"{Path(__file__)}:Bare"
     bare = resolve(read_recipe("laptop"), {"task.name": name})
-    said = export._use("mine", "float32", bare)
+    said = export._use("mine", "float32", bare, folders.bpe())
     assert "ends its answer with its end token" in said
     assert "</answer>" not in said
     assert "stop=[]" in said
 
-    countdown = export._use("mine", "float32", resolve(read_recipe("laptop"), {}))
+    countdown = export._use("mine", "float32", resolve(read_recipe("laptop"), {}), folders.bpe())
     assert "ends its answer with `</answer>`" in countdown
 
 
@@ -506,16 +509,72 @@ def test_a_model_that_chats(
     )
     export.export(str(tmp_path / "source"), str(recipe), tmp_path / "talker", "talker")
     assert AutoTokenizer.from_pretrained(tmp_path / "talker").chat_template == corpora.CHAT_TEMPLATE
-    messages, transformers_code, vllm_code = code((tmp_path / "talker" / "README.md").read_text())
+    prompt, transformers_code, vllm_code = code((tmp_path / "talker" / "README.md").read_text())
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(messages, names)
+    exec(prompt, names)
     exec(transformers_code, names)
-    assert capsys.readouterr().out.startswith(
-        f"user: {names['messages'][0]['content']}\nassistant: <think>"
-    )
-    assert "llm.chat(messages" in vllm_code
+    assert capsys.readouterr().out.startswith(names["prompt"])
+    assert names["prompt"].startswith("user: ")
+    assert names["prompt"].endswith("\nassistant: <think>")
     compile(vllm_code, "card", "exec")
+
+
+TRIMS = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}"
+CLOSES = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}<think>\n\n</think>\n\n"
+    "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}[end]{% endfor %}"
+)
+SAYS_BEGIN = "{{ bos_token }}" + TRIMS
+SAYS_DATE = "[today {{ strftime_now('%d %b %Y') }}]" + TRIMS
+OPENS = TRIMS + "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+
+
+@pytest.mark.parametrize("adds", ["", "begin", "begin and end"])
+@pytest.mark.parametrize(
+    ("template", "posed"),
+    [
+        (TRIMS, "chat"),
+        (CLOSES, "instruct"),
+        (SAYS_BEGIN, "instruct"),
+        (SAYS_DATE, "chat"),
+        (OPENS, "instruct-short"),
+        (OPENS, "compact"),
+    ],
+)
+def test_the_cards_code_reads_the_tokens_of_training(template: str, posed: str, adds: str) -> None:
+    tokenizer = copy.deepcopy(folders.bpe())
+    tokenizer.chat_template = template
+    tokenizer.bos_token = "<|im_start|>"
+    if adds:
+        begin, end = tokenizer.bos_token, f" {tokenizer.eos_token}" * adds.endswith("end")
+        special = [
+            (token, tokenizer.convert_tokens_to_ids(token)) for token in (begin, end.strip())
+        ]
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A{end}", special_tokens=[pair for pair in special if pair[0]]
+        )
+    task = load_task("countdown", {"answer_only": True} if posed == "instruct-short" else {})
+    prompt = task.prompt(task.problem("test", 0), posed)
+    trained = models.encode_prompt(tokenizer, prompt, date="2026-11-27")
+
+    shown = export._shown(prompt, tokenizer, "2026-11-27")
+    names: dict[str, Any] = {"tokenizer": tokenizer, "torch": torch}
+    exec(export._assignment(shown), names)
+    (read,) = re.findall("^inputs = .*", export._transformers_code("x", shown), re.MULTILINE)
+    exec(read, names)
+    assert names["inputs"]["input_ids"].tolist() == [list(trained)]
+
+    asked: list[Any] = []
+    llm = SimpleNamespace(get_tokenizer=lambda: tokenizer, generate=lambda p, _: asked.append(p))
+    vllm = export._vllm_code("x", "float32", shown, SamplingParams()).partition("\n)\n")[2]
+    lines = vllm.replace("print(", "").replace("[0].outputs[0].text)", "")
+    exec(lines, names | {"llm": llm, "params": None})
+    (asked_for,) = asked
+    if isinstance(asked_for, dict):
+        assert asked_for == {"prompt_token_ids": list(trained)}
+    else:  # vLLM tokenizes a text as the tokenizer does when it is called
+        assert tokenizer(asked_for)["input_ids"] == [list(trained)]
 
 
 def test_a_folder_without_a_recipe(base: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A probe's estimate equals a sum over the beta distribution, and it keeps to its time."""
 
 import random
+import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,11 +10,12 @@ import pytest
 from helpers import refused
 
 from tinyzero import cli
-from tinyzero.rollouts import Player
+from tinyzero.errors import UserError
+from tinyzero.rollouts import Player, Tally
 from tinyzero.samplers.scripted import ScriptedSampler
 from tinyzero.tasks import load_task
 from tinyzero.tools import probe
-from tinyzero.types import SamplingParams
+from tinyzero.types import Group, Problem, SamplingParams
 
 SUMS = Path(__file__).with_name("own_sums.py")
 
@@ -79,13 +82,45 @@ def test_a_probe_measures_what_the_model_does() -> None:
     assert len(rows) == 3
 
 
-def test_a_probe_ends_with_its_time_but_not_before_its_first_round() -> None:
+def slow_player(seconds: float) -> Player:
+    """Every call takes `seconds` per problem."""
+    slow = player({0: 0})
+    play = slow.play
+
+    def slowly(
+        problems: Sequence[Problem], params: SamplingParams, first: int, tally: Tally
+    ) -> list[Group]:
+        for _ in range(round(1000 * seconds * len(problems))):
+            time.sleep(0.001)
+        return play(problems, params, first, tally)
+
+    slow.play = slowly  # type: ignore[method-assign]
+    return slow
+
+
+def test_a_probe_keeps_to_its_time() -> None:
     seen: list[int] = []
+    started = time.perf_counter()
     problems, sampled, _ = probe.sample_in_time(
-        player({0: 1}), SamplingParams(max_tokens=5), 0.0, lambda done, seconds: seen.append(done)
+        slow_player(0.02), SamplingParams(max_tokens=5), 0.6, lambda done, _: seen.append(done)
     )
-    assert seen == [len(problems)] == [probe.FIRST_PROBLEMS]
-    assert [len(part.groups) for part in sampled] == [probe.FIRST_PROBLEMS] * 3
+    assert time.perf_counter() - started < 1
+    assert seen[-1] == len(problems) < probe.MOST_PROBLEMS
+    assert [len(part.groups) for part in sampled] == [len(problems)] * 3
+
+
+def test_a_model_that_is_too_slow_for_one_problem_is_interrupted() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    started = time.perf_counter()
+    with pytest.raises(UserError) as rejected:
+        probe.sample_in_time(slow_player(60.0), SamplingParams(max_tokens=5), 0.2)
+    assert time.perf_counter() - started < 1
+    assert str(rejected.value) == (
+        "no problem was answered in 0:00, with 8 answers of up to 5 tokens at each of 3 "
+        "temperatures: lower --max-tokens, or give more --minutes"
+    )
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def start(mixed: float, pass_1: float, cut: float = 0.0, temperature: float = 1.0) -> probe.Start:
@@ -102,14 +137,19 @@ def start(mixed: float, pass_1: float, cut: float = 0.0, temperature: float = 1.
     ],
 )
 def test_the_verdict_follows_from_the_share_of_mixed_groups(found: probe.Start, said: str) -> None:
-    (line,) = probe.verdict(found, 8, 12, ["max_number"])
+    (line,) = probe.verdict(found, 20, 8, 12, ["max_number"])
     assert line.startswith(said)
     assert ("(--task.max_number)" in line) == (found.mixed < 0.3 and found.figures["pass@1"] < 0.8)
 
 
 def test_a_verdict_says_that_answers_are_cut() -> None:
-    _, cut = probe.verdict(start(0.5, 0.1, cut=0.81), 8, 12, [])
+    _, cut = probe.verdict(start(0.5, 0.1, cut=0.81), 20, 8, 12, [])
     assert cut == "81% of the answers are cut at 12 tokens: compare with --max-tokens 24"
+
+
+def test_few_problems_are_no_verdict() -> None:
+    (line,) = probe.verdict(start(0.0, 0.0), 1, 8, 12, [])
+    assert line == "only 1 problem was answered, which is too few to tell: give more --minutes"
 
 
 def test_the_best_start_has_many_mixed_groups_few_cut_answers_and_the_usual_temperature() -> None:
@@ -126,8 +166,9 @@ def test_a_probe_of_an_own_task_without_options_prints_a_command(
     base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--task", f"{SUMS}:Sums", "--model.prompt", "base", "--max-tokens", "3"]
-    assert cli.main(["probe", str(base), *words, "--minutes", "0.0001"]) == 0
+    assert cli.main(["probe", str(base), *words, "--minutes", "1"]) == 0
     said = capsys.readouterr().out
+    assert max(map(len, said.splitlines()[1:-1])) <= 80, "only names may be longer"
     assert "training cannot start here" in said
     command = said.splitlines()[-1]
     assert command.startswith("  tinyzero train ")

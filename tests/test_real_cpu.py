@@ -121,6 +121,21 @@ def test_it_is_evaluated_and_sampled(
     assert len(out.read_text(encoding="utf-8").splitlines()) == 3
 
 
+def test_a_probe_prints_a_command_that_trains(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ["--task", "sums", "--model.prompt", "instruct", "--max-tokens", "8", "--minutes", "3"]
+    assert cli.main(["probe", str(model), *how]) == 0
+    *said, command = capsys.readouterr().out.splitlines()
+    assert any("answered" in line or "training" in line for line in said), "a verdict"
+    assert any("mixed of" in line for line in said)
+
+    program, *words = shlex.split(command)
+    assert program == "tinyzero"
+    assert cli.main([*words, "--dry-run"]) == 0
+    assert f'name = "{model}"' in capsys.readouterr().out
+
+
 def test_it_is_played_with(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

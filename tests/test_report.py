@@ -393,7 +393,7 @@ STUCK = [0.2] * 40
             "20 of the last 20 stored answers",
         ),
         ("endless_repetition", {"behaviour/repeat_rate": [0.6] * 40}, "60 % of the attempts"),
-        ("truncation", {"truncated": [0.4] * 40}, "40 % of the answers"),
+        ("truncation", {"truncated": [0.4] * 40, "accuracy": STUCK}, "40 % of the answers"),
         ("reward_errors", {"reward_errors": [0.0] * 39 + [3.0]}, "raised an error on 3 answers"),
         (
             "reward_errors",

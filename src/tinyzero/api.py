@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyzero import config as configs
 from tinyzero.errors import UserError
-from tinyzero.evaluate import EVAL_SEED
+from tinyzero.evaluate import EVAL_SEED, distinct_problems
 from tinyzero.evaluate import evaluate as evaluation
 from tinyzero.registry import reference_of
 from tinyzero.rollouts import Player, Tally
@@ -194,7 +194,8 @@ def evaluate(
     Example: `tinyzero.evaluate("runs/laptop-grpo-0", problems=128, samples=4)["pass@4"]`
     """
     _check(problems=problems, split=split)
-    with _opened(model, seed=seed, samples=samples, **settings) as (player, params):
+    asked = (split, problems)
+    with _opened(model, seed=seed, samples=samples, distinct=asked, **settings) as (player, params):
         result = evaluation(
             player, split=split, problems=problems, params=params, greedy=greedy, seed=seed
         )
@@ -271,6 +272,7 @@ def _opened(
     *,
     seed: int,
     samples: int,
+    distinct: tuple[Split, int] | None = None,
     task: str | type | None = None,
     recipe: str | None = None,
     temperature: float | None = None,
@@ -282,6 +284,7 @@ def _opened(
 
     `recipe` gives the task, its options and the prompt if the model has none of its own. `trust`
     lets code run that someone else's folder names. `options` are the task's and the model's.
+    Raises UserError before the model is loaded if the task has fewer than `distinct` problems.
     """
     from tinyzero.run.opening import open_player, settings_for
 
@@ -297,6 +300,8 @@ def _opened(
         n=samples,
         seed=seed,
     )
+    if distinct:
+        distinct_problems(_load_task(config.task.name, config.task.options), *distinct)
     with open_player(config, model_folder) as player:
         yield player, params
 

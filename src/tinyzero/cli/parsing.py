@@ -41,7 +41,7 @@ KNOWN: dict[str, Sequence[str]] = {
     "task.name": TASKS,
     "algorithm.name": ALGORITHMS,
     "sampler.name": ("auto", "torch", "vllm"),
-    "model.prompt": ("compact", "chat", "base", "instruct"),
+    "model.prompt": ("compact", "chat", "base", "instruct", "instruct-short"),
     "model.device": ("auto", "cpu", "cuda"),
 }
 """What a shell completes for options that can be something else too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -57,8 +58,9 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     with open_player(given, config, model) as (player, params):
         params = replace(params, max_tokens=given.max_tokens or config.rollout.max_tokens)
         print(
-            f"probing {given.model} on {config.task.name}: dev problems, {probe.SAMPLES} answers "
-            f"of up to {params.max_tokens} tokens each, at three temperatures",
+            f"probing {given.model} on {config.task.name}, dev problems:\n"
+            f"  {probe.SAMPLES} answers of up to {params.max_tokens} tokens each, at three "
+            "temperatures",
             flush=True,
         )
         problems, sampled, tally = probe.sample_in_time(
@@ -71,10 +73,11 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     print("\n".join(["", *probe.table(starts, group_size), ""]))
     if tally.failed or tally.ungraded:
         print(
-            f"the grader failed on {tally.failed} answers and could not grade {tally.ungraded}; "
-            f"the first error: {tally.first_error}"
+            f"the grader failed on {tally.failed} answers and could not grade {tally.ungraded};\n"
+            f"  the first error: {tally.first_error}"
         )
-    print("\n".join(probe.verdict(best, group_size, params.max_tokens, levels)))
+    for line in probe.verdict(best, len(problems), group_size, params.max_tokens, levels):
+        print(textwrap.fill(line, width=80, subsequent_indent="  ", break_long_words=False))
 
     groups = sampled[starts.index(best)].groups
     settings: dict[str, Any] = {
@@ -87,7 +90,8 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _show_progress(problems: int, seconds: float) -> None:
-    print(f"  {problems} problems in {clock_text(seconds)}", flush=True)
+    plural = "" if problems == 1 else "s"
+    print(f"  {problems} problem{plural} in {clock_text(seconds)}", flush=True)
 
 
 def _command(

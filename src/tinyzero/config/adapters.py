@@ -1,7 +1,16 @@
 """The learning rate of adapters, which have to be trained faster than whole weights.
 
-The recipes of pretrained models use 1e-6, at which adapters hardly learn. Whoever switches adapters
-on without a learning rate gets ten times the one that is meant for all weights.
+| recipe, rank 8, 10 steps | its rate, 6e-4: last right | ten times, 6e-3: last right |
+|--------------------------|----------------------------|-----------------------------|
+| laptop, seed 3           | 15 % (from 15 %)           | 36 % (from 15 %)            |
+| multiplication, seed 3   | 16 % (from 9 %)            | 56 % (from 9 %)             |
+
+These tiny models were thus not destroyed by it; over 40 steps laptop rose to 66 % (seed 6). Steps
+had 8 x 16 answers of at most 160 tokens.
+
+The recipes of pretrained models use 1e-6, at which adapters hardly learn. With
+adapters and without a learning rate of their own, a run gets ten times the one that is meant for
+all weights.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ class ModelSection(Section):
     prompt: str = Field(
         "compact",
         description="prompt template: compact (bundled bases), chat (compact as chat messages), "
-        "base (R1-Zero's text) or instruct (the same through the model's chat template)",
+        "base (R1-Zero's text), instruct (the same through the model's chat template) or "
+        "instruct-short (a short chat with one worked example, for models below 1 billion)",
     )
     device: str = Field(
         "auto", description="cpu, cuda, cuda:N, or auto (CUDA if there is a GPU, else the CPU)"
@@ -187,7 +188,9 @@ class LoraSection(Section):
         0,
         ge=0,
         le=65_536,
-        description="rank of the adapters of policy, critic and reward model; 0 trains all weights",
+        description="rank of the adapters of policy, critic and reward model; 0 trains all "
+        "weights. Switching adapters on raises the recipe's learning rates tenfold, unless you "
+        "give them",
     )
     alpha: int = Field(
         32, ge=1, le=10**6, description="scale of the adapters: their product times alpha / rank"

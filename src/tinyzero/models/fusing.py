@@ -1,9 +1,9 @@
 """Prepare a loaded model for fewer and larger operations. What it computes stays the same.
 
 - An RMS norm is one kernel on CUDA instead of about seven, in the forward and the backward pass.
-- The weights of layers that read the same input lie next to each other in memory. Whoever wants to
-  can then compute these layers as one matrix product, and nothing is copied: training changes the
-  weights in place.
+- The weights of layers that read the same input lie next to each other in memory. These layers can
+  then be computed as one matrix product, and nothing is copied: training changes the weights in
+  place.
 """
 
 from __future__ import annotations

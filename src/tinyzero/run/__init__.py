@@ -11,6 +11,7 @@ __all__ = [
     "parts",
     "progress",
     "records",
+    "signs",
     "stopping",
     "summary",
 ]

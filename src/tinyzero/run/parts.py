@@ -278,7 +278,7 @@ def build(
         source=make_source(config, player, algorithm, clock),
         clock=clock,
         forecast=Forecast(config),
-        start=Start(task.levels, config.rollout.max_tokens, config.optimizer.learning_rate),
+        start=Start(task.levels),
         save_model=lambda path: save_policy(config, policy, tokenizer, origin, path),
         read_back=partial(models.compare_loaded, policy, tokenizer),
         console=console,

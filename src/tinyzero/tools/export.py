@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
@@ -78,7 +78,7 @@ def export(model: str, recipe: str | None, out: Path, name: str) -> None:
     parameters = sum(parameter.numel() for parameter in lm.parameters())
     kind = f"{parameters:,} parameters, {lm.config.model_type}"
     with _records_of(recipe):
-        text = card(name, kind, str(dtype).removeprefix("torch."), config, run, origin)
+        text = card(name, kind, str(dtype).removeprefix("torch."), config, run, origin, tokenizer)
 
     _make_parents(out)
     with outputs.whole(out, fix=FIX) as temporary, _as_os_error():
@@ -204,6 +204,7 @@ def card(
     config: Config | None,
     run: History | None,
     origin: models.Origin,
+    tokenizer: Any,
 ) -> str:
     """The model card in Markdown: how the model was made, how it scores, and how to use it.
 
@@ -227,7 +228,7 @@ def card(
             f"## Training\n\n{_training(config, run)}",
         ]
     if config:
-        parts.append(f"## Use\n\n{_use(name, dtype, config)}")
+        parts.append(f"## Use\n\n{_use(name, dtype, config, tokenizer)}")
     parts.append(f"## Limits\n\n{_limits(config, run)}")
     return "\n\n".join(parts) + "\n"
 
@@ -347,19 +348,44 @@ def _public(value: Any) -> Any:
     return path.name if is_private else value
 
 
-def _use(name: str, dtype: str, config: Config) -> str:
+def _use(name: str, dtype: str, config: Config, tokenizer: Any) -> str:
     """The exact prompt, and code that generates an answer to it."""
     task = load_task(config.task.name, config.task.options)
     prompt = task.prompt(task.problem("test", 0), config.model.prompt)
     params = _params(config, task)
+    shown = _shown(prompt, tokenizer, config.model.date)
     return (
         f"It was trained only on prompts of this form ({config.model.prompt}), and ends its answer"
-        f"{_ending(params.stop)}:\n\n```python\n{_assignment(prompt)}\n```\n\n"
-        f"With transformers:\n\n```python\n{_transformers_code(name, prompt)}\n```\n\n"
-        f"With vLLM:\n\n```python\n{_vllm_code(name, dtype, prompt, params)}\n```\n\n"
+        f"{_ending(params.stop)}:\n\n```python\n{_assignment(shown)}\n```\n\n"
+        f"With transformers:\n\n```python\n{_transformers_code(name, shown)}\n```\n\n"
+        f"With vLLM:\n\n```python\n{_vllm_code(name, dtype, shown, params)}\n```\n\n"
         "With TinyZero, on a page in the browser:\n\n"
         f"```\ntinyzero play --web {shlex.quote(name)}\n```"
     )
+
+
+class Shown(NamedTuple):
+    """A prompt as the card shows it: a text, or its token ids if no call gives them for a text.
+
+    `special` says whether the tokenizer adds its special tokens to the text.
+    """
+
+    prompt: str | list[int]
+    special: bool
+
+
+def _shown(prompt: Prompt, tokenizer: Any, date: str) -> Shown:
+    """The prompt with which the card's code reads exactly the tokens of training.
+
+    Messages are shown as the text that training made of them. A chat template may trim the last
+    message or write thinking of its own, and what `apply_chat_template` gives is then another text.
+    """
+    ids = list(models.encode_prompt(tokenizer, prompt, date=date))
+    text = prompt if isinstance(prompt, str) else models.render_chat(tokenizer, prompt, date)
+    for special in (True, False) if isinstance(prompt, str) else (False,):
+        if list(tokenizer(text, add_special_tokens=special)["input_ids"]) == ids:
+            return Shown(text, special)
+    return Shown(ids, False)
 
 
 def _params(config: Config, task: Task) -> SamplingParams:
@@ -389,28 +415,26 @@ def _ending(stop: Sequence[str]) -> str:
     return f" with {' or '.join(shown)}" if shown else " with its end token"
 
 
-def _assignment(prompt: Prompt) -> str:
-    if isinstance(prompt, str):
-        return f"prompt = {prompt!r}"
-    return "\n".join(["messages = [", *(f"    {dict(message)!r}," for message in prompt), "]"])
+def _assignment(shown: Shown) -> str:
+    """Code that sets `prompt`, or `ids`, with one line of code per line of the text."""
+    if not isinstance(shown.prompt, str):
+        return f"ids = {shown.prompt}"
+
+    lines = shown.prompt.splitlines(keepends=True)
+    if len(lines) < 2:
+        return f"prompt = {shown.prompt!r}"
+    return "\n".join(["prompt = (", *(f"    {line!r}" for line in lines), ")"])
 
 
-def _turn_arguments(messages: Sequence[Mapping[str, str]]) -> str:
-    """The arguments with which a chat template leaves the assistant's turn open, as code."""
-    continues = models.continues_last_message(messages)
-    return f"add_generation_prompt={not continues}, continue_final_message={continues}"
-
-
-def _transformers_code(name: str, prompt: Prompt) -> str:
-    if isinstance(prompt, str):
+def _transformers_code(name: str, shown: Shown) -> str:
+    if not isinstance(shown.prompt, str):
+        read = '{"input_ids": torch.tensor([ids])}'
+    elif shown.special:
         read = 'tokenizer(prompt, return_tensors="pt")'
     else:
-        read = (
-            "tokenizer.apply_chat_template(\n"
-            f"    messages, {_turn_arguments(prompt)},\n"
-            '    return_dict=True, return_tensors="pt",\n)'
-        )
-    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+        read = 'tokenizer(prompt, add_special_tokens=False, return_tensors="pt")'
+    imports = "" if isinstance(shown.prompt, str) else "import torch\n"
+    return f"""{imports}from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})
@@ -419,11 +443,15 @@ output = model.generate(**inputs, tokenizer=tokenizer)  # or greedily: do_sample
 print(tokenizer.decode(output[0]))"""
 
 
-def _vllm_code(name: str, dtype: str, prompt: Prompt, params: SamplingParams) -> str:
-    if isinstance(prompt, str):
-        call = "llm.generate([prompt], params)"
+def _vllm_code(name: str, dtype: str, shown: Shown, params: SamplingParams) -> str:
+    if shown.special:
+        ids = ""
+        asked = "[prompt]"
     else:
-        call = f"llm.chat(messages, params, {_turn_arguments(prompt)})"
+        is_text = isinstance(shown.prompt, str)
+        tokenize = "ids = llm.get_tokenizer().encode(prompt, add_special_tokens=False)\n"
+        ids = tokenize if is_text else ""
+        asked = '{"prompt_token_ids": ids}'
     return f"""from vllm import LLM, SamplingParams
 
 llm = LLM({json.dumps(name)}, dtype="{dtype}")
@@ -433,7 +461,7 @@ params = SamplingParams(
     stop={json.dumps(list(params.stop))},
     include_stop_str_in_output=True,
 )
-print({call}[0].outputs[0].text)"""
+{ids}print(llm.generate({asked}, params)[0].outputs[0].text)"""
 
 
 def _limits(config: Config | None, run: History | None) -> str:

@@ -6,8 +6,10 @@ at three temperatures and estimates in how many groups of a step right and wrong
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
@@ -15,13 +17,13 @@ from typing import NamedTuple
 from tinyzero.errors import UserError
 from tinyzero.evaluate import completion_metrics, distinct_problems, is_right, pass_metrics
 from tinyzero.rollouts import Player, Tally
-from tinyzero.run.early import MOST_CUT, easier
+from tinyzero.run.console import clock_text
+from tinyzero.run.signs import MANY_CUT, easier
 from tinyzero.types import Group, Problem, SamplingParams
 
 TEMPERATURES = (0.6, 0.8, 1.0)
 SAMPLES = 8  # answers per problem: as many as pass@8 needs
 MOST_PROBLEMS = 64
-FIRST_PROBLEMS = 2  # in the first round, which shows how long a problem takes
 
 GOOD, LEAST = 0.3, 0.1
 """Shares of groups with right and wrong answers: enough to start from, and the least that may do.
@@ -29,6 +31,7 @@ GOOD, LEAST = 0.3, 0.1
 Both are judgements, not measurements.
 """
 LARGER = (16, 32)  # group sizes to try if the recipe's has too few mixed groups
+FEWEST = 6  # problems from which the shares mean something
 TOO_EASY = 0.8  # pass@1 above which few mixed groups mean that little is left to learn
 
 Progress = Callable[[int, float], None]
@@ -58,9 +61,10 @@ def sample_in_time(
     """Play dev problems at each of TEMPERATURES, `SAMPLES` times each, until the time is used.
 
     Each round has twice as many problems as the one before, or as many as still fit into `seconds`.
-    The first round is always played. `progress(problems, seconds)` is called after each.
+    A round that takes longer is interrupted, and does not count. `progress(problems, seconds)` is
+    called after each.
 
-    Raises UserError if no problem fits into the model's context.
+    Raises UserError if no problem fits into the model's context, or none into `seconds`.
     """
     drawn = _available(player)
     fitting = [problem for problem in drawn if player.fits(problem, params)]
@@ -73,24 +77,54 @@ def sample_in_time(
     tally = Tally()
     sampled = [Sampled(temperature) for temperature in TEMPERATURES]
     started = time.perf_counter()
-    done, count = 0, FIRST_PROBLEMS
+    done, count = 0, 1
 
-    while done < len(fitting) and count:
-        chosen = fitting[done : done + count]
-        round_started = time.perf_counter()
-        for part in sampled:
-            asked = _at(params, part.temperature)
-            part.groups += player.play(chosen, asked, done, tally)
-        done += len(chosen)
+    with suppress(_TimeUp), _time_limit(seconds):
+        while done < len(fitting) and count:
+            chosen = fitting[done : done + count]
+            round_started = time.perf_counter()
+            groups = [
+                player.play(chosen, _at(params, part.temperature), done, tally) for part in sampled
+            ]
 
-        now = time.perf_counter()
-        if progress:
-            progress(done, now - started)
-        per_problem = (now - round_started) / len(chosen)
-        left = seconds - (now - started)
-        count = min(2 * len(chosen), int(left / max(per_problem, 1e-9))) if left > 0 else 0
+            for part, new in zip(sampled, groups, strict=True):
+                part.groups += new
+            done += len(chosen)
 
+            now = time.perf_counter()
+            if progress:
+                progress(done, now - started)
+            per_problem = (now - round_started) / len(chosen)
+            left = seconds - (now - started)
+            count = min(2 * len(chosen), int(left / max(per_problem, 1e-9))) if left > 0 else 0
+
+    if not done:
+        raise UserError(
+            f"no problem was answered in {clock_text(seconds)}, with {SAMPLES} answers of up to "
+            f"{params.max_tokens} tokens at each of {len(TEMPERATURES)} temperatures: lower "
+            "--max-tokens, or give more --minutes"
+        )
     return fitting[:done], sampled, tally
+
+
+class _TimeUp(BaseException):
+    """The time is used. Not an Exception, so that no one takes it for a fault of the task."""
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise _TimeUp inside after `seconds`. Only the main thread can be interrupted like this."""
+
+    def interrupt(*_: object) -> None:
+        raise _TimeUp
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _available(player: Player) -> list[Problem]:
@@ -192,7 +226,7 @@ def table(starts: Sequence[Start], group_size: int) -> list[str]:
         "pass@1",
         f"pass@{SAMPLES}",
         "cut",
-        "well formed" if judges_form else "ended",
+        "formed" if judges_form else "ended",
         "tokens",
         f"mixed of {group_size}",
     ]
@@ -204,7 +238,7 @@ def table(starts: Sequence[Start], group_size: int) -> list[str]:
             [
                 f"{start.temperature:g}",
                 _with_interval(figures, "pass@1"),
-                _with_interval(figures, f"pass@{SAMPLES}"),
+                f"{figures[f'pass@{SAMPLES}']:.3f}",
                 f"{figures['truncated']:.0%}",
                 f"{formed:.0%}",
                 f"{figures['response_length']:.0f}",
@@ -221,9 +255,16 @@ def _with_interval(figures: Mapping[str, float], key: str) -> str:
 
 
 def verdict(
-    start: Start, group_size: int, max_tokens: int, task_levels: Sequence[str]
+    start: Start, problems: int, group_size: int, max_tokens: int, task_levels: Sequence[str]
 ) -> list[str]:
-    """Whether training can start there, and what would help, one sentence per line."""
+    """Whether training can start there, and what would help, one sentence per line.
+
+    `problems` is the number of those that were probed: a few say little.
+    """
+    if problems < FEWEST:
+        count = "1 problem was" if problems == 1 else f"{problems} problems were"
+        return [f"only {count} answered, which is too few to tell: give more --minutes"]
+
     figures, lines = start.figures, []
     shown = (
         f"about {start.mixed:.0%} of the groups of {group_size} will have answers with different "
@@ -240,7 +281,7 @@ def verdict(
     else:
         lines.append(f"training cannot start here: only {shown}; use {easier(task_levels)}")
 
-    if figures["truncated"] >= MOST_CUT:
+    if figures["truncated"] >= MANY_CUT:
         lines.append(
             f"{figures['truncated']:.0%} of the answers are cut at {max_tokens} tokens: "
             f"compare with --max-tokens {2 * max_tokens}"

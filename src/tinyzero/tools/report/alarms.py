@@ -1,30 +1,29 @@
 """Checks for what often goes wrong in training. Pure functions from a run's columns to plain words.
 
+The checks that the console makes too, while the run is young, are in `run.signs`.
 Trends compare the first fifth of the steps with the last fifth and need at least ten steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 from tinyzero.errors import brief
-from tinyzero.tools.report.columns import mean
-
-Streams = Mapping[str, Sequence[float]]
-"""Columns of metrics.jsonl, and of the stored rollouts: `rollouts/step`, `rollouts/looping`."""
+from tinyzero.run.signs import (
+    Alarm,
+    Streams,
+    collapse,
+    entropy_collapse,
+    equal_groups,
+    last,
+    mean,
+    percent,
+    truncation,
+)
 
 GRADER_FAILURES = 0.01  # share of answers on which the grader may fail
 LEAST_RISE = 0.02  # accuracy that rises by less than this does not rise
-
-
-class Alarm(NamedTuple):
-    """`title` in a few words, `seen` with the figures, `advice` on what to try."""
-
-    title: str
-    seen: str
-    advice: str
 
 
 def format_farming(streams: Streams) -> Alarm | None:
@@ -59,57 +58,6 @@ def length_without_success(streams: Streams) -> Alarm | None:
         "Look for padding and loops in the written answers. A loss in which long wrong answers "
         "weigh less than short ones causes this: try algorithm.aggregate token-mean, or the "
         "algorithm dr_grpo.",
-    )
-
-
-def entropy_collapse(streams: Streams) -> Alarm | None:
-    """The policy no longer explores although many answers are wrong.
-
-    Steps in which every group has zero advantage do not count.
-    """
-    entropy, flat_groups = streams.get("entropy", ()), streams.get("flat_groups", ())
-    flat_shares = flat_groups or [0.0] * len(entropy)
-    counted = [value for value, share in zip(entropy, flat_shares, strict=False) if share < 1]
-    accuracy = trend(streams, "accuracy")
-    start, end = mean(counted[:5]), mean(last(counted))
-    if len(counted) < 10 or start is None or end is None or not accuracy:
-        return None
-    if end >= 0.1 * start or accuracy[1] >= 0.9:
-        return None
-
-    return Alarm(
-        "It no longer explores",
-        f"The entropy of the next token fell from {start:.3g} to {end:.3g} nats while only "
-        f"{percent(accuracy[1])} of the answers are right.",
-        "Lower the learning rate, raise the upper clip range (algorithm.clip_high), or add an "
-        "entropy bonus (algorithm.entropy).",
-    )
-
-
-def equal_groups(streams: Streams) -> Alarm | None:
-    """In nearly every group all answers have the same reward, so there is nothing to compare."""
-    flat = mean(last(streams.get("flat_groups", ())))
-    accuracy = mean(last(streams.get("accuracy", ())))
-    if flat is None or accuracy is None:
-        return None
-    is_easy = accuracy >= 0.5
-    if flat < (0.9 if is_easy else 0.8):
-        return None
-
-    if is_easy:
-        title = "Almost nothing left to learn from"
-        advice = "The problems have become too easy: stop here, or train on harder ones."
-    else:
-        title = "Almost nothing to learn from"
-        advice = (
-            "The problems are too hard: train on easier ones, sample more answers per problem "
-            "(rollout.samples), or start with a model that solves some of them."
-        )
-    return Alarm(
-        title,
-        f"In the last steps all answers had the same reward in {percent(flat)} of the groups, with "
-        f"{percent(accuracy)} of the answers right.",
-        advice,
     )
 
 
@@ -192,21 +140,6 @@ def endless_repetition(streams: Streams) -> Alarm | None:
     )
 
 
-def truncation(streams: Streams) -> Alarm | None:
-    """Many answers reach the token limit and count as wrong."""
-    cut = mean(last(streams.get("truncated", ())))
-    if cut is None or cut < 0.25:
-        return None
-
-    return Alarm(
-        "Many answers are cut off",
-        f"In the last steps {percent(cut)} of the answers reached the token limit before their "
-        "end.",
-        "Raise rollout.max_tokens if the answers were making progress. If they loop, look at what "
-        "they repeat.",
-    )
-
-
 def reward_errors(streams: Streams) -> Alarm | None:
     """The grader failed on more than 1 % of the answers; on any, if their number is not known."""
     timeouts, ungraded = total(streams, "grading/timeout"), total(streams, "grading/ungraded")
@@ -234,6 +167,7 @@ def reward_errors(streams: Streams) -> Alarm | None:
 CHECKS: dict[str, Callable[[Streams], Alarm | None]] = {
     "reward for form without success": format_farming,
     "longer answers without success": length_without_success,
+    "collapse of accuracy": collapse,
     "collapse of entropy": entropy_collapse,
     "groups with equal rewards": equal_groups,
     "disagreement of sampler and learner": mismatch,
@@ -270,13 +204,3 @@ def trend(streams: Streams, key: str) -> tuple[float, float] | None:
         return None
     fifth = len(values) // 5
     return sum(values[:fifth]) / fifth, sum(values[-fifth:]) / fifth
-
-
-def last(values: Sequence[float]) -> Sequence[float]:
-    """The last fifth of the values, and at least the last five."""
-    return values[-max(5, len(values) // 5) :]
-
-
-def percent(share: float) -> str:
-    """`0.123` as `12 %`; less than a hundredth has one decimal."""
-    return f"{100 * share:.1f} %" if 0 < share < 0.01 else f"{100 * share:.0f} %"

@@ -311,6 +311,7 @@ LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("split", "n", "k", "temperature"), "it says how an evaluation was made"),
     **dict.fromkeys(("max_tokens", "problems", "right", "clusters"), "runs are compared by it"),
     **dict.fromkeys(("reward_errors", "skipped"), "an alarm reports it"),
+    **dict.fromkeys(("sampler/graphs", "sampler/attention"), "the console says so if it is 0"),
     **dict.fromkeys(
         ("grading/raised", "grading/timeout", "grading/ungraded"), "an alarm reports it"
     ),

@@ -7,6 +7,8 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tinyzero.run.signs import mean
+
 
 class Columns(Mapping[str, Sequence[float]]):
     """One number per record under each key: NaN for a missing key, infinity for null.
@@ -53,12 +55,6 @@ def number(value: object) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:  # an integer larger than any float
         return None
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """The mean of the finite values, or None if no value is finite."""
-    numbers = [value for value in values if math.isfinite(value)]
-    return sum(numbers) / len(numbers) if numbers else None
 
 
 def highest_so_far(values: Sequence[float]) -> list[float]:

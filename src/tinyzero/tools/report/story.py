@@ -15,11 +15,12 @@ from tinyzero import config as configs
 from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems
 from tinyzero.registry import module_name
+from tinyzero.run.signs import mean
 from tinyzero.tasks import TASKS, load_task
 from tinyzero.tasks.base import Task
 from tinyzero.tools.report import alarms, samples
 from tinyzero.tools.report.charts import described
-from tinyzero.tools.report.columns import Columns, highest_so_far, mean, number, thin
+from tinyzero.tools.report.columns import Columns, highest_so_far, number, thin
 from tinyzero.tools.report.compare import comparison
 from tinyzero.tools.report.read import Recorded
 
