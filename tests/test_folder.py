@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +144,30 @@ REJECTED: dict[str, tuple[Change, str]] = {
         ),
         f"its weights are quantised ({LAYER}.qweight is F32)",
     ),
+    "int32 without a flag": (folders.projections(torch.int32), f"{LAYER}.weight is I32"),
+    "int8 in a pickle": (
+        folders.pickled_as(lambda name, weight: folders.cast(name, weight, torch.int8)),
+        f"{LAYER}.weight is I8",
+    ),
+    "scales in a pickle": (
+        folders.pickled({f"{LAYER}.weight.absmax": torch.ones(4)}),
+        f"{LAYER}.weight.absmax is F32",
+    ),
+    "a flag of MLX": (
+        folders.settings(quantization={"bits": 4}),
+        "quantised (by quantization, which names no method), but they are not: remove quantization",
+    ),
+    "an old flag": (
+        folders.settings(compression_config={"quant_method": "compressed-tensors"}),
+        "quantised (compressed-tensors), but they are not: remove compression_config",
+    ),
+    "a pickle of a list": (
+        lambda folder: [
+            folders.without("model.safetensors")(folder),
+            torch.save([1], folder / "pytorch_model.bin"),
+        ],
+        "pytorch_model.bin holds no weights by their names",
+    ),
     "no weights": (folders.without("model.safetensors"), "it has no weights"),
     "weights cut short": (folders.shortened("model.safetensors"), "damaged or was cut short"),
     "weights are empty": (folders.text("model.safetensors", ""), "damaged or was cut short"),
@@ -158,6 +183,12 @@ REJECTED: dict[str, tuple[Change, str]] = {
     "adapter without weights": (
         folders.text("adapter_config.json", '{"peft_type": "LORA"}'),
         "holds adapter_config.json, but no adapter_model.safetensors",
+    ),
+    "adapter that repeats layers": (
+        folders.text(
+            "adapter_config.json", '{"peft_type": "LORA", "layer_replication": [[0, 2], [1, 2]]}'
+        ),
+        "holds an adapter that repeats layers (layer_replication)",
     ),
     "adapter of another width": (folders.adapter(width=16), "cannot merge the adapter"),
     "adapter of one layer more": (
@@ -392,6 +423,16 @@ def test_an_adapter_next_to_its_weights_is_merged(healthy: Path, tmp_path: Path)
     assert not same_weights(model, models.load_model(str(healthy)))
 
 
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_an_adapter_of_a_tied_embedding_is_not_merged_into_both(
+    target: str, tied: Path, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's advice about tied weights
+        folder = changed(tied, tmp_path, folders.adapter(targets=["q_proj", target]))
+    assert "the merged weights are another model" in rejected(folder)
+
+
 def test_an_export_of_an_adapter_has_weights(healthy: Path, tmp_path: Path) -> None:
     folder, out = changed(healthy, tmp_path, folders.adapter()), tmp_path / "out"
     assert cli.main(["export", str(folder), str(out)]) == 0
@@ -465,6 +506,8 @@ def test_the_precision_is_that_of_the_weights(healthy: Path, tmp_path: Path) -> 
     folders.weights(lambda stored: {name: w.half() for name, w in stored.items()})(folder)
     assert models.stored_dtype(str(folder)) == torch.float16
     folders.pickled()(folder)
+    assert models.stored_dtype(str(folder)) == torch.float16
+    folders.pickled_as(lambda name, weight: weight.double())(folder)
     assert models.stored_dtype(str(folder)) == torch.bfloat16, "what the configuration says"
 
 
