@@ -520,7 +520,7 @@ SPOILED: dict[str, tuple[Change, str]] = {
     "another end": (folders.generation(eos_token_id=5), "it ends at tokens [5] instead of"),
     "another template": (folders.text("chat_template.jinja", "{{ messages }}"), "chat template"),
     "no weights": (folders.without("model.safetensors"), "it has no weights"),
-    "no tokenizer": (folders.without("tokenizer.json"), "cannot load a tokenizer"),
+    "no tokenizer": (folders.without("tokenizer.json"), "has no tokenizer"),
 }
 
 
@@ -539,3 +539,49 @@ def test_a_folder_that_is_another_model_is_noticed(
     with pytest.raises(UserError) as caught:
         models.compare_loaded(model, tokenizer, tmp_path / "saved")
     assert message in str(caught.value)
+
+
+def test_an_older_file_with_the_chat_template(healthy: Path, tmp_path: Path) -> None:
+    folder = changed(healthy, tmp_path, folders.without("chat_template.jinja"))
+    assert models.load_tokenizer(str(folder)).chat_template is None
+    folders.text("chat_template.json", json.dumps({"chat_template": folders.CHAT}))(folder)
+    assert models.load_tokenizer(str(folder)).chat_template == folders.CHAT
+
+
+def test_a_missing_tokenizer_is_named(healthy: Path, tmp_path: Path) -> None:
+    folder = changed(healthy, tmp_path, folders.without("tokenizer.json"))
+    with pytest.raises(UserError, match=r"add its tokenizer.json to the folder"):
+        models.load_tokenizer(str(folder))
+
+
+def test_a_head_of_zeros_can_be_saved(healthy: Path, tmp_path: Path) -> None:
+    folder = changed(healthy, tmp_path, folders.more(lm_head__weight=torch.zeros(416, 32)))
+    model, tokenizer = models.load_model(str(folder)), models.load_tokenizer(str(folder))
+    models.save_model(model, tokenizer, tmp_path / "saved")
+    models.compare_loaded(model, tokenizer, tmp_path / "saved")
+
+
+def test_long_rope_ends_where_its_frequencies_change(healthy: Path, tmp_path: Path) -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 48}
+    rope |= {"factor": 4.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    folder = changed(healthy, tmp_path, folders.settings(rope_parameters=rope))
+    assert models.load_model(str(folder)).context == 48
+    assert models.known_context(str(folder)) == 48
+
+
+def test_a_folder_may_be_called_like_a_gguf_file(healthy: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(healthy, tmp_path / "name.gguf")
+    assert models.known_context(str(folder)) == 512
+
+
+def test_shards_in_another_folder_are_named(sharded: Path, tmp_path: Path) -> None:
+    folder = changed(sharded, tmp_path)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    moved = {name: f"sub/{file}" for name, file in index["weight_map"].items()}
+    folders.edit(folder / "model.safetensors.index.json", weight_map=moved)
+    assert "put all its files directly into the model's folder" in rejected(folder)
+
+
+def test_an_empty_flag_of_quantisation_means_nothing(healthy: Path, tmp_path: Path) -> None:
+    folder = changed(healthy, tmp_path, folders.settings(quantization_config={}))
+    assert same_weights(loaded(folder)[0], models.load_model(str(healthy)))

@@ -37,8 +37,14 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = ("*.safetensors", "*.bin", *INDEXES)
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-LEFT_OUT = ("auto_map", "fusion_config", "transformers_weights")
-"""Entries of config.json that transformers never gets: they name code to run or other files."""
+QUANTISATION = ("quantization_config", "compression_config", "quantization")
+"""Entries of config.json about quantised weights: today's, an older one, and that of MLX."""
+
+LEFT_OUT = ("auto_map", "fusion_config", "transformers_weights", *QUANTISATION)
+"""Entries of config.json that transformers never gets: they name code to run or other files.
+
+Those about quantised weights are empty, because the model is rejected otherwise.
+"""
 
 UNUSED_SILENTLY = {
     "cache_implementation",
@@ -52,9 +58,6 @@ UNUSED_SILENTLY = {
 """Entries of generation_config.json that are not worth a line, because the run has its own."""
 
 NEUTRAL: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "temperature": 1.0, "num_beams": 1}
-
-QUANTISATION = ("quantization_config", "compression_config", "quantization")
-"""Entries of config.json about quantised weights: today's, an older one, and that of MLX."""
 
 QUANTISED_NAMES = (
     "*_scale_inv",  # FP8, as DeepSeek stores it
@@ -490,6 +493,10 @@ def _weight_files(name: str, path: Path) -> list[Path]:
         if not isinstance(listed, dict) or not listed:
             raise _cannot_load(name, f"{index} has no weight_map")
         files = [path / str(file) for file in sorted(set(map(str, listed.values())))]
+        if outside := next((file for file in files if file.parent != path), None):
+            raise _cannot_load(
+                name, f"{index} names {outside}: put all its files directly into the model's folder"
+            )
         for file in files:
             if not file.is_file():
                 raise _cannot_load(

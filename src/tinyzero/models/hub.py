@@ -431,7 +431,7 @@ def _checked(path: str) -> str:
     there is no model. An id whose owner is the name of a local folder is a mistyped path, unless
     the model was fetched from the hub before.
     """
-    if path.endswith(gguf.SUFFIX):
+    if path.endswith(gguf.SUFFIX) and not Path(path).is_dir():
         return gguf.unpacked(path)
     if is_hub_id(path):
         if Path(path).parent.is_dir() and not _is_cached(path):
