@@ -1,7 +1,7 @@
 """Model folders like a user's: small random checkpoints of real families, with new tokenizers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -145,10 +145,11 @@ def more(**added: torch.Tensor) -> Change:
 
 def projections(dtype: torch.dtype) -> Change:
     """Store the projections of the attention in another type."""
-    return weights(lambda all_weights: {k: _cast(k, v, dtype) for k, v in all_weights.items()})
+    return weights(lambda all_weights: {k: cast(k, v, dtype) for k, v in all_weights.items()})
 
 
-def _cast(name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def cast(name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A weight in another type, if it is a projection of the attention."""
     return weight.to(dtype) if "q_proj" in name else weight
 
 
@@ -166,14 +167,33 @@ def pickled(*extra: object) -> Change:
     def change(folder: Path) -> None:
         path = folder / "model.safetensors"
         stored: dict[str, Any] = dict(load_file(path))
-        stored |= {f"extra.{number}": item for number, item in enumerate(extra)}
+        for number, item in enumerate(extra):
+            stored |= item if isinstance(item, dict) else {f"extra.{number}": item}
         torch.save(stored, folder / "pytorch_model.bin")
         path.unlink()
 
     return change
 
 
-def adapter(kept: Callable[[str], bool] = lambda name: True, width: int = 32) -> Change:
+def pickled_as(change: Callable[[str, torch.Tensor], torch.Tensor]) -> Change:
+    """Store the weights as `pickled` does, each changed by a function of its name and itself."""
+
+    def write(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        if path.exists():
+            pickled()(folder)
+        stored = torch.load(folder / "pytorch_model.bin", weights_only=True)
+        changed = {name: change(name, weight) for name, weight in stored.items()}
+        torch.save(changed, folder / "pytorch_model.bin")
+
+    return write
+
+
+def adapter(
+    kept: Callable[[str], bool] = lambda name: True,
+    width: int = 32,
+    targets: Sequence[str] = ("q_proj",),
+) -> Change:
     """Put a LoRA adapter next to the weights, made for a model of this width."""
 
     def change(folder: Path) -> None:
@@ -184,7 +204,7 @@ def adapter(kept: Callable[[str], bool] = lambda name: True, width: int = 32) ->
         torch.manual_seed(1)
         base = AutoModelForCausalLM.from_config(config)
         options = LoraConfig(
-            r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+            r=2, target_modules=list(targets), task_type="CAUSAL_LM", init_lora_weights=False
         )
         get_peft_model(base, options).save_pretrained(folder)
         path = folder / "adapter_model.safetensors"

@@ -110,6 +110,14 @@ class TestATemplate:
         text, _ = rendered(TURNS, [USER, {"role": "assistant", "content": end}])
         assert text == f"[user]\nWhat is 7 * 8?\n[assistant]\n{end}"
 
+    def test_that_never_opens_the_assistants_turn_gets_it_opened(self) -> None:
+        assert rendered(TURNS, [USER])[0] == "[user]\nWhat is 7 * 8?\n[assistant]\n"
+        inline = "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %} ->{% endif %}"
+        assert rendered(inline + "{% endfor %}", [USER])[0] == "What is 7 * 8? ->"
+
+    def test_that_writes_the_answer_twice_is_refused(self) -> None:
+        assert "twice" in error_of(lambda: rendered(TURNS + TURNS, CHAT))
+
     def test_without_a_system_role_gets_its_text_in_the_users_turn(self) -> None:
         refuses = (
             "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"

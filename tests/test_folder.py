@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +144,30 @@ REJECTED: dict[str, tuple[Change, str]] = {
         ),
         f"its weights are quantised ({LAYER}.qweight is F32)",
     ),
+    "int32 without a flag": (folders.projections(torch.int32), f"{LAYER}.weight is I32"),
+    "int8 in a pickle": (
+        folders.pickled_as(lambda name, weight: folders.cast(name, weight, torch.int8)),
+        f"{LAYER}.weight is I8",
+    ),
+    "scales in a pickle": (
+        folders.pickled({f"{LAYER}.weight.absmax": torch.ones(4)}),
+        f"{LAYER}.weight.absmax is F32",
+    ),
+    "a flag of MLX": (
+        folders.settings(quantization={"bits": 4}),
+        "quantised (by quantization, which names no method), but they are not: remove quantization",
+    ),
+    "an old flag": (
+        folders.settings(compression_config={"quant_method": "compressed-tensors"}),
+        "quantised (compressed-tensors), but they are not: remove compression_config",
+    ),
+    "a pickle of a list": (
+        lambda folder: [
+            folders.without("model.safetensors")(folder),
+            torch.save([1], folder / "pytorch_model.bin"),
+        ],
+        "pytorch_model.bin holds no weights by their names",
+    ),
     "no weights": (folders.without("model.safetensors"), "it has no weights"),
     "weights cut short": (folders.shortened("model.safetensors"), "damaged or was cut short"),
     "weights are empty": (folders.text("model.safetensors", ""), "damaged or was cut short"),
@@ -158,6 +183,12 @@ REJECTED: dict[str, tuple[Change, str]] = {
     "adapter without weights": (
         folders.text("adapter_config.json", '{"peft_type": "LORA"}'),
         "holds adapter_config.json, but no adapter_model.safetensors",
+    ),
+    "adapter that repeats layers": (
+        folders.text(
+            "adapter_config.json", '{"peft_type": "LORA", "layer_replication": [[0, 2], [1, 2]]}'
+        ),
+        "holds an adapter that repeats layers (layer_replication)",
     ),
     "adapter of another width": (folders.adapter(width=16), "cannot merge the adapter"),
     "adapter of one layer more": (
@@ -392,6 +423,16 @@ def test_an_adapter_next_to_its_weights_is_merged(healthy: Path, tmp_path: Path)
     assert not same_weights(model, models.load_model(str(healthy)))
 
 
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_an_adapter_of_a_tied_embedding_is_not_merged_into_both(
+    target: str, tied: Path, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's advice about tied weights
+        folder = changed(tied, tmp_path, folders.adapter(targets=["q_proj", target]))
+    assert "the merged weights are another model" in rejected(folder)
+
+
 def test_an_export_of_an_adapter_has_weights(healthy: Path, tmp_path: Path) -> None:
     folder, out = changed(healthy, tmp_path, folders.adapter()), tmp_path / "out"
     assert cli.main(["export", str(folder), str(out)]) == 0
@@ -465,6 +506,8 @@ def test_the_precision_is_that_of_the_weights(healthy: Path, tmp_path: Path) -> 
     folders.weights(lambda stored: {name: w.half() for name, w in stored.items()})(folder)
     assert models.stored_dtype(str(folder)) == torch.float16
     folders.pickled()(folder)
+    assert models.stored_dtype(str(folder)) == torch.float16
+    folders.pickled_as(lambda name, weight: weight.double())(folder)
     assert models.stored_dtype(str(folder)) == torch.bfloat16, "what the configuration says"
 
 
@@ -477,7 +520,7 @@ SPOILED: dict[str, tuple[Change, str]] = {
     "another end": (folders.generation(eos_token_id=5), "it ends at tokens [5] instead of"),
     "another template": (folders.text("chat_template.jinja", "{{ messages }}"), "chat template"),
     "no weights": (folders.without("model.safetensors"), "it has no weights"),
-    "no tokenizer": (folders.without("tokenizer.json"), "cannot load a tokenizer"),
+    "no tokenizer": (folders.without("tokenizer.json"), "has no tokenizer"),
 }
 
 
@@ -496,3 +539,49 @@ def test_a_folder_that_is_another_model_is_noticed(
     with pytest.raises(UserError) as caught:
         models.compare_loaded(model, tokenizer, tmp_path / "saved")
     assert message in str(caught.value)
+
+
+def test_an_older_file_with_the_chat_template(healthy: Path, tmp_path: Path) -> None:
+    folder = changed(healthy, tmp_path, folders.without("chat_template.jinja"))
+    assert models.load_tokenizer(str(folder)).chat_template is None
+    folders.text("chat_template.json", json.dumps({"chat_template": folders.CHAT}))(folder)
+    assert models.load_tokenizer(str(folder)).chat_template == folders.CHAT
+
+
+def test_a_missing_tokenizer_is_named(healthy: Path, tmp_path: Path) -> None:
+    folder = changed(healthy, tmp_path, folders.without("tokenizer.json"))
+    with pytest.raises(UserError, match=r"add its tokenizer.json to the folder"):
+        models.load_tokenizer(str(folder))
+
+
+def test_a_head_of_zeros_can_be_saved(healthy: Path, tmp_path: Path) -> None:
+    folder = changed(healthy, tmp_path, folders.more(lm_head__weight=torch.zeros(416, 32)))
+    model, tokenizer = models.load_model(str(folder)), models.load_tokenizer(str(folder))
+    models.save_model(model, tokenizer, tmp_path / "saved")
+    models.compare_loaded(model, tokenizer, tmp_path / "saved")
+
+
+def test_long_rope_ends_where_its_frequencies_change(healthy: Path, tmp_path: Path) -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 48}
+    rope |= {"factor": 4.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    folder = changed(healthy, tmp_path, folders.settings(rope_parameters=rope))
+    assert models.load_model(str(folder)).context == 48
+    assert models.known_context(str(folder)) == 48
+
+
+def test_a_folder_may_be_called_like_a_gguf_file(healthy: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(healthy, tmp_path / "name.gguf")
+    assert models.known_context(str(folder)) == 512
+
+
+def test_shards_in_another_folder_are_named(sharded: Path, tmp_path: Path) -> None:
+    folder = changed(sharded, tmp_path)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    moved = {name: f"sub/{file}" for name, file in index["weight_map"].items()}
+    folders.edit(folder / "model.safetensors.index.json", weight_map=moved)
+    assert "put all its files directly into the model's folder" in rejected(folder)
+
+
+def test_an_empty_flag_of_quantisation_means_nothing(healthy: Path, tmp_path: Path) -> None:
+    folder = changed(healthy, tmp_path, folders.settings(quantization_config={}))
+    assert same_weights(loaded(folder)[0], models.load_model(str(healthy)))

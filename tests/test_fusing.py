@@ -15,7 +15,9 @@ from test_real_models import advantaged, loss, padded
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNormGated
 
 from tinyzero import models
 from tinyzero.config import LoraSection
@@ -234,3 +236,9 @@ def test_recomputed_layers_use_the_fused_norms(
     monkeypatch.setattr(Qwen2RMSNorm, "forward", lambda self, x: used.append(self) or x)
     model.logits(padded()[0])
     assert len({id(module) for module in used}) == 5
+
+
+@pytest.mark.parametrize("gated", [MambaRMSNormGated, Qwen3_5RMSNormGated])
+def test_a_norm_with_a_gate_is_not_a_plain_one(gated: Any) -> None:
+    assert not fusing.is_rms_norm(gated(8))
+    assert fusing.is_rms_norm(Qwen2RMSNorm(8))

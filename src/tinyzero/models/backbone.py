@@ -17,6 +17,23 @@ from tinyzero.models.cache import KeyValueCache, LibraryCache, cache_shape
 from tinyzero.models.packing import join_rows, to_device
 
 
+def context_of(config: Any) -> int | None:
+    """The longest sequence of a transformers configuration, in tokens; None if it has no limit.
+
+    LongRoPE (Phi-3, Phi-4) turns all positions differently once a sequence is longer than those of
+    the first training. Keys that were cached before are then wrong, so that is the limit here.
+    """
+    limit = getattr(config, "max_position_embeddings", None)
+    ropes = [getattr(config, "rope_parameters", None) or {}]
+    ropes += [rope for rope in ropes[0].values() if isinstance(rope, dict)]
+    shorter = [
+        int(rope["original_max_position_embeddings"])
+        for rope in ropes
+        if rope.get("rope_type") == "longrope" and "original_max_position_embeddings" in rope
+    ]
+    return limit if limit is None else min([int(limit), *shorter])
+
+
 class Backbone(nn.Module):
     """A causal language model of transformers: token ids in, logits or hidden states out."""
 
@@ -57,8 +74,8 @@ class Backbone(nn.Module):
     @property
     def context(self) -> int:
         """The longest sequence that the model accepts, in tokens; huge if there is no limit."""
-        limit = getattr(self.config, "max_position_embeddings", None)
-        return sys.maxsize if limit is None else int(limit)
+        limit = context_of(self.config)
+        return sys.maxsize if limit is None else limit
 
     @property
     def cache_bytes(self) -> int:

@@ -143,12 +143,16 @@ def _rendered(
     continues = continues_last_message(messages)
     shown = [*earlier, {**last, "content": MARK}] if continues else messages
     text, says_date = _applied(tokenizer, shown, in_parts, continues, date)
+    if not continues:
+        text += _missing_opening(tokenizer, messages, in_parts, date, text)
     notes = [f"the chat template says the date: it stays {says_date}"] if says_date else []
 
     if continues:
         text, mark, _ = text.rpartition(MARK)
         if not mark:
             raise UserError("it leaves out the assistant's message")
+        if MARK in text:
+            raise UserError("it writes the assistant's message twice")
         if "<think>" in last["content"]:
             opened = THINKING.sub("", text)
             if opened != text:
@@ -163,6 +167,27 @@ def _rendered(
         raise UserError("it writes a list of parts as it is")
     _require_all(text, messages)
     return text, notes
+
+
+def _missing_opening(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Messages,
+    in_parts: bool,
+    date: str,
+    text: str,
+) -> str:
+    """What opens the assistant's turn, if a template that was asked for it did not write it.
+
+    It is what the template writes between `text` and an answer.
+    """
+    try:
+        unasked, _ = _applied(tokenizer, messages, in_parts, True, date)
+        answered = [*messages, {"role": "assistant", "content": MARK}]
+        begins, mark, _ = _applied(tokenizer, answered, in_parts, True, date)[0].rpartition(MARK)
+    except UserError:  # it refuses such messages, and thus says nothing about an opening
+        return ""
+    is_ignored = unasked == text and mark and MARK not in begins and begins.startswith(text)
+    return begins.removeprefix(text) if is_ignored else ""
 
 
 def _applied(

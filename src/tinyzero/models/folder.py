@@ -20,9 +20,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from transformers import CONFIG_MAPPING, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -35,8 +37,14 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = ("*.safetensors", "*.bin", *INDEXES)
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-LEFT_OUT = ("auto_map", "fusion_config", "transformers_weights")
-"""Entries of config.json that transformers never gets: they name code to run or other files."""
+QUANTISATION = ("quantization_config", "compression_config", "quantization")
+"""Entries of config.json about quantised weights: today's, an older one, and that of MLX."""
+
+LEFT_OUT = ("auto_map", "fusion_config", "transformers_weights", *QUANTISATION)
+"""Entries of config.json that transformers never gets: they name code to run or other files.
+
+Those about quantised weights are empty, because the model is rejected otherwise.
+"""
 
 UNUSED_SILENTLY = {
     "cache_implementation",
@@ -63,6 +71,19 @@ QUANTISED_NAMES = (
 )
 PART = "language_model."
 """How names begin in the language model of a model that also reads images."""
+
+TYPE_NAMES = {
+    "torch.float32": "F32",
+    "torch.bfloat16": "BF16",
+    "torch.float16": "F16",
+    "torch.float64": "F64",
+    "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e5m2": "F8_E5M2",
+    "torch.bool": "BOOL",
+    **{f"torch.int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{f"torch.uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+}
+"""Names of torch's types in safetensors files."""
 
 CONSTANTS = (".inv_freq", ".masked_bias", ".position_ids")
 """Ends of names that old files hold for tensors that are computed, not learned."""
@@ -92,7 +113,7 @@ class ModelFolder:
     """The ids in generation_config.json, by their names there; None if there is no such file."""
 
     weights: Mapping[str, str]
-    """Stored type of each weight by its name; empty for weights that are not in safetensors."""
+    """Stored type of each weight by its name, such as BF16."""
 
     renamed: Mapping[str, str]
     """What transformers has to replace in the names of the weights: patterns and their texts."""
@@ -360,10 +381,13 @@ def _refuse_architecture(name: str, config: Mapping[str, Any]) -> None:
 
 def _refuse_adapter(name: str, path: Path) -> None:
     """Raise UserError if the adapter in a folder cannot be merged into the weights."""
-    kind = _read_json(name, path / ADAPTER).get("peft_type")
+    settings = _read_json(name, path / ADAPTER)
+    kind = settings.get("peft_type")
     fix = f"merge it with peft, or remove {ADAPTER} to use the weights without it"
     if kind != "LORA":
         raise UserError(f"{name!r} holds an adapter of type {kind!r}, not LORA: {fix}")
+    if settings.get("layer_replication"):
+        raise UserError(f"{name!r} holds an adapter that repeats layers (layer_replication): {fix}")
     if not any((path / file).exists() for file in ADAPTER_WEIGHTS):
         raise UserError(f"{name!r} holds {ADAPTER}, but no {ADAPTER_WEIGHTS[0]}: {fix}")
 
@@ -372,13 +396,16 @@ def _refuse_quantised(name: str, config: Mapping[str, Any], weights: Mapping[str
     """Raise UserError if the weights are quantised, or config.json says so."""
     stored = [weight for weight, kind in weights.items() if _is_quantised(weight, kind)]
     text = config.get("text_config")
-    settings = config.get("quantization_config") or (
-        text.get("quantization_config") if isinstance(text, dict) else None
+    parts = [config, text] if isinstance(text, dict) else [config]
+    entry, settings = next(
+        ((entry, part[entry]) for part in parts for entry in QUANTISATION if part.get(entry)),
+        ("", None),
     )
     if not stored and not settings:
         return
 
-    method = settings.get("quant_method") if isinstance(settings, dict) else "no method is named"
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    method = method or f"by {entry}, which names no method"
     if stored:
         what = method if settings else f"{stored[0]} is {weights[stored[0]]}"
         raise _cannot_load(
@@ -394,21 +421,20 @@ def _refuse_quantised(name: str, config: Mapping[str, Any], weights: Mapping[str
     raise _cannot_load(
         name,
         f"{CONFIG} says that its weights are quantised ({method}), but they are not: remove "
-        "quantization_config if it was left behind, or use the unquantised model",
+        f"{entry} if it was left behind, or use the unquantised model",
     )
 
 
 def _is_quantised(weight: str, kind: str) -> bool:
-    is_small = kind.startswith(("F8_", "F6_", "F4", "I4", "U4")) or (
-        kind in ("I8", "U8") and weight.endswith(".weight")
-    )
-    return is_small or any(fnmatch(weight, pattern) for pattern in QUANTISED_NAMES)
+    is_small = kind.startswith(("F8_", "F6_", "F4", "I4", "U4"))
+    is_whole = kind.startswith(("I", "U")) and weight.endswith(".weight")
+    return is_small or is_whole or any(fnmatch(weight, pattern) for pattern in QUANTISED_NAMES)
 
 
 def _stored_types(name: str, path: Path) -> dict[str, str]:
-    """The stored type, such as BF16, of every weight in safetensors files, from their headers.
+    """The stored type, such as BF16, of every weight, without reading the weights themselves.
 
-    Raises UserError if a file of weights is missing or was cut short.
+    Raises UserError if a file of weights is missing, was cut short or cannot be read.
     """
     files = _weight_files(name, path)
     types: dict[str, str] = {}
@@ -416,21 +442,43 @@ def _stored_types(name: str, path: Path) -> dict[str, str]:
         if file.suffix == ".safetensors":
             types |= _header_types(name, file)
         else:
-            _refuse_other_files(name, file)
+            types |= _pickled_types(name, file)
     return types
 
 
-def _refuse_other_files(name: str, file: Path) -> None:
-    """Raise UserError if a .bin file does not begin as those that torch writes."""
+def _pickled_types(name: str, file: Path) -> dict[str, str]:
+    """The stored type of every weight in a .bin file. Its code, if it holds any, is not run.
+
+    Raises UserError if torch did not write it.
+    """
     try:
         with file.open("rb") as opened:
             start = opened.read(2)
     except OSError as error:
         raise _cannot_load(name, f"{file.name}: {error.strerror}") from error
 
-    is_torch = start == b"PK" or start[:1] == b"\x80"  # an archive, or a pickle of old versions
-    if not is_torch:
-        raise _cannot_load(name, f"{file.name} is damaged or was cut short: download it again")
+    is_archive, is_old = start == b"PK", start[:1] == b"\x80"
+    damaged = f"{file.name} is damaged or was cut short: download it again"
+    if not is_archive and not is_old:
+        raise _cannot_load(name, damaged)
+    try:
+        stored = torch.load(file, map_location="cpu", mmap=is_archive, weights_only=True)
+    except UnpicklingError as error:
+        raise _cannot_load(
+            name,
+            f"{file.name} is damaged, or holds code, which is never run here: use a "
+            "model.safetensors",
+        ) from error
+    except Exception as error:  # a damaged archive raises many types
+        raise _cannot_load(name, damaged) from error
+    if not isinstance(stored, dict):
+        raise _cannot_load(name, f"{file.name} holds no weights by their names")
+
+    return {
+        str(weight): TYPE_NAMES.get(str(tensor.dtype), str(tensor.dtype))
+        for weight, tensor in stored.items()
+        if isinstance(tensor, torch.Tensor)
+    }
 
 
 def _weight_files(name: str, path: Path) -> list[Path]:
@@ -445,6 +493,10 @@ def _weight_files(name: str, path: Path) -> list[Path]:
         if not isinstance(listed, dict) or not listed:
             raise _cannot_load(name, f"{index} has no weight_map")
         files = [path / str(file) for file in sorted(set(map(str, listed.values())))]
+        if outside := next((file for file in files if file.parent != path), None):
+            raise _cannot_load(
+                name, f"{index} names {outside}: put all its files directly into the model's folder"
+            )
         for file in files:
             if not file.is_file():
                 raise _cannot_load(

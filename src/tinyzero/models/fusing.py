@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ def is_rms_norm(module: Any) -> bool:
     """
     weight = getattr(module, "weight", None)
     if not hasattr(module, "variance_epsilon") or weight is None or weight.ndim != 1:
+        return False
+    if len(signature(module.forward).parameters) > 1:  # it also has a gate, as in Qwen3.5 or Mamba
         return False
 
     generator = torch.Generator().manual_seed(0)

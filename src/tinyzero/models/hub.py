@@ -37,7 +37,7 @@ from transformers.utils.hub import cached_file
 
 from tinyzero.errors import UserError, brief, first_line
 from tinyzero.models import contracts, fusing, gguf, packing
-from tinyzero.models.backbone import Backbone, recompute_layers
+from tinyzero.models.backbone import Backbone, context_of, recompute_layers
 from tinyzero.models.folder import (
     ADAPTER,
     CONFIG,
@@ -231,7 +231,7 @@ def known_context(name: str) -> int | None:
     if is_hub_id(path):
         return None
     try:
-        return int(_configuration(name, path).get_text_config().max_position_embeddings)
+        return context_of(_configuration(name, path).get_text_config())
     except (UserError, AttributeError, TypeError, ValueError):  # load_model will report it
         return None
 
@@ -432,7 +432,7 @@ def _checked(path: str) -> str:
     there is no model. An id whose owner is the name of a local folder is a mistyped path, unless
     the model was fetched from the hub before.
     """
-    if path.endswith(gguf.SUFFIX):
+    if path.endswith(gguf.SUFFIX) and not Path(path).is_dir():
         return gguf.unpacked(path)
     if is_hub_id(path):
         if Path(path).parent.is_dir() and not _is_cached(path):

@@ -21,6 +21,9 @@ from tinyzero.config import LoraSection
 from tinyzero.errors import UserError, brief
 from tinyzero.models import Backbone
 
+PROBE_TOKENS = 16  # the tokens on which a merged adapter is compared with a separate one
+EXACT, ROUNDED = 1e-4, 0.05  # largest relative difference of their logits, in float32 and below
+
 FOLDER = "adapter"
 """The subfolder of a saved model that holds its adapter."""
 
@@ -135,11 +138,15 @@ def merge_adapter(name: str, lm: Any, folder: Path) -> Any:
 
     try:
         stored = load_peft_weights(str(folder), device="cpu")
-        with warnings.catch_warnings():
+        tokens = torch.arange(PROBE_TOKENS)[None] % lm.config.vocab_size
+        with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of is compared below
             adapted = PeftModel.from_pretrained(lm, str(folder))
-        expected = get_peft_model_state_dict(adapted)
-        merged = adapted.merge_and_unload(safe_merge=True)
+            expected = get_peft_model_state_dict(adapted)
+
+            before = adapted(tokens).logits.float()
+            merged = adapted.merge_and_unload(safe_merge=True)
+            after = merged(tokens).logits.float()
     except Exception as error:  # peft, torch and safetensors raise many types
         raise UserError(
             f"cannot merge the adapter in {name!r}: {brief(error)}; remove adapter_config.json to "
@@ -150,6 +157,13 @@ def merge_adapter(name: str, lm: Any, folder: Path) -> Any:
         raise UserError(
             f"the adapter in {name!r} does not belong to its weights, the first difference is "
             f"{foreign[0]}: remove adapter_config.json to use the weights without it"
+        )
+    # An adapter of a tied embedding, for example, cannot be merged: the head would change as well.
+    allowed = EXACT if lm.dtype == torch.float32 else ROUNDED
+    if not (after - before).norm() <= allowed * before.norm():
+        raise UserError(
+            f"cannot merge the adapter in {name!r}: the merged weights are another model; remove "
+            "adapter_config.json to use the weights without it"
         )
     merged.requires_grad_(True)  # peft froze them
     return merged

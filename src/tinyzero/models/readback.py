@@ -88,12 +88,12 @@ def _first_difference(model: Backbone, loaded: Backbone) -> str | None:
 
     tokens = torch.arange(PROBE_TOKENS)[None] % model.config.vocab_size
     ours = model.logits(tokens.to(model.device)).cpu()
-    error = (loaded.logits(tokens) - ours).norm() / ours.norm()
+    error, size = (loaded.logits(tokens) - ours).norm(), ours.norm()
     has_adapter = any(".lora_" in name for name, _ in model.lm.named_parameters())
     is_exact = model.device.type == "cpu" and not has_adapter
     allowed = LOGIT_ERROR.get(model.dtype, ROUNDED) if is_exact else ROUNDED
-    if not error <= allowed:  # a NaN is a difference too
-        return f"its logits differ by {float(error):.1e} of their size"
+    if not error <= allowed * size:  # a NaN is a difference too
+        return f"its logits differ by {float(error / size):.1e} of their size"
     return None
 
 

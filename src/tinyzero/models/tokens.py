@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -28,6 +29,8 @@ MODEL_RULES = ("fuse_unk", "byte_fallback", "ignore_merges")
 
 OFFSETS = "trim_offsets"
 
+TOKENIZER, OLDER_TEMPLATE = "tokenizer.json", "chat_template.json"
+
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder, which splits text exactly as its tokenizer.json says.
@@ -39,7 +42,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         tokenizer = _as_in_file(loaded, path)
     except Exception as error:
+        if Path(path).is_dir() and not (Path(path) / TOKENIZER).exists():
+            raise UserError(
+                f"{name!r} has no tokenizer that can be loaded: add its {TOKENIZER} to the folder"
+            ) from error
         raise UserError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from error
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _older_template(path)
 
     # If the file is missing, transformers makes a tokenizer that turns every text into nothing.
     if not tokenizer("0", add_special_tokens=False)["input_ids"]:
@@ -54,7 +63,7 @@ def _as_in_file(tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedToke
     transformers rebuilds some tokenizers from their vocabulary alone, with the steps of the class
     that the folder names. Others that the file lists, such as splitting digits, are then lost.
     """
-    file = cached_file(path, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    file = cached_file(path, TOKENIZER, _raise_exceptions_for_missing_entries=False)
     loaded = getattr(tokenizer, "backend_tokenizer", None)
     if file is None or loaded is None:
         return tokenizer
@@ -70,6 +79,16 @@ def _as_in_file(tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedToke
     }
     as_written: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(path, **known)
     return as_written
+
+
+def _older_template(path: str) -> str | None:
+    """The template in chat_template.json, where models that read images had theirs until 2025."""
+    file = Path(path) / OLDER_TEMPLATE
+    try:
+        template = json.loads(file.read_bytes())["chat_template"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return template if isinstance(template, str) else None
 
 
 def _steps(tokenizer: Tokenizer) -> list[Any]:
