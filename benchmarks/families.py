@@ -35,6 +35,7 @@ SMALL: dict[str, Any] = {
     "intermediate_size": 96,
     "max_position_embeddings": 512,
     "pad_token_id": None,
+    "eos_token_id": None,  # a default may be larger than the small vocabulary
 }
 LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
 LINEAR |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as token_models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -92,6 +94,11 @@ def error_of(act: Callable[[], Any]) -> str:
         act()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def write_some_weights(folder: Path) -> None:
+    """Make a folder with a config.json one that is taken for a model's."""
+    save_file({"model.norm.weight": torch.ones(4)}, folder / "model.safetensors")
 
 
 class TestATemplate:
@@ -234,6 +241,7 @@ class TestATokenizer:
 
     def test_must_have_its_end_token_in_the_model(self, tmp_path: Path) -> None:
         tokenizer().save_pretrained(tmp_path)
+        write_some_weights(tmp_path)
         for rows, fits in ((256, False), (257, True), (300, True)):
             shape = {"model_type": "llama", "vocab_size": rows}
             (tmp_path / "config.json").write_text(json.dumps(shape))
@@ -256,6 +264,7 @@ class TestATokenizer:
         named = json.loads(path.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}
         path.write_text(json.dumps(named))
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+        write_some_weights(tmp_path)
 
         text = "a12 1"
         right = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids
