@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 import tinyzero
 from tinyzero import cli, models
 from tinyzero.algorithms import NAMES as ALGORITHMS
-from tinyzero.config import RECIPES, read_recipe, read_toml, recipes, resolve, run_name
+from tinyzero.config import RECIPES, read_recipe, read_toml, recipes, resolve, run_name, sizes
 from tinyzero.errors import UserError
 from tinyzero.rollouts import Player
 from tinyzero.run import records
@@ -911,7 +911,7 @@ def test_a_repeated_run_is_named_after_the_first(
         ("Qwen/Qwen2.5-3B-Instruct", "tinyzero train qwen2.5-3b-instruct\n"),
         (
             "HuggingFaceTB/SmolLM2-135M",
-            "tinyzero train qwen2.5-0.5b --model.name HuggingFaceTB/SmolLM2-135M\n",
+            "tinyzero train real-laptop --model.name HuggingFaceTB/SmolLM2-135M\n",
         ),
         (
             "Qwen/Qwen3-8B-Instruct",
@@ -922,8 +922,13 @@ def test_a_repeated_run_is_named_after_the_first(
 )
 @pytest.mark.parametrize("recipe", ["", "laptop", "multiplication", "laptop-countdown-ppo"])
 def test_a_pretrained_model_needs_its_own_recipe(
-    recipe: str, model: str, fix: str, capsys: pytest.CaptureFixture[str]
+    recipe: str,
+    model: str,
+    fix: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sizes, "has_gpu", lambda: False)
     said = refused(capsys, "train", *recipe.split(), "--model.name", model, "--dry-run")
     assert f"model.name is '{model}', and this recipe is for the tiny bundled models" in said
     assert said.endswith(fix)

@@ -1181,12 +1181,12 @@ def test_a_run_says_what_it_trains_and_that_it_cannot_learn(
     never_right = config(base, task="toy_task:Never")
     (tmp_path / "recipe.toml").write_text(to_toml(never_right))
     train_it = ["train", "recipe.toml", "--run.dir", "runs/mine", "--steps", "2"]
-    assert cli.main(train_it) == 0
+    assert cli.main([*train_it, "--eval.samples", "8"]) == 0
     said = capsys.readouterr().out
     trains = f"training {base} on toy_task:Never with {PLEASED}:Picky: 2 steps, in runs/mine"
     assert said.splitlines()[0] == trains
-    # 4 dev and 5 test problems, two answers to each
-    assert said.count("none of 18 answers is right before training") == 1
+    # 4 dev and 5 test problems, eight answers to each
+    assert said.count("none of 72 answers is right before training") == 1
     assert "alarm: Almost nothing to learn from. The problems are too hard" in said
 
     assert cli.main(["train", "--resume", "runs/mine", "--steps", "3", "--trust"]) == 0

@@ -205,13 +205,15 @@ def adapter_note(
     recipe: Mapping[str, Any], overrides: Mapping[str, Any], profile: str | None = None
 ) -> str | None:
     """What to say if adapters are switched on without a learning rate, so that it is raised."""
-    config, rate = resolve(recipe, overrides, profile), "optimizer.learning_rate"
+    rate = "optimizer.learning_rate"
     had_adapters = has_adapters(_chosen(recipe, overrides, profile))
-    if not config.lora.rank or had_adapters or rate in overrides:
+    if not overrides.get("lora.rank") or had_adapters or rate in overrides:
         return None
+
+    raised = resolve(recipe, overrides, profile).optimizer.learning_rate
     return (
-        f"adapters learn more slowly than whole weights: {rate} is "
-        f"{config.optimizer.learning_rate:g}, ten times the recipe's (--{rate} changes it)"
+        f"adapters learn more slowly than whole weights: {rate} is {raised:g}, "
+        f"ten times the recipe's (--{rate} changes it)"
     )
 
 

@@ -20,8 +20,8 @@ from tinyzero.models.packing import join_rows, to_device
 def context_of(config: Any) -> int | None:
     """The longest sequence of a transformers configuration, in tokens; None if it has no limit.
 
-    LongRoPE (Phi-3, Phi-4) turns all positions differently if a sequence is longer than those of
-    the first training. Keys that were cached before are then wrong, so that is the limit here.
+    LongRoPE (Phi-3, Phi-4) turns all positions differently in a sequence that is longer than those
+    of the first training. Keys that were cached before are then wrong, so that is the limit here.
     """
     limit = getattr(config, "max_position_embeddings", None)
     ropes = [getattr(config, "rope_parameters", None) or {}]

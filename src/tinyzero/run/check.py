@@ -17,7 +17,7 @@ from tinyzero.algorithms import Algorithm, load_algorithm
 from tinyzero.config import Config, Named
 from tinyzero.cost.devices import LACKS, Device, device_named, lacks_bfloat16, this_cpu
 from tinyzero.cost.shapes import Shape, find_shape
-from tinyzero.cost.simulator import Plan, changed, make_plan, prompt_tokens, remedies
+from tinyzero.cost.simulator import Plan, changed, make_plan, remedies
 from tinyzero.cost.words import remedy_line, size_text, usable_text
 from tinyzero.errors import UserError
 from tinyzero.registry import acting, validate
@@ -26,6 +26,7 @@ from tinyzero.tasks import TASKS, load_task
 from tinyzero.tasks.guarded import GuardedTask
 
 ONE_ROW = {"rollout.rows": 1}
+TYPICAL_PROMPT = 128.0  # tokens; its real length, which hardly matters, needs the tokenizer
 
 
 class Parts(NamedTuple):
@@ -145,8 +146,7 @@ def too_little_memory(config: Config, algorithm: Algorithm) -> str | None:
 
     try:
         shape = find_shape(config.model.name)
-        prompt = prompt_tokens(config)
-        planned = partial(planned_on, device, algorithm, shape, prompt)
+        planned = partial(planned_on, device, algorithm, shape, TYPICAL_PROMPT)
         plan = planned(config)
         changes = {} if plan.fits else remedies(changed(config, ONE_ROW), planned)
     except UserError:
