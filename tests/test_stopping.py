@@ -59,7 +59,11 @@ def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(tmp_path: Path) -> N
 def test_a_run_whose_terminal_is_closed_is_saved(tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     run = subprocess.Popen(
-        command(tmp_path / "run", steps=10**6), stdout=theirs, stderr=theirs, stdin=theirs
+        command(tmp_path / "run", steps=10**6),
+        stdout=theirs,
+        stderr=theirs,
+        stdin=theirs,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # if nohup runs the tests
     )
     os.close(theirs)
     wait_for_a_step(tmp_path / "run")
