@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from tinyzero.errors import UserError, first_line
 from tinyzero.models import kernels
+from tinyzero.models.agreement import differs
 from tinyzero.models.backbone import Backbone
 from tinyzero.models.cache import cache_shape
 
@@ -214,13 +215,6 @@ def _tokens(model: Backbone, rows: int, length: int) -> Tensor:
     return 1 + numbers % (min(VOCABULARY, int(model.config.vocab_size)) - 1)
 
 
-def _differs(result: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Whether two results differ by more than rounding. A NaN differs, and so does a shape."""
-    if result.shape != expected.shape:
-        return True
-    return not bool((result - expected).norm() <= tolerance * expected.norm())
-
-
 def logits_fault(model: Backbone, tolerance: float, length: int = LENGTH) -> str:
     """How the logits differ from those of the model itself; empty if they do not.
 
@@ -234,7 +228,7 @@ def logits_fault(model: Backbone, tolerance: float, length: int = LENGTH) -> str
         model.lm.set_attn_implementation("tinyzero")
     except UNSUPPORTED_ERRORS as error:
         return first_line(error)
-    if _differs(ours, theirs, tolerance):
+    if differs(ours, theirs, tolerance):
         return f"its logits are {_logit_change(model.config)}"
     return ""
 
@@ -272,7 +266,7 @@ def cache_fault(model: Backbone, tolerance: float, library: bool) -> str:
     for row, copied in ((0, 1), (1, 0), (1, 2)):
         begin = int(pads[row])
         result = torch.cat((first[row, begin:], together[copied]))
-        if _differs(result, expected[row], tolerance):
+        if differs(result, expected[row], tolerance):
             return "its layers do not read tokens in step as they read them at once"
     return ""
 
@@ -290,7 +284,7 @@ def packing_fault(model: Backbone, tolerance: float) -> str:
 
     alone = model.hidden(tokens)
     for row, length in enumerate(lengths.tolist()):
-        if _differs(joined[row, :length], alone[row, :length], tolerance):
+        if differs(joined[row, :length], alone[row, :length], tolerance):
             return "joined rows see each other"
     return ""
 
@@ -316,4 +310,4 @@ def can_share_prefixes(model: Backbone, tolerance: float) -> bool:
     finally:
         model.pack, model.share = pack, share
     is_real = torch.arange(LENGTH, device=model.device) < lengths.to(model.device)[:, None]
-    return not _differs(joined[is_real], alone[is_real], tolerance)
+    return not differs(joined[is_real], alone[is_real], tolerance)

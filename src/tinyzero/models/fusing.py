@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tinyzero.models.agreement import differs
+
 NEIGHBOURS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """The layers of one module that read the same input, by their usual names in transformers."""
 
@@ -45,7 +47,7 @@ def is_rms_norm(module: Any) -> bool:
     x = torch.randn(4, len(weight), generator=generator).to(weight)
     theirs, ours = module(x).float(), rms_norm(x, module).float()
     rounding = 2 * torch.finfo(weight.dtype).eps
-    return bool((ours - theirs).norm() <= rounding * theirs.norm())
+    return not differs(ours, theirs, rounding)
 
 
 def rms_norm(x: Tensor, module: Any) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tinyzero.algorithms.losses import product_fault
 from tinyzero.errors import first_line
 from tinyzero.models import attention, packing
+from tinyzero.models.agreement import differs
 from tinyzero.models.backbone import Backbone
 from tinyzero.models.cache import cache_shape
 
@@ -75,7 +76,7 @@ def _difference(given: Sequence[Tensor], rows: packing.Packing, window: int | No
 
     parts = ("values", "gradient of queries", "gradient of keys", "gradient of values")
     for part, one, other in zip(parts, fast, exact, strict=True):
-        if not bool((one.float() - other).norm() <= LARGEST_GAP * other.norm()):  # NaN differs
+        if differs(one.float(), other, LARGEST_GAP):
             return f"flash attention is wrong on this device ({part})"
     return ""
 

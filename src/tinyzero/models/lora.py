@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tinyzero.config import LoraSection
 from tinyzero.errors import UserError, brief
 from tinyzero.models import Backbone
+from tinyzero.models.agreement import differs
 
 PROBE_TOKENS = 16  # the tokens on which a merged adapter is compared with a separate one
 EXACT, ROUNDED = 1e-4, 0.05  # largest relative difference of their logits, in float32 and below
@@ -160,7 +161,7 @@ def merge_adapter(name: str, lm: Any, folder: Path) -> Any:
         )
     # An adapter of a tied embedding, for example, cannot be merged: the head would change as well.
     allowed = EXACT if lm.dtype == torch.float32 else ROUNDED
-    if not (after - before).norm() <= allowed * before.norm():
+    if differs(after, before, allowed):
         raise UserError(
             f"cannot merge the adapter in {name!r}: the merged weights are another model; remove "
             "adapter_config.json to use the weights without it"

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from tinyzero.errors import UserError
+from tinyzero.models.agreement import differs
 from tinyzero.models.backbone import Backbone
 from tinyzero.models.hub import load_model, named_weights, same_bits
-from tinyzero.models.tokens import load_tokenizer
+from tinyzero.models.tokens import listed_ends, load_tokenizer
 
 PROBE = "Solve 24 = (7 - 3) * 6.\n<think>\n  Ünïcode, 3.5%!</think>\n<answer>12</answer>"
 PROBE_TOKENS = 16
@@ -82,18 +82,19 @@ def _first_difference(model: Backbone, loaded: Backbone) -> str | None:
         if name not in theirs or not same_bits(weight.detach().cpu(), theirs[name].detach()):
             return f"its weight {name} differs"
 
-    ends = [set(_listed(made.lm.generation_config.eos_token_id)) for made in (model, loaded)]
+    ends = [set(listed_ends(made)) for made in (model, loaded)]
     if ends[0] != ends[1]:
         return f"it ends at tokens {sorted(ends[1])} instead of {sorted(ends[0])}"
 
     tokens = torch.arange(PROBE_TOKENS)[None] % model.config.vocab_size
     ours = model.logits(tokens.to(model.device)).cpu()
-    error, size = (loaded.logits(tokens) - ours).norm(), ours.norm()
+    read = loaded.logits(tokens)
     has_adapter = any(".lora_" in name for name, _ in model.lm.named_parameters())
     is_exact = model.device.type == "cpu" and not has_adapter
     allowed = LOGIT_ERROR.get(model.dtype, ROUNDED) if is_exact else ROUNDED
-    if not error <= allowed * size:  # a NaN is a difference too
-        return f"its logits differ by {float(error / size):.1e} of their size"
+    if differs(read, ours, allowed):
+        share = float((read - ours).norm() / ours.norm())
+        return f"its logits differ by {share:.1e} of their size"
     return None
 
 
@@ -106,10 +107,3 @@ def _other_text(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) 
     if ours.eos_token_id != theirs.eos_token_id:
         return f"its tokenizer ends at token {theirs.eos_token_id}, not {ours.eos_token_id}"
     return None
-
-
-def _listed(ids: Any) -> list[int]:
-    """Token ids as a list: there may be none, one or several."""
-    if ids is None:
-        return []
-    return ids if isinstance(ids, list) else [ids]

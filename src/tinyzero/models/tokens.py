@@ -250,13 +250,18 @@ def end_ids(
     `stop` are the stop strings of the task. A model that was exported lists them in its generation
     config if they are single tokens. They are left out here, because they belong to the text.
     """
-    generation = getattr(model.lm, "generation_config", None)
-    listed = getattr(generation, "eos_token_id", None)
-    listed_ids = listed if isinstance(listed, list) else [listed]
-
-    ends = {tokenizer.eos_token_id, *listed_ids} - {None}
+    ends = {tokenizer.eos_token_id, *listed_ends(model)} - {None}
     stop_tokens = {ids[0] for ids in stop_ids(tokenizer, stop) if len(ids) == 1}
     return frozenset(ends - stop_tokens)
+
+
+def listed_ends(model: Backbone) -> list[int]:
+    """The end tokens of the model's generation config, which has none, one or several."""
+    generation = getattr(model.lm, "generation_config", None)
+    listed = getattr(generation, "eos_token_id", None)
+    if listed is None:
+        return []
+    return listed if isinstance(listed, list) else [listed]
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> list[tuple[int, ...]]:

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tinyzero.errors import UserError
 from tinyzero.types import Problem, Prompt, Reward, Split
+
+DataSeed = Annotated[
+    int,
+    Field(
+        ge=-(2**32),
+        lt=2**32,
+        description="chooses the stream of problems; independent of the run's seed",
+    ),
+]
+"""The type of an option that seeds a task's problems."""
 
 
 class NoSolution(UserError):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyzero.errors import UserError
 from tinyzero.grading import answer_reward
-from tinyzero.tasks.base import Chart, Task
+from tinyzero.tasks.base import Chart, DataSeed, Task
 from tinyzero.tasks.prompts import require_template
 from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import Problem, Prompt, Reward, Split
@@ -38,12 +38,7 @@ class SumsOptions(BaseModel):
     operators: str = Field(
         default="+*", description="the operators that are asked for, all equally often: +, * or +*"
     )
-    data_seed: int = Field(
-        default=0,
-        ge=-(2**32),
-        lt=2**32,
-        description="chooses the stream of problems; independent of the run's seed",
-    )
+    data_seed: DataSeed = 0
 
     @model_validator(mode="after")
     def _options_make_sense(self) -> SumsOptions:

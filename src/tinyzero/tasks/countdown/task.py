@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyzero.errors import UserError
-from tinyzero.tasks.base import Event, Task
+from tinyzero.tasks.base import DataSeed, Event, Task
 from tinyzero.tasks.countdown import data as countdown_data
 from tinyzero.tasks.countdown import display, question, thinking
 from tinyzero.tasks.countdown import solver as countdown_solver
@@ -57,12 +57,7 @@ class CountdownOptions(BaseModel):
         description="the completion is the expression alone, without <think> and <answer>: for the "
         "prompt template instruct-short",
     )
-    data_seed: int = Field(
-        default=0,
-        ge=-(2**32),
-        lt=2**32,
-        description="chooses the stream of problems; independent of the run's seed",
-    )
+    data_seed: DataSeed = 0
     data: str | None = Field(
         default=None,
         description="read the problems from this parquet or JSONL file or hub dataset, with "

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyzero.errors import UserError
 from tinyzero.grading import number_reward
-from tinyzero.tasks.base import Task
+from tinyzero.tasks.base import DataSeed, Task
 from tinyzero.tasks.multiplication import display, question, thinking
 from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import Problem, Prompt, Reward, Split
@@ -41,12 +41,7 @@ class MultiplicationOptions(BaseModel):
     format_reward: float = Field(
         default=0.1, ge=0, lt=1, description="reward for a wrong answer that is an integer"
     )
-    data_seed: int = Field(
-        default=0,
-        ge=-(2**32),
-        lt=2**32,
-        description="chooses the stream of problems; independent of the run's seed",
-    )
+    data_seed: DataSeed = 0
 
     @model_validator(mode="after")
     def _digits_make_sense(self) -> MultiplicationOptions:
