@@ -3,6 +3,11 @@
 The uniform number is a hash of (seed, group, sample, position), and not the next number of a
 generator. So a token depends only on these four and on its logits: batch size, order and the slot
 that decodes it do not change what is drawn.
+
+Logits that are rounded differently, as in a batch of another size, can still change it, because
+they move every bound between two tokens a little. Large vocabularies have many bounds, so there a
+chunk of tokens is drawn first, then a token within it, each with a number of its own: of 49,152
+tokens, one draw in 10,000 changes instead of one in 150.
 """
 
 from __future__ import annotations
@@ -98,15 +103,17 @@ def next_token(
 
     drawn = uniforms(keys, position).to(logits.device)
     is_large = logits.shape[-1] > LARGE
+    if is_large:
+        drawn_within = uniforms(mix(keys), position).to(logits.device)
     if is_large and not params.top_k and params.top_p == 1:
         # Each pass over a large vocabulary takes time: one softmax, and one logarithm per row.
         probs = _tempered(logits, params).softmax(-1)
-        token = invert_large(probs, drawn)
+        token = invert_large(probs, drawn, drawn_within)
         return token, _chosen(probs, token).log()
 
     logprobs = distribution(logits, params)
     if is_large:
-        token = invert_large(logprobs.exp(), drawn)
+        token = invert_large(logprobs.exp(), drawn, drawn_within)
     else:
         token = invert(logprobs.double().exp(), drawn)
     return token, _chosen(logprobs, token)
@@ -131,12 +138,14 @@ def invert(weights: Tensor, drawn: Tensor) -> Tensor:
     return token.clamp(max=weights.shape[-1] - 1)  # the threshold may be rounded up to the total
 
 
-def invert_large(weights: Tensor, drawn: Tensor) -> Tensor:
-    """`invert` in two stages: first find the chunk, then the token within it.
+def invert_large(weights: Tensor, drawn: Tensor, drawn_within: Tensor) -> Tensor:
+    """A token drawn in two stages: the chunk that `drawn` selects, then the token within it.
 
-    `weights` is (B, V) float32. This avoids the running sum over a large vocabulary, in float64:
-    only the sums of chunks of CHUNK tokens are added up. If a row is not finite, the token is the
-    last one: an id outside of the vocabulary would end a program that runs on CUDA.
+    `weights` is (B, V) float32; `drawn` and `drawn_within` are (B,) in [0, 1). Each stage is like
+    `invert`, and a token has the same probability as there. This avoids the running sum over a
+    large vocabulary, in float64: only the sums of chunks of CHUNK tokens are added up. If a row is
+    not finite, the token is the last one: an id outside of the vocabulary would end a program that
+    runs on CUDA.
     """
     size = weights.shape[-1]
     missing = -size % CHUNK
@@ -144,22 +153,23 @@ def invert_large(weights: Tensor, drawn: Tensor) -> Tensor:
         weights = F.pad(weights, (0, missing))
     chunks = weights.unflatten(-1, (-1, CHUNK))
 
-    sums = chunks.sum(-1, dtype=torch.double).cumsum(-1)  # (B, V / CHUNK)
-    total = sums[:, -1:]
-    threshold = torch.minimum(drawn[:, None] * total, _below(total))
-    chunk = torch.searchsorted(sums, threshold, right=True).clamp(max=sums.shape[-1] - 1)
-    sum_before = torch.where(chunk > 0, sums.gather(-1, (chunk - 1).clamp(min=0)), 0.0)
-
+    chunk = _first_above(chunks.sum(-1, dtype=torch.double).cumsum(-1), drawn)
     columns = chunk[..., None].expand(-1, -1, CHUNK)
-    cumulative = chunks.gather(1, columns).squeeze(1).double().cumsum(-1)
-    # The two stages round differently, so the rest of the threshold may reach the chunk's sum.
-    rest = torch.minimum(threshold - sum_before, _below(cumulative[:, -1:]))
-    token = torch.searchsorted(cumulative, rest, right=True).clamp(max=CHUNK - 1)
+    within = chunks.gather(1, columns).squeeze(1).double()
+    token = _first_above(within.cumsum(-1), drawn_within)
     return (chunk * CHUNK + token).squeeze(-1).clamp(max=size - 1)
 
 
+def _first_above(cumulative: Tensor, drawn: Tensor) -> Tensor:
+    """The first column in which the running sum exceeds its share: (B, N), (B,) -> (B, 1)."""
+    total = cumulative[:, -1:]
+    # A threshold below the total only selects a column of positive weight.
+    threshold = torch.minimum(drawn[:, None] * total, _below(total))
+    return torch.searchsorted(cumulative, threshold, right=True).clamp(max=cumulative.shape[-1] - 1)
+
+
 def _below(x: Tensor) -> Tensor:
-    """The next smaller float. Thresholds below the total only select tokens of positive weight."""
+    """The next smaller float."""
     return torch.nextafter(x, torch.zeros_like(x))
 
 
