@@ -261,6 +261,10 @@ def test_other_kinds_of_folders(healthy: Path, tmp_path: Path) -> None:
     (tmp_path / "gguf" / "x.gguf").write_bytes(b"GGUF")
     assert "holds a GGUF model: name the file itself" in rejected(tmp_path / "gguf")
 
+    for step in ("step_000002", "step_000010"):
+        (tmp_path / "run" / "checkpoints" / step / "model").mkdir(parents=True)
+    assert "step_000010/model'" in rejected(tmp_path / "run")
+
     alone = tmp_path / "adapter"
     alone.mkdir()
     folders.text("adapter_config.json", '{"base_model_name_or_path": "me/base"}')(alone)

@@ -28,7 +28,7 @@ from tinyzero.config import recipe as recipes
 from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.registry import load_object
 from tinyzero.run import check, checkpoint, glossary, preflight, progress, records, trackers
-from tinyzero.run.parts import locked
+from tinyzero.run.parts import locked, remove_start
 from tinyzero.tasks import load_task
 from tinyzero.tools.report import alarms
 from tinyzero.train import train
@@ -559,8 +559,14 @@ def test_a_model_that_is_saved_as_another_one_is_not_trained(
     monkeypatch.setattr(models, "save_model", broken)
     with pytest.raises(UserError, match=r"this model cannot be saved.*its logits differ by"):
         train(config(base), tmp_path / "run")
-    assert not records.lengths(tmp_path / "run")["metrics.jsonl"]
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert not (tmp_path / "run").exists(), "the same command can be given again"
+
+
+def test_a_run_that_cannot_start_leaves_the_files_of_others(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "notes").touch()
+    remove_start(tmp_path / "run", keep_folder=False)
+    assert (tmp_path / "run" / "checkpoints" / "notes").exists()
 
 
 def test_resuming_what_is_finished_changes_nothing(whole: dict[str, Path], tmp_path: Path) -> None:

@@ -195,6 +195,10 @@ def refuse_without_config(name: str, path: Path) -> None:
         )
     if ggufs := sorted(path.glob("*.gguf")):
         raise UserError(f"{name!r} holds a GGUF model: name the file itself, {str(ggufs[0])!r}")
+    if models := sorted(path.glob("checkpoints/step_*/model")):
+        raise UserError(
+            f"{name!r} is a run, not a model: name its newest model, {str(models[-1])!r}"
+        )
     raise UserError(
         f"{name!r} has no config.json, so it is not a Hugging Face model folder: "
         "give the folder that has one"

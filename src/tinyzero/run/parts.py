@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from tinyzero.grading import Grader, LocalGrader, TaskReference, WorkerPool
 from tinyzero.models import lora
 from tinyzero.registry import SESSION
 from tinyzero.rollouts import Cursor, Player, Source
-from tinyzero.run import preflight, progress, records, trackers
+from tinyzero.run import checkpoint, preflight, progress, records, trackers
 from tinyzero.run.check import Parts, check, complete, machine_notes
 from tinyzero.run.clock import Clock
 from tinyzero.run.console import Console
@@ -511,9 +511,11 @@ def check_nothing_is_lost(folder: Path) -> None:
 def start_folder(run: Run, asked: Config, command: Command) -> None:
     """Make the run's folder with its configuration, and try to save a checkpoint there.
 
-    Raises UserError if there is already something, or no right to write.
+    Raises UserError if there is already something, no right to write, or a model that cannot be
+    saved. The folder is then removed again, so that its name is free for another try.
     """
     preflight.require_new_folder(run.folder)  # again: another process may have made it meanwhile
+    existed = run.folder.exists()
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -525,9 +527,24 @@ def start_folder(run: Run, asked: Config, command: Command) -> None:
     lines = [command.line] if command.line else []
     options = list(command.options)
     text = configs.asked_toml(configs.asked(asked), lines, command.recipe, options)
-    write(run.folder / configs.ASKED, text)
-    write_config(run)
-    progress.rehearse(run)
+    try:
+        write(run.folder / configs.ASKED, text)
+        write_config(run)
+        progress.rehearse(run)
+    except BaseException:
+        remove_start(run.folder, existed)
+        raise
+
+
+def remove_start(folder: Path, keep_folder: bool) -> None:
+    """Remove what `start_folder` wrote into `folder` before anything was trained."""
+    for name in (configs.ASKED, configs.MEANT):
+        (folder / name).unlink(missing_ok=True)
+
+    with suppress(OSError):  # something else is in it
+        (folder / checkpoint.FOLDER).rmdir()
+        if not keep_folder:
+            folder.rmdir()
 
 
 def write_config(run: Run) -> None:
