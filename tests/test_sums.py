@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinyzero.config import read_recipe, resolve
 from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems
 from tinyzero.tasks import load_task
@@ -31,11 +32,20 @@ def test_a_problem_never_changes_between_releases() -> None:
 
 @pytest.mark.parametrize(("split", "count"), [("train", 187), ("dev", 30), ("test", 25)])
 def test_the_default_problems_are_these(split: Split, count: int) -> None:
-    """Together 2 * 11 * 11: the counts are those that the recipe real-laptop asks for."""
+    """Together 2 * 11 * 11."""
     problems = distinct_problems(Sums(), split, count)
     assert {problem.fields["operator"] for problem in problems} == {"+", "*"}
     with pytest.raises(UserError, match=f"has only {count} distinct problems"):
         distinct_problems(Sums(), split, count + 1)
+
+
+def test_the_recipe_scores_every_held_out_problem() -> None:
+    recipe = resolve(read_recipe("real-laptop"), {})
+    task = load_task(recipe.task.name, recipe.task.options)
+    held_out: dict[Split, int] = {"dev": recipe.eval.problems, "test": recipe.eval.test_problems}
+    for split, count in held_out.items():
+        with pytest.raises(UserError, match=f"has only {count} distinct problems"):
+            distinct_problems(task, split, count + 1)
 
 
 def test_both_orders_share_a_key_and_no_key_is_in_two_splits() -> None:
