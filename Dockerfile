@@ -10,7 +10,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src ./src
 RUN pip install --no-cache-dir uv \
-    && uv pip install --system --no-cache --torch-backend "$TORCH_BACKEND" -c constraints.txt ".[report]"
+    && uv pip install --system --no-cache --torch-backend "$TORCH_BACKEND" -c constraints.txt ".[gguf,report]"
 
 # Any user may run it, so that the files in the mounted folder belong to the user outside.
 ENV HOME=/tinyzero

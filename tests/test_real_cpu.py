@@ -191,7 +191,7 @@ def test_one_step_of_other_ways_to_train(options: str, model: Path, tmp_path: Pa
     shutil.rmtree(tmp_path / "run")  # gigabytes, which pytest would keep
 
 
-def test_countdown_with_a_worked_example(model: Path, tmp_path: Path) -> None:
+def test_countdown_with_worked_examples(model: Path, tmp_path: Path) -> None:
     where = ["--model.name", str(model), "--run.dir", str(tmp_path / "run")]
     more = ["--steps", "1", "--eval.test_problems", "0"]
     assert cli.main(["train", "real-laptop-countdown", *where, *SMALL, *more]) == 0

@@ -45,7 +45,7 @@ class ModelSection(Section):
         "compact",
         description="prompt template: compact (bundled bases), chat (compact as chat messages), "
         "base (R1-Zero's text), instruct (the same through the model's chat template) or "
-        "instruct-short (a short chat with one worked example, for models below 1 billion)",
+        "instruct-short (a short chat with worked examples, for models below 1 billion)",
     )
     device: str = Field(
         "auto", description="cpu, cuda, cuda:N, or auto (CUDA if there is a GPU, else the CPU)"

@@ -6,13 +6,15 @@
 | `chat`           | a base of `tinyzero pretrain --chat` | the same question as chat messages     |
 | `base`           | base models                          | R1-Zero's text, as in the original     |
 | `instruct`       | instruct models                      | the same text as chat messages         |
-| `instruct-short` | instruct models below 1 billion      | a short chat with one worked example   |
+| `instruct-short` | instruct models below 1 billion      | a short chat with worked examples      |
 
 Each of them opens the answer with `<think>`, but `instruct-short` asks for the answer alone.
 Models with 100 million weights cannot follow the long text of `instruct`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from tinyzero.errors import UserError
 from tinyzero.types import Prompt
@@ -69,15 +71,19 @@ def wrap(question: str, template: str) -> Prompt:
     raise UserError(f"this task has no template {template!r}: use one of {known}")
 
 
-def worked_example(question: str, answer: str, next_question: str) -> Prompt:
-    """A chat in which the assistant has answered `question`, and is asked `next_question`.
+def worked_examples(examples: Sequence[tuple[str, str]], question: str) -> Prompt:
+    """A chat in which the assistant has answered some questions, and is asked another one.
 
-    Small models follow an example in an earlier turn far better than one in the question. The empty
-    system message takes the place of the long one that many chat templates would add.
+    `examples` are pairs of a question and its answer. Small models follow examples in earlier turns
+    far better than one in the question. The empty system message takes the place of the long one
+    that many chat templates would add.
 
-    Example: `worked_example("Use 8 and 2 to make 10.", "8 + 2", "Use 3 and 8 to make 24.")`.
+    Example: `worked_examples([("Use 8 and 2 to make 10.", "8 + 2")], "Use 3 and 8 to make 24.")`.
     """
-    turns = [("system", ""), ("user", question), ("assistant", answer), ("user", next_question)]
+    turns = [("system", "")]
+    for asked, answer in examples:
+        turns += [("user", asked), ("assistant", answer)]
+    turns.append(("user", question))
     return [{"role": role, "content": content} for role, content in turns]
 
 
