@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 LONGEST_LINE = 200
 FIX = "name another folder with --out"
+ANSWERS = re.compile(r"behaviour/.*|response_length.*|truncated|greedy|pass@\d+")
+"""Keys of an evaluation that describe its answers."""
+
 LENGTHS = ("response_length", "response_length/right", "response_length/wrong")
 CURVES = {
     "pass@1": "pass@1 on dev",
@@ -177,10 +180,8 @@ def evaluations(folder: Path) -> dict[str, Any]:
 
 
 def answers(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation says about the answers: their lengths and behaviours."""
-    return {
-        key: value for key, value in entry.items() if key.startswith("behaviour/") or key in LENGTHS
-    }
+    """What an evaluation says about the answers: scores, lengths and behaviours."""
+    return {key: value for key, value in entry.items() if ANSWERS.fullmatch(key)}
 
 
 def tests(folder: Path) -> list[dict[str, Any]]:
