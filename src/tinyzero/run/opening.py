@@ -73,7 +73,19 @@ def open_player(config: configs.Config, model: str) -> Iterator[Player]:
             date=config.model.date,
             note=models.once(lambda text: print(text, file=sys.stderr)),
         )
-        yield Player(task, sampler, encode, config.model.prompt, grader, context=lm.context)
+        encode_reply = partial(models.encode_reply, tokenizer, date=config.model.date)
+        player = Player(
+            task,
+            sampler,
+            encode,
+            config.model.prompt,
+            grader,
+            context=lm.context,
+            encode_reply=encode_reply,
+        )
+        if task.plays_episodes:
+            player.check_turns(task.problem("dev", 0))
+        yield player
 
 
 def settings_for(

@@ -224,6 +224,10 @@ def shown(record: Record, task: Task | None = None) -> dict[str, Any]:
     if answer >= 0:
         answer_end = len(text.removesuffix("</answer>"))
         events = [*events, Event("answer", answer + len("<answer>"), answer_end)]
+    events = [
+        *events,
+        *(Event("environment", start, end) for start, end in record.get("environment", ())),
+    ]
 
     tail = len(text) - CHARACTERS // 3
     if tail > CHARACTERS:
