@@ -326,7 +326,7 @@ def test_a_sampler_that_ignores_the_budget_is_rejected() -> None:
     task = guessing()
     sampler = Talkative(lambda *_: "5!1234567", encode, decode)
     player = Player(task, sampler, encode, "compact", LocalGrader(task))
-    with pytest.raises(UserError, match="respect Request.max_tokens"):
+    with pytest.raises(UserError, match="respect Request"):
         player.play([task.problem("train", 0)], replace(PARAMS, max_tokens=7), 0, Tally())
 
 

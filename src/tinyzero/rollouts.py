@@ -14,7 +14,7 @@ from typing import Any, Literal
 from tinyzero.errors import UserError, guarding
 from tinyzero.grading import Grader, LocalGrader, Verdict
 from tinyzero.tasks.base import Task
-from tinyzero.turns import ATTEMPTS, EncodeReply, Row, merged_turns, play_turns
+from tinyzero.turns import ATTEMPTS, EncodeReply, Row, TurnPlayer, merged_turns
 from tinyzero.types import (
     Completion,
     Group,
@@ -237,9 +237,10 @@ class Player:
     def _rounds(self, rows: Sequence[Row], params: SamplingParams) -> Iterator[None]:
         """Play some rows to their end; pauses after each round of turns."""
         params = replace(params, stop=tuple(self.task.stop))
-        return play_turns(
-            rows, params, self.task, self.sampler, self.grader, self.encode_reply, self.context
+        turns = TurnPlayer(
+            self.task, self.sampler, self.grader, self.encode_reply, params, self.context
         )
+        return turns.play(rows)
 
     def perform(self, problem: Problem, params: SamplingParams) -> Iterator[Turn | Verdict]:
         """One answer that may take several turns: each turn when it is over, then the verdict.

@@ -79,11 +79,19 @@ class Row:
         """The tokens that the model wrote so far."""
         return self.completion.length if self.completion else 0
 
-    def extended(self, turn: Completion) -> Completion:
-        """The completion so far with one more turn of the model."""
+    def add(self, turn: Completion) -> None:
+        """Add the model's next turn, after the environment's last reply."""
         if self.completion is None:
-            return turn
-        return extend(self.completion, self.reply_ids, turn, self.replies[-1])
+            self.completion = turn
+        else:
+            self.completion = extend(self.completion, self.reply_ids, turn, self.replies[-1])
+        self.reply_ids = ()
+        self.ends.append(_model_turns(self.completion) - 1)
+
+    def end(self, turn: Completion, verdict: Verdict) -> None:
+        """Add the model's last turn, and the verdict on the whole conversation."""
+        self.add(turn)
+        self.verdict = verdict
 
     def turns(self) -> tuple[Turn, ...]:
         """The turns so far, with the environment's last reply."""
@@ -97,145 +105,138 @@ class Row:
         return turns
 
 
-def play_turns(
-    rows: Sequence[Row],
-    params: SamplingParams,
-    task: Task,
-    sampler: Sampler,
-    grader: Grader,
-    encode_reply: EncodeReply,
-    context: int | None,
-) -> Iterator[None]:
-    """Play the episodes of some rows to their end; yields after each round of turns.
+@dataclass(frozen=True)
+class TurnPlayer:
+    """What rows are played with. `params.stop` holds the task's stop strings."""
 
-    A completion has at most `params.max_tokens` tokens of the model. Together with the prompt and
-    what the environment says, it fits into `context` tokens. A row whose episode could not be
-    judged ends with a verdict without a reward.
-    """
-    try:
+    task: Task
+    sampler: Sampler
+    grader: Grader
+    encode_reply: EncodeReply
+    params: SamplingParams
+    context: int | None
+
+    def play(self, rows: Sequence[Row]) -> Iterator[None]:
+        """Play the episodes of some rows to their end; yields after each round of turns.
+
+        A completion has at most `params.max_tokens` tokens of the model. Together with the prompt
+        and what the environment says, it fits into `context` tokens. A row whose episode could not
+        be judged ends with a verdict without a reward.
+        """
         active = list(rows)
-        while active:
-            turns = _sampled(active, params, sampler, context)
-            _answer(active, turns, params, task, sampler, grader, encode_reply, context)
-            yield
-            active = [row for row in active if not row.is_over]
-    finally:
-        grader.leave([row.key for row in rows])
+        try:
+            while active:
+                turns = self._sample(active)
+                self._answer(active, turns)
+                yield
+                active = [row for row in active if not row.is_over]
+        finally:
+            self.grader.leave([row.key for row in rows])
 
+    def _sample(self, rows: Sequence[Row]) -> list[Completion]:
+        """The next turn of each row, in order."""
+        requests = self._requests(rows)
+        with guarding(self.sampler):
+            completions = self.sampler.generate(requests, self.params)
 
-def _sampled(
-    rows: Sequence[Row], params: SamplingParams, sampler: Sampler, context: int | None
-) -> list[Completion]:
-    """The next turn of each row, in order. The first prompt of a group is read only once."""
-    requests: list[Request] = []
-    for row in rows:
-        room = params.max_tokens - row.drawn
-        if context is not None and row.completion is not None:
-            room = min(room, context - len(row.context_ids))
-        last = requests[-1] if requests else None
-        if row.completion is None and last is not None and last.group == row.group:
-            requests[-1] = replace(last, samples=(*last.samples, row.sample))
-        else:
-            samples = (row.sample,)
-            requests.append(Request(row.context_ids, row.group, samples, row.drawn, room))
-
-    with guarding(sampler):
-        completions = sampler.generate(requests, params)
-    for request, answered in zip(requests, completions, strict=True):
-        for completion in answered:
-            if len(completion.token_ids) > request.limit(params):
+        for request, answered in zip(requests, completions, strict=True):
+            longest = max(len(completion.token_ids) for completion in answered)
+            if longest > request.limit(self.params):
                 raise UserError(
-                    f"{type(sampler).__name__} wrote {len(completion.token_ids)} tokens for a "
-                    f"request of at most {request.limit(params)}: respect Request.max_tokens"
+                    f"{type(self.sampler).__name__} wrote {longest} tokens for a request of at "
+                    f"most {request.limit(self.params)}: respect Request.max_tokens"
                 )
-    return [completion for answered in completions for completion in answered]
+        return [completion for answered in completions for completion in answered]
 
+    def _requests(self, rows: Sequence[Row]) -> list[Request]:
+        """A request per row. The rows of a group share the one for their first turn."""
+        requests: list[Request] = []
+        for row in rows:
+            last = requests[-1] if requests else None
+            if row.completion is None and last is not None and last.group == row.group:
+                requests[-1] = replace(last, samples=(*last.samples, row.sample))
+                continue
 
-def _answer(
-    rows: Sequence[Row],
-    turns: Sequence[Completion],
-    params: SamplingParams,
-    task: Task,
-    sampler: Sampler,
-    grader: Grader,
-    encode_reply: EncodeReply,
-    context: int | None,
-) -> None:
-    """Let the environments answer the rows' last turns, and end the rows that are over."""
-    asked: list[tuple[Row, Completion, bool]] = []
-    heard: list[Heard] = []
-    for row, turn in zip(rows, turns, strict=True):
-        if turn.finish_reason == "abort":
-            row.completion = row.extended(turn)
-            row.verdict = Verdict(None, "the sampler aborted the completion")
-            continue
+            limit = self.params.max_tokens - row.drawn
+            if row.completion is not None and self.context is not None:
+                limit = min(limit, self.context - len(row.context_ids))
+            requests.append(Request(row.context_ids, row.group, (row.sample,), row.drawn, limit))
+        return requests
 
-        by_token = turn.finish_reason == "stop" and not _has_stop(turn, params)
-        text = turn.text if by_token else sampler.decode(turn.token_ids)
+    def _answer(self, rows: Sequence[Row], turns: Sequence[Completion]) -> None:
+        """Let the environments hear the rows' last turns, and answer or end the conversation."""
+        for row, turn in zip(rows, turns, strict=True):
+            if turn.finish_reason == "abort":
+                row.end(turn, Verdict(None, "the sampler aborted the completion"))
+        answered = [(row, turn) for row, turn in zip(rows, turns, strict=True) if not row.is_over]
+        heard = [self._hear(row, turn) for row, turn in answered]
+
+        for (row, turn), one, reply in zip(answered, heard, self._replies(heard), strict=True):
+            if reply.verdict is None and not self._go_on(row, turn, reply):
+                (reply,) = self._replies([one._replace(is_last=True)])
+            if reply.verdict is not None:
+                was_cut = reply.text is not None and not self._by_token(turn)
+                row.end(replace(turn, finish_reason="length") if was_cut else turn, reply.verdict)
+
+    def _hear(self, row: Row, turn: Completion) -> Heard:
+        """What the episode of a row hears of its last turn, which is added to `row.said`."""
+        by_token = self._by_token(turn)
+        # a last token that goes beyond the stop string was said too
+        text = turn.text if by_token else self.sampler.decode(turn.token_ids)
         row.said += (text,)
-        used = row.drawn + len(turn.token_ids)
-        room = context is None or len(row.context_ids) + len(turn.token_ids) < context
-        ends_it = by_token and not _in_chat(row, task)
+
+        length = len(row.context_ids) + len(turn.token_ids)
         is_last = (
             turn.finish_reason == "length"
-            or ends_it
-            or len(row.said) == task.max_turns
-            or used >= params.max_tokens
-            or not room
+            or (by_token and not self._in_chat(row))
+            or len(row.said) == self.task.max_turns
+            or row.drawn + len(turn.token_ids) >= self.params.max_tokens
+            or (self.context is not None and length >= self.context)
         )
-        asked.append((row, turn, by_token))
-        heard.append(Heard(row.key, row.problem, row.said, row.replies, is_last))
+        return Heard(row.key, row.problem, row.said, row.replies, is_last)
 
-    for (row, turn, by_token), one, reply in zip(
-        asked, heard, _replies(grader, heard), strict=True
-    ):
-        if reply.verdict is None:
-            assert reply.text is not None
-            prompt = row.prompt if _in_chat(row, task) else ""
-            last_id = turn.token_ids[-1] if by_token else None
-            ids = tuple(encode_reply(prompt, reply.text, last_id)) if prompt or reply.text else ()
-            length = len(row.context_ids) + len(turn.token_ids) + len(ids)
-            if context is None or length < context:
-                row.completion = row.extended(replace(turn, text=row.said[-1]))
-                row.ends.append(_model_turns(row.completion) - 1)
-                row.replies += (reply.text,)
-                row.reply_ids = ids
-                continue
-            (reply,) = _replies(grader, [one._replace(is_last=True)])
+    def _go_on(self, row: Row, turn: Completion, reply: Reply) -> bool:
+        """Add a turn and the environment's reply to a row; False if they leave no room."""
+        assert reply.text is not None
+        last_id = turn.token_ids[-1] if self._by_token(turn) else None
+        ids: Sequence[int] = ()
+        if self._in_chat(row):
+            ids = self.encode_reply(row.prompt, reply.text, last_id)
+        elif reply.text:
+            ids = self.encode_reply("", reply.text, last_id)
 
-        was_cut = reply.text is not None and not by_token
-        ended = replace(turn, finish_reason="length") if was_cut else turn
-        row.completion = row.extended(ended)
-        row.ends.append(_model_turns(row.completion) - 1)
-        row.reply_ids = ()
-        row.verdict = reply.verdict
+        length = len(row.context_ids) + len(turn.token_ids) + len(ids)
+        if self.context is not None and length >= self.context:
+            return False
+        row.add(replace(turn, text=row.said[-1]))
+        row.replies += (reply.text,)
+        row.reply_ids = tuple(ids)
+        return True
 
+    def _replies(self, heard: Sequence[Heard]) -> list[Reply]:
+        """The replies of some episodes. What could not be judged is tried again, up to twice."""
+        replies = list(self.grader.respond(heard))
+        for _ in range(ATTEMPTS - 1):
+            failed = [i for i, reply in enumerate(replies) if _is_ungraded(reply)]
+            if not failed:
+                break
+            again = self.grader.respond([heard[i] for i in failed])
+            for i, reply in zip(failed, again, strict=True):
+                replies[i] = reply
+        return replies
 
-def _replies(grader: Grader, heard: Sequence[Heard]) -> list[Reply]:
-    """The replies of some episodes. One that could not be judged is tried again, up to twice."""
-    replies = grader.respond(heard)
-    for _ in range(ATTEMPTS - 1):
-        failed = [i for i, reply in enumerate(replies) if _is_ungraded(reply)]
-        if not failed:
-            break
-        again = grader.respond([heard[i] for i in failed])
-        for i, reply in zip(failed, again, strict=True):
-            replies[i] = reply
-    return replies
+    def _by_token(self, turn: Completion) -> bool:
+        """Whether an end token ended the turn, and not a stop string or a limit."""
+        has_stop = any(string in turn.text for string in self.params.stop)
+        return turn.finish_reason == "stop" and not has_stop
+
+    def _in_chat(self, row: Row) -> bool:
+        """Whether a chat template puts the environment's words into a turn of its own."""
+        return not self.task.inline and not isinstance(row.prompt, str)
 
 
 def _is_ungraded(reply: Reply) -> bool:
     return reply.verdict is not None and reply.verdict.reward is None
-
-
-def _has_stop(turn: Completion, params: SamplingParams) -> bool:
-    """Whether a stop string ended the turn, and not an end token."""
-    return any(string in turn.text for string in params.stop)
-
-
-def _in_chat(row: Row, task: Task) -> bool:
-    """Whether a chat template puts the environment's words into a turn of its own."""
-    return not task.inline and not isinstance(row.prompt, str)
 
 
 def _model_turns(completion: Completion) -> int:
