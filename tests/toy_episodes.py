@@ -123,3 +123,28 @@ class SilentEpisode(FaultyEpisode):
 
     def reward(self) -> Reward:
         return Reward(1.0, turns=(*[0.1] * (self.turns - 1), 1.1 - self.turns * 0.1))
+
+
+class Often(Tool):
+    """Speaks after common characters, so that a random model meets it often."""
+
+    stop = tuple("0123456789+-=abcdefgh\n")
+
+    def answer(self, text: str) -> str:
+        return "(7)" if len(text) % 2 else ""
+
+
+class Letters:
+    """Write characters that sort before "a"."""
+
+    def problem(self, split: Split, index: int) -> Problem:
+        return Problem(f"{split}:{index}", {"i": index}, split, f"{split}:{index}")
+
+    def prompt(self, problem: Problem, template: str) -> str:
+        return "abc"[problem.fields["i"] % 3] + "\n"
+
+    def reward(self, problem: Problem, text: str) -> float:
+        return sum(character < "a" for character in text) / max(len(text), 1)
+
+    def solution(self, problem: Problem) -> str:
+        return "+"
