@@ -334,3 +334,23 @@ def test_a_name_cannot_draw_on_the_terminal(
     said = refused(capsys, "eval", folder, "--n", 2)
     assert "\x1b" not in said
     assert "--trust" in said
+
+
+def test_a_tool_that_a_folder_names_needs_permission(
+    mark: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = f"{code(mark)}:T"
+    folder = mark.parent / "run"
+    short = {"rollout.max_tokens": 8, "eval.max_tokens": 8}
+    options = {"model.name": str(base), **short, "task.tool": tool}
+    fake_run.write(folder, steps=2, every=1, **options)
+
+    for command in (
+        ["eval", folder],
+        ["eval", folder, "--task", "countdown"],
+        ["sample", folder, "--out", "samples.jsonl"],
+        ["train", "--resume", folder],
+        ["train", folder / "config.toml"],
+    ):
+        assert "names the tool" in refused(capsys, *command)
+    assert not mark.exists()

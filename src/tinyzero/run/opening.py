@@ -114,9 +114,16 @@ def settings_for(
     if task:
         chosen["task.name"] = task
 
-    if source and not (recipe or trusted or "task.name" in chosen):
-        trust.require(configs.resolve(values, {}), source, ("task",), flags)
-    return configs.resolve(values, chosen), model_folder
+    config = configs.resolve(values, chosen)
+    if source and not (recipe or trusted):
+        own = configs.resolve(values, {})
+        kinds = [
+            kind
+            for kind in ("task", "tool")
+            if trust.KEYS[kind] not in chosen and trust.name_of(config, kind)
+        ]
+        trust.require(own, source, kinds, flags)
+    return config, model_folder
 
 
 def locate(model: str) -> tuple[str | None, str]:

@@ -65,7 +65,7 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
         task = task_class(*arguments)
 
     given = acting(arguments[0]) if arguments else {}
-    if tool_name is None:
+    if not tool_name:
         return GuardedTask(task, name, given)
 
     tool = load_tool(tool_name)

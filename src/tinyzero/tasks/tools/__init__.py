@@ -31,7 +31,7 @@ class ToolOption(BaseModel):
     tool: str | None = Field(
         default=None,
         description="a tool that writes into the model's answer: calculator, or your own as "
-        "path/file.py:Name",
+        "path/file.py:Name; empty for none",
     )
 
 
