@@ -382,9 +382,15 @@ def test_perform_shows_the_turns_one_by_one() -> None:
     player = Player(task, sampler, encode, "compact", LocalGrader(task))
     *turns, verdict = player.perform(task.problem("train", 0), PARAMS)
     assert [turn.text for turn in turns if isinstance(turn, Turn)] == ["50!", "higher ", "62!"]
+    assert [turn.end for turn in turns if isinstance(turn, Turn)] == [3, 10, 13]
     assert not isinstance(verdict, Turn)
     assert verdict.reward is not None
     assert verdict.reward.value == pytest.approx(1)
+
+    silent = guessing("Silent")
+    player = Player(silent, sampler, encode, "compact", LocalGrader(silent))
+    *turns, verdict = player.perform(silent.problem("train", 0), PARAMS)
+    assert "".join(turn.text for turn in turns if isinstance(turn, Turn)) == "50!62!"
 
 
 def test_a_source_keeps_the_turns_of_a_surplus() -> None:

@@ -45,10 +45,10 @@ class Guessing:
         self.guesses: list[str] = []
 
     def step(self, said: str) -> str | None:
-        self.guesses.append(said.removesuffix("!"))
-        guess = self.guesses[-1]
+        guess = said[:-1] if said.endswith("!") else ""
+        self.guesses.append(guess)
         if not (guess.isascii() and guess.isdigit() and len(guess) < 9):
-            return None if guess == str(self.secret) else "what? "
+            return "what? "
         if int(guess) == self.secret:
             return None
         return "higher " if int(guess) < self.secret else "lower "

@@ -249,11 +249,15 @@ class Player:
         so on, and a Verdict at the end.
         """
         row = self._row(problem, 0, 0)
-        shown = 0
+        start = 0
         for _ in self._rounds([row], params):
-            turns = row.turns()
-            yield from turns[shown:]
-            shown = len(turns)
+            assert row.completion is not None
+            end = len(row.completion.token_ids)
+            yield Turn(start, end, text=row.said[-1])
+
+            start = end + len(row.reply_ids)
+            if row.reply_ids:
+                yield Turn(end, start, by_model=False, text=row.replies[-1])
         assert row.verdict is not None
         yield row.verdict
 

@@ -93,17 +93,6 @@ class Row:
         self.add(turn)
         self.verdict = verdict
 
-    def turns(self) -> tuple[Turn, ...]:
-        """The turns so far, with the environment's last reply."""
-        if self.completion is None:
-            return ()
-        end = len(self.completion.token_ids)
-        turns = self.completion.turns or (Turn(0, end, text=self.completion.text),)
-        if self.reply_ids:
-            reply = Turn(end, end + len(self.reply_ids), False, self.replies[-1])
-            turns = (*turns, reply)
-        return turns
-
 
 @dataclass(frozen=True)
 class TurnPlayer:
