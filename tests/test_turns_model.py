@@ -16,9 +16,11 @@ from tinyzero.config import resolve
 from tinyzero.learner import policy_outputs
 from tinyzero.rollouts import Player, Tally
 from tinyzero.run import records
+from tinyzero.run.progress import rollout_record
 from tinyzero.tasks import load_task
 from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.tasks.tools import Tool
+from tinyzero.tools.report import samples, story
 from tinyzero.train import train
 from tinyzero.types import Group, SamplingParams
 
@@ -134,3 +136,17 @@ def test_a_run_with_a_tool_is_resumed_bit_for_bit(base: Path, tmp_path: Path) ->
     assert evaluation["turns"] > 1
     rollout = next(iter(records.read(tmp_path / "whole" / "rollouts.jsonl")))
     assert all(rollout["text"][a:b] == "(7)" for a, b in rollout["environment"])
+
+
+def test_a_report_marks_what_the_environment_wrote() -> None:
+    """In the text that the page shows, next to the task's own marks."""
+    (group, *_) = sampled(Digits(), problems=1)
+    rollout = max(group, key=lambda rollout: rollout.completion.environment_length)
+    record = {**rollout_record(3, "train", rollout, "?"), "problem": "6*7"}
+
+    page = samples.shown(record)
+    marked = [piece[0] for piece in page["text"] if not isinstance(piece, str)]
+    assert set(marked) == {"(7)"}
+    assert page["kinds"] == ["environment"]
+    assert story.marks([], [{"samples": [page]}]).keys() == {"environment"}
+    assert story.marks([], [{"samples": []}]) == {}

@@ -53,7 +53,7 @@ def page_data(runs: Sequence[Recorded], folder: Path | None = None) -> dict[str,
     return {
         "axes": AXES,
         "sections": described(present, tasks),
-        "marks": {kind: says for task in tasks for kind, says in task.kinds.items()},
+        "marks": marks(tasks, data),
         "runs": data,
         "grid": grid(folder, names),
         "comparison": comparison(runs, names) if len(runs) > 1 else None,
@@ -374,6 +374,15 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
         raise UserError(
             f"{path} is not what benchmarks/what_training_added.py writes: remove it"
         ) from None
+
+
+def marks(tasks: Sequence[Task], data: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the marks in the shown answers mean, by name."""
+    meanings = {kind: says for task in tasks for kind, says in task.kinds.items()}
+    shown = {kind for run in data for sample in run["samples"] for kind in sample["kinds"]}
+    if samples.ENVIRONMENT in shown:
+        meanings[samples.ENVIRONMENT] = samples.ENVIRONMENT_SAYS
+    return meanings
 
 
 def shown_samples(run: Recorded, room: int) -> dict[str, Any]:
