@@ -445,3 +445,29 @@ def test_a_tool_and_episodes_pass_the_check() -> None:
     task = calculator()
     assert examine(task, problems=3).failures == []
     assert examine(guessing(), problems=3).failures == []
+
+
+def test_a_reward_for_several_turns_needs_several_turns() -> None:
+    class Divided(Logged):
+        def reward(self, problem: Problem, text: str) -> Reward:
+            return Reward(1.0, turns=(0.5, 0.5))
+
+        def episode(self, problem: Problem) -> Any:
+            return None
+
+    task = GuardedTask(Divided(), "divided", {})
+    [[rollout]], tally = played(task, lambda *_: "1!")
+    assert rollout.reward.failure == "raised"
+    assert "divided among 2 turns, not 1" in tally.first_error
+    verdict = LocalGrader(Divided())
+    verdict.submit("a", [rollout.problem], ["1!"])
+    assert "divided among 2 turns, not 1" in verdict.collect("a")[0].error
+
+
+def test_a_solution_is_graded_turn_by_turn_or_as_one_text() -> None:
+    task = guessing()
+    problem = task.problem("train", 0)
+    for text in (["50!", "62!"], "50!62!", "62!", "62!50!"):
+        assert task.reward(problem, text).value == 1
+    for text in (["50!"], "50!", "62", "1!2!3!4!62!"):
+        assert task.reward(problem, text).value == 0

@@ -14,7 +14,7 @@ from tinyzero.grading.arithmetic import (
     evaluate_expression,
     number_reward,
 )
-from tinyzero.grading.episodes import Heard, Reply, Stage, sound_turns
+from tinyzero.grading.episodes import Heard, Reply, Stage
 from tinyzero.grading.graders import Grader, LocalGrader
 from tinyzero.grading.verdicts import (
     Judge,
@@ -22,6 +22,7 @@ from tinyzero.grading.verdicts import (
     failed,
     judge_group,
     sound,
+    sound_turns,
 )
 from tinyzero.grading.workers import TaskReference, WorkerPool
 

@@ -8,13 +8,12 @@ or returns nonsense, its completion earns 0 and counts as wrong, as with every g
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
 from copy import deepcopy
 from typing import Any, NamedTuple, Protocol
 
-from tinyzero.grading.verdicts import Verdict, sound, verdict_on_error
-from tinyzero.types import Problem, Reward
+from tinyzero.grading.verdicts import Verdict, sound_turns, verdict_on_error
+from tinyzero.types import Problem
 
 MAX_REPLY = 20_000  # characters of what an environment says at once
 
@@ -114,23 +113,6 @@ def play_again(task: EpisodeTask, heard: Heard) -> tuple[Stage, Reply]:
             )
             return stage, Reply(None, verdict_on_error(error))
     return stage, stage.hear(last, heard.is_last)
-
-
-def sound_turns(raw: Any, turns: int) -> Reward:
-    """`raw` as a Reward, for a conversation in which the model had `turns` turns.
-
-    Raises TypeError or ValueError as `sound` does, and ValueError if the reward is divided among
-    another number of turns, or its parts do not add up to the value.
-    """
-    reward = sound(raw)
-    if reward.turns and len(reward.turns) != turns:
-        raise ValueError(f"the reward is divided among {len(reward.turns)} turns, not {turns}")
-    if reward.turns and not math.isclose(sum(reward.turns), reward.value, abs_tol=1e-6):
-        raise ValueError(
-            f"the rewards of the turns add up to {sum(reward.turns):g}, but the value is "
-            f"{reward.value:g}"
-        )
-    return reward
 
 
 class _OneTurn:

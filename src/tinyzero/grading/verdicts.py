@@ -103,6 +103,26 @@ def sound(raw: Any) -> Reward:
     return reward
 
 
+def sound_turns(raw: Any, turns: int) -> Reward:
+    """`raw` as a Reward, for a conversation in which the model had `turns` turns.
+
+    Raises TypeError or ValueError as `sound` does, and ValueError if the reward is divided among
+    another number of turns, or its parts do not add up to the value.
+
+    >>> sound_turns(Reward(1.0, turns=(0.25, 0.75)), 2).turns
+    (0.25, 0.75)
+    """
+    reward = sound(raw)
+    if reward.turns and len(reward.turns) != turns:
+        raise ValueError(f"the reward is divided among {len(reward.turns)} turns, not {turns}")
+    if reward.turns and not math.isclose(sum(reward.turns), reward.value, abs_tol=1e-6):
+        raise ValueError(
+            f"the rewards of the turns add up to {sum(reward.turns):g}, but the value is "
+            f"{reward.value:g}"
+        )
+    return reward
+
+
 def _judge_one(judge: Judge, problem: Problem, text: str) -> Verdict:
     """The verdict on one completion."""
     try:
@@ -115,7 +135,7 @@ def _judge_one(judge: Judge, problem: Problem, text: str) -> Verdict:
 def _verdict(raw: Any) -> Verdict:
     """The verdict for what a judge returned."""
     try:
-        return Verdict(sound(raw))
+        return Verdict(sound_turns(raw, 1))
     except BaseException as error:
         return verdict_on_error(error)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from tinyzero.errors import TaskError, UserError, guarding
+from tinyzero.grading import sound_turns
 from tinyzero.tasks.base import Event, Task
 from tinyzero.tasks.tools.base import Tool, ToolEpisode
 from tinyzero.types import Problem, Prompt, Split
@@ -118,11 +119,13 @@ class GuardedTask(Task):
         if episode is None:
             return self.owner.reward(problem, "".join(said))
 
+        heard = 0
         try:
             for turn in said[: self.max_turns]:
+                heard += 1
                 if episode.step(turn) is None:
                     break
-            return episode.reward()
+            return replace(sound_turns(episode.reward(), heard), turns=())
         finally:
             episode.close()
 

@@ -18,6 +18,7 @@ from tinyzero.registry import module_name
 from tinyzero.run.signs import mean
 from tinyzero.tasks import TASKS, load_task
 from tinyzero.tasks.base import Task
+from tinyzero.tasks.tools import TOOL
 from tinyzero.tools.report import alarms, samples
 from tinyzero.tools.report.charts import described
 from tinyzero.tools.report.columns import Columns, highest_so_far, number, thin
@@ -321,6 +322,7 @@ def shortcut(task_settings: str, problems: int) -> dict[str, float]:
     """
     settings = json.loads(task_settings)
     name = settings.pop("name")
+    settings.pop(TOOL, None)  # its problems are the same, and a page runs no code of a folder
     if name not in TASKS:
         return {}
     named_files = [settings.get(option) for option in load_task(name).sources]
