@@ -25,7 +25,7 @@ from tinyzero.tasks import load_task
 from tinyzero.tasks.base import Task
 from tinyzero.tasks.check import examine
 from tinyzero.tasks.guarded import GuardedTask
-from tinyzero.types import Group, Problem, Prompt, SamplingParams, Split, Turn
+from tinyzero.types import Group, Problem, Prompt, Reward, SamplingParams, Split, Turn
 
 EPISODES = str(Path(__file__).parent / "toy_episodes.py")
 PARAMS = SamplingParams(max_tokens=60, n=1)
