@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tinyzero.batching import Batch, Totals, collate
-from tinyzero.rollouts import extend
+from tinyzero.turns import extend
 from tinyzero.types import Completion, Group, Problem, Reward, Rollout
 
 PROBLEM = Problem("p", {}, "train", "p")

@@ -291,3 +291,66 @@ def test_a_run_keeps_the_day_on_which_it_started() -> None:
     begun = config.resolve({}, {"model.date": "2024-02-03"})
     assert check(begun, here=False).config.model.date == "2024-02-03"
     assert config.lasting(begun)["model.date"] == "2024-02-03", "a resumed run may not change it"
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NEXT = "<|im_end|>\n<|im_start|>user\nhigher<|im_end|>\n<|im_start|>assistant\n"
+
+
+def with_template(template: str) -> PreTrainedTokenizerFast:
+    made = PreTrainedTokenizerFast(tokenizer_object=backend(), eos_token="<|im_end|>")
+    made.chat_template = template
+    return made
+
+
+@pytest.mark.parametrize("messages", [[USER], [SYSTEM, USER], CHAT])
+def test_only_what_comes_between_two_turns_is_rendered(messages: Any) -> None:
+    tokenizer = with_template(CHATML)
+    by_stop_string = models.encode_reply(tokenizer, messages, "higher", None)
+    assert tokenizer.decode(by_stop_string) == NEXT
+
+    by_token = models.encode_reply(tokenizer, messages, "higher", tokenizer.eos_token_id)
+    assert tokenizer.decode(by_token) == NEXT.removeprefix("<|im_end|>")
+    assert tokenizer.decode(models.encode_reply(tokenizer, "", "240", None)) == "240"
+
+
+def test_sampled_turns_and_replies_add_up_to_the_template() -> None:
+    """Prompt, a turn that ended with the end token, the reply and the next turn."""
+    tokenizer = with_template(CHATML)
+    prompt = models.encode_prompt(tokenizer, [SYSTEM, USER])
+    said = tokenizer("<guess>5</guess><|im_end|>", add_special_tokens=False)["input_ids"]
+    reply = models.encode_reply(tokenizer, [SYSTEM, USER], "higher", said[-1])
+
+    answered = {"role": "assistant", "content": "<guess>5</guess>"}
+    whole = [SYSTEM, USER, answered, {"role": "user", "content": "higher"}]
+    assert (*prompt, *said, *reply) == models.encode_prompt(tokenizer, whole)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (
+            CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}"),
+            "rewrites what the assistant said earlier",
+        ),
+        (
+            CHATML.replace(
+                "{{ m.content }}",
+                "{% if loop.last %}Be brief. {% endif %}{{ m.content }}",
+            ),
+            "rewrites the earlier messages",
+        ),
+        (
+            CHATML.replace("{{ m.content }}", "{% if loop.index < 3 %}{{ m.content }}{% endif %}"),
+            "leaves out the user's message",
+        ),
+    ],
+)
+def test_a_template_that_rewrites_history_is_rejected(template: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as caught:
+        models.encode_reply(with_template(template), [USER], "higher", None)
+    assert "\n" not in str(caught.value)
+    assert "--model.prompt base" in str(caught.value)

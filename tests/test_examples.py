@@ -28,6 +28,7 @@ TASKS = [
     "json_output.py:Person",
     "regular_expressions.py:WriteRegex",
     "own_rows.py:Rows",
+    "guessing_game.py:GuessingGame",
 ]
 JUDGE = f"{EXAMPLES}/judge.py:Haiku"
 

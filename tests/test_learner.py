@@ -23,7 +23,7 @@ from tinyzero.errors import NonFiniteError, UserError
 from tinyzero.learner import TorchLearner, policy_outputs, rate, value_outputs
 from tinyzero.models import ValueModel, attention, backbone
 from tinyzero.models.attention import causal_mask
-from tinyzero.rollouts import extend
+from tinyzero.turns import extend
 from tinyzero.types import Completion, Problem, Reward, Rollout, Scorer
 
 NO_CLIP = OptimizerOptions(learning_rate=1e-6, grad_clip=1e9)

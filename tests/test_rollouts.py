@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from tinyzero.errors import Ungraded, UserError
 from tinyzero.evaluate import completion_metrics
 from tinyzero.grading import LocalGrader, sound
-from tinyzero.rollouts import ATTEMPTS, Collected, Cursor, Player, Source, extend
+from tinyzero.rollouts import Collected, Cursor, Player, Source
 from tinyzero.samplers.scripted import ScriptedSampler
 from tinyzero.tasks.guarded import GuardedTask
+from tinyzero.turns import ATTEMPTS, extend
 from tinyzero.types import (
     Completion,
     Done,

@@ -15,11 +15,11 @@ from tinyzero.batching import collate
 from tinyzero.errors import UserError
 from tinyzero.learner import policy_outputs
 from tinyzero.models import Backbone, KeyValueCache
-from tinyzero.rollouts import extend
 from tinyzero.samplers import draw, fused, memory
 from tinyzero.samplers import torch as torch_sampler
 from tinyzero.samplers.draw import distribution, next_token, row_keys, uniforms
 from tinyzero.samplers.torch import TorchSampler
+from tinyzero.turns import extend
 from tinyzero.types import (
     Completion,
     Problem,

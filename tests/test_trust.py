@@ -55,7 +55,7 @@ def code(mark: Path, name: str = "evil.py") -> Path:
 
 def strange_run(folder: Path, base: Path, **names: str) -> Path:
     """A complete run whose configuration names a stranger's code."""
-    named = {f"{kind}.name": name for kind, name in names.items()}
+    named = {trust.KEYS[kind]: name for kind, name in names.items()}
     short = {"rollout.max_tokens": 8, "eval.max_tokens": 8}
     fake_run.write(folder, steps=2, every=1, **{"model.name": str(base), **short, **named})
 
@@ -69,7 +69,7 @@ def strange_run(folder: Path, base: Path, **names: str) -> Path:
 def strange_model(folder: Path, base: Path, **names: str) -> Path:
     """An exported model whose recipe names a stranger's code."""
     shutil.copytree(base, folder)
-    named = {f"{kind}.name": name for kind, name in names.items()}
+    named = {trust.KEYS[kind]: name for kind, name in names.items()}
     settings = config.resolve(config.read_recipe("laptop"), named | {"eval.max_tokens": 8})
     (folder / "recipe.toml").write_text(config.to_toml(settings))
     return folder
@@ -334,3 +334,19 @@ def test_a_name_cannot_draw_on_the_terminal(
     said = refused(capsys, "eval", folder, "--n", 2)
     assert "\x1b" not in said
     assert "--trust" in said
+
+
+def test_a_tool_that_a_folder_names_needs_permission(
+    mark: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = strange_run(mark.parent / "run", base, tool=f"{code(mark)}:T")
+    for command in (
+        ["eval", folder],
+        ["eval", folder, "--task", "countdown"],
+        ["sample", folder, "--out", "samples.jsonl"],
+        ["train", "--resume", folder],
+        ["train", folder / "config.toml"],
+    ):
+        assert "names the tool" in refused(capsys, *command)
+    assert cli.main(["report", str(folder)]) == 0
+    assert not mark.exists()

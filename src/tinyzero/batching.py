@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tinyzero.models import rows_by_group, shared_lengths
-from tinyzero.types import Group
+from tinyzero.types import Group, Rollout
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Batch:
     """(B,) bool: whether the answer is right, whatever its reward."""
     graded: Tensor
     """(B,) bool: whether the answer is neither right nor wrong, so that only its reward counts."""
+    turn_rewards: Tensor | None = None
+    """(B, T): what each turn earned, on its last token; None if everything is earned at the end."""
     old_logprobs: Tensor | None = None
     """(B, T): the policy's log-probabilities before the update."""
     ref_logprobs: Tensor | None = None
@@ -200,6 +202,13 @@ def collate(groups: Sequence[Group], max_tokens: int, version: int = 0) -> Batch
         mask[row, columns] = torch.tensor(completion.loss_mask)
         sampled_logprobs[row, columns] = torch.tensor(completion.sampled_logprobs)
 
+    turn_rewards = None
+    if any(rollout.reward.turns for rollout in rollouts):
+        turn_rewards = torch.zeros(len(rollouts), width - 1)
+        for row, rollout in enumerate(rollouts):
+            columns, shares = _turn_rewards(rollout)
+            turn_rewards[row, columns] = torch.tensor(shares)
+
     rewards = [rollout.reward for rollout in rollouts]
     stale = torch.tensor([rollout.completion.last_version < version for rollout in rollouts])
     return Batch(
@@ -212,5 +221,17 @@ def collate(groups: Sequence[Group], max_tokens: int, version: int = 0) -> Batch
         limits=torch.full((len(rollouts),), max_tokens),
         right=torch.tensor([reward.right is True for reward in rewards]),
         graded=torch.tensor([reward.right is None for reward in rewards]),
+        turn_rewards=turn_rewards,
         stale=stale if stale.any() else None,
     )
+
+
+def _turn_rewards(rollout: Rollout) -> tuple[list[int], list[float]]:
+    """What the model's turns earned, and the columns of the last token of each."""
+    completion = rollout.completion
+    ends = [turn.end for turn in completion.turns if turn.by_model]
+    shares = rollout.reward.turns
+    if not shares:
+        ends, shares = ends[-1:], (rollout.reward.value,)
+    first_column = len(rollout.prompt_ids) - 2
+    return [first_column + end for end in ends or [len(completion.token_ids)]], list(shares)

@@ -267,8 +267,21 @@ def completion_metrics(task: Task, groups: Sequence[Group]) -> dict[str, float]:
         values = [rollout.reward.parts.get(part, 0.0) for rollout in rollouts]
         metrics[f"reward/{part}"] = _mean(values)
 
-    measured = [task.measure(rollout.problem, rollout.completion.text) for rollout in rollouts]
+    if task.plays_episodes:
+        metrics["turns"] = _mean([_count_turns(rollout) for rollout in rollouts])
+        metrics["environment_tokens"] = _mean(
+            [rollout.completion.environment_length for rollout in rollouts]
+        )
+
+    measured = [
+        task.measure(rollout.problem, rollout.completion.transcript) for rollout in rollouts
+    ]
     return metrics | dict(task.summarise(measured))
+
+
+def _count_turns(rollout: Rollout) -> int:
+    """How many turns the model had."""
+    return sum(turn.by_model for turn in rollout.completion.turns) or 1
 
 
 def _is_truncated(rollout: Rollout) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tinyzero.errors import UserError, guarding
 from tinyzero.grading import Grader, LocalGrader, Verdict
 from tinyzero.tasks.base import Task
+from tinyzero.turns import ATTEMPTS, EncodeReply, Row, TurnPlayer, merged_turns
 from tinyzero.types import (
     Completion,
     Group,
@@ -31,8 +32,6 @@ from tinyzero.types import (
 TooLong = Literal["skip", "error"]
 
 MOST_SKIPPED = 1000  # prompts in a row that may not fit before that is an error
-
-ATTEMPTS = 3  # at grading an answer
 
 
 @dataclass
@@ -94,11 +93,12 @@ def _rollout_from(saved: Mapping[str, Any]) -> Rollout:
     """The inverse of `asdict` for a rollout."""
     completion = dict(saved["completion"])
     completion["turns"] = tuple(Turn(**turn) for turn in completion["turns"])
+    reward = saved["reward"]
     return Rollout(
         Problem(**saved["problem"]),
         tuple(saved["prompt_ids"]),
         Completion(**completion),
-        Reward(**saved["reward"]),
+        Reward(**{**reward, "turns": tuple(reward["turns"])}),
         saved["group"],
     )
 
@@ -109,7 +109,8 @@ class Player:
     Training, evaluation, `sample`, `play` and the web page all use it. `encode` turns a prompt into
     token ids, `template` names the form of the prompt, and `grader` computes the rewards. A prompt
     and its answer must fit into `context` tokens (None means no limit); `too_long` says whether a
-    problem that does not fit is skipped or an error.
+    problem that does not fit is skipped or an error. `encode_reply` turns what the environment of
+    an episode says into token ids; by default `encode` does.
 
     Example: one group of four rollouts, all for problem 0 of the train split.
 
@@ -128,10 +129,12 @@ class Player:
         grader: Grader | None = None,
         context: int | None = None,
         too_long: TooLong = "skip",
+        encode_reply: EncodeReply | None = None,
     ) -> None:
         self.task, self.sampler, self.encode, self.template = task, sampler, encode, template
         self.context, self.too_long = context, too_long
         self.grader = grader or LocalGrader(task)
+        self.encode_reply = encode_reply or (lambda prompt, reply, last_id: encode(reply))
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
         """The token ids that pose `problem`."""
@@ -154,6 +157,12 @@ class Player:
             )
         return False
 
+    def check_turns(self, problem: Problem) -> None:
+        """Raise UserError if the task has several turns that the chat template cannot render."""
+        prompt = self.task.prompt(problem, self.template)
+        if self.task.plays_episodes and not self.task.inline and not isinstance(prompt, str):
+            self.encode_reply(prompt, "Continue.", None)
+
     def play(
         self,
         problems: Sequence[Problem],
@@ -167,6 +176,8 @@ class Player:
         Groups are numbered from `first_group` on. Each goes to the grader as soon as it is sampled,
         while others are still being written; `sampled` is then called. `tally` is added to.
         """
+        if self.task.plays_episodes:
+            return self._play_episodes(problems, params, first_group, tally, sampled)
         prompts = [self.prompt_ids(problem) for problem in problems]
         params = replace(params, stop=tuple(self.task.stop))
         submitted: set[int] = set()
@@ -191,6 +202,64 @@ class Player:
             verdicts = self._verdicts(i, problem, completions[i], tally)
             groups.append(_group(problem, prompt, completions[i], verdicts, first_group + i))
         return groups
+
+    def _play_episodes(
+        self,
+        problems: Sequence[Problem],
+        params: SamplingParams,
+        first_group: int,
+        tally: Tally,
+        sampled: Callable[[], None] | None,
+    ) -> list[Group]:
+        """The same as `play`, for a task whose problems may take several turns."""
+        rows_of_group = [
+            [self._row(problem, first_group + i, sample) for sample in range(params.n)]
+            for i, problem in enumerate(problems)
+        ]
+        rows = [row for group in rows_of_group for row in group]
+        running = len(rows_of_group)
+
+        for _ in self._rounds(rows, params):
+            still_running = sum(any(not row.is_over for row in group) for group in rows_of_group)
+            for _ in range(running - still_running):
+                if sampled:
+                    sampled()
+            running = still_running
+
+        tally.count([row.verdict for row in rows if row.verdict])
+        tally.generated_tokens += sum(row.completion.length for row in rows if row.completion)
+        return [_group_of_rows(group) for group in rows_of_group]
+
+    def _row(self, problem: Problem, group: int, sample: int) -> Row:
+        prompt = self.task.prompt(problem, self.template)
+        return Row(problem, prompt, tuple(self.encode(prompt)), group, sample)
+
+    def _rounds(self, rows: Sequence[Row], params: SamplingParams) -> Iterator[None]:
+        """Play some rows to their end; pauses after each round of turns."""
+        params = replace(params, stop=tuple(self.task.stop))
+        turns = TurnPlayer(
+            self.task, self.sampler, self.grader, self.encode_reply, params, self.context
+        )
+        return turns.play(rows)
+
+    def perform(self, problem: Problem, params: SamplingParams) -> Iterator[Turn | Verdict]:
+        """One answer that may take several turns: each turn when it is over, then the verdict.
+
+        Example: the pieces for a guessing game are a Turn of the model, one of the environment, and
+        so on, and a Verdict at the end.
+        """
+        row = self._row(problem, 0, 0)
+        start = 0
+        for _ in self._rounds([row], params):
+            assert row.completion is not None
+            end = len(row.completion.token_ids)
+            yield Turn(start, end, text=row.said[-1])
+
+            start = end + len(row.reply_ids)
+            if row.reply_ids:
+                yield Turn(end, start, by_model=False, text=row.replies[-1])
+        assert row.verdict is not None
+        yield row.verdict
 
     def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[str]:
         """One answer as text that grows, token by token."""
@@ -223,51 +292,12 @@ class Player:
         return verdicts
 
 
-def judge(grader: Grader, problem: Problem, text: str) -> Verdict:
-    """The verdict of `grader` on one answer."""
+def judge(grader: Grader, problem: Problem, text: str | Sequence[str]) -> Verdict:
+    """The verdict of `grader` on one answer, or on the turns of one."""
     key = object()  # other threads may ask at the same time
-    grader.submit(key, [problem], [text])
+    texts: list[Any] = [text]  # a list of turns for an episode
+    grader.submit(key, [problem], texts)
     return grader.collect(key)[0]
-
-
-def extend(
-    completion: Completion, environment_ids: Sequence[int], next_completion: Completion
-) -> Completion:
-    """`completion`, then what the environment answered, then the model's next turn.
-
-    The environment's tokens are only read: they are not trained on, and count neither for the
-    length nor for the text that is graded. Without such tokens the model's turn simply continues,
-    and the result equals one turn.
-
-    Example: extending tokens 5 6 by (7,) and a turn of 8 9 gives tokens 5 6 7 8 9, and the 7 is
-    masked. The turns are 0-2, 2-3 (not by the model) and 3-5.
-    """
-    given = len(environment_ids)
-    middle = len(completion.token_ids) + given
-    end = middle + len(next_completion.token_ids)
-
-    turns = completion.turns
-    if given:
-        before = turns or (Turn(0, middle - given),)
-        turns = (*before, Turn(middle - given, middle, by_model=False), Turn(middle, end))
-    elif turns:
-        turns = (*turns[:-1], replace(turns[-1], end=end))
-
-    not_trained, no_logprobs = (False,) * given, (0.0,) * given
-    return Completion(
-        token_ids=(*completion.token_ids, *environment_ids, *next_completion.token_ids),
-        loss_mask=(*completion.loss_mask, *not_trained, *next_completion.loss_mask),
-        sampled_logprobs=(
-            *completion.sampled_logprobs,
-            *no_logprobs,
-            *next_completion.sampled_logprobs,
-        ),
-        text=completion.text + next_completion.text,
-        finish_reason=next_completion.finish_reason,
-        first_version=completion.first_version,
-        last_version=next_completion.last_version,
-        turns=turns,
-    )
 
 
 @dataclass
@@ -387,6 +417,16 @@ def _group(
         if verdict.reward:
             reward = _with_truncation(verdict.reward, completion)
             rollouts.append(Rollout(problem, prompt, completion, reward, group))
+    return rollouts
+
+
+def _group_of_rows(rows: Sequence[Row]) -> Group:
+    """The rollouts of one draw of a problem that took several turns."""
+    rollouts: Group = []
+    for row in rows:
+        if row.completion and row.verdict and row.verdict.reward:
+            reward = _with_truncation(merged_turns(row.verdict.reward, row.ends), row.completion)
+            rollouts.append(Rollout(row.problem, row.prompt_ids, row.completion, reward, row.group))
     return rollouts
 
 

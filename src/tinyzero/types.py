@@ -79,8 +79,8 @@ class Request:
 
     `position` counts the tokens that these samples drew in earlier turns. The t-th new token draws
     its randomness at `position + t`, so two turns with nothing between them draw the same tokens as
-    one long turn. A stop string ends a turn only if it lies within that turn. Raises ValueError if
-    there is no sample.
+    one long turn. A stop string ends a turn only if it lies within that turn. `max_tokens` allows
+    these samples fewer new tokens than the params do. Raises ValueError if there is no sample.
 
     Example: `Request((5, 6), group=3, samples=(0, 1))` asks for two completions of one prompt.
     `Request((5, 6, 9), group=3, samples=(1,), position=1)` continues the second one after token 9.
@@ -90,6 +90,17 @@ class Request:
     group: int
     samples: tuple[int, ...] = (0,)
     position: int = 0
+    max_tokens: int | None = None
+
+    def limit(self, params: SamplingParams) -> int:
+        """The most new tokens that each of these samples may have.
+
+        >>> Request((5, 6), group=3, max_tokens=2).limit(SamplingParams(max_tokens=8))
+        2
+        """
+        if self.max_tokens is None:
+            return params.max_tokens
+        return min(self.max_tokens, params.max_tokens)
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -102,7 +113,7 @@ def requests_for(
     """First turns: samples 0 to `samples - 1` of each prompt; prompt i is group `first_group + i`.
 
     >>> requests_for([[5, 6], [7]], samples=2)[1]
-    Request(prompt_ids=(7,), group=1, samples=(0, 1), position=0)
+    Request(prompt_ids=(7,), group=1, samples=(0, 1), position=0, max_tokens=None)
     """
     numbers = tuple(range(samples))
     return [
@@ -117,6 +128,8 @@ class Turn:
     start: int
     end: int
     by_model: bool = True
+    text: str = ""
+    """What was said, without the token that ended it and without what a chat template adds."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +150,14 @@ class Completion:
     ...     sampled_logprobs=(-0.1, -0.7, 0.0, -0.2),
     ...     text="6*7= ok",
     ...     finish_reason="stop",
-    ...     turns=(Turn(0, 2), Turn(2, 3, by_model=False), Turn(3, 4)),
+    ...     turns=(
+    ...         Turn(0, 2, text="6*7="),
+    ...         Turn(2, 3, by_model=False, text="42"),
+    ...         Turn(3, 4, text=" ok"),
+    ...     ),
     ... )
-    >>> completion.length
-    3
+    >>> completion.length, completion.environment_length, completion.transcript
+    (3, 1, '6*7=42 ok')
     """
 
     token_ids: tuple[int, ...]
@@ -158,6 +175,16 @@ class Completion:
         if not self.turns:
             return len(self.token_ids)
         return sum(turn.end - turn.start for turn in self.turns if turn.by_model)
+
+    @property
+    def environment_length(self) -> int:
+        """Number of tokens that the environment wrote between turns."""
+        return len(self.token_ids) - self.length
+
+    @property
+    def transcript(self) -> str:
+        """What the model and the environment wrote, in order. Only `text` may be rewarded."""
+        return "".join(turn.text for turn in self.turns) if self.turns else self.text
 
 
 BY_VALUE: Any = object()
@@ -179,6 +206,9 @@ class Reward:
     `failure` says why no reward could be computed: "raised" or "timeout". The value is then 0 and
     the answer counts as wrong, because the model chose to write it.
 
+    `turns` divides the value among the turns of the model, in order, and adds up to it. It is empty
+    if everything is earned at the end. Algorithms with a critic use it, the others only the value.
+
     >>> Reward(1.0).right, Reward(0.0).right, Reward(2.3).right
     (True, False, None)
     >>> Reward(0.1, {"format": 1.0}, right=False).right
@@ -189,6 +219,7 @@ class Reward:
     parts: Mapping[str, float] = field(default_factory=dict)
     right: bool | None = BY_VALUE
     failure: Failure | None = None
+    turns: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.right is BY_VALUE:

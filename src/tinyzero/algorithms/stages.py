@@ -176,8 +176,16 @@ def response_rewards(batch: Batch, options: PolicyOptions) -> Tensor:
 
 
 def token_rewards(batch: Batch, options: PolicyOptions) -> Tensor:
-    """Rewards (B, T): the shaped reward on the last token, less the KL penalty of each token."""
-    rewards = advantages.at_end(shaped_rewards(batch, options), batch.mask)
+    """Rewards (B, T): the shaped reward on the last token, less the KL penalty of each token.
+
+    If turns earned something of their own, it is on the last token of each turn.
+    """
+    at_the_end = shaped_rewards(batch, options)
+    if batch.turn_rewards is None:
+        rewards = advantages.at_end(at_the_end, batch.mask)
+    else:
+        penalty = advantages.at_end(at_the_end - batch.rewards, batch.mask)
+        rewards = batch.turn_rewards + penalty
     penalties = kl_penalties(batch, options)
     return rewards if penalties is None else rewards - penalties
 

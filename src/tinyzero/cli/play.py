@@ -14,7 +14,7 @@ from tinyzero.errors import UserError, printable
 from tinyzero.grading import Verdict
 from tinyzero.rollouts import Player
 from tinyzero.tasks import load_task
-from tinyzero.types import SamplingParams
+from tinyzero.types import Problem, SamplingParams
 
 EXAMPLES = """\
   tinyzero play runs/laptop-grpo-0              in the terminal
@@ -98,16 +98,30 @@ def _think(player: Player, params: SamplingParams, line: str, drawn: int) -> Non
         raise UserError("this task takes no typed problems: press Enter for one")
     problem = task.pose(line) if line else task.problem("test", drawn)
     ids = player.prompt_ids(problem)
+    params = replace(params, seed=params.seed + drawn + 1)
     if not line:
         from tinyzero.tools.web.play import shown
 
         print(printable(shown(player, problem)))
 
+    if task.plays_episodes:
+        _converse_about(player, problem, params)
+        return
     text = ""
-    for piece in player.stream(ids, replace(params, seed=params.seed + drawn + 1)):
+    for piece in player.stream(ids, params):
         print(printable(piece), end="", flush=True)
         text += piece
     print(f"\n[{_in_words(player.judge(problem, text))}]")
+
+
+def _converse_about(player: Player, problem: Problem, params: SamplingParams) -> None:
+    """Show the turns of the model and of the environment, whose words are in ⟨brackets⟩."""
+    for piece in player.perform(problem, params):
+        if isinstance(piece, Verdict):
+            print(f"\n[{_in_words(piece)}]")
+        else:
+            said = printable(piece.text)
+            print(said if piece.by_model else f"⟨{said}⟩", end="", flush=True)
 
 
 def _in_words(verdict: Verdict) -> str:

@@ -54,7 +54,9 @@ def _description(name: str) -> str:
 
     lines = [name, "", REGISTRY.docstring(name), "", "a prompt:"]
     lines += [textwrap.indent(printable(text), "    ") for text in texts]
-    lines += ["a right answer:", textwrap.indent(printable(task.solution(problem)), "    ")]
+    solution = task.solution(problem)
+    for turn in [solution] if isinstance(solution, str) else solution:
+        lines += ["a right answer:", textwrap.indent(printable(turn), "    ")]
     return "\n".join([*lines, "", *option_lines(configs.own_options("task", name))])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from tinyzero import tasks
 from tinyzero.config.options import OWN
 from tinyzero.config.schema import Config
 
@@ -52,6 +53,8 @@ def _choice(section: str, definitions: dict[str, Any]) -> dict[str, Any]:
         model: type[BaseModel] = kind.Options
         own = model.model_json_schema()
         definitions |= own.pop("$defs", {})
+        if section == "task" and tasks.tools.takes_tool(model):
+            own["properties"] |= tasks.tools.ToolOption.model_json_schema()["properties"]
         own["properties"]["name"] = {"const": name}
         definitions[f"{section} {name}"] = own
         options |= own["properties"]

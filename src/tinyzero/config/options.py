@@ -93,10 +93,11 @@ def own_options(
 
     `section` is "task" or "algorithm". The code behind `name` is loaded.
     """
-    model = getattr(OWN[section].find(name), "Options", None)
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return []
-    return options_of(model, f"{section}.", given, asked)
+    own = getattr(OWN[section].find(name), "Options", None)
+    models = [own] if isinstance(own, type) and issubclass(own, BaseModel) else []
+    if section == "task" and tasks.tools.takes_tool(own):
+        models.append(tasks.tools.ToolOption)
+    return [option for model in models for option in options_of(model, f"{section}.", given, asked)]
 
 
 def options_of(

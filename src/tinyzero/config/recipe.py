@@ -142,7 +142,7 @@ def resolve(
 ) -> Config:
     """The configuration that a recipe means, with its profile and the overrides applied.
 
-    A task, algorithm or sampler in a file is named by the whole path: a run remembers it.
+    A task, algorithm, sampler or tool in a file is named by the whole path: a run remembers it.
 
     Raises UserError that names the option, its value and the fix if a value is wrong. A large model
     with a recipe for the small bundled ones is an error too: the learning rate would ruin it.
@@ -177,6 +177,8 @@ def resolve(
         name = values.get(key, {}).get("name")
         if isinstance(name, str):
             values[key]["name"] = lasting_reference(name)
+    if isinstance(tool := values["task"].get("tool"), str):
+        values["task"]["tool"] = lasting_reference(tool)
     return validate(Config, values)
 
 

@@ -172,11 +172,11 @@ def require_recipe(
         return
 
     config = resolve(read_recipe(recipe), {})
-    kinds = [kind for kind in trust.KINDS if f"{kind}.name" not in overrides]
+    kinds = [kind for kind, key in trust.KEYS.items() if key not in overrides]
     meant = path.with_name(MEANT)
     if path.name == ASKED and meant.is_file():
         recorded = resolve(read_recipe(str(meant)), {})
-        named = [(getattr(config, kind).name, getattr(recorded, kind).name) for kind in kinds]
+        named = [(trust.name_of(config, kind), trust.name_of(recorded, kind)) for kind in kinds]
         if all(":" not in here or here == there for here, there in named):
             config = recorded  # what was remembered when the run began
     trust.require(config, path, kinds, flags)

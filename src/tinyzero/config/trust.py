@@ -22,7 +22,15 @@ from tinyzero.config.schema import Config
 from tinyzero.config.toml import to_toml
 from tinyzero.errors import UserError
 
-KINDS = ("task", "algorithm", "sampler")
+KEYS = {
+    "task": "task.name",
+    "algorithm": "algorithm.name",
+    "sampler": "sampler.name",
+    "tool": "task.tool",
+}
+"""The option that names each kind of plug-in."""
+
+KINDS = tuple(KEYS)
 LARGEST = 16 * 2**20  # bytes of the state file that are read
 
 
@@ -34,7 +42,7 @@ def require(
     `kinds` are the parts of it that the command is going to load; `flags` say how to allow them.
     """
     for kind in kinds:
-        name = getattr(config, kind).name
+        name = name_of(config, kind)
         if ":" not in name or fingerprint(config, name) in _remembered():
             continue
 
@@ -44,12 +52,24 @@ def require(
         )
 
 
+def name_of(config: Config, kind: str) -> str:
+    """The name of the plug-in of this kind in a configuration; empty if it has none.
+
+    >>> name_of(Config(), "task"), name_of(Config(), "tool")
+    ('countdown', '')
+    """
+    if kind == "tool":
+        tool = config.task.options.get("tool")
+        return tool if isinstance(tool, str) else ""
+    return str(getattr(config, kind).name)
+
+
 def remember(config: Config) -> None:
     """Note that this user started this run, so that its plug-ins need no permission from now on.
 
     Does nothing on a machine where this cannot be noted; there the user is asked each time.
     """
-    names = [getattr(config, kind).name for kind in KINDS]
+    names = [name_of(config, kind) for kind in KINDS]
     path = state_file()
     new = {fingerprint(config, name) for name in names if ":" in name} - _remembered()
     if path is None or not new:

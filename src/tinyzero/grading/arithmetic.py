@@ -77,7 +77,7 @@ def answer_reward(right: bool, well_formed: bool, format_reward: float) -> Rewar
     Parts: `answer` (1 if it is right) and `format` (1 if it is well-formed).
 
     >>> answer_reward(right=False, well_formed=True, format_reward=0.1)
-    Reward(value=0.1, parts={'answer': 0.0, 'format': 1.0}, right=False, failure=None)
+    Reward(value=0.1, parts={'answer': 0.0, 'format': 1.0}, right=False, failure=None, turns=())
     """
     if right:
         value = 1.0

@@ -7,7 +7,7 @@ The model chose to write that answer, so it earns 0 and is counted; it is never 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple, Protocol
 
@@ -62,46 +62,8 @@ def judge_group(judge: Judge, problems: Sequence[Problem], texts: Sequence[str])
         if len(returned) != len(texts):
             raise ValueError(f"{len(returned)} rewards for {len(texts)} completions")
     except BaseException as error:
-        return [_verdict_on_error(error)] * len(texts)
+        return [verdict_on_error(error)] * len(texts)
     return [_verdict(raw) for raw in returned]
-
-
-class Grader(Protocol):
-    """Where rewards are computed: in this process, or in worker processes that can be killed."""
-
-    def submit(self, key: Hashable, problems: Sequence[Problem], texts: Sequence[str]) -> None:
-        """Start grading the answers of one group. Returns at once if the grader has workers."""
-        ...
-
-    def collect(self, key: Hashable) -> list[Verdict]:
-        """Wait for the verdicts of the group submitted as `key`: one per text, in order."""
-        ...
-
-    def close(self) -> None:
-        """Stop the workers, if there are any."""
-        ...
-
-
-class LocalGrader:
-    """Grades in this process. Use it for exact graders that can neither hang nor crash.
-
-    Example: `grader.submit("a", [problem], ["42"])`, then `grader.collect("a")`.
-    """
-
-    def __init__(self, judge: Judge) -> None:
-        self.judge = judge
-        self._verdicts: dict[Hashable, list[Verdict]] = {}
-
-    def submit(self, key: Hashable, problems: Sequence[Problem], texts: Sequence[str]) -> None:
-        """Grade the group now."""
-        self._verdicts[key] = judge_group(self.judge, problems, texts)
-
-    def collect(self, key: Hashable) -> list[Verdict]:
-        """The verdicts on the group that was submitted as `key`."""
-        return self._verdicts.pop(key)
-
-    def close(self) -> None:
-        """Do nothing: there are no workers to stop."""
 
 
 def failed(failure: Failure, error: str) -> Verdict:
@@ -118,15 +80,16 @@ def sound(raw: Any) -> Reward:
     Raises TypeError if it is anything else, and ValueError if one of its numbers is not finite.
 
     >>> sound(0.5)
-    Reward(value=0.5, parts={}, right=None, failure=None)
+    Reward(value=0.5, parts={}, right=None, failure=None, turns=())
     >>> sound(True)
-    Reward(value=1.0, parts={}, right=True, failure=None)
+    Reward(value=1.0, parts={}, right=True, failure=None, turns=())
     """
     is_bool = isinstance(raw, bool) or type(raw).__name__ in ("bool", "bool_")  # NumPy's too
     if isinstance(raw, Reward):
         parts = {str(name): float(part) for name, part in dict(raw.parts).items()}
         right = None if raw.right is None else bool(raw.right)
-        reward = Reward(float(raw.value), parts, right)
+        turns = tuple(float(share) for share in raw.turns)
+        reward = Reward(float(raw.value), parts, right, turns=turns)
     elif is_bool:
         reward = Reward(float(raw), {}, bool(raw))
     elif hasattr(raw, "__float__"):
@@ -134,9 +97,29 @@ def sound(raw: Any) -> Reward:
     else:
         raise TypeError(f"the reward is {raw!r}, not a Reward, a number or a bool")
 
-    numbers = (reward.value, *reward.parts.values())
+    numbers = (reward.value, *reward.parts.values(), *reward.turns)
     if not all(math.isfinite(number) for number in numbers):
         raise ValueError(f"the reward is not finite: {raw}")
+    return reward
+
+
+def sound_turns(raw: Any, turns: int) -> Reward:
+    """`raw` as a Reward, for a conversation in which the model had `turns` turns.
+
+    Raises TypeError or ValueError as `sound` does, and ValueError if the reward is divided among
+    another number of turns, or its parts do not add up to the value.
+
+    >>> sound_turns(Reward(1.0, turns=(0.25, 0.75)), 2).turns
+    (0.25, 0.75)
+    """
+    reward = sound(raw)
+    if reward.turns and len(reward.turns) != turns:
+        raise ValueError(f"the reward is divided among {len(reward.turns)} turns, not {turns}")
+    if reward.turns and not math.isclose(sum(reward.turns), reward.value, abs_tol=1e-6):
+        raise ValueError(
+            f"the rewards of the turns add up to {sum(reward.turns):g}, but the value is "
+            f"{reward.value:g}"
+        )
     return reward
 
 
@@ -145,20 +128,24 @@ def _judge_one(judge: Judge, problem: Problem, text: str) -> Verdict:
     try:
         raw = judge.reward(deepcopy(problem), text)
     except BaseException as error:
-        return _verdict_on_error(error)
+        return verdict_on_error(error)
     return _verdict(raw)
 
 
 def _verdict(raw: Any) -> Verdict:
     """The verdict for what a judge returned."""
     try:
-        return Verdict(sound(raw))
+        return Verdict(sound_turns(raw, 1))
     except BaseException as error:
-        return _verdict_on_error(error)
+        return verdict_on_error(error)
 
 
-def _verdict_on_error(error: BaseException) -> Verdict:
-    """The verdict for what a judge raised; a real Ctrl-C is raised again."""
+def verdict_on_error(error: BaseException) -> Verdict:
+    """The verdict for what a judge raised; a real Ctrl-C is raised again.
+
+    >>> verdict_on_error(KeyError("answer")).error
+    "KeyError: 'answer'"
+    """
     if isinstance(error, Interrupted):
         raise error
     if isinstance(error, Ungraded):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinyzero.errors import UserError, brief
+from tinyzero.grading.episodes import Heard, play_again
 from tinyzero.grading.verdicts import Judge, Verdict, failed, judge_group
 from tinyzero.registry import load_object
 from tinyzero.types import Problem, Reward
@@ -56,7 +57,8 @@ def verdict_to_json(verdict: Verdict) -> Any:
     if reward is None:
         return [None, verdict.error]
 
-    plain = [[reward.value, dict(reward.parts), reward.right, reward.failure], verdict.error]
+    numbers = [reward.value, dict(reward.parts), reward.right, reward.failure, reward.turns]
+    plain = [numbers, verdict.error]
     if len(json.dumps(plain)) > LONGEST_VERDICT:
         return verdict_to_json(failed("raised", f"the reward has {len(reward.parts)} parts"))
     return plain
@@ -69,13 +71,14 @@ def verdict_from_json(plain: Any) -> Verdict:
         if reward is None:
             return Verdict(None, str(error))
 
-        value, parts, right, failure = reward
+        value, parts, right, failure, shares = reward
         if right not in (True, False, None) or failure not in ("raised", "timeout", None):
             raise ValueError("not a verdict")
         numbers = {str(name): float(part) for name, part in parts.items()}
-        if not all(math.isfinite(number) for number in (value, *numbers.values())):
+        turns = tuple(float(share) for share in shares)
+        if not all(math.isfinite(number) for number in (value, *numbers.values(), *turns)):
             raise ValueError("not finite")
-        return Verdict(Reward(float(value), numbers, right, failure), str(error))
+        return Verdict(Reward(float(value), numbers, right, failure, turns), str(error))
     except (TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a verdict: {error}") from error
 
@@ -93,7 +96,11 @@ def serve(connection: socket.socket, judge: Judge, memory: float) -> NoReturn:
     while True:
         request = receive(connection)
         problems = [Problem(**problem) for problem in request["problems"]]
-        verdicts = judge_group(judge, problems, request["texts"])
+        text: str | None = None
+        if "said" in request:
+            text, verdicts = _play(judge, problems[0], request)
+        else:
+            verdicts = judge_group(judge, problems, request["texts"])
 
         if os.getpid() != process:  # the grader forked and returned twice: only one may reply
             os._exit(1)
@@ -101,10 +108,25 @@ def serve(connection: socket.socket, judge: Judge, memory: float) -> NoReturn:
 
         ran_out = any("MemoryError" in verdict.error for verdict in verdicts)
         reply = {
+            "text": text,
             "verdicts": [verdict_to_json(verdict) for verdict in verdicts],
             "full": memory_held()[1] > replace_above or ran_out,
         }
         send(connection, json.dumps(reply).encode())
+
+
+def _play(
+    task: Any, problem: Problem, request: Mapping[str, Any]
+) -> tuple[str | None, list[Verdict]]:
+    """What an episode answers to its last turn, and the verdict if it is over.
+
+    The episode is played from its beginning, and closed.
+    """
+    said, replies = tuple(request["said"]), tuple(request["replies"])
+    stage, reply = play_again(task, Heard(None, problem, said, replies, request["is_last"]))
+
+    verdict = stage.close() or reply.verdict
+    return reply.text, [] if verdict is None else [verdict]
 
 
 def limit_memory(gigabytes: float) -> float:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -24,8 +24,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from tinyzero.errors import UserError
 from tinyzero.grading import worker
+from tinyzero.grading.episodes import Heard, Reply
 from tinyzero.grading.verdicts import Judge, Verdict, failed
-from tinyzero.types import Problem
+from tinyzero.types import Failure, Problem
 
 LOADING = 120.0  # seconds that a worker may take to load its task
 TRIES = 2  # attempts at grading an answer if the worker dies
@@ -55,17 +56,27 @@ class Worker(NamedTuple):
     kill: Callable[[], None]
 
 
-class Job(NamedTuple):
-    """Answers of a group that are graded by one request."""
+Result = Verdict | Reply
 
-    verdicts: list[Verdict | None]
-    """The verdicts of the whole group; None for those still to come."""
+
+class Job(NamedTuple):
+    """Answers of a group that are graded by one request, or one turn of an episode."""
+
+    results: list[Any]
+    """The verdicts of the whole group, or the replies of all episodes; None for those to come."""
     first: int
-    """The index of the first of these answers in `verdicts`."""
+    """The index of the first of these answers in `results`."""
     answers: int
     """How many answers there are."""
     request: bytes
     """The message to the worker, as JSON."""
+    turns: int = 0
+    """The turns that the episode hears; 0 if the job is to grade answers."""
+
+    def failed(self, failure: Failure, error: str) -> list[Result]:
+        """The results if the worker failed."""
+        verdict = failed(failure, error)
+        return [Reply(None, verdict)] if self.turns else [verdict] * self.answers
 
 
 class WorkerPool:
@@ -103,7 +114,7 @@ class WorkerPool:
             self._start_worker = partial(start_program, reference, memory)
 
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._verdicts: dict[Hashable, list[Verdict | None]] = {}
+        self._verdicts: dict[Hashable, list[Any]] = {}
         self._changed = threading.Condition()
         self._error: Exception | None = None
         self._closed = False
@@ -123,14 +134,14 @@ class WorkerPool:
 
         Raises UserError if the fields of a problem cannot be written as JSON.
         """
-        verdicts: list[Verdict | None] = [None] * len(texts)
+        verdicts: list[Any] = [None] * len(texts)
         with self._changed:
             self._verdicts[key] = verdicts
 
         answers_per_job = max(1, len(texts)) if self.together else 1
         for first in range(0, len(texts), answers_per_job):
             rows = slice(first, first + answers_per_job)
-            request = _request(problems[rows], texts[rows])
+            request = _message(problems[rows], texts=list(texts[rows]))
             self._jobs.put(Job(verdicts, first, len(texts[rows]), request))
 
     def collect(self, key: Hashable) -> list[Verdict]:
@@ -138,13 +149,31 @@ class WorkerPool:
 
         Raises UserError if no worker can be started.
         """
-        verdicts = self._verdicts[key]
+        verdicts = self._wait(self._verdicts[key])
         with self._changed:
-            self._changed.wait_for(lambda: self._error or all(verdicts))
+            del self._verdicts[key]
+        return verdicts
+
+    def respond(self, heard: Sequence[Heard]) -> list[Reply]:
+        """The replies of some episodes. Each is played again from its beginning, in some worker.
+
+        Raises UserError if the fields of a problem cannot be written as JSON.
+        """
+        replies: list[Any] = [None] * len(heard)
+        for index, one in enumerate(heard):
+            self._jobs.put(Job(replies, index, 1, _episode_message(one), len(one.said)))
+        return self._wait(replies)
+
+    def leave(self, keys: Iterable[Hashable]) -> None:
+        """Do nothing: no episode stays open in a worker."""
+
+    def _wait(self, results: list[Any]) -> list[Any]:
+        """Wait until all `results` are there. Raises UserError if no worker can be started."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or all(r is not None for r in results))
             if self._error is not None:
                 raise self._error
-            del self._verdicts[key]
-        return [verdict for verdict in verdicts if verdict is not None]
+        return results
 
     def close(self) -> None:
         """Kill the workers. Answers that are still being graded get no verdict."""
@@ -167,9 +196,9 @@ class WorkerPool:
         try:
             self._start(number)
             while (job := self._jobs.get()) is not None and not self._closed:
-                verdicts = self._grade(number, job)
+                results = self._grade(number, job)
                 with self._changed:
-                    job.verdicts[job.first : job.first + job.answers] = verdicts
+                    job.results[job.first : job.first + job.answers] = results
                     self._changed.notify_all()
         except Exception as error:
             with self._changed:
@@ -178,17 +207,18 @@ class WorkerPool:
         finally:
             self._stop(number)
 
-    def _grade(self, number: int, job: Job) -> Sequence[Verdict]:
-        """The verdicts of a job. If the worker dies, a new one tries once more."""
-        limit = self.timeout * job.answers
+    def _grade(self, number: int, job: Job) -> Sequence[Result]:
+        """The results of a job. If the worker dies, a new one tries once more."""
+        limit = self.timeout * (job.turns or job.answers)
         for _ in range(TRIES):
             current = self._workers[number] or self._start(number)
             try:
-                verdicts, full = _ask(current.connection, job, limit)
+                results, full = _ask(current.connection, job, limit)
             except TimeoutError:
                 self._stop(number)
-                error = f"the grader took longer than {limit:g} s (grading.timeout)"
-                return [failed("timeout", error)] * job.answers
+                what = "episode" if job.turns else "grader"
+                error = f"the {what} took longer than {limit:g} s (grading.timeout)"
+                return job.failed("timeout", error)
             except (OSError, EOFError, ValueError, RecursionError):
                 self._stop(number)
                 if self._closed:
@@ -197,9 +227,9 @@ class WorkerPool:
 
             if full:  # half of its memory is used up: a new worker grades the next answer
                 self._stop(number)
-            return verdicts
+            return results
 
-        return [failed("raised", DIED)] * job.answers
+        return job.failed("raised", DIED)
 
     def _start(self, number: int) -> Worker:
         """A new worker that has loaded the task. Raises UserError if it cannot."""
@@ -317,8 +347,8 @@ def _run_nursery(control: socket.socket, judge: Judge, memory: float) -> NoRetur
         os._exit(0)
 
 
-def _ask(connection: socket.socket, job: Job, limit: float) -> tuple[list[Verdict], bool]:
-    """The verdicts of a job, and whether the worker has used up half of its memory.
+def _ask(connection: socket.socket, job: Job, limit: float) -> tuple[Sequence[Result], bool]:
+    """The results of a job, and whether the worker has used up half of its memory.
 
     Raises TimeoutError after `limit` seconds, or OSError, EOFError, ValueError or RecursionError
     if the worker died or its reply is malformed.
@@ -329,20 +359,38 @@ def _ask(connection: socket.socket, job: Job, limit: float) -> tuple[list[Verdic
 
     longest_reply = (job.answers + 1) * 2 * worker.LONGEST_VERDICT
     reply = worker.receive(connection, longest_reply, deadline)
-    if not isinstance(reply, dict) or len(reply.get("verdicts", ())) != job.answers:
+    if not isinstance(reply, dict) or not isinstance(reply.get("verdicts"), list):
         raise ValueError("not a reply")
 
     verdicts = [worker.verdict_from_json(plain) for plain in reply["verdicts"]]
-    return verdicts, bool(reply.get("full"))
+    is_full = bool(reply.get("full"))
+    if job.turns:
+        return [_reply(reply.get("text"), verdicts)], is_full
+    if len(verdicts) != job.answers:
+        raise ValueError("not a reply")
+    return verdicts, is_full
 
 
-def _request(problems: Sequence[Problem], texts: Sequence[str]) -> bytes:
+def _reply(text: Any, verdicts: Sequence[Verdict]) -> Reply:
+    """The reply of an episode. Raises ValueError if it is none."""
+    is_text = isinstance(text, str)
+    if len(verdicts) > 1 or not (is_text or verdicts):
+        raise ValueError("not the reply of an episode")
+    return Reply(text if is_text else None, verdicts[0] if verdicts else None)
+
+
+def _message(problems: Sequence[Problem], **rest: Any) -> bytes:
     """The message to a worker. Raises UserError if a problem cannot be written as JSON."""
     try:
         plain = [{**vars(problem), "fields": dict(problem.fields)} for problem in problems]
-        return json.dumps({"problems": plain, "texts": list(texts)}).encode()
+        return json.dumps({"problems": plain, **rest}).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"fields of a problem cannot be written as JSON: {error}") from None
+
+
+def _episode_message(heard: Heard) -> bytes:
+    """The message to a worker that is to play an episode up to its last turn."""
+    return _message([heard.problem], said=heard.said, replies=heard.replies, is_last=heard.is_last)
 
 
 def _kill_program(process: subprocess.Popen[bytes]) -> None:

@@ -25,6 +25,9 @@ transformers has `continue_final_message` for this, but templates that strip a m
 at its thinking then lose spaces, newlines or the beginning of the thought.
 """
 
+THOUGHT = "<think>\n[[a thought]]\n</think>\n\n[[an answer]]"
+"""Stands for what the assistant said in an earlier turn. A template must not change it."""
+
 THINKING = re.compile(r"<think>\s*(</think>\s*)?\Z")
 LONGEST_REASON = 160  # characters of a template's own error that are shown
 
@@ -94,6 +97,52 @@ def continues_last_message(messages: Messages) -> bool:
     model would continue the user's question.
     """
     return messages[-1]["role"] == "assistant"
+
+
+def render_reply(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: str, date: str = ""
+) -> str:
+    """What follows the assistant's answer to `messages` if the user then says `reply`.
+
+    It is the text between the answer and where the model continues: what ends the assistant's turn,
+    the user's message, and what opens the assistant's next turn. The answer itself is not rendered
+    again, so the tokens that were sampled stay as they are.
+
+    Raises UserError if the template leaves something out, or rewrites what came before.
+    """
+    reasons = []
+    for form, _ in _forms(messages):
+        for in_parts in (False, True):
+            try:
+                return _reply_of(tokenizer, form, reply, in_parts, date)
+            except UserError as error:
+                reasons.append(str(error))
+    raise UserError(
+        f"the chat template of {tokenizer.name_or_path!r} cannot be used for several turns "
+        f"({reasons[0]}): use a prompt of plain text, as with --model.prompt base, or another model"
+    )
+
+
+def _reply_of(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: str, in_parts: bool, date: str
+) -> str:
+    """`render_reply` for one form of the messages."""
+    *earlier, last = messages
+    asked = earlier if continues_last_message(messages) else [*earlier, last]
+    answered = [*asked, {"role": "assistant", "content": THOUGHT}]
+    replied = [*answered, {"role": "user", "content": reply}]
+
+    before, _ = _applied(tokenizer, asked, in_parts, False, date)
+    after, _ = _applied(tokenizer, replied, in_parts, False, date)
+    after += _missing_opening(tokenizer, replied, in_parts, date, after)
+    start, thought, rest = after.rpartition(THOUGHT)
+    if not thought:
+        raise UserError("it rewrites what the assistant said earlier, such as its thinking")
+    if not (before.startswith(start) or start.startswith(before)):
+        raise UserError("it rewrites the earlier messages once there is another turn")
+    if reply.strip() not in rest:
+        raise UserError("it leaves out the user's message")
+    return rest
 
 
 def _forms(messages: Messages) -> Iterator[tuple[Messages, str]]:

@@ -20,7 +20,7 @@ from transformers.utils.hub import cached_file
 
 from tinyzero.errors import UserError, first_line
 from tinyzero.models.backbone import Backbone
-from tinyzero.models.chat import render_chat, silent
+from tinyzero.models.chat import render_chat, render_reply, silent
 from tinyzero.models.hub import find_model
 from tinyzero.types import Prompt, SamplingParams
 
@@ -189,6 +189,28 @@ def encode_prompt(
         ids = ids[1:]
     _check_ids(tokenizer, ids, rows)
     return tuple(ids)
+
+
+def encode_reply(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    reply: str,
+    last_id: int | None,
+    *,
+    date: str = "",
+) -> tuple[int, ...]:
+    """Token ids of what an environment says after the model's turn.
+
+    If `prompt` is chat messages, the chat template makes a user's message of `reply`, and opens the
+    assistant's next turn. `last_id` is the end token that the model wrote itself, which is then not
+    repeated; None if a stop string ended its turn. If `prompt` is text, the reply is added as is.
+
+    Raises UserError if the chat template cannot be used for several turns.
+    """
+    text = reply if isinstance(prompt, str) else render_reply(tokenizer, prompt, reply, date)
+    if last_id is not None and not isinstance(prompt, str):
+        text = text.removeprefix(str(tokenizer.decode([last_id], skip_special_tokens=False)))
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _text_ids(

@@ -14,7 +14,7 @@ import torch
 
 from tinyzero import models, samplers
 from tinyzero.algorithms import Algorithm, load_algorithm
-from tinyzero.config import Config, Named
+from tinyzero.config import Config, Named, trust
 from tinyzero.cost.devices import LACKS, Device, device_named, lacks_bfloat16, this_cpu
 from tinyzero.cost.shapes import Shape, find_shape
 from tinyzero.cost.simulator import Plan, changed, make_plan, remedies
@@ -95,7 +95,7 @@ def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> N
         "lora.": not config.lora.rank and "lora.rank is 0",
         "eval.problems": not config.eval.every and "eval.every is 0",
         "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
-        "grading.": config.task.name in TASKS and f"{config.task.name} grades in this process",
+        "grading.": runs_own_code(config) and f"{config.task.name} grades in this process",
         "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
     }
 
@@ -104,6 +104,11 @@ def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> N
         reason = idle.get(key) or (key != "lora.rank" and idle.get(section))
         if reason:
             raise UserError(f"{key} has no effect: {reason}")
+
+
+def runs_own_code(config: Config) -> bool:
+    """Whether task and tool are bundled ones, which run in the training process."""
+    return config.task.name in TASKS and ":" not in trust.name_of(config, "tool")
 
 
 def unused_gpu(config: Config) -> str | None:

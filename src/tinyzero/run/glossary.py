@@ -41,6 +41,14 @@ GLOSSARY: dict[str, str] = {
     "response_length": "Mean tokens per completion, its stop token included.",
     "response_length/right": "Mean tokens of the completions whose answer is right.",
     "response_length/wrong": "Mean tokens of the completions whose answer is wrong.",
+    "turns": (
+        "Mean number of turns of the model per completion, for tasks with several turns. Turns "
+        "between which nothing was said count as one."
+    ),
+    "environment_tokens": (
+        "Mean tokens per completion that the environment or a tool wrote. The model reads them; "
+        "they are not trained on and are in no other count of tokens."
+    ),
     "flat_groups": (
         "Share of groups whose completions all earned the same: zero advantage under a group "
         "baseline."
@@ -127,7 +135,14 @@ GLOSSARY: dict[str, str] = {
     "prompt": "The text, or the chat messages, that posed the problem.",
     "fields": "What the problem is made of.",
     "group": "Number of the group: rollouts of the same draw of a problem share it.",
-    "text": "The completion, up to and including its stop string.",
+    "text": (
+        "The completion, up to and including its stop string, with what the environment wrote "
+        "between the model's turns."
+    ),
+    "environment": (
+        "What the environment wrote in `text`: pairs of the first character and the one after the "
+        "last. Only for completions of several turns."
+    ),
     "finish_reason": "How the completion ended: stop, length (cut at the token limit) or abort.",
     "parts": "The parts of the reward by name.",
     "right": (

@@ -73,7 +73,19 @@ def open_player(config: configs.Config, model: str) -> Iterator[Player]:
             date=config.model.date,
             note=models.once(lambda text: print(text, file=sys.stderr)),
         )
-        yield Player(task, sampler, encode, config.model.prompt, grader, context=lm.context)
+        encode_reply = partial(models.encode_reply, tokenizer, date=config.model.date)
+        player = Player(
+            task,
+            sampler,
+            encode,
+            config.model.prompt,
+            grader,
+            context=lm.context,
+            encode_reply=encode_reply,
+        )
+        if task.plays_episodes:
+            player.check_turns(task.problem("dev", 0))
+        yield player
 
 
 def settings_for(
@@ -102,9 +114,16 @@ def settings_for(
     if task:
         chosen["task.name"] = task
 
-    if source and not (recipe or trusted or "task.name" in chosen):
-        trust.require(configs.resolve(values, {}), source, ("task",), flags)
-    return configs.resolve(values, chosen), model_folder
+    config = configs.resolve(values, chosen)
+    if source and not (recipe or trusted):
+        own = configs.resolve(values, {})
+        kinds = [
+            kind
+            for kind in ("task", "tool")
+            if trust.KEYS[kind] not in chosen and trust.name_of(config, kind)
+        ]
+        trust.require(own, source, kinds, flags)
+    return config, model_folder
 
 
 def locate(model: str) -> tuple[str | None, str]:

@@ -264,7 +264,9 @@ def build(
         grader,
         context=policy.context,
         too_long=config.rollout.too_long,
+        encode_reply=partial(models.encode_reply, tokenizer, date=config.model.date),
     )
+    player.check_turns(problems[0])
 
     clock = Clock()
     run = Run(

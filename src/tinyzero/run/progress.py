@@ -19,7 +19,7 @@ from tinyzero.errors import Interrupted, UserError, short_path, typed_path
 from tinyzero.evaluate import caution, completion_metrics, evaluate
 from tinyzero.run import checkpoint, early, records
 from tinyzero.samplers.torch import TorchSampler
-from tinyzero.types import Group, Prompt, Rollout, SamplingParams, Split
+from tinyzero.types import Completion, Group, Prompt, Rollout, SamplingParams, Split
 
 if TYPE_CHECKING:
     from tinyzero.run.parts import Run
@@ -284,6 +284,7 @@ def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) ->
     """A rollout as a record of rollouts.jsonl: readable, without token ids."""
     completion, reward = rollout.completion, rollout.reward
     failure = {"failure": reward.failure} if reward.failure else {}
+    environment = {"environment": environment_spans(completion)} if completion.turns else {}
 
     return {
         "step": step,
@@ -292,7 +293,8 @@ def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) ->
         "prompt": prompt,
         "fields": dict(rollout.problem.fields),
         "group": rollout.group,
-        "text": completion.text,
+        "text": completion.transcript,
+        **environment,
         "finish_reason": completion.finish_reason,
         "response_length": completion.length,
         "reward": reward.value,
@@ -301,6 +303,24 @@ def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) ->
         "version": completion.last_version,
         **failure,
     }
+
+
+def environment_spans(completion: Completion) -> list[tuple[int, int]]:
+    """Where the environment wrote in the transcript: first character, and the one after the last.
+
+    >>> turns = (Turn(0, 2, text="6*7="), Turn(2, 3, by_model=False, text="42"))
+    >>> environment_spans(Completion((5, 6, 7), (True, True, False), (0, 0, 0), "6*7=", "stop",
+    ...                              turns=turns))
+    [(4, 6)]
+    """
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for turn in completion.turns:
+        end = start + len(turn.text)
+        if not turn.by_model:
+            spans.append((start, end))
+        start = end
+    return spans
 
 
 def _as_tuple(value: Any) -> Any:

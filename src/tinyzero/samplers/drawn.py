@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tinyzero.samplers.draw import row_keys
-from tinyzero.types import Completion, Request
+from tinyzero.types import Completion, Request, SamplingParams
 
 
 class DrawnTokens:
@@ -18,14 +18,16 @@ class DrawnTokens:
     There is one row per sample, in the order of the requests and of their samples.
     """
 
-    def __init__(self, requests: Sequence[Request], max_tokens: int) -> None:
+    def __init__(self, requests: Sequence[Request], params: SamplingParams) -> None:
         samples_per_request = torch.tensor([len(request.samples) for request in requests])
         positions = torch.tensor([request.position for request in requests])
         groups = torch.tensor([request.group for request in requests])
+        limits = torch.tensor([request.limit(params) for request in requests])
 
         self.request = torch.arange(len(requests)).repeat_interleave(samples_per_request)  # (rows,)
         self.position = positions[self.request]
         self.group = groups[self.request]
+        self.limit = limits[self.request]  # (rows,) the most new tokens of each row
         self.sample = torch.tensor([number for request in requests for number in request.samples])
 
         ends = samples_per_request.cumsum(0).tolist()
@@ -33,9 +35,10 @@ class DrawnTokens:
         self.running_rows = samples_per_request.clone()  # (requests,) rows that have not ended yet
 
         self.rows = len(self.request)
-        self.tokens = torch.zeros(self.rows, max_tokens, dtype=torch.long)
-        self.logprobs = torch.zeros(self.rows, max_tokens)
-        self.lengths = torch.full((self.rows,), max_tokens)  # valid for rows that have ended
+        most = int(limits.max())
+        self.tokens = torch.zeros(self.rows, most, dtype=torch.long)
+        self.logprobs = torch.zeros(self.rows, most)
+        self.lengths = self.limit.clone()  # valid for rows that have ended
         self.running = torch.ones(self.rows, dtype=torch.bool)
         self.completions: list[list[Completion]] = [[] for _ in requests]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tinyzero.samplers import require_newer
@@ -46,8 +47,10 @@ class ScriptedSampler:
         all_completions = []
         for number, request in enumerate(requests):
             prompt = self.decode(self._first_prompt(request))
+            own_params = replace(params, max_tokens=request.limit(params))
             completions = [
-                self._answer(prompt, sample, request.position, params) for sample in request.samples
+                self._answer(prompt, sample, request.position, own_params)
+                for sample in request.samples
             ]
             all_completions.append(completions)
             if done is not None:

@@ -106,9 +106,12 @@ class TorchSampler:
         `done(number, completions)` is called as soon as all samples of a request have ended. Raises
         UserError if a prompt and `max_tokens` do not fit into the model's context.
         """
-        self._check_length([request.prompt_ids for request in requests], params)
         if not requests:
             return []
+        self._check_lengths(
+            (len(request.prompt_ids), request.limit(params)) for request in requests
+        )
+        params = replace(params, max_tokens=max(request.limit(params) for request in requests))
         if self.in_slots:
             return self._decode_in_slots(requests, params, done)
 
@@ -122,7 +125,7 @@ class TorchSampler:
     @torch.inference_mode()
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[str]:
         """The text of the first completion of one prompt: what is new after each token."""
-        self._check_length([prompt], params)
+        self._check_lengths([(len(prompt), params.max_tokens)])
         logits, cache = self._read_prompts([prompt], params.max_tokens)
         fused = fused_step(self.model)
         zero = torch.zeros(1, dtype=torch.long)
@@ -147,14 +150,17 @@ class TorchSampler:
                 return
             logits = self._read_token(token, cache, fused)
 
-    def _check_length(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
-        """Raise UserError if the longest prompt and `max_tokens` exceed the model's context."""
-        longest = max(map(len, prompts), default=0)
+    def _check_lengths(self, lengths: Iterable[tuple[int, int]]) -> None:
+        """Raise UserError if a prompt and its new tokens exceed the model's context.
+
+        `lengths` has the number of both for each request.
+        """
+        prompt, new = max(lengths, key=sum)
         context = self.model.context
-        if longest + params.max_tokens > context:
+        if prompt + new > context:
             raise UserError(
-                f"a prompt of {longest} tokens and {params.max_tokens} new ones exceed the model's "
-                f"context of {context}: lower max_tokens to {context - longest} or less"
+                f"a prompt of {prompt} tokens and {new} new ones exceed the model's "
+                f"context of {context}: lower max_tokens to {context - prompt} or less"
             )
 
     def _decode_in_step(
@@ -162,7 +168,7 @@ class TorchSampler:
     ) -> list[list[Completion]]:
         """Decode all samples of some requests, so that every row gets its next token together."""
         device = self.model.device
-        drawn = DrawnTokens(requests, params.max_tokens)
+        drawn = DrawnTokens(requests, params)
         prompts = [request.prompt_ids for request in requests]
         logits, cache = self._read_prompts(prompts, params.max_tokens)
         fused = fused_step(self.model, drawn.rows)  # the weights may have changed since last time
@@ -196,7 +202,7 @@ class TorchSampler:
         The host records the tokens of a step while the device computes the next one. It therefore
         notices one step late that a row has ended, and ignores what was drawn for it since.
         """
-        drawn = DrawnTokens(requests, params.max_tokens)
+        drawn = DrawnTokens(requests, params)
         longest = max(len(request.prompt_ids) for request in requests)
         slots = self._slots_for(drawn.rows, longest, params.max_tokens)
         schedule = SlotSchedule(slots, drawn, requests, params)
@@ -293,7 +299,7 @@ class TorchSampler:
                 has_ended[index] |= any(string in text for string in stop)
 
         drawn.lengths[rows[has_ended]] = columns[has_ended] + 1
-        has_ended |= columns + 1 == drawn.tokens.shape[1]
+        has_ended |= columns + 1 == drawn.limit[rows]
         if has_ended.any():
             self._finish(drawn, rows[has_ended], stop, done)
 

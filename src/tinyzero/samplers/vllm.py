@@ -155,7 +155,7 @@ class VllmSampler:
             for seed in seeds_of(request, params.seed):
                 ids = list(request.prompt_ids)
                 prompts.append(self.vllm.TokensPrompt(prompt_token_ids=ids))
-                sampling.append(self._sampling(params, seed))
+                sampling.append(self._sampling(params, seed, request.limit(params)))
 
         if self.sleeps:
             self.engine.wake_up()
@@ -178,8 +178,8 @@ class VllmSampler:
         if self.sleeps:
             self.engine.sleep(level=1)
 
-    def _sampling(self, params: SamplingParams, seed: int) -> Any:
-        """vLLM's own SamplingParams for one completion."""
+    def _sampling(self, params: SamplingParams, seed: int, max_tokens: int) -> Any:
+        """vLLM's own SamplingParams for one completion of at most `max_tokens` tokens."""
         allowed = None
         if params.banned:
             allowed = sorted(set(range(self.vocabulary)) - set(params.banned))
@@ -187,7 +187,7 @@ class VllmSampler:
             temperature=params.temperature,
             top_p=params.top_p,
             top_k=params.top_k,
-            max_tokens=params.max_tokens,
+            max_tokens=max_tokens,
             stop=list(params.stop),
             stop_token_ids=sorted(self.end_ids),
             ignore_eos=True,  # the end tokens are in stop_token_ids, as for every sampler

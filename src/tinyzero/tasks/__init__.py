@@ -11,7 +11,9 @@ from typing import Any
 
 from tinyzero.errors import UserError, constructing
 from tinyzero.registry import Registry, acting, validate
+from tinyzero.tasks.base import Task
 from tinyzero.tasks.guarded import GuardedTask
+from tinyzero.tasks.tools import TOOL, load_tool, takes_tool
 
 __all__ = [
     "REGISTRY",
@@ -24,9 +26,10 @@ __all__ = [
     "files",
     "guarded",
     "load_task",
+    "tools",
 ]
 
-PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits")
+PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits", "tools")
 """The modules of this package that are not tasks."""
 
 REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))
@@ -39,16 +42,18 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
     """The task called `name`, with its options checked and a guard around its code.
 
     `name` is one of TASKS, `package.module:Name` or `path/file.py:Name`. `options` are validated by
-    the class's `Options`, a pydantic model.
+    the class's `Options`, a pydantic model. The option `tool` gives a tool to any task that has no
+    option of this name itself.
 
     Raises UserError if there is no such task, the class lacks a method, or an option is wrong.
 
     Example: `load_task("countdown", {"max_number": 25}).problem("train", 0)`.
     """
     task_class = REGISTRY.find(name)
-    values = options or {}
+    values = dict(options or {})
 
     options_model = getattr(task_class, "Options", None)
+    tool_name = values.pop(TOOL, None) if takes_tool(options_model) else None
     if options_model is None and values:
         keys = ", ".join(f"task.{key}" for key in values)
         raise UserError(f"task {name} takes no options: remove {keys}")
@@ -59,7 +64,18 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
     with constructing(f"task {name}", arguments):
         task = task_class(*arguments)
 
-    return GuardedTask(task, name, acting(arguments[0]) if arguments else {})
+    given = acting(arguments[0]) if arguments else {}
+    if not tool_name:
+        return GuardedTask(task, name, given)
+
+    tool = load_tool(tool_name)
+    for method in ("episode", "rewards"):
+        if getattr(task_class, method, None) not in (None, getattr(Task, method)):
+            raise UserError(
+                f"task.tool is {tool_name!r}, but the task {name} has its own {method}: "
+                "leave the tool out"
+            )
+    return GuardedTask(task, name, {**given, TOOL: tool_name}, tool)
 
 
 def bundled(name: str) -> GuardedTask | None:

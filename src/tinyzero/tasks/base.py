@@ -84,11 +84,17 @@ class Shortcut(NamedTuple):
 class Episode(Protocol):
     """A conversation of several turns about one problem.
 
+    It must be a function of the problem and of what the model said: every completion of a group
+    gets an equal one, and one that runs in a worker process is played again for each turn.
+
     Example: the model guesses a number, and `step` answers "higher" or "lower" until it is right.
     """
 
     def step(self, said: str) -> str | None:
         """The environment's reply to the model's turn `said`, or None if the conversation is over.
+
+        `said` is what the model wrote in this turn, with the stop string. It may have been cut at
+        a limit. Then, or after `max_turns` turns, the reply is not shown to anyone.
 
         Example:
 
@@ -100,10 +106,14 @@ class Episode(Protocol):
     def reward(self) -> Reward:
         """The reward for the whole conversation; called once, after the last turn.
 
+        It may give each of the model's turns a part of it: `Reward.turns`. Judge what the model
+        said, and never what the environment said.
+
         Example:
 
             won = Reward(1.0)
             lost = Reward(0.0)
+            won_in_three_turns = Reward(1.0, turns=(0.2, 0.2, 0.6))
         """
         ...
 
@@ -129,6 +139,15 @@ class Task:
 
     stop: Sequence[str] = ("</answer>",)
     """A completion ends with the first of these strings. If empty, only the end token ends it."""
+
+    max_turns: int = 10
+    """The most turns of the model in an episode."""
+
+    inline: bool = False
+    """Whether the environment writes into the model's turn, as a calculator does after `=`.
+
+    Otherwise it answers in a turn of its own, which a chat template puts into a user's message.
+    """
 
     rules: str = ""
     """One sentence that tells a newcomer what the problem asks for, such as "Add two numbers."."""
@@ -171,6 +190,16 @@ class Task:
         """Whether the completions of a group are graded together: if the task defines `rewards`."""
         return type(self).rewards is not Task.rewards
 
+    @property
+    def final_stop(self) -> Sequence[str]:
+        """The stop strings that end a whole completion, and not only a turn before a tool's."""
+        return self.stop
+
+    @property
+    def plays_episodes(self) -> bool:
+        """Whether problems may take several turns: if the task defines `episode`."""
+        return type(self).episode is not Task.episode
+
     def problem(self, split: Split, index: int) -> Problem:
         """The problem at `index` (0, 1, 2, ...) of `split`; the arguments alone must determine it.
 
@@ -201,7 +230,7 @@ class Task:
         """The reward of one completion: a Reward, a number, or True for right and False for wrong.
 
         `text` includes the stop string. Never run it (no `eval`). If it is not an answer, return 0
-        instead of raising.
+        instead of raising. A task whose problems all have an `episode` does not need it.
 
         Example:
 
@@ -224,8 +253,10 @@ class Task:
         """
         return [self.reward(problem, text) for problem, text in zip(problems, texts, strict=True)]
 
-    def solution(self, problem: Problem) -> str:
+    def solution(self, problem: Problem) -> str | Sequence[str]:
         """A completion that earns full marks, with its stop string; or raise NoSolution.
+
+        For an episode, return the model's turns: one text per turn.
 
         `tinyzero check-task` grades it, and learns from it how answers are written.
 
@@ -260,6 +291,8 @@ class Task:
 
     def measure(self, problem: Problem, text: str) -> Mapping[str, float]:
         """Numbers that describe how one completion works; `summarise` turns them into metrics.
+
+        In an episode `text` also contains what the environment said. Nothing is paid for it here.
 
         Example:
 
@@ -342,6 +375,8 @@ class Task:
 
     def episode(self, problem: Problem) -> Episode | None:
         """A conversation about `problem`, or None (the default) if a problem takes only one turn.
+
+        It plays in a worker process with limits, like the rewards of your own task.
 
         Example:
 

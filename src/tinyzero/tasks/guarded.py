@@ -12,7 +12,9 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from tinyzero.errors import TaskError, UserError, guarding
-from tinyzero.tasks.base import Episode, Event, Task
+from tinyzero.grading import sound_turns
+from tinyzero.tasks.base import Event, Task
+from tinyzero.tasks.tools.base import Tool, ToolEpisode
 from tinyzero.types import Problem, Prompt, Split
 
 PLAIN = (
@@ -25,6 +27,8 @@ PLAIN = (
     "shortcut",
     "sources",
     "levels",
+    "max_turns",
+    "inline",
 )
 """The attributes of a task, apart from its options."""
 
@@ -39,17 +43,25 @@ class GuardedTask(Task):
     Example: `load_task("my_task.py:MyTask").problem("train", 0)`.
     """
 
-    def __init__(self, owner: Any, name: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, owner: Any, name: str, options: Mapping[str, Any], tool: Tool | None = None
+    ) -> None:
         self.owner = owner
         self.name = name
         self.given = dict(options)
-        self.trusted = type(owner).__module__.startswith("tinyzero.")
+        self.tool = tool
+        code = [owner, *([tool] if tool else [])]
+        self.trusted = all(type(part).__module__.startswith("tinyzero.") for part in code)
         self.options: Any = getattr(owner, "options", None)
 
         for attribute in PLAIN:
             default = getattr(Task, attribute)
             setattr(self, attribute, getattr(owner, attribute, default))
         self.stop = _stop_strings(self.stop, name)
+        self._final_stop = self.stop
+        if tool is not None:
+            self.stop = (*tool.stop, *self.stop)
+            self.max_turns, self.inline = tool.max_turns, True
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle only the name and the options: another process loads the task from these."""
@@ -64,8 +76,18 @@ class GuardedTask(Task):
 
     @property
     def grades_groups(self) -> bool:
-        """Whether the task grades the completions of a group together."""
-        return _overrides(self.owner, "rewards")
+        """Whether the task grades the completions of a group together. Episodes are not."""
+        return _overrides(self.owner, "rewards") and not self.plays_episodes
+
+    @property
+    def final_stop(self) -> Sequence[str]:
+        """The stop strings without those after which a tool is asked."""
+        return self._final_stop
+
+    @property
+    def plays_episodes(self) -> bool:
+        """Whether problems may take several turns: with a tool, or episodes of the task's own."""
+        return self.tool is not None or _overrides(self.owner, "episode")
 
     def problem(self, split: Split, index: int) -> Problem:
         with guarding(self.owner):
@@ -84,17 +106,37 @@ class GuardedTask(Task):
             self._reject("prompt", prompt, "text or chat messages", problem)
         return prompt
 
-    def reward(self, problem: Problem, text: str) -> Any:
-        """The owner's return value as it is; `grading.judge_group` guards the call."""
-        return self.owner.reward(problem, text)
+    def reward(self, problem: Problem, text: str | Sequence[str]) -> Any:
+        """The owner's return value as it is; `grading.judge_group` guards the call.
+
+        If the task plays episodes, `text` is all that the model says in one, or a list of its
+        turns. A text is cut after each stop string, where a turn would have ended.
+        """
+        if not self.plays_episodes:
+            return self.owner.reward(problem, text)
+        said = cut_into_turns(text, self.stop) if isinstance(text, str) else list(text)
+        episode = self.episode(problem)
+        if episode is None:
+            return self.owner.reward(problem, "".join(said))
+
+        heard = 0
+        try:
+            for turn in said[: self.max_turns]:
+                heard += 1
+                if episode.step(turn) is None:
+                    break
+            return replace(sound_turns(episode.reward(), heard), turns=())
+        finally:
+            episode.close()
 
     def rewards(self, problems: Sequence[Problem], texts: Sequence[str]) -> Any:
         """The owner's return value as it is; `grading.judge_group` guards the call."""
         return self.owner.rewards(problems, texts)
 
-    def solution(self, problem: Problem) -> str:
+    def solution(self, problem: Problem) -> str | Sequence[str]:
         with guarding(self.owner):
-            return str(self.owner.solution(self._copy(problem)))
+            solution = self.owner.solution(self._copy(problem))
+        return [str(said) for said in solution] if _is_list(solution) else str(solution)
 
     def size(self, split: Split) -> int | None:
         size = self._ask("size", split)
@@ -142,9 +184,11 @@ class GuardedTask(Task):
         row: Mapping[str, Any] = self._ask("row", self._copy(problem))
         return row
 
-    def episode(self, problem: Problem) -> Episode | None:
-        episode: Episode | None = self._ask("episode", self._copy(problem))
-        return episode
+    def episode(self, problem: Problem) -> Any:
+        """The owner's return value as it is; `grading.Stage` guards the call."""
+        if self.tool is not None:
+            return ToolEpisode(self.owner, self.final_stop, problem, self.tool)
+        return self._method("episode")(problem)
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         """Call a method of the owner, or the default of `Task`, behind the guard."""
@@ -169,6 +213,26 @@ class GuardedTask(Task):
     def _named(self, problem: Problem) -> Problem:
         """The problem with this task's name in it, unless it has one already."""
         return problem if problem.task else replace(problem, task=self.name)
+
+
+def cut_into_turns(text: str, stop: Sequence[str]) -> list[str]:
+    """What a model says, cut after each stop string.
+
+    >>> cut_into_turns("40*6=,7*6=</answer>", stop=["=", "</answer>"])
+    ['40*6=', ',7*6=', '</answer>']
+    """
+    turns: list[str] = []
+    while text:
+        ends = [text.index(string) + len(string) for string in stop if string in text]
+        end = min(ends, default=len(text))
+        turns.append(text[:end])
+        text = text[end:]
+    return turns or [""]
+
+
+def _is_list(solution: Any) -> bool:
+    """Whether a solution has several turns."""
+    return isinstance(solution, list | tuple)
 
 
 def _is_numbers_by_name(measured: Any) -> bool:

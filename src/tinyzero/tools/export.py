@@ -404,9 +404,10 @@ def _used_stops(task: Task) -> tuple[str, ...]:
     """
     try:
         solution = task.solution(task.problem("test", 0))
+        solution = [solution] if isinstance(solution, str) else solution
     except UserError:  # no solution is known, or the task's own code raised
-        return tuple(task.stop)
-    return tuple(text for text in task.stop if text in solution)
+        return tuple(task.final_stop)
+    return tuple(text for text in task.final_stop if any(text in turn for turn in solution))
 
 
 def _ending(stop: Sequence[str]) -> str:

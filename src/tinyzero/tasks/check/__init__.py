@@ -231,7 +231,7 @@ def _time_rewards(sandbox: Sandbox, drawn: Drawn) -> list[float]:
     times: list[float] = []
     for problem in islice(drawn.values(), TIMED):
         solution = sandbox.ask("solution", problem).value
-        text = solution if isinstance(solution, str) else DEFAULT.around("7")
+        text = solution if _is_solution(solution) else DEFAULT.around("7")
         if not times:
             first = sandbox.ask("practise", problem, text)
             if first.died:
@@ -249,6 +249,12 @@ def _too_slow(seconds: float) -> str:
     )
 
 
+def _is_solution(value: Any) -> bool:
+    """Whether this is a text, or a list of the turns of an episode."""
+    turns = value if isinstance(value, list | tuple) and value else [value]
+    return all(isinstance(turn, str) for turn in turns)
+
+
 def _solve(
     sandbox: Sandbox, drawn: Drawn, findings: Findings
 ) -> tuple[Mapping[str, Solved], list[str]]:
@@ -260,7 +266,7 @@ def _solve(
         if solution.unknown:
             unknown += 1
             continue
-        if not isinstance(solution.value, str):
+        if not _is_solution(solution.value):
             line = f"solution of problem {problem.id!r} {solution.outcome()} instead of text"
             fix = "return a right completion, or raise NoSolution"
             findings.add(("solution", solution.error.partition(":")[0]), problem.id, line, fix)
@@ -271,7 +277,7 @@ def _solve(
         sandbox.ask("practise", problem, solution.value)  # what loads on the first call, loads here
         answer = sandbox.grade(problem, solution.value)
         if isinstance(answer.value, Reward) and answer.value.right is True:
-            solved[problem.id] = Solved(solution.value, answer.value)
+            solved[problem.id] = Solved("".join(solution.value), answer.value)
             continue
 
         subject = f"own solution {show(solution.value)} of problem {problem.id!r}"

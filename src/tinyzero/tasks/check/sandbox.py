@@ -157,7 +157,7 @@ def _serve(pipe: Connection, parents_end: Connection, task: Any) -> None:
     """The worker: answer calls until the pipe closes, within limits, silently, and watched."""
     parents_end.close()
     _set_limits()
-    owner = task.owner if isinstance(task, GuardedTask) else task
+    owner = task.owner if isinstance(task, GuardedTask) and not task.plays_episodes else task
     name = task.name if isinstance(task, GuardedTask) else ""
     watch = Watch()
     process = os.getpid()
@@ -207,7 +207,7 @@ def _call(owner: Any, name: str, method: str, arguments: tuple[Any, ...], watch:
     effects: list[SideEffect] = []
     try:
         if method in ("reward", "practise"):  # practice is watched too, so that it writes no file
-            watch.begin(arguments[1])
+            watch.begin("".join(arguments[1]))  # an episode's solution is a list of turns
         try:
             value = _value(owner, name, method, arguments)
         finally:
@@ -222,7 +222,8 @@ def _call(owner: Any, name: str, method: str, arguments: tuple[Any, ...], watch:
     except _NotAReward as error:
         answer = Answer(error=f"gives {error}")
     except BaseException as error:
-        answer = Answer(error=_raised(error), refused=isinstance(error, UserError))
+        is_refusal = isinstance(error, UserError) and not isinstance(error, TaskError)
+        answer = Answer(error=_raised(error), refused=is_refusal)
     return answer._replace(seconds=seconds, elapsed=elapsed, effects=tuple(effects))
 
 
@@ -230,6 +231,8 @@ def _value(owner: Any, name: str, method: str, arguments: tuple[Any, ...]) -> An
     """What the task's method, or its default, returns. Groups are graded as groups of one."""
     if method in ("reward", "practise"):
         problem, text = deepcopy(arguments[0]), arguments[1]
+        if isinstance(owner, GuardedTask):
+            return owner.reward(problem, text)
         if getattr(type(owner), "rewards", Task.rewards) is not Task.rewards:
             (value,) = owner.rewards([problem], [text])
             return value

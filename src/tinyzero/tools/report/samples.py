@@ -22,6 +22,9 @@ CHARACTERS = 6_000  # shown from the beginning of a completion, and a third of i
 MOST_FIELDS = 120  # characters of a problem's fields that are shown
 SEARCHED = 3_000_000  # characters of right answers searched for the first that checks and revises
 
+ENVIRONMENT = "environment"  # the mark of what an environment or a tool wrote
+ENVIRONMENT_SAYS = "not written by the model, but by a tool or an environment"
+
 # a loop repeats at most PERIOD characters, at least COPIES times and over LOOPED characters
 PERIOD, COPIES, LOOPED = 400, 4, 40
 
@@ -217,13 +220,15 @@ def marked(
 def shown(record: Record, task: Task | None = None) -> dict[str, Any]:
     """A rollout as the page shows it, in marked pieces. A very long one loses its middle."""
     text, events = record["text"], find_events(record, task)
-    kinds = sorted({event.kind for event in events})
+    environment = [Event(ENVIRONMENT, *span) for span in record.get("environment", ())]
+    kinds = sorted({event.kind for event in [*events, *environment]})
     is_revised = right(record) and revises(events)
 
     answer = text.rfind("<answer>")
     if answer >= 0:
         answer_end = len(text.removesuffix("</answer>"))
         events = [*events, Event("answer", answer + len("<answer>"), answer_end)]
+    events = [*events, *environment]
 
     tail = len(text) - CHARACTERS // 3
     if tail > CHARACTERS:

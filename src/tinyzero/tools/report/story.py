@@ -18,6 +18,7 @@ from tinyzero.registry import module_name
 from tinyzero.run.signs import mean
 from tinyzero.tasks import TASKS, load_task
 from tinyzero.tasks.base import Task
+from tinyzero.tasks.tools import TOOL
 from tinyzero.tools.report import alarms, samples
 from tinyzero.tools.report.charts import described
 from tinyzero.tools.report.columns import Columns, highest_so_far, number, thin
@@ -53,7 +54,7 @@ def page_data(runs: Sequence[Recorded], folder: Path | None = None) -> dict[str,
     return {
         "axes": AXES,
         "sections": described(present, tasks),
-        "marks": {kind: says for task in tasks for kind, says in task.kinds.items()},
+        "marks": marks(tasks, data),
         "runs": data,
         "grid": grid(folder, names),
         "comparison": comparison(runs, names) if len(runs) > 1 else None,
@@ -321,6 +322,7 @@ def shortcut(task_settings: str, problems: int) -> dict[str, float]:
     """
     settings = json.loads(task_settings)
     name = settings.pop("name")
+    settings.pop(TOOL, None)  # its problems are the same, and a page runs no code of a folder
     if name not in TASKS:
         return {}
     named_files = [settings.get(option) for option in load_task(name).sources]
@@ -374,6 +376,15 @@ def baselines(folder: Path) -> list[dict[str, Any]]:
         raise UserError(
             f"{path} is not what benchmarks/what_training_added.py writes: remove it"
         ) from None
+
+
+def marks(tasks: Sequence[Task], data: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the marks in the shown answers mean, by name."""
+    meanings = {kind: says for task in tasks for kind, says in task.kinds.items()}
+    shown = {kind for run in data for sample in run["samples"] for kind in sample["kinds"]}
+    if samples.ENVIRONMENT in shown:
+        meanings[samples.ENVIRONMENT] = samples.ENVIRONMENT_SAYS
+    return meanings
 
 
 def shown_samples(run: Recorded, room: int) -> dict[str, Any]:

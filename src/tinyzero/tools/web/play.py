@@ -90,7 +90,8 @@ class Playground:
 
     def solution(self, request: Request) -> dict[str, Any]:
         """An answer that the grader accepts."""
-        text = self.task.solution(self._problem(request))
+        solution = self.task.solution(self._problem(request))
+        text = solution if isinstance(solution, str) else "\n".join(solution)
         return {"solution": extract_answer(text) or text}
 
     def think(self, request: Request) -> Generator[dict[str, Any], None, None]:
@@ -108,6 +109,9 @@ class Playground:
         )
         yield {"shown": shown(player, problem), "prompt": player.sampler.decode(ids)}
 
+        if self.task.plays_episodes:
+            yield from _turns(player, problem, params)
+            return
         text, tokens = "", 0
         try:
             for piece in player.stream(ids, params):
@@ -149,6 +153,23 @@ def shown(player: Player, problem: Problem) -> str:
         return prompt.strip()
     asked = [message["content"] for message in prompt if message["role"] == "user"]
     return asked[-1].strip() if asked else ""
+
+
+def _turns(player: Player, problem: Problem, params: SamplingParams) -> Iterator[dict[str, Any]]:
+    """Yield the turns of an episode, the environment's in brackets, and then the verdict."""
+    tokens = 0
+    try:
+        for piece in player.perform(problem, params):
+            if isinstance(piece, Verdict):
+                limit = tokens == params.max_tokens
+                yield {"tokens": tokens, "limit": limit, **_verdict_event(piece)}
+            elif piece.by_model:
+                tokens += piece.end - piece.start
+                yield {"text": piece.text}
+            else:
+                yield {"text": f"⟨{piece.text}⟩"}
+    except (UserError, NonFiniteError) as error:
+        yield {"error": str(error)}
 
 
 def _verdict_event(verdict: Verdict) -> dict[str, Any]:
