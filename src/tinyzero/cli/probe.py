@@ -67,7 +67,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
             player, params, 60 * given.minutes, _show_progress
         )
         starts = probe.starts_of(player, problems, sampled, group_size)
-        levels = player.task.levels
+        difficulty = player.task.difficulty
 
     best = probe.best_of(starts, config.rollout.temperature)
     print("\n".join(["", *probe.table(starts, group_size), ""]))
@@ -76,7 +76,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
             f"the grader failed on {tally.failed} answers and could not grade {tally.ungraded};\n"
             f"  the first error: {tally.first_error}"
         )
-    for line in probe.verdict(best, len(problems), group_size, params.max_tokens, levels):
+    for line in probe.verdict(best, len(problems), group_size, params.max_tokens, difficulty):
         print(textwrap.fill(line, width=80, subsequent_indent="  ", break_long_words=False))
 
     groups = sampled[starts.index(best)].groups

@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from tinyzero.config.schema import Config
+from tinyzero.config.schema import Config, parts_of
 from tinyzero.config.toml import to_toml
 from tinyzero.errors import UserError
 
@@ -33,8 +33,7 @@ def require(
 
     `kinds` are the parts of it that the command is going to load; `flags` say how to allow them.
     """
-    for kind in kinds:
-        name = getattr(config, kind).name
+    for kind, name in [(kind, name) for kind in kinds for name in names_of(config, kind)]:
         if ":" not in name or fingerprint(config, name) in _remembered():
             continue
 
@@ -49,7 +48,7 @@ def remember(config: Config) -> None:
 
     Does nothing on a machine where this cannot be noted; there the user is asked each time.
     """
-    names = [getattr(config, kind).name for kind in KINDS]
+    names = [name for kind in KINDS for name in names_of(config, kind)]
     path = state_file()
     new = {fingerprint(config, name) for name in names if ":" in name} - _remembered()
     if path is None or not new:
@@ -60,6 +59,13 @@ def remember(config: Config) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
             file.write("".join(f"{line}\n" for line in sorted(new)))
+
+
+def names_of(config: Config, kind: str) -> list[str]:
+    """What the section `kind` of `config` names: for a mixture, all of its tasks as well."""
+    section = getattr(config, kind)
+    entries = parts_of(section.options) if kind == "task" else []
+    return [section.name, *(str(entry.get("name", "")) for entry in entries)]
 
 
 def fingerprint(config: Config, name: str) -> str:

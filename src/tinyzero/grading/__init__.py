@@ -12,6 +12,7 @@ from tinyzero.grading.arithmetic import (
     evaluate_expression,
     number_reward,
 )
+from tinyzero.grading.dispatch import DispatchGrader
 from tinyzero.grading.verdicts import (
     Grader,
     Judge,
@@ -25,6 +26,7 @@ from tinyzero.grading.workers import TaskReference, WorkerPool
 
 __all__ = [
     "MAX_DIGITS",
+    "DispatchGrader",
     "Grader",
     "Judge",
     "LocalGrader",

@@ -24,9 +24,21 @@ __all__ = [
     "files",
     "guarded",
     "load_task",
+    "mixture",
+    "shares",
 ]
 
-PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits")
+PARTS = (
+    "arithmetic",
+    "base",
+    "check",
+    "corpora",
+    "files",
+    "guarded",
+    "prompts",
+    "shares",
+    "splits",
+)
 """The modules of this package that are not tasks."""
 
 REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))
@@ -59,7 +71,11 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
     with constructing(f"task {name}", arguments):
         task = task_class(*arguments)
 
-    return GuardedTask(task, name, acting(arguments[0]) if arguments else {})
+    if not arguments:
+        return GuardedTask(task, name, {})
+    own_options = getattr(task, "options", None)
+    is_completed = isinstance(own_options, type(arguments[0]))  # as by a mixture, with defaults
+    return GuardedTask(task, name, acting(own_options if is_completed else arguments[0]))
 
 
 def bundled(name: str) -> GuardedTask | None:

@@ -11,7 +11,10 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from pydantic import BaseModel
+
 from tinyzero.errors import TaskError, UserError, guarding
+from tinyzero.registry import acting
 from tinyzero.tasks.base import Episode, Event, Task
 from tinyzero.types import Problem, Prompt, Split
 
@@ -24,7 +27,9 @@ PLAIN = (
     "kinds",
     "shortcut",
     "sources",
+    "difficulty",
     "levels",
+    "mixture",
 )
 """The attributes of a task, apart from its options."""
 
@@ -43,13 +48,16 @@ class GuardedTask(Task):
         self.owner = owner
         self.name = name
         self.given = dict(options)
-        self.trusted = type(owner).__module__.startswith("tinyzero.")
         self.options: Any = getattr(owner, "options", None)
 
         for attribute in PLAIN:
             default = getattr(Task, attribute)
             setattr(self, attribute, getattr(owner, attribute, default))
         self.stop = _stop_strings(self.stop, name)
+        self.levels = _level_numbers(self.levels, name)
+
+        is_ours = type(owner).__module__.startswith("tinyzero.")
+        self.trusted = is_ours and all(part.task.trusted for part in self.mixture.values())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle only the name and the options: another process loads the task from these."""
@@ -65,7 +73,23 @@ class GuardedTask(Task):
     @property
     def grades_groups(self) -> bool:
         """Whether the task grades the completions of a group together."""
+        if self.mixture:
+            return any(part.task.grades_groups for part in self.mixture.values())
         return _overrides(self.owner, "rewards")
+
+    def at(self, level: int) -> GuardedTask:
+        """The task that draws problems of this level, with the options that make it so.
+
+        Raises UserError if the task does not have the level.
+        """
+        if level not in self.levels:
+            known = ", ".join(map(str, self.levels)) or "none"
+            raise UserError(f"the task {self.name} has no level {level}: its levels are {known}")
+
+        owner = self._ask("at", level)
+        options = getattr(owner, "options", None)
+        given = acting(options) if isinstance(options, BaseModel) else self.given
+        return GuardedTask(getattr(owner, "owner", owner), self.name, given)
 
     def problem(self, split: Split, index: int) -> Problem:
         with guarding(self.owner):
@@ -194,6 +218,24 @@ def _stop_strings(stop: Any, name: str) -> tuple[str, ...]:
             f"stop of the task {name} is {stop!r:.80}: give a list of non-empty strings"
         )
     return tuple(strings)
+
+
+def _level_numbers(levels: Any, name: str) -> tuple[int, ...]:
+    """A task's levels as a tuple; a number n stands for the levels 0 to n - 1.
+
+    Raises UserError if they are anything but different whole numbers.
+    """
+    if isinstance(levels, int) and not isinstance(levels, bool):
+        levels = range(levels)
+    are_valid = isinstance(levels, tuple | list | range) and all(
+        isinstance(level, int) and not isinstance(level, bool) for level in levels
+    )
+    if not are_valid or len(set(levels)) < len(levels):
+        raise UserError(
+            f"levels of the task {name} is {levels!r:.80}: give different whole numbers, from easy "
+            "to hard (options that make problems harder are named in `difficulty`)"
+        )
+    return tuple(levels)
 
 
 def _overrides(owner: Any, name: str) -> bool:

@@ -151,7 +151,7 @@ class Countdown(Task):
     highlights = display.HIGHLIGHTS
     kinds = display.MARKS
     shortcut = display.SHORTCUT
-    levels = ("max_count", "max_number")
+    difficulty = ("max_count", "max_number")
     sources = ("data",)
 
     def __init__(self, options: CountdownOptions | None = None) -> None:
