@@ -11,7 +11,13 @@ EXAMPLE = (8, 2, 4, 3, 1, 5)
 """The numbers of the worked example, as many of them as the problem has."""
 
 
-def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
+def prompt(
+    numbers: Sequence[int],
+    target: int,
+    template: str,
+    use_all: bool = True,
+    may_be_unsolvable: bool = False,
+) -> Prompt:
     """Countdown's question in `template`, one of `tinyzero.tasks.prompts.TEMPLATES`.
 
     "base" and "instruct" are the original TinyZero's text, except that it has a space before
@@ -27,9 +33,8 @@ def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
     if template == "instruct-short":
         example = EXAMPLE[: len(numbers)]
         answer = " + ".join(map(str, example))
-        return worked_example(
-            _short_question(example, sum(example)), answer, _short_question(numbers, target)
-        )
+        asked = _short_question(numbers, target) + _more_rules(use_all, may_be_unsolvable, "{}")
+        return worked_example(_short_question(example, sum(example)), answer, asked)
 
     question = (
         f"Using the numbers {list(numbers)}, create an equation that equals {target}. "
@@ -38,8 +43,16 @@ def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
         "Show your work in <think> </think> tags. "
         "And return the final answer in <answer> </answer> tags, "
         "for example <answer> (1 + 2) / 3 </answer>."
-    )
+    ) + _more_rules(use_all, may_be_unsolvable, "<answer> {} </answer>")
     return posed(f"{target} from {' '.join(map(str, numbers))}", question, template)
+
+
+def _more_rules(use_all: bool, may_be_unsolvable: bool, form: str) -> str:
+    """The rules that differ from the original's; `form` is how an answer is written."""
+    rules = "" if use_all else " You do not have to use all of the numbers."
+    if may_be_unsolvable:
+        rules += f" If it cannot be done, answer {form.format('no solution')}."
+    return rules
 
 
 def _short_question(numbers: Sequence[int], target: int) -> str:
