@@ -19,7 +19,7 @@ from tinyzero.config import resolve
 from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems, evaluate, shortfall
 from tinyzero.grading import extract_answer, find_answer
-from tinyzero.rollouts import Collected, Player, Source
+from tinyzero.rollouts import Player, Source
 from tinyzero.run import records
 from tinyzero.tasks import load_task
 from tinyzero.tasks.guarded import GuardedTask

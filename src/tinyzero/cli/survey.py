@@ -155,6 +155,4 @@ def _levels(text: str) -> list[int]:
     try:
         return [int(level) for level in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list of levels: write 2,3"
-        ) from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of levels: write 2,3") from None

@@ -20,8 +20,8 @@ from tinyzero.algorithms import Algorithm
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Command, Config, GradingSection, trust
 from tinyzero.cost.shapes import read_shape
-from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, short_path
 from tinyzero.curriculum import Curriculum
+from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, short_path
 from tinyzero.grading import DispatchGrader, Grader, LocalGrader, TaskReference, WorkerPool
 from tinyzero.models import lora
 from tinyzero.registry import SESSION

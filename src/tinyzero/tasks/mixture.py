@@ -92,7 +92,9 @@ class Mixture(Task):
         self.shares = Shares({label: part.weight for label, part in self.mixture.items()})
 
         tasks = {label: part.task for label, part in self.mixture.items()}
-        self.rules = " Or: ".join(dict.fromkeys(task.rules for task in tasks.values() if task.rules))
+        self.rules = " Or: ".join(
+            dict.fromkeys(task.rules for task in tasks.values() if task.rules)
+        )
         self.stop = tuple(dict.fromkeys(stop for task in tasks.values() for stop in task.stop))
         self.kinds = {kind: says for task in tasks.values() for kind, says in task.kinds.items()}
         self.glossary = {

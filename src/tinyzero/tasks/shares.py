@@ -24,7 +24,9 @@ class Shares:
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        exact = {name: Fraction(weight).limit_denominator(FINEST) for name, weight in weights.items()}
+        exact = {
+            name: Fraction(weight).limit_denominator(FINEST) for name, weight in weights.items()
+        }
         exact = {name: max(weight, Fraction(1, FINEST)) for name, weight in exact.items()}
         common = math.lcm(*(weight.denominator for weight in exact.values()))
         whole = {name: int(weight * common) for name, weight in exact.items()}

@@ -101,9 +101,7 @@ def rows_of(task: GuardedTask, levels: Sequence[int], count: int) -> list[Row]:
     return rows
 
 
-def _labelled_problems(
-    task: Task, name: str, count: int
-) -> dict[tuple[str, str], list[Problem]]:
+def _labelled_problems(task: Task, name: str, count: int) -> dict[tuple[str, str], list[Problem]]:
     """Up to `count` distinct dev problems for each pair of labels (dataset, level).
 
     A label that the task does not have is "". The search ends when each pair has enough problems,

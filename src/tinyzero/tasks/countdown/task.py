@@ -382,9 +382,7 @@ class Countdown(Task):
     def solution(self, problem: Problem) -> str:
         """A right completion, with the expression that the solver finds, or with `no solution`."""
         numbers, target = problem.fields["numbers"], problem.fields["target"]
-        expression = countdown_solver.solve(
-            numbers, target, self.options.operators, self.use_all
-        )
+        expression = countdown_solver.solve(numbers, target, self.options.operators, self.use_all)
         if expression is None and self.options.unsolvable:
             expression = NO_SOLUTION
         if self.options.answer_only:
