@@ -33,7 +33,8 @@ def require(
 
     `kinds` are the parts of it that the command is going to load; `flags` say how to allow them.
     """
-    for kind, name in [(kind, name) for kind in kinds for name in names_of(config, kind)]:
+    named = [(part, name) for part in kinds for name in names_of(config, part)]
+    for kind, name in named:
         if ":" not in name or fingerprint(config, name) in _remembered():
             continue
 

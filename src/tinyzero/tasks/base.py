@@ -171,7 +171,7 @@ class Task:
     """The levels of difficulty that `at` offers, from easy to hard; a number n means 0 to n - 1."""
 
     mixture: Mapping[str, Part] = {}
-    """The tasks that this one mixes, by the name in `Problem.task`; empty if it is not a mixture."""
+    """The tasks that this one mixes, by the name in `Problem.task`; usually empty."""
 
     allowed_attacks: Sequence[str] = ()
     """Findings of `tinyzero check-task` that are intended, such as "junk around the answer"."""

@@ -1,4 +1,4 @@
-"""Dividing a sequence of problems between tasks by weight: exact, without luck and without drift."""
+"""Dividing problems between tasks by weight: exact in every step, without luck or drift."""
 
 from __future__ import annotations
 

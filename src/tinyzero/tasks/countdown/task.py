@@ -111,10 +111,7 @@ class CountdownOptions(BaseModel):
     @property
     def without_effect(self) -> set[str]:
         """Options that change nothing, so that a run does not record them."""
-        if self.tv_rules:
-            idle = {"min_number", "max_number"}
-        else:
-            idle = {"tv_rules"}
+        idle = {"min_number", "max_number"} if self.tv_rules else {"tv_rules"}
         return idle if self.unsolvable else idle | {"unsolvable"}
 
 
