@@ -31,7 +31,7 @@ OURS = ["tinyzero.*"]
 FLOORS = [
     ["types", "errors", "registry"],
     ["algorithms", "tasks", "grading", "models", "config"],
-    ["samplers", "batching", "learner", "rollouts", "evaluate", "cost"],
+    ["samplers", "batching", "learner", "curriculum", "streams", "rollouts", "evaluate", "cost"],
     ["run", "train", "cluster"],
     ["tools"],
     ["cli"],
