@@ -1,6 +1,7 @@
 """A survey: rows per task, dataset and level, figures worked out by hand, and its advice."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,8 @@ def test_rows_with_most_signal_come_first_and_options_say_what_to_train_on() -> 
 
 def test_time_that_is_used_up_is_one_line() -> None:
     player, rows = survey_of(Coins())
+    slow: Any = player.sampler
+    slow.script = lambda prompt, sample: str(time.sleep(0.01))
     with pytest.raises(UserError, match="no problem was answered"):
         survey.sample_in_time(player, rows, PARAMS, 1e-6)
 

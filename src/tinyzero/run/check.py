@@ -119,7 +119,7 @@ def check_curriculum(config: Config, task: GuardedTask) -> None:
         raise UserError(
             f"curriculum.rule is {config.curriculum.rule}, but {config.task.name} needs at least "
             f"two levels to move between (levels: {levels}): use --curriculum.rule none"
-            + (f", or change {_options_named(task)}" if task.difficulty else "")
+            + (f", or change {_options_named(task)}" if task.levels else "")
         )
 
 

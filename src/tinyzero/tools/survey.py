@@ -159,7 +159,7 @@ def sample_in_time(
                 chosen = row.problems[done : done + size]
                 if not chosen:
                     continue
-                first_group = number * len(row.problems) + done
+                first_group = done + sum(len(other.problems) for other in rows[:number])
                 row.groups += player.play(chosen, params, first_group, tally)
                 row.seconds += time.perf_counter() - before
                 if progress:
