@@ -19,7 +19,7 @@ from tinyzero.config import resolve
 from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems, evaluate, shortfall
 from tinyzero.grading import extract_answer, find_answer
-from tinyzero.rollouts import Collected, Player, Source
+from tinyzero.rollouts import Player, Source
 from tinyzero.run import records
 from tinyzero.tasks import load_task
 from tinyzero.tasks.guarded import GuardedTask
@@ -159,7 +159,7 @@ def test_prompts_that_do_not_fit_are_an_error_if_the_recipe_says_so() -> None:
 def test_a_task_without_a_prompt_that_fits_is_answered_in_one_line() -> None:
     params = SamplingParams(max_tokens=8, n=2)
     with pytest.raises(UserError, match="1000 prompts in a row do not fit"):
-        Source(player(context=8), list, prompts=4, params=params)._draw(0, Collected())
+        Source(player(context=8), list, prompts=4, params=params).take(0)
 
 
 def test_the_package_works_without_countdown(tmp_path: Path, base: Path) -> None:

@@ -46,6 +46,7 @@ def glossary() -> str:
     own = "\n\n".join(
         f"## {name.capitalize()}\n\n| key | meaning |\n|---|---|\n{rows(load_task(name).glossary)}"
         for name in TASKS
+        if load_task(name).glossary
     )
     return f"""# Metrics
 

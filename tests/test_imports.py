@@ -31,7 +31,17 @@ OURS = ["tinyzero.*"]
 FLOORS = [
     ["types", "errors", "registry"],
     ["algorithms", "tasks", "grading", "models", "config"],
-    ["samplers", "batching", "learner", "rollouts", "turns", "evaluate", "cost"],
+    [
+        "samplers",
+        "batching",
+        "learner",
+        "curriculum",
+        "streams",
+        "rollouts",
+        "turns",
+        "evaluate",
+        "cost",
+    ],
     ["run", "train", "cluster"],
     ["tools"],
     ["cli"],

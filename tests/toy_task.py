@@ -84,3 +84,23 @@ class Wandering(Early):
     def prompt(self, problem: Problem, template: str) -> Prompt:
         os.chdir(Path(__file__).parent)
         return super().prompt(problem, template)
+
+
+class Levelled(Early):
+    """Level n asks for the n-th letter."""
+
+    levels = (1, 2, 3)
+
+    def __init__(self) -> None:
+        self.level = 0
+
+    def at(self, level: int) -> "Levelled":
+        easier = Levelled()
+        easier.level = level
+        return easier
+
+    def problem(self, split: Split, index: int) -> Problem:
+        drawn = super().problem(split, index)
+        if not self.level:
+            return drawn
+        return replace(drawn, fields={"letter": LETTERS[split][self.level - 1]})

@@ -206,8 +206,8 @@ def collate(groups: Sequence[Group], max_tokens: int, version: int = 0) -> Batch
     if any(rollout.reward.turns for rollout in rollouts):
         turn_rewards = torch.zeros(len(rollouts), width - 1)
         for row, rollout in enumerate(rollouts):
-            columns, shares = _turn_rewards(rollout)
-            turn_rewards[row, columns] = torch.tensor(shares)
+            ends, shares = _turn_rewards(rollout)
+            turn_rewards[row, ends] = torch.tensor(shares)
 
     rewards = [rollout.reward for rollout in rollouts]
     stale = torch.tensor([rollout.completion.last_version < version for rollout in rollouts])

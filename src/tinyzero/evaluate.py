@@ -12,6 +12,7 @@ from typing import Any
 from tinyzero.errors import UserError
 from tinyzero.rollouts import Player, Tally
 from tinyzero.tasks.base import Task
+from tinyzero.tasks.shares import Shares
 from tinyzero.types import EvalResult, Group, Problem, Rollout, SamplingParams, Split
 
 EVAL_SEED = 20_250_124  # fixed, so that evaluations of one model agree whatever run made it
@@ -22,10 +23,15 @@ Z_95 = 1.959964  # standard normal quantile of a two-sided 95 % interval
 def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
     """The first `count` problems of `split` with different ids, or all if a finite split has fewer.
 
+    A mixture's problems are divided between its tasks by weight, and come task by task.
+
     Raises UserError if a finite split has no problems, or an endless one seems to have fewer. The
     search in an endless split ends when no new problem has come for a long time: if the split has n
     problems, the chance of missing the last one is exp(-10).
     """
+    if task.mixture:
+        return _distinct_of_each(task, split, count)
+
     problems: dict[str, Problem] = {}
     size, last_new_index = task.size(split), 0
 
@@ -44,6 +50,17 @@ def distinct_problems(task: Task, split: Split, count: int) -> list[Problem]:
     raise UserError(
         f"split {split!r} has only {len(problems)} distinct problems: ask for no more than that"
     )
+
+
+def _distinct_of_each(mixture: Task, split: Split, count: int) -> list[Problem]:
+    """Distinct problems of each task of a mixture, in its share of `count`."""
+    shares = Shares({name: part.weight for name, part in mixture.mixture.items()})
+    problems: list[Problem] = []
+    for name, quota in shares.quotas(0, count).items():
+        if quota:
+            drawn = distinct_problems(mixture.mixture[name].task, split, quota)
+            problems += [replace(problem, task=name) for problem in drawn]
+    return problems
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
@@ -276,7 +293,34 @@ def completion_metrics(task: Task, groups: Sequence[Group]) -> dict[str, float]:
     measured = [
         task.measure(rollout.problem, rollout.completion.transcript) for rollout in rollouts
     ]
-    return metrics | dict(task.summarise(measured))
+    metrics |= dict(task.summarise(measured))
+    return metrics | _metrics_per_task(task, groups)
+
+
+def _metrics_per_task(mixture: Task, groups: Sequence[Group]) -> dict[str, float]:
+    """Rewards, accuracy with its interval, lengths and the number of groups, for each task.
+
+    Nothing for a task that is not a mixture.
+    """
+    metrics: dict[str, float] = {}
+    for name in mixture.mixture:
+        own = [group for group in groups if group and group[0].problem.task == name]
+        metrics[f"groups/task={name}"] = len(own)
+        rollouts = [rollout for group in own for rollout in group]
+        if not rollouts:
+            continue
+
+        right = [float(is_right(rollout)) for rollout in rollouts]
+        low, high = interval(right, [rollout.problem.key for rollout in rollouts])
+        metrics |= {
+            f"reward/task={name}": _mean([rollout.reward.value for rollout in rollouts]),
+            f"accuracy/task={name}": _mean(right),
+            f"accuracy/task={name}/low": low,
+            f"accuracy/task={name}/high": high,
+            f"truncated/task={name}": _mean([_is_truncated(rollout) for rollout in rollouts]),
+            f"response_length/task={name}": _mean([r.completion.length for r in rollouts]),
+        }
+    return metrics
 
 
 def _count_turns(rollout: Rollout) -> int:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import groupby
 from typing import Any, Literal
 
+from tinyzero.curriculum import NO_CURRICULUM, Curriculum, Place
 from tinyzero.errors import UserError, guarding
 from tinyzero.grading import Grader, LocalGrader, Verdict
+from tinyzero.streams import Counts, Streams
 from tinyzero.tasks.base import Task
 from tinyzero.turns import ATTEMPTS, EncodeReply, Row, TurnPlayer, merged_turns
 from tinyzero.types import (
@@ -71,22 +75,40 @@ class Tally:
 
 @dataclass
 class Cursor:
-    """Position in the train split, and surplus groups for the next step. Checkpoints have both."""
+    """Where a run is in the train split, and surplus groups for the next step.
+
+    Checkpoints hold it, so a run that was killed continues with the same problems and levels.
+    """
 
     next: int = 0
+    """Problems drawn so far: the number of the next group, and the index of its problem."""
     surplus: list[Group] = field(default_factory=list)
+    indices: dict[str, int] = field(default_factory=dict)
+    """The next index within each task, if the task is a mixture."""
+    places: dict[str, Place] = field(default_factory=dict)
+    """The place of each task in its curriculum, if there is one."""
+
+    def copy(self) -> Cursor:
+        """A cursor that can be advanced while this one stays."""
+        return Cursor(self.next, list(self.surplus), dict(self.indices), dict(self.places))
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor as numbers, text, lists and dictionaries."""
         surplus = [[asdict(rollout) for rollout in group] for group in self.surplus]
-        return {"next": self.next, "surplus": surplus}
+        places = {name: asdict(place) for name, place in self.places.items()}
+        return {
+            "next": self.next,
+            "surplus": surplus,
+            "indices": dict(self.indices),
+            "places": places,
+        }
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> Cursor:
         """The inverse of `state_dict`."""
-
-        position, groups = state["next"], state["surplus"]
-        return Cursor(position, [[_rollout_from(saved) for saved in group] for group in groups])
+        surplus = [[_rollout_from(saved) for saved in group] for group in state["surplus"]]
+        places = {name: Place(**saved) for name, saved in state.get("places", {}).items()}
+        return Cursor(state["next"], surplus, dict(state.get("indices", {})), places)
 
 
 def _rollout_from(saved: Mapping[str, Any]) -> Rollout:
@@ -178,8 +200,23 @@ class Player:
         """
         if self.task.plays_episodes:
             return self._play_episodes(problems, params, first_group, tally, sampled)
+
+        groups: list[Group] = []
+        for stop, run in groupby(problems, key=partial(stop_strings, self.task)):
+            first = first_group + len(groups)
+            groups += self._play(list(run), replace(params, stop=stop), first, tally, sampled)
+        return groups
+
+    def _play(
+        self,
+        problems: Sequence[Problem],
+        params: SamplingParams,
+        first_group: int,
+        tally: Tally,
+        sampled: Callable[[], None] | None,
+    ) -> list[Group]:
+        """`play`, for problems whose completions end with the same stop strings."""
         prompts = [self.prompt_ids(problem) for problem in problems]
-        params = replace(params, stop=tuple(self.task.stop))
         submitted: set[int] = set()
 
         def grade(i: int, completions: list[Completion]) -> None:
@@ -292,6 +329,12 @@ class Player:
         return verdicts
 
 
+def stop_strings(task: Task, problem: Problem) -> tuple[str, ...]:
+    """The strings that end a completion of `problem`: in a mixture, those of its own task."""
+    part = task.mixture.get(problem.task)
+    return tuple(part.task.stop if part else task.stop)
+
+
 def judge(grader: Grader, problem: Problem, text: str | Sequence[str]) -> Verdict:
     """The verdict of `grader` on one answer, or on the turns of one."""
     key = object()  # other threads may ask at the same time
@@ -310,6 +353,8 @@ class Collected(Tally):
     """Problems left out because they do not fit into the model's context."""
     refused: bool = False
     """The algorithm kept no group at all. The last ones drawn are returned, but not trained on."""
+    by_task: dict[str, float] = field(default_factory=dict)
+    """Metrics of the tasks of a mixture, and of the levels of a curriculum, by key."""
 
 
 class Source:
@@ -317,6 +362,10 @@ class Source:
 
     `keep` is the algorithm's choice of the groups worth training on. `cursor` holds the position in
     the split, which also numbers the groups, so that (seed, group, sample) never repeats in a run.
+
+    The tasks of a mixture are streams with a quota of each step: if groups are dropped, their own
+    task is drawn from again. Any other task is a single stream without a name. `curriculum` moves
+    the level of each stream whose task has levels.
     """
 
     def __init__(
@@ -328,10 +377,12 @@ class Source:
         params: SamplingParams,
         refills: int = 0,
         clock: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        curriculum: Curriculum = NO_CURRICULUM,
     ) -> None:
         self.player, self.keep = player, keep
         self.prompts, self.params, self.refills = prompts, params, refills
         self.clock = clock
+        self.streams = Streams(player.task, curriculum)
         self.cursor = Cursor()
         self.collected = Collected()
 
@@ -344,20 +395,24 @@ class Source:
         UserError if no answer could be graded.
         """
         with self.clock("sample"):
-            return self._take()
+            return self._take(step)
 
-    def _take(self) -> list[Group]:
-        kept, position = list(self.cursor.surplus), self.cursor.next
-        collected = Collected()
+    def _take(self, step: int) -> list[Group]:
+        streams, cursor = self.streams, self.cursor.copy()
+        quotas = streams.quotas(step, self.prompts)
+        kept, played = cursor.surplus, list[Group]()
+        collected, counts = Collected(), Counts()
         rounds, groups = 0, list[Group]()
 
-        while len(kept) < self.prompts and rounds <= self.refills:
-            problems, next_position = self._draw(position, collected)
-            groups = self.player.play(problems, self.params, position, collected)
-            position = next_position
+        while (short := streams.short(quotas, kept)) and rounds <= self.refills:
+            first_group = cursor.next
+            problems = self._draw({name: quotas[name] for name in short}, cursor, collected)
+            groups = self.player.play(problems, self.params, first_group, collected)
+            played += groups
 
             chosen = [group for group in self.keep(groups) if group]
             collected.dropped_groups += len(groups) - len(chosen)
+            counts.add(streams, short, groups, chosen, is_refill=rounds > 0)
             kept += chosen
             rounds += 1
         collected.refill_rounds = max(0, rounds - 1)
@@ -371,30 +426,39 @@ class Source:
                 f"first: {collected.first_error}"
             )
 
-        self.cursor, self.collected = Cursor(position, kept[self.prompts :]), collected
-        return kept[: self.prompts]
+        taken, cursor.surplus = streams.divide(quotas, kept)
+        collected.by_task = counts.metrics() | streams.advance(cursor.places, played)
+        self.cursor, self.collected = cursor, collected
+        return taken
 
-    def _draw(self, position: int, collected: Collected) -> tuple[list[Problem], int]:
-        """The next problems from `position` that fit the context, and the position after them."""
+    def _draw(
+        self, quotas: Mapping[str, int], cursor: Cursor, collected: Collected
+    ) -> list[Problem]:
+        """The next problems of each stream that fit the context. `cursor` moves past them."""
         problems = list[Problem]()
-        skipped_in_a_row = 0
+        for name, count in quotas.items():
+            for level in self.streams.levels(name, cursor.places, count):
+                problems.append(self._draw_one(name, level, cursor, collected))
+        return problems
 
-        while len(problems) < self.prompts:
-            problem = self.player.task.problem("train", position)
-            position += 1
+    def _draw_one(
+        self, name: str, level: int | None, cursor: Cursor, collected: Collected
+    ) -> Problem:
+        """The next problem of a stream that fits the context."""
+        for _ in range(MOST_SKIPPED):
+            index = cursor.indices.get(name, 0) if name else cursor.next
+            problem = self.streams.problem(name, level, index)
+            cursor.next += 1
+            if name:
+                cursor.indices[name] = index + 1
+
             if self.player.fits(problem, self.params):
-                problems.append(problem)
-                skipped_in_a_row = 0
-                continue
-
-            skipped_in_a_row += 1
+                return problem
             collected.skipped_prompts += 1
-            if skipped_in_a_row == MOST_SKIPPED:
-                raise UserError(
-                    f"{skipped_in_a_row} prompts in a row do not fit into the model's context: "
-                    "lower max_tokens"
-                )
-        return problems, position
+
+        raise UserError(
+            f"{MOST_SKIPPED} prompts in a row do not fit into the model's context: lower max_tokens"
+        )
 
     def publish(self, policy: Learner, version: int) -> None:
         """Give the sampler the policy's weights, or only their version if it reads them itself."""

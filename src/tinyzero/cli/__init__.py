@@ -34,6 +34,7 @@ from tinyzero.cli import (
     recipes,
     report,
     sample,
+    survey,
     tasks,
     train,
     watch,
@@ -44,6 +45,7 @@ from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, print
 COMMANDS: tuple[ModuleType, ...] = (
     train,
     probe,
+    survey,
     eval,
     play,
     sample,

@@ -67,7 +67,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
             player, params, 60 * given.minutes, _show_progress
         )
         starts = probe.starts_of(player, problems, sampled, group_size)
-        levels = player.task.levels
+        difficulty = player.task.difficulty
 
     best = probe.best_of(starts, config.rollout.temperature)
     print("\n".join(["", *probe.table(starts, group_size), ""]))
@@ -76,7 +76,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
             f"the grader failed on {tally.failed} answers and could not grade {tally.ungraded};\n"
             f"  the first error: {tally.first_error}"
         )
-    for line in probe.verdict(best, len(problems), group_size, params.max_tokens, levels):
+    for line in probe.verdict(best, len(problems), group_size, params.max_tokens, difficulty):
         print(textwrap.fill(line, width=80, subsequent_indent="  ", break_long_words=False))
 
     groups = sampled[starts.index(best)].groups
@@ -85,7 +85,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
         "rollout.max_tokens": params.max_tokens,
         "rollout.samples": probe.samples_for(groups, group_size),
     }
-    print(f"\n  {_command(given, config, model, overrides | settings)}")
+    print(f"\n  {train_command(given, config, model, overrides | settings)}")
     return 0
 
 
@@ -94,7 +94,7 @@ def _show_progress(problems: int, seconds: float) -> None:
     print(f"  {problems} problem{plural} in {clock_text(seconds)}", flush=True)
 
 
-def _command(
+def train_command(
     given: argparse.Namespace, config: configs.Config, model: str, options: Mapping[str, Any]
 ) -> str:
     """The command line that trains `model` with `options`, quoted for the shell.
@@ -112,6 +112,6 @@ def _command(
     words = ["tinyzero", "train", recipe]
     for key, value in wanted.items():
         if usual.get(key) != value:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
+            text = value if isinstance(value, str) else configs.literal(value)
             words += ["--task" if key == "task.name" else f"--{key}", text]
     return shlex.join(words)

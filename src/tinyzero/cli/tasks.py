@@ -9,8 +9,9 @@ from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.cli.parsing import metavar
-from tinyzero.errors import printable
+from tinyzero.errors import UserError, printable
 from tinyzero.tasks import REGISTRY, TASKS, load_task
+from tinyzero.tasks.guarded import GuardedTask
 
 EXAMPLES = """\
   tinyzero tasks                       every bundled task
@@ -47,17 +48,25 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 def _description(name: str) -> str:
     """What a task is, one of its problems with a right answer, and its options."""
-    task = load_task(name)
-    problem = task.problem("dev", 0)
+    lines = [name, "", REGISTRY.docstring(name), "", *_example(load_task(name))]
+    return "\n".join([*lines, "", *option_lines(configs.own_options("task", name))])
+
+
+def _example(task: GuardedTask) -> list[str]:
+    """One of the task's problems with a right answer, or what the task needs before it has any."""
+    try:
+        problem = task.problem("dev", 0)
+    except UserError as error:
+        return [f"it has no example: {error}"]
+
     prompt = task.prompt(problem, "compact")
     texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
 
-    lines = [name, "", REGISTRY.docstring(name), "", "a prompt:"]
-    lines += [textwrap.indent(printable(text), "    ") for text in texts]
+    lines = ["a prompt:", *(textwrap.indent(printable(text), "    ") for text in texts)]
     solution = task.solution(problem)
     for turn in [solution] if isinstance(solution, str) else solution:
         lines += ["a right answer:", textwrap.indent(printable(turn), "    ")]
-    return "\n".join([*lines, "", *option_lines(configs.own_options("task", name))])
+    return lines
 
 
 def option_lines(options: list[configs.Option]) -> list[str]:

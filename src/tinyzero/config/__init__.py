@@ -43,6 +43,7 @@ from tinyzero.config.recorded import (
 )
 from tinyzero.config.schema import (
     Config,
+    CurriculumSection,
     EvalSection,
     GradingSection,
     LoraSection,
@@ -55,7 +56,7 @@ from tinyzero.config.schema import (
     UpdateSection,
 )
 from tinyzero.config.sizes import is_bundled, recipe_for_model
-from tinyzero.config.toml import flat, read_toml, set_option, tables_to_toml, to_toml
+from tinyzero.config.toml import flat, literal, read_toml, set_option, tables_to_toml, to_toml
 
 __all__ = [
     "ASKED",
@@ -66,6 +67,7 @@ __all__ = [
     "SHORT",
     "Command",
     "Config",
+    "CurriculumSection",
     "EvalSection",
     "GradingSection",
     "LoraSection",
@@ -87,6 +89,7 @@ __all__ = [
     "is_bundled",
     "kind_of",
     "lasting",
+    "literal",
     "merge",
     "option_keys",
     "options_of",

@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from tinyzero.algorithms import NAMES as ALGORITHMS
 from tinyzero.config.adapters import for_adapters, has_adapters
 from tinyzero.config.options import option_keys
-from tinyzero.config.schema import Config
+from tinyzero.config.schema import Config, parts_of
 from tinyzero.config.sizes import require_recipe_for_model
 from tinyzero.config.toml import read_toml, set_option
 from tinyzero.errors import UserError
@@ -179,6 +179,9 @@ def resolve(
             values[key]["name"] = lasting_reference(name)
     if isinstance(tool := values["task"].get("tool"), str):
         values["task"]["tool"] = lasting_reference(tool)
+    for part in parts_of(values["task"]):
+        if isinstance(part.get("name"), str):
+            part["name"] = lasting_reference(part["name"])
     return validate(Config, values)
 
 

@@ -176,8 +176,8 @@ def require_recipe(
     meant = path.with_name(MEANT)
     if path.name == ASKED and meant.is_file():
         recorded = resolve(read_recipe(str(meant)), {})
-        named = [(trust.name_of(config, kind), trust.name_of(recorded, kind)) for kind in kinds]
-        if all(":" not in here or here == there for here, there in named):
+        named = [(trust.names_of(config, kind), trust.names_of(recorded, kind)) for kind in kinds]
+        if all(here == there or ":" not in "".join(here) for here, there in named):
             config = recorded  # what was remembered when the run began
     trust.require(config, path, kinds, flags)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -33,6 +34,12 @@ class Named(BaseModel):
     def options(self) -> dict[str, Any]:
         """The table without the name."""
         return dict(self.model_extra or {})
+
+
+def parts_of(options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tables `[[task.of]]` of a mixture, from the options of the task; else nothing."""
+    entries = options.get("of")
+    return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
 
 
 class ModelSection(Section):
@@ -280,6 +287,34 @@ class EvalSection(Section):
         return self.problems if self.every else 0
 
 
+class CurriculumSection(Section):
+    """How the level of the problems follows the share of right answers, if the task has levels."""
+
+    rule: Literal["none", "threshold", "linear"] = Field(
+        "none",
+        description="none (all of the task's problems), threshold (whole levels, after `window` "
+        "steps each) or linear (a little after each step, with problems of two levels in between)",
+    )
+    up: float = Field(
+        0.7, gt=0, le=1, description="share of right answers from which problems become harder"
+    )
+    down: float = Field(
+        0.2, ge=0, lt=1, description="share of right answers up to which problems become easier"
+    )
+    window: int = Field(
+        4, ge=1, le=10_000, description="steps that decide whether the level changes by one"
+    )
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> CurriculumSection:
+        if self.down >= self.up:
+            raise ValueError(
+                f"curriculum.down {self.down:g} is not below curriculum.up {self.up:g}: "
+                "lower the first or raise the second"
+            )
+        return self
+
+
 class CheckpointSection(Section):
     """When the run is saved, so that it can be resumed."""
 
@@ -344,6 +379,7 @@ class Config(Section):
     rollout: RolloutSection = Field(default_factory=RolloutSection)
     sampler: SamplerSection = Field(default_factory=SamplerSection)
     grading: GradingSection = Field(default_factory=GradingSection)
+    curriculum: CurriculumSection = Field(default_factory=CurriculumSection)
     optimizer: OptimizerOptions = Field(
         default_factory=OptimizerOptions, description="The optimizer of the policy (AdamW)."
     )

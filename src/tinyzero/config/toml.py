@@ -49,7 +49,7 @@ def tables_to_toml(
     lines = [*_comment(title), ""] if title else []
     for key, value in values.items():
         if not isinstance(value, dict):
-            lines += [*_comment(comments.get(key, "")), f"{key} = {_literal(value)}"]
+            lines += [*_comment(comments.get(key, "")), f"{key} = {literal(value)}"]
 
     for section, table in values.items():
         if not isinstance(table, dict):
@@ -58,7 +58,7 @@ def tables_to_toml(
         for key, value in table.items():
             if value is not None and (section, key) != ("run", "dir"):
                 comment = comments.get(f"{section}.{key}", "")
-                lines += [*_comment(comment), f"{key} = {_literal(value)}"]
+                lines += [*_comment(comment), f"{key} = {literal(value)}"]
 
     return "\n".join(lines).lstrip("\n") + "\n"
 
@@ -68,13 +68,17 @@ def _comment(text: str) -> list[str]:
     return [f"# {line}" for line in textwrap.wrap(text, WIDTH - 2)]
 
 
-def _literal(value: Any) -> str:
-    """A value as TOML. JSON's text of a scalar is TOML's as well, except for None."""
+def literal(value: Any) -> str:
+    """A value as TOML. JSON's text of a scalar is TOML's as well, except for None.
+
+    >>> literal([{"name": "countdown", "weight": 2.0}])
+    '[{"name" = "countdown", "weight" = 2.0}]'
+    """
     if isinstance(value, dict):
-        entries = (f"{json.dumps(key)} = {_literal(entry)}" for key, entry in value.items())
+        entries = (f"{json.dumps(key)} = {literal(entry)}" for key, entry in value.items())
         return "{" + ", ".join(entries) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_literal, value)) + "]"
+        return "[" + ", ".join(map(literal, value)) + "]"
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 

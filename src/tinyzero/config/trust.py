@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from tinyzero.config.schema import Config
+from tinyzero.config.schema import Config, parts_of
 from tinyzero.config.toml import to_toml
 from tinyzero.errors import UserError
 
@@ -41,8 +41,8 @@ def require(
 
     `kinds` are the parts of it that the command is going to load; `flags` say how to allow them.
     """
-    for kind in kinds:
-        name = name_of(config, kind)
+    named = [(part, name) for part in kinds for name in names_of(config, part)]
+    for kind, name in named:
         if ":" not in name or fingerprint(config, name) in _remembered():
             continue
 
@@ -52,24 +52,12 @@ def require(
         )
 
 
-def name_of(config: Config, kind: str) -> str:
-    """The name of the plug-in of this kind in a configuration; empty if it has none.
-
-    >>> name_of(Config(), "task"), name_of(Config(), "tool")
-    ('countdown', '')
-    """
-    if kind == "tool":
-        tool = config.task.options.get("tool")
-        return tool if isinstance(tool, str) else ""
-    return str(getattr(config, kind).name)
-
-
 def remember(config: Config) -> None:
     """Note that this user started this run, so that its plug-ins need no permission from now on.
 
     Does nothing on a machine where this cannot be noted; there the user is asked each time.
     """
-    names = [name_of(config, kind) for kind in KINDS]
+    names = [name for kind in KINDS for name in names_of(config, kind)]
     path = state_file()
     new = {fingerprint(config, name) for name in names if ":" in name} - _remembered()
     if path is None or not new:
@@ -80,6 +68,20 @@ def remember(config: Config) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
             file.write("".join(f"{line}\n" for line in sorted(new)))
+
+
+def names_of(config: Config, kind: str) -> list[str]:
+    """The names of the plug-ins of this kind: for a mixture, those of all its tasks as well.
+
+    >>> names_of(Config(), "task"), names_of(Config(), "tool")
+    (['countdown'], [])
+    """
+    tables = [config.task.options, *parts_of(config.task.options)]
+    if kind == "tool":
+        return [str(table["tool"]) for table in tables if table.get("tool")]
+
+    names = [str(table.get("name", "")) for table in tables[1:]] if kind == "task" else []
+    return [getattr(config, kind).name, *names]
 
 
 def fingerprint(config: Config, name: str) -> str:

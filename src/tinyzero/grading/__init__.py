@@ -14,6 +14,7 @@ from tinyzero.grading.arithmetic import (
     evaluate_expression,
     number_reward,
 )
+from tinyzero.grading.dispatch import DispatchGrader
 from tinyzero.grading.episodes import Heard, Reply, Stage
 from tinyzero.grading.graders import Grader, LocalGrader
 from tinyzero.grading.verdicts import (
@@ -29,6 +30,7 @@ from tinyzero.grading.workers import TaskReference, WorkerPool
 __all__ = [
     "MAX_DIGITS",
     "MAX_EXPRESSION",
+    "DispatchGrader",
     "Grader",
     "Heard",
     "Judge",

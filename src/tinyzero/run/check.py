@@ -14,7 +14,7 @@ import torch
 
 from tinyzero import models, samplers
 from tinyzero.algorithms import Algorithm, load_algorithm
-from tinyzero.config import Config, Named, trust
+from tinyzero.config import Config, Named
 from tinyzero.cost.devices import LACKS, Device, device_named, lacks_bfloat16, this_cpu
 from tinyzero.cost.shapes import Shape, find_shape
 from tinyzero.cost.simulator import Plan, changed, make_plan, remedies
@@ -22,7 +22,7 @@ from tinyzero.cost.words import remedy_line, size_text, usable_text
 from tinyzero.errors import UserError
 from tinyzero.registry import acting, validate
 from tinyzero.run import trackers
-from tinyzero.tasks import TASKS, load_task
+from tinyzero.tasks import load_task
 from tinyzero.tasks.guarded import GuardedTask
 
 ONE_ROW = {"rollout.rows": 1}
@@ -48,7 +48,8 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
     task = load_task(config.task.name, config.task.options)
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
     samplers.check_name(config.sampler.name)
-    refuse_idle(given, config, algorithm)
+    refuse_idle(given, config, task, algorithm)
+    check_curriculum(config, task)
 
     if config.rollout.samples < algorithm.min_samples:
         raise UserError(
@@ -86,7 +87,9 @@ def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
     return config.model_copy(update=changes)
 
 
-def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> None:
+def refuse_idle(
+    given: Iterable[str], config: Config, task: GuardedTask, algorithm: Algorithm
+) -> None:
     """Raise UserError if an option that was `given` has no effect together with the others."""
     name = config.algorithm.name
     idle = {
@@ -95,20 +98,33 @@ def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> N
         "lora.": not config.lora.rank and "lora.rank is 0",
         "eval.problems": not config.eval.every and "eval.every is 0",
         "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
-        "grading.": runs_own_code(config) and f"{config.task.name} grades in this process",
+        "grading.": task.trusted and f"{config.task.name} grades in this process",
+        "curriculum.": config.curriculum.rule == "none" and "curriculum.rule is none",
         "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
     }
 
     for key in given:
         section = key.partition(".")[0] + "."
-        reason = idle.get(key) or (key != "lora.rank" and idle.get(section))
+        switches = ("lora.rank", "curriculum.rule")
+        reason = idle.get(key) or (key not in switches and idle.get(section))
         if reason:
             raise UserError(f"{key} has no effect: {reason}")
 
 
-def runs_own_code(config: Config) -> bool:
-    """Whether task and tool are bundled ones, which run in the training process."""
-    return config.task.name in TASKS and ":" not in trust.name_of(config, "tool")
+def check_curriculum(config: Config, task: GuardedTask) -> None:
+    """Raise UserError if the curriculum has no levels to move between."""
+    tasks = [part.task for part in task.mixture.values()] or [task]
+    if config.curriculum.rule != "none" and all(len(one.levels) < 2 for one in tasks):
+        levels = ", ".join(str(level) for one in tasks for level in one.levels) or "none"
+        raise UserError(
+            f"curriculum.rule is {config.curriculum.rule}, but {config.task.name} needs at least "
+            f"two levels to move between (levels: {levels}): use --curriculum.rule none"
+            + (f", or change {_options_named(task)}" if task.levels else "")
+        )
+
+
+def _options_named(task: GuardedTask) -> str:
+    return " or ".join(f"task.{option}" for option in task.difficulty)
 
 
 def unused_gpu(config: Config) -> str | None:

@@ -58,6 +58,38 @@ GLOSSARY: dict[str, str] = {
     "skipped_prompts": (
         "Problems left out because prompt and answer do not fit into the model's context."
     ),
+    # Mixtures and curricula
+    "reward/task=*": "Mean reward of the completions for the problems of one task of a mixture.",
+    "accuracy/task=*": (
+        "Share of the completions for the problems of one task of a mixture that are right."
+    ),
+    "accuracy/task=*/low": (
+        "Lower end of the 95 % confidence interval; problems that share a key are one cluster."
+    ),
+    "accuracy/task=*/high": (
+        "Upper end of the 95 % confidence interval; problems that share a key are one cluster."
+    ),
+    "truncated/task=*": (
+        "Share of completions cut off at the token limit, for one task of a mixture."
+    ),
+    "response_length/task=*": "Mean tokens per completion, for one task of a mixture.",
+    "groups/task=*": "Groups of one task of a mixture: in training, those that were trained on.",
+    "dropped_groups/task=*": (
+        "Groups of one task that were sampled for this step but not kept by the algorithm."
+    ),
+    "refill_rounds/task=*": (
+        "Extra rounds of sampling that one task of a mixture needed to fill its share of the batch."
+    ),
+    "curriculum/level": (
+        "Level of the problems drawn in this step; between two levels, their mean in proportion to "
+        "the problems of each."
+    ),
+    "curriculum/level/task=*": "The same, for one task of a mixture.",
+    "curriculum/accuracy": (
+        "Share of right answers among all of this step, dropped groups included, which moves the "
+        "level. An answer that was cut off counts as wrong."
+    ),
+    "curriculum/accuracy/task=*": "The same, for one task of a mixture.",
     "refused": (
         "Is 1 if the algorithm kept no group, so nothing was learned in this step, and otherwise 0."
     ),

@@ -120,7 +120,7 @@ def settings_for(
         kinds = [
             kind
             for kind in ("task", "tool")
-            if trust.KEYS[kind] not in chosen and trust.name_of(config, kind)
+            if trust.KEYS[kind] not in chosen and trust.names_of(config, kind)
         ]
         trust.require(own, source, kinds, flags)
     return config, model_folder

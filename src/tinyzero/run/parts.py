@@ -20,8 +20,9 @@ from tinyzero.algorithms import Algorithm
 from tinyzero.batching import Batch, collate
 from tinyzero.config import Command, Config, GradingSection, trust
 from tinyzero.cost.shapes import read_shape
+from tinyzero.curriculum import Curriculum
 from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, short_path
-from tinyzero.grading import Grader, LocalGrader, TaskReference, WorkerPool
+from tinyzero.grading import DispatchGrader, Grader, LocalGrader, TaskReference, WorkerPool
 from tinyzero.models import lora
 from tinyzero.registry import SESSION
 from tinyzero.rollouts import Cursor, Player, Source
@@ -280,7 +281,7 @@ def build(
         source=make_source(config, player, algorithm, clock),
         clock=clock,
         forecast=Forecast(config),
-        start=Start(task.levels),
+        start=Start(task.difficulty),
         save_model=lambda path: save_policy(config, policy, tokenizer, origin, path),
         read_back=partial(models.compare_loaded, policy, tokenizer),
         console=console,
@@ -344,6 +345,9 @@ def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
     Make it before a model is loaded: a task that other processes cannot load by its name is graded
     in forks of this process.
     """
+    if task.mixture:
+        parts = task.mixture.items()
+        return DispatchGrader({name: make_grader(part.task, grading) for name, part in parts})
     if task.trusted:
         return LocalGrader(task)
 
@@ -432,6 +436,7 @@ def make_source(config: Config, player: Player, algorithm: Algorithm, clock: Clo
         params=params,
         refills=rollout.refills,
         clock=clock,
+        curriculum=Curriculum(**config.curriculum.model_dump()),
     )
 
 

@@ -9,10 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tinyzero.config import MEANT, Config
+from tinyzero.curriculum import Curriculum
 from tinyzero.errors import UserError, short_path, typed_path
 from tinyzero.evaluate import distinct_problems
 from tinyzero.grading import Grader
 from tinyzero.rollouts import judge
+from tinyzero.streams import Streams
 from tinyzero.tasks.base import NoSolution, Task
 from tinyzero.types import Problem, Split
 
@@ -55,6 +57,7 @@ def draw_problems(config: Config, task: Task, note: Note) -> list[Problem]:
     JSON.
     """
     problems = [task.problem("train", index) for index in range(2 * config.rollout.prompts)]
+    problems += _first_of_each_level(config, task)
 
     wanted: dict[str, tuple[Split, int]] = {
         "eval.test_problems": ("test", config.eval.test_problems),
@@ -69,6 +72,17 @@ def draw_problems(config: Config, task: Task, note: Note) -> list[Problem]:
     except (TypeError, ValueError) as error:
         raise UserError(f"fields of a problem cannot be written as JSON: {error}") from None
     return problems
+
+
+def _first_of_each_level(config: Config, task: Task) -> list[Problem]:
+    """A problem of each level that the curriculum can reach."""
+    streams = Streams(task, Curriculum(**config.curriculum.model_dump()))
+    return [
+        streams.problem(name, level, 0)
+        for name, one in streams.tasks.items()
+        if streams.has_levels(name)
+        for level in one.levels
+    ]
 
 
 def _evaluation_problems(

@@ -118,6 +118,7 @@ def record(
         "refused": float(collected.refused),
         "reward_errors": collected.failed,
         **collected.metrics(),
+        **collected.by_task,
         "samples": run.samples,
         "samples/generated": run.source.cursor.next * run.config.rollout.samples,
         "tokens": run.tokens,

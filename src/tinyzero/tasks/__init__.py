@@ -26,10 +26,23 @@ __all__ = [
     "files",
     "guarded",
     "load_task",
+    "mixture",
+    "shares",
     "tools",
 ]
 
-PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits", "tools")
+PARTS = (
+    "arithmetic",
+    "base",
+    "check",
+    "corpora",
+    "files",
+    "guarded",
+    "prompts",
+    "shares",
+    "splits",
+    "tools",
+)
 """The modules of this package that are not tasks."""
 
 REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))
@@ -64,7 +77,11 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> GuardedTas
     with constructing(f"task {name}", arguments):
         task = task_class(*arguments)
 
-    given = acting(arguments[0]) if arguments else {}
+    given: dict[str, Any] = {}
+    for asked in arguments:
+        own_options: Any = getattr(task, "options", None)
+        is_completed = isinstance(own_options, type(asked))  # as by a mixture, with defaults
+        given = acting(own_options if is_completed else asked)
     if not tool_name:
         return GuardedTask(task, name, given)
 

@@ -81,6 +81,19 @@ class Shortcut(NamedTuple):
     says: str
 
 
+class Part(NamedTuple):
+    """One task of a mixture. Its problems are drawn in proportion to `weight`.
+
+    Example: `Part(load_task("countdown"), weight=2.0)`.
+    """
+
+    task: Any
+    """The task, as `load_task` returns it."""
+    weight: float = 1.0
+    template: str = ""
+    """Its prompt template; empty for that of the run."""
+
+
 class Episode(Protocol):
     """A conversation of several turns about one problem.
 
@@ -170,8 +183,14 @@ class Task:
     sources: Sequence[str] = ()
     """Options that name a file or a dataset. `tinyzero plan` ignores them and downloads nothing."""
 
-    levels: Sequence[str] = ()
+    difficulty: Sequence[str] = ()
     """Options that make problems easier or harder, such as the largest number. Hints name them."""
+
+    levels: Sequence[int] = ()
+    """The levels of difficulty that `at` offers, from easy to hard; a number n means 0 to n - 1."""
+
+    mixture: Mapping[str, Part] = {}
+    """The tasks that this one mixes, by the name in `Problem.task`; usually empty."""
 
     allowed_attacks: Sequence[str] = ()
     """Findings of `tinyzero check-task` that are intended, such as "junk around the answer"."""
@@ -266,6 +285,18 @@ class Task:
             return f"<answer>{total}</answer>"
         """
         raise NotImplementedError
+
+    def at(self, level: int) -> Task:
+        """The task that draws the problems of one of `levels`.
+
+        Only its `problem` and `size` are used: prompts, rewards and everything else stay those of
+        this task. No `key` may occur in two splits, whatever the levels.
+
+        Example:
+
+            return Sum(SumOptions(largest=10**level))
+        """
+        raise UserError("this task has no levels of difficulty")
 
     def size(self, split: Split) -> int | None:
         """The number of problems in `split`, or None (the default) if there is no limit.

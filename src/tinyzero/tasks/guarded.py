@@ -11,10 +11,13 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from pydantic import BaseModel
+
 from tinyzero.errors import TaskError, UserError, guarding
 from tinyzero.grading import sound_turns
+from tinyzero.registry import acting
 from tinyzero.tasks.base import Event, Task
-from tinyzero.tasks.tools.base import Tool, ToolEpisode
+from tinyzero.tasks.tools import TOOL, Tool, ToolEpisode
 from tinyzero.types import Problem, Prompt, Split
 
 PLAIN = (
@@ -26,9 +29,11 @@ PLAIN = (
     "kinds",
     "shortcut",
     "sources",
+    "difficulty",
     "levels",
     "max_turns",
     "inline",
+    "mixture",
 )
 """The attributes of a task, apart from its options."""
 
@@ -50,8 +55,6 @@ class GuardedTask(Task):
         self.name = name
         self.given = dict(options)
         self.tool = tool
-        code = [owner, *([tool] if tool else [])]
-        self.trusted = all(type(part).__module__.startswith("tinyzero.") for part in code)
         self.options: Any = getattr(owner, "options", None)
 
         for attribute in PLAIN:
@@ -62,6 +65,11 @@ class GuardedTask(Task):
         if tool is not None:
             self.stop = (*tool.stop, *self.stop)
             self.max_turns, self.inline = tool.max_turns, True
+        self.levels = _level_numbers(self.levels, name)
+
+        code = [owner, *([tool] if tool else [])]
+        is_ours = all(type(part).__module__.startswith("tinyzero.") for part in code)
+        self.trusted = is_ours and all(part.task.trusted for part in self.mixture.values())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle only the name and the options: another process loads the task from these."""
@@ -77,6 +85,8 @@ class GuardedTask(Task):
     @property
     def grades_groups(self) -> bool:
         """Whether the task grades the completions of a group together. Episodes are not."""
+        if self.mixture:
+            return any(part.task.grades_groups for part in self.mixture.values())
         return _overrides(self.owner, "rewards") and not self.plays_episodes
 
     @property
@@ -88,6 +98,22 @@ class GuardedTask(Task):
     def plays_episodes(self) -> bool:
         """Whether problems may take several turns: with a tool, or episodes of the task's own."""
         return self.tool is not None or _overrides(self.owner, "episode")
+
+    def at(self, level: int) -> GuardedTask:
+        """The task that draws problems of this level, with the options that make it so.
+
+        Raises UserError if the task does not have the level.
+        """
+        if level not in self.levels:
+            known = ", ".join(map(str, self.levels)) or "none"
+            raise UserError(f"the task {self.name} has no level {level}: its levels are {known}")
+
+        owner = self._ask("at", level)
+        options = getattr(owner, "options", None)
+        given = acting(options) if isinstance(options, BaseModel) else self.given
+        if self.tool is not None:
+            given = {**given, TOOL: self.given[TOOL]}
+        return GuardedTask(getattr(owner, "owner", owner), self.name, given, self.tool)
 
     def problem(self, split: Split, index: int) -> Problem:
         with guarding(self.owner):
@@ -258,6 +284,24 @@ def _stop_strings(stop: Any, name: str) -> tuple[str, ...]:
             f"stop of the task {name} is {stop!r:.80}: give a list of non-empty strings"
         )
     return tuple(strings)
+
+
+def _level_numbers(levels: Any, name: str) -> tuple[int, ...]:
+    """A task's levels as a tuple; a number n stands for the levels 0 to n - 1.
+
+    Raises UserError if they are anything but different whole numbers.
+    """
+    if isinstance(levels, int) and not isinstance(levels, bool):
+        levels = range(levels)
+    are_valid = isinstance(levels, tuple | list | range) and all(
+        isinstance(level, int) and not isinstance(level, bool) for level in levels
+    )
+    if not are_valid or len(set(levels)) < len(levels):
+        raise UserError(
+            f"levels of the task {name} is {levels!r:.80}: give different whole numbers, from easy "
+            "to hard (options that make problems harder are named in `difficulty`)"
+        )
+    return tuple(levels)
 
 
 def _overrides(owner: Any, name: str) -> bool:

@@ -96,7 +96,7 @@ class Sums(Task):
 
     Options = SumsOptions
     stop = ()  # the reply ends when the model ends its turn
-    levels = ("max_number", "operators")
+    difficulty = ("max_number", "operators")
     rules = "Add or multiply two whole numbers."
     allowed_attacks = ("junk around the answer", "wrong then right")  # the last number counts
     highlights: Mapping[str, str] = {"behaviour/bare": "bare"}

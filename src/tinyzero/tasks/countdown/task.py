@@ -21,12 +21,17 @@ from tinyzero.tasks.base import DataSeed, Event, Task
 from tinyzero.tasks.countdown import data as countdown_data
 from tinyzero.tasks.countdown import display, question, thinking
 from tinyzero.tasks.countdown import solver as countdown_solver
-from tinyzero.tasks.countdown.grading import expression_reward
+from tinyzero.tasks.countdown.grading import NO_SOLUTION, expression_reward
 from tinyzero.tasks.prompts import require_template
 from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import Problem, Prompt, Reward, Split
 
 MAX_DRAWS = 20_000
+MAX_PROOFS = 300  # problems that are tried before no unsolvable one seems to exist
+
+LARGE = (25, 50, 75, 100)
+SMALL = (*range(1, 11), *range(1, 11))
+"""The numbers of the TV show: four large ones, and each small one twice."""
 
 
 class CountdownOptions(BaseModel):
@@ -57,6 +62,17 @@ class CountdownOptions(BaseModel):
         description="the completion is the expression alone, without <think> and <answer>: for the "
         "prompt template instruct-short",
     )
+    tv_rules: bool = Field(
+        default=False,
+        description="the rules of the TV show: the numbers are any of 25, 50, 75 and 100, and two "
+        "each of 1 to 10, instead of min_number to max_number; not all of them have to be used",
+    )
+    unsolvable: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of problems without a solution; their right answer is `no solution`",
+    )
     data_seed: DataSeed = 0
     data: str | None = Field(
         default=None,
@@ -83,7 +99,20 @@ class CountdownOptions(BaseModel):
 
         if not self.operators or set(self.operators) - set("+-*/"):
             raise ValueError(f"operators {self.operators!r} must be some of + - * /")
+        if self.unsolvable and self.max_count > 5:
+            raise ValueError(
+                f"unsolvable {self.unsolvable:g} needs a max_count of at most 5, not "
+                f"{self.max_count}: a proof for 6 numbers takes more than a second"
+            )
+        if self.unsolvable and self.data is not None:
+            raise ValueError("unsolvable is for problems that are drawn: leave out data")
         return self
+
+    @property
+    def without_effect(self) -> set[str]:
+        """Options that change nothing, so that a run does not record them."""
+        idle = {"min_number", "max_number"} if self.tv_rules else {"tv_rules"}
+        return idle if self.unsolvable else idle | {"unsolvable"}
 
 
 def key_of(numbers: Iterable[int]) -> str:
@@ -151,14 +180,24 @@ class Countdown(Task):
     highlights = display.HIGHLIGHTS
     kinds = display.MARKS
     shortcut = display.SHORTCUT
-    levels = ("max_count", "max_number")
+    difficulty = ("max_count", "max_number")
     sources = ("data",)
 
     def __init__(self, options: CountdownOptions | None = None) -> None:
         self.options: CountdownOptions = options or CountdownOptions()
         signs = " ".join(self.options.operators)
         self.stop = () if self.options.answer_only else Task.stop
-        self.rules = f"Make the target from the numbers, each used exactly once, with {signs}."
+        self.use_all = not self.options.tv_rules
+        times = "exactly" if self.use_all else "at most"
+        self.rules = f"Make the target from the numbers, each used {times} once, with {signs}."
+
+        counts = range(self.options.min_count, self.options.max_count + 1)
+        self.levels = tuple(counts) if self.options.data is None else ()
+
+    def at(self, level: int) -> Countdown:
+        """The task with `level` numbers in each problem."""
+        counts = {"min_count": level, "max_count": level}
+        return Countdown(self.options.model_copy(update=counts))
 
     def problem(self, split: Split, index: int) -> Problem:
         """The problem that (data_seed, split, index) draw, or row `index` of the split's rows.
@@ -170,14 +209,18 @@ class Countdown(Task):
 
         options = self.options
         rng = random.Random(f"countdown:{options.data_seed}:{split}:{index}")
+        if self._is_unsolvable(split, index):
+            return self._unsolvable_problem(split, rng)
+
         for _ in range(MAX_DRAWS):
-            count = rng.randint(options.min_count, options.max_count)
-            numbers = [rng.randint(options.min_number, options.max_number) for _ in range(count)]
+            numbers = self._draw_numbers(rng)
             if split_of(numbers) != split:
                 continue
 
-            derived = derive(numbers, options.operators, options.max_intermediate, rng)
-            if derived and options.min_target <= derived[0] <= options.max_target:
+            used = numbers if self.use_all else rng.sample(numbers, rng.randint(2, len(numbers)))
+            derived = derive(used, options.operators, options.max_intermediate, rng)
+            is_given = not self.use_all and derived and derived[0] in numbers  # nothing to do
+            if derived and not is_given and options.min_target <= derived[0] <= options.max_target:
                 return make_problem(numbers, derived[0], split)
 
         raise UserError(
@@ -185,6 +228,45 @@ class Countdown(Task):
             f"(task.min_target {options.min_target} to task.max_target {options.max_target}), the "
             f"numbers, or task.max_intermediate ({options.max_intermediate})"
         )
+
+    def _draw_numbers(self, rng: random.Random) -> list[int]:
+        """The numbers of a problem, as the options want them."""
+        options = self.options
+        count = rng.randint(options.min_count, options.max_count)
+        if not options.tv_rules:
+            return [rng.randint(options.min_number, options.max_number) for _ in range(count)]
+
+        large = rng.randint(0, min(count, len(LARGE)))
+        return rng.sample(LARGE, large) + rng.sample(SMALL, count - large)
+
+    def _is_unsolvable(self, split: Split, index: int) -> bool:
+        """Whether the problem at this index is one without a solution."""
+        share = self.options.unsolvable
+        draw = random.Random(f"countdown unsolvable:{self.options.data_seed}:{split}:{index}")
+        return bool(share) and draw.random() < share
+
+    def _unsolvable_problem(self, split: Split, rng: random.Random) -> Problem:
+        """A problem that the solver proves to have no solution."""
+        options, proofs = self.options, 0
+        for _ in range(MAX_DRAWS):
+            numbers = self._draw_numbers(rng)
+            if split_of(numbers) != split:
+                continue
+            target = rng.randint(options.min_target, options.max_target)
+            if not self._is_solvable(numbers, target):
+                return make_problem(numbers, target, split)
+
+            proofs += 1
+            if proofs == MAX_PROOFS:
+                break
+        raise UserError(
+            f"no unsolvable Countdown problem of split {split!r} in {proofs} draws: lower "
+            "task.max_count, raise task.max_target, or set task.unsolvable to 0"
+        )
+
+    def _is_solvable(self, numbers: Sequence[int], target: int) -> bool:
+        operators = self.options.operators
+        return countdown_solver.is_solvable(numbers, target, operators, self.use_all)
 
     def size(self, split: Split) -> int | None:
         """The number of rows in `split` if problems come from `data`; None if they are drawn."""
@@ -241,7 +323,9 @@ class Countdown(Task):
                 f"task.answer_only is true, but the template {template} asks for <think> and "
                 "<answer>: add --model.prompt instruct-short"
             )
-        return question.prompt(problem.fields["numbers"], problem.fields["target"], template)
+        numbers, target = problem.fields["numbers"], problem.fields["target"]
+        can_fail = self.options.unsolvable > 0
+        return question.prompt(numbers, target, template, self.use_all, can_fail)
 
     def pose(self, line: str) -> Problem:
         """The problem that a person typed, such as `24 from 3 5 12`.
@@ -260,7 +344,7 @@ class Countdown(Task):
 
         target, *numbers = map(int, words)
         operators = self.options.operators
-        if countdown_solver.solve(numbers, target, operators) is None:
+        if not self.options.unsolvable and not self._is_solvable(numbers, target):
             given = ", ".join(map(str, numbers))
             raise UserError(
                 f"{target} cannot be made from {given} with {operators}: try another target"
@@ -288,12 +372,16 @@ class Countdown(Task):
             self.options.operators,
             self.options.format_reward,
             self.options.answer_only,
+            self.use_all,
+            may_be_unsolvable=self.options.unsolvable > 0,
         )
 
     def solution(self, problem: Problem) -> str:
-        """A right completion, with the expression that the solver finds."""
+        """A right completion, with the expression that the solver finds, or with `no solution`."""
         numbers, target = problem.fields["numbers"], problem.fields["target"]
-        expression = countdown_solver.solve(numbers, target, self.options.operators)
+        expression = countdown_solver.solve(numbers, target, self.options.operators, self.use_all)
+        if expression is None and self.options.unsolvable:
+            expression = NO_SOLUTION
         if self.options.answer_only:
             return str(expression)
         return f"</think>\n<answer>{expression}</answer>"
@@ -311,10 +399,22 @@ class Countdown(Task):
         return thinking.events(text, problem.fields)
 
     def describe(self, problem: Problem) -> dict[str, object]:
-        """Two labels: how many `numbers`, and the `operators` needed, "+-" or "*/"."""
+        """How many `numbers`, and the `operators` needed: "+-" or "*/".
+
+        If problems may be unsolvable, there is a third label, `solvable`.
+        """
         numbers, target = problem.fields["numbers"], problem.fields["target"]
-        plus_minus = countdown_solver.plus_minus_suffices(numbers, target)
-        return {"numbers": len(numbers), "operators": "+-" if plus_minus else "*/"}
+        plus_minus = countdown_solver.plus_minus_suffices(numbers, target, self.use_all)
+        labels: dict[str, object] = {
+            "numbers": len(numbers),
+            "operators": "+-" if plus_minus else "*/",
+        }
+        if not self.options.unsolvable:
+            return labels
+
+        is_solvable = self._is_solvable(numbers, target)
+        labels["operators"] = labels["operators"] if is_solvable else "none"
+        return {**labels, "solvable": "yes" if is_solvable else "no"}
 
 
 def make_problem(numbers: Sequence[int], target: int, split: Split) -> Problem:

@@ -80,7 +80,7 @@ class Multiplication(Task):
     charts = display.CHARTS
     highlights = display.HIGHLIGHTS
     rules = "Multiply two whole numbers."
-    levels = ("max_digits",)
+    difficulty = ("max_digits",)
 
     def __init__(self, options: MultiplicationOptions | None = None) -> None:
         self.options: MultiplicationOptions = options or MultiplicationOptions()

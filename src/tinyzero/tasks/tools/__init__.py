@@ -12,17 +12,23 @@ from pydantic import BaseModel, Field
 
 from tinyzero.errors import UserError, constructing
 from tinyzero.registry import Registry
-from tinyzero.tasks.tools.base import Tool
+from tinyzero.tasks.tools.base import TOOL, Tool, ToolEpisode
 
-__all__ = ["REGISTRY", "TOOL", "TOOLS", "Tool", "ToolOption", "load_tool", "takes_tool"]
+__all__ = [
+    "REGISTRY",
+    "TOOL",
+    "TOOLS",
+    "Tool",
+    "ToolEpisode",
+    "ToolOption",
+    "load_tool",
+    "takes_tool",
+]
 
 REGISTRY = Registry("tool", __name__, "TOOL", ("base",), ("answer", "stop"))
 
 TOOLS = REGISTRY.names()
 """The names of the tools that ship."""
-
-TOOL = "tool"
-"""The name of the option that gives a tool to a task."""
 
 
 class ToolOption(BaseModel):

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 from tinyzero.types import Problem
 
+TOOL = "tool"
+"""The name of the option that gives a tool to a task."""
+
 
 class Tool:
     """A tool that continues what the model writes, such as a calculator after `=`.

@@ -91,6 +91,56 @@ SECTIONS: dict[str, tuple[str, str, list[Chart]]] = {
             ),
         ],
     ),
+    "tasks": (
+        "Tasks and levels",
+        "A mixture has a curve for each of its tasks, and a curriculum has its levels.",
+        [
+            chart(
+                "Right answers per task",
+                "Share of training answers that are right.",
+                ("accuracy/task=*", "*"),
+                form="share",
+            ),
+            chart("Reward per task", "What is optimized, for each task.", ("reward/task=*", "*")),
+            chart(
+                "Tokens per answer, per task",
+                "Mean length of the answers.",
+                ("response_length/task=*", "*"),
+            ),
+            chart(
+                "Answers cut off, per task",
+                "Share of answers that reach the token limit.",
+                ("truncated/task=*", "*"),
+                form="share",
+            ),
+            chart(
+                "Groups per task",
+                "How many groups of each task a step trains on. Too few mean that its problems are "
+                "too easy or too hard.",
+                ("groups/task=*", "*"),
+            ),
+            chart(
+                "Groups dropped per task",
+                "Groups that were sampled but teach nothing, and the extra rounds that replace "
+                "them.",
+                ("dropped_groups/task=*", "dropped: *"),
+                ("refill_rounds/task=*", "extra rounds: *"),
+            ),
+            chart(
+                "Level",
+                "The level of the problems that the curriculum draws.",
+                ("curriculum/level", "level"),
+                ("curriculum/level/task=*", "*"),
+            ),
+            chart(
+                "What moves the level",
+                "Share of right answers among all that were sampled. A cut answer counts as wrong.",
+                ("curriculum/accuracy", "right answers"),
+                ("curriculum/accuracy/task=*", "*"),
+                form="share",
+            ),
+        ],
+    ),
     "behaviours": (
         "What it does while it thinks",
         "Counted by rules in the text of every training answer. No model is used as a judge.",
@@ -323,6 +373,7 @@ LEFT_OUT: dict[str, str] = {
         ("pass@*/low", "pass@*/high", "greedy*/low", "greedy*/high"), "it is the band of a curve"
     ),
     **dict.fromkeys(("pass@*/*=*", "greedy/*=*"), "the table by type of problem shows it"),
+    **dict.fromkeys(("accuracy/task=*/low", "accuracy/task=*/high"), "evaluations show intervals"),
     "reward/truncated": "it is the share of answers cut off, which has a curve",
     "loss": "its value says nothing about progress",
     "skipped_prompts": "the console reports it once",
