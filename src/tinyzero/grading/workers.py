@@ -372,7 +372,7 @@ def _ask(connection: socket.socket, job: Job, limit: float) -> tuple[Sequence[Re
 
 
 def _reply(text: Any, verdicts: Sequence[Verdict]) -> Reply:
-    """The reply of an episode. Raises ValueError if it is none."""
+    """The reply of an episode. Raises ValueError if it is not a reply."""
     is_text = isinstance(text, str)
     if len(verdicts) > 1 or not (is_text or verdicts):
         raise ValueError("not the reply of an episode")
