@@ -170,7 +170,7 @@ class WorkerPool:
     def _wait(self, results: list[Any]) -> list[Any]:
         """Wait until all `results` are there. Raises UserError if no worker can be started."""
         with self._changed:
-            self._changed.wait_for(lambda: self._error or all(r is not None for r in results))
+            self._changed.wait_for(lambda: self._error or None not in results)
             if self._error is not None:
                 raise self._error
         return results
