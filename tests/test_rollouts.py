@@ -401,7 +401,7 @@ def written(ids: tuple[int, ...], version: int, reason: FinishReason = "stop") -
 
 def test_turns_are_joined_by_hand() -> None:
     begun = written((65, 66), 3)
-    joined = extend(begun, (90,), written((67, 68, 69), 4, "length"))
+    joined = extend(begun, (90,), written((67, 68, 69), 4, "length"), "Z")
     assert joined == Completion(
         token_ids=(65, 66, 90, 67, 68, 69),
         loss_mask=(True, True, False, True, True, True),
@@ -410,15 +410,21 @@ def test_turns_are_joined_by_hand() -> None:
         finish_reason="length",
         first_version=3,
         last_version=4,
-        turns=(Turn(0, 2), Turn(2, 3, by_model=False), Turn(3, 6)),
+        turns=(
+            Turn(0, 2, text="AB"),
+            Turn(2, 3, by_model=False, text="Z"),
+            Turn(3, 6, text="CDE"),
+        ),
     )
     assert joined.length == 5
+    assert joined.transcript == "ABZCDE"
     assert begun == written((65, 66), 3), "the first turn is left as it was"
 
     longer = extend(joined, (), written((70,), 4))
-    assert longer.turns == (Turn(0, 2), Turn(2, 3, by_model=False), Turn(3, 7))
-    third = extend(longer, (91, 92), written((71,), 5))
-    assert third.turns[2:] == (Turn(3, 7), Turn(7, 9, by_model=False), Turn(9, 10))
+    assert longer.turns == (*joined.turns[:2], Turn(3, 7, text="CDEF"))
+    third = extend(longer, (91, 92), written((71,), 5), "[]")
+    assert third.turns[3:] == (Turn(7, 9, by_model=False, text="[]"), Turn(9, 10, text="G"))
+    assert third.transcript == "ABZCDEF[]G"
     assert (third.length, third.text, third.last_version) == (7, "ABCDEFG", 5)
     assert third.length == sum(third.loss_mask)
 

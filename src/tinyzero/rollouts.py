@@ -120,7 +120,7 @@ def _rollout_from(saved: Mapping[str, Any]) -> Rollout:
         Problem(**saved["problem"]),
         tuple(saved["prompt_ids"]),
         Completion(**completion),
-        Reward(**{**reward, "turns": tuple(reward["turns"])}),
+        Reward(**{**reward, "turns": tuple(reward.get("turns", ()))}),
         saved["group"],
     )
 

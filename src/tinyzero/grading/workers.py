@@ -170,7 +170,7 @@ class WorkerPool:
     def _wait(self, results: list[Any]) -> list[Any]:
         """Wait until all `results` are there. Raises UserError if no worker can be started."""
         with self._changed:
-            self._changed.wait_for(lambda: self._error or all(r is not None for r in results))
+            self._changed.wait_for(lambda: self._error or None not in results)
             if self._error is not None:
                 raise self._error
         return results
@@ -372,7 +372,7 @@ def _ask(connection: socket.socket, job: Job, limit: float) -> tuple[Sequence[Re
 
 
 def _reply(text: Any, verdicts: Sequence[Verdict]) -> Reply:
-    """The reply of an episode. Raises ValueError if it is none."""
+    """The reply of an episode. Raises ValueError if it is not a reply."""
     is_text = isinstance(text, str)
     if len(verdicts) > 1 or not (is_text or verdicts):
         raise ValueError("not the reply of an episode")

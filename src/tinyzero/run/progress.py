@@ -309,6 +309,7 @@ def rollout_record(step: int, split: Split, rollout: Rollout, prompt: Prompt) ->
 def environment_spans(completion: Completion) -> list[tuple[int, int]]:
     """Where the environment wrote in the transcript: first character, and the one after the last.
 
+    >>> from tinyzero.types import Turn
     >>> turns = (Turn(0, 2, text="6*7="), Turn(2, 3, by_model=False, text="42"))
     >>> environment_spans(Completion((5, 6, 7), (True, True, False), (0, 0, 0), "6*7=", "stop",
     ...                              turns=turns))

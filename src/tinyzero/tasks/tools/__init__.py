@@ -47,7 +47,7 @@ def takes_tool(options: Any) -> bool:
 
 
 def load_tool(name: str) -> Tool:
-    """The tool called `name`. Raises UserError if there is none, or it is not one.
+    """The tool called `name`. Raises UserError if it does not exist or is not a Tool.
 
     >>> load_tool("calculator").answer("12*12=")
     '144'

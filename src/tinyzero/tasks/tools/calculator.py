@@ -20,7 +20,7 @@ class Calculator(Tool):
     stop = ("=",)
 
     def answer(self, text: str) -> str:
-        """The value of the expression before the last `=`, or nothing if there is none.
+        """The value of the expression before the last `=`, or nothing if that is not an expression.
 
         >>> Calculator().answer("40*6=240,7*6=")
         '42'
