@@ -22,7 +22,7 @@ def answer(text: str) -> str:
     return f"</think>\n<answer>{text}</answer>"
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(numbers, st.integers(1, 120), st.sampled_from(["+-*/", "+-", "*/", "+*"]))
 def test_the_fast_proof_agrees_with_trying_everything(
     given_numbers: list[int], target: int, operators: str
@@ -127,8 +127,10 @@ def test_options_that_do_not_go_together(options: dict[str, Any], said: str) -> 
 
 
 def test_unsolvable_problems_that_do_not_exist_are_one_line() -> None:
-    options = {"unsolvable": 1, "min_count": 4, "max_count": 4, "max_number": 6, "max_target": 12}
-    with pytest.raises(UserError, match="no unsolvable Countdown problem of split 'train' in"):
+    """5 + 5 is always 10."""
+    options = {"unsolvable": 1, "min_number": 5, "max_number": 5, "max_target": 10}
+    options |= {"min_count": 2, "max_count": 2}
+    with pytest.raises(UserError, match="no unsolvable Countdown problem of split 'train' in 300"):
         load_task("countdown", options).problem("train", 0)
 
 

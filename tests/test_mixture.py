@@ -55,6 +55,7 @@ def player(task: GuardedTask, answer: str = "</think><answer>7</answer> 7") -> P
 weights = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 
+@settings(deadline=None)
 @given(weights, st.integers(0, 200))
 def test_shares_are_exact_whenever_they_can_be_and_never_far_off(
     numbers: list[int], count: int
@@ -69,6 +70,7 @@ def test_shares_are_exact_whenever_they_can_be_and_never_far_off(
             assert quotas[str(i)] == exact
 
 
+@settings(deadline=None)
 @given(weights)
 def test_each_task_is_asked_for_every_index_once_and_in_order(numbers: list[int]) -> None:
     names = {str(i): number for i, number in enumerate(numbers)}
@@ -248,7 +250,7 @@ def test_an_evaluation_has_exact_shares_and_intervals_per_task() -> None:
     assert unknown == ["version"] or not unknown
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.text("abc/=", min_size=1, max_size=3))
 def test_a_label_is_part_of_a_key_so_it_has_no_separators(label: str) -> None:
     of = [{"name": "sums", "label": label}]

@@ -87,9 +87,10 @@ class Wandering(Early):
 
 
 class Levelled(Early):
-    """Level n asks for the n-th letter."""
+    """Level n asks for the n-th letter. Any digit ends an answer, so that few are cut off."""
 
     levels = (1, 2, 3)
+    stop = tuple("0123456789")
 
     def __init__(self) -> None:
         self.level = 0

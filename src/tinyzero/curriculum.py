@@ -38,7 +38,7 @@ NO_CURRICULUM = Curriculum()
 
 
 @dataclass(frozen=True)
-class Place:
+class LevelState:
     """The position of one task in its curriculum, and what was counted there so far."""
 
     position: float = 0.0
@@ -64,29 +64,29 @@ def levels_of(levels: Sequence[int], position: float, count: int) -> list[int]:
 
 
 def after_step(
-    curriculum: Curriculum, place: Place, highest: int, right: int, answers: int
-) -> Place:
-    """The place after a step with `right` of `answers` right; `highest` is the last position.
+    curriculum: Curriculum, state: LevelState, highest: int, right: int, answers: int
+) -> LevelState:
+    """The state after a step with `right` of `answers` right; `highest` is the last position.
 
     A step without answers changes nothing.
 
-    >>> after_step(Curriculum("threshold", up=0.5, window=1), Place(), 2, right=3, answers=4)
-    Place(position=1.0, right=0, answers=0, steps=0)
-    >>> after_step(Curriculum("linear", up=0.6, down=0.2, window=4), Place(1.0), 2, 5, 10)
-    Place(position=1.125, right=0, answers=0, steps=0)
+    >>> after_step(Curriculum("threshold", up=0.5, window=1), LevelState(), 2, right=3, answers=4)
+    LevelState(position=1.0, right=0, answers=0, steps=0)
+    >>> after_step(Curriculum("linear", up=0.6, down=0.2, window=4), LevelState(1.0), 2, 5, 10)
+    LevelState(position=1.125, right=0, answers=0, steps=0)
     """
     if not answers:
-        return place
+        return state
     if curriculum.rule == "linear":
-        return Place(_within(place.position + _slope(curriculum, right / answers), highest))
+        return LevelState(_within(state.position + _slope(curriculum, right / answers), highest))
 
-    right, answers, steps = place.right + right, place.answers + answers, place.steps + 1
+    right, answers, steps = state.right + right, state.answers + answers, state.steps + 1
     if steps < curriculum.window:
-        return Place(place.position, right, answers, steps)
+        return LevelState(state.position, right, answers, steps)
 
     share = right / answers
     move = 1 if share >= curriculum.up else -1 if share <= curriculum.down else 0
-    return Place(_within(place.position + move, highest))
+    return LevelState(_within(state.position + move, highest))
 
 
 def count_right(groups: Sequence[Group]) -> tuple[int, int]:

@@ -311,6 +311,7 @@ def _metrics_per_task(mixture: Task, groups: Sequence[Group]) -> dict[str, float
             continue
 
         right = [float(is_right(rollout)) for rollout in rollouts]
+        lengths = [rollout.completion.length for rollout in rollouts]
         low, high = interval(right, [rollout.problem.key for rollout in rollouts])
         metrics |= {
             f"reward/task={name}": _mean([rollout.reward.value for rollout in rollouts]),
@@ -318,7 +319,7 @@ def _metrics_per_task(mixture: Task, groups: Sequence[Group]) -> dict[str, float
             f"accuracy/task={name}/low": low,
             f"accuracy/task={name}/high": high,
             f"truncated/task={name}": _mean([_is_truncated(rollout) for rollout in rollouts]),
-            f"response_length/task={name}": _mean([r.completion.length for r in rollouts]),
+            f"response_length/task={name}": _mean(lengths),
         }
     return metrics
 

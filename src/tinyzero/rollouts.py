@@ -13,7 +13,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 
-from tinyzero.curriculum import NO_CURRICULUM, Curriculum, Place
+from tinyzero.curriculum import NO_CURRICULUM, Curriculum, LevelState
 from tinyzero.errors import UserError, guarding
 from tinyzero.grading import Grader, LocalGrader, Verdict
 from tinyzero.streams import Counts, Streams
@@ -85,30 +85,32 @@ class Cursor:
     surplus: list[Group] = field(default_factory=list)
     indices: dict[str, int] = field(default_factory=dict)
     """The next index within each task, if the task is a mixture."""
-    places: dict[str, Place] = field(default_factory=dict)
+    level_states: dict[str, LevelState] = field(default_factory=dict)
     """The place of each task in its curriculum, if there is one."""
 
     def copy(self) -> Cursor:
         """A cursor that can be advanced while this one stays."""
-        return Cursor(self.next, list(self.surplus), dict(self.indices), dict(self.places))
+        return Cursor(self.next, list(self.surplus), dict(self.indices), dict(self.level_states))
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor as numbers, text, lists and dictionaries."""
         surplus = [[asdict(rollout) for rollout in group] for group in self.surplus]
-        places = {name: asdict(place) for name, place in self.places.items()}
+        level_states = {name: asdict(state) for name, state in self.level_states.items()}
         return {
             "next": self.next,
             "surplus": surplus,
             "indices": dict(self.indices),
-            "places": places,
+            "level_states": level_states,
         }
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> Cursor:
         """The inverse of `state_dict`."""
         surplus = [[_rollout_from(saved) for saved in group] for group in state["surplus"]]
-        places = {name: Place(**saved) for name, saved in state.get("places", {}).items()}
-        return Cursor(state["next"], surplus, dict(state.get("indices", {})), places)
+        level_states = {
+            name: LevelState(**saved) for name, saved in state.get("level_states", {}).items()
+        }
+        return Cursor(state["next"], surplus, dict(state.get("indices", {})), level_states)
 
 
 def _rollout_from(saved: Mapping[str, Any]) -> Rollout:
@@ -427,7 +429,7 @@ class Source:
             )
 
         taken, cursor.surplus = streams.divide(quotas, kept)
-        collected.by_task = counts.metrics() | streams.advance(cursor.places, played)
+        collected.by_task = counts.metrics() | streams.advance(cursor.level_states, played)
         self.cursor, self.collected = cursor, collected
         return taken
 
@@ -437,7 +439,7 @@ class Source:
         """The next problems of each stream that fit the context. `cursor` moves past them."""
         problems = list[Problem]()
         for name, count in quotas.items():
-            for level in self.streams.levels(name, cursor.places, count):
+            for level in self.streams.levels(name, cursor.level_states, count):
                 problems.append(self._draw_one(name, level, cursor, collected))
         return problems
 

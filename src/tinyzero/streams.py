@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tinyzero.curriculum import Curriculum, Place, after_step, count_right, levels_of
+from tinyzero.curriculum import Curriculum, LevelState, after_step, count_right, levels_of
 from tinyzero.errors import UserError
 from tinyzero.tasks.base import Task
 from tinyzero.tasks.mixture import draw
@@ -68,14 +68,18 @@ class Streams:
         """Whether the curriculum moves the level of a stream."""
         return self.curriculum.rule != "none" and len(self.tasks[name].levels) > 1
 
-    def levels(self, name: str, places: Mapping[str, Place], count: int) -> Sequence[int | None]:
+    def levels(
+        self, name: str, level_states: Mapping[str, LevelState], count: int
+    ) -> Sequence[int | None]:
         """The level of each of the next `count` problems of a stream; None without a curriculum."""
         if not self.has_levels(name):
             return [None] * count
-        position = places.get(name, Place()).position
+        position = level_states.get(name, LevelState()).position
         return levels_of(self.tasks[name].levels, position, count)
 
-    def advance(self, places: dict[str, Place], played: Sequence[Group]) -> dict[str, float]:
+    def advance(
+        self, level_states: dict[str, LevelState], played: Sequence[Group]
+    ) -> dict[str, float]:
         """Move the levels by the answers of a step; returns its metrics.
 
         `played` are all groups of the step, whether they were kept or not. Raises UserError if
@@ -90,13 +94,13 @@ class Streams:
                     "rewards are graded: use --curriculum.rule none"
                 )
 
-            place = places.get(name, Place())
+            state = level_states.get(name, LevelState())
             right, answers = count_right(groups)
             highest = len(self.tasks[name].levels) - 1
-            places[name] = after_step(self.curriculum, place, highest, right, answers)
+            level_states[name] = after_step(self.curriculum, state, highest, right, answers)
 
             suffix = f"/task={name}" if name else ""
-            metrics[f"curriculum/level{suffix}"] = self._level_at(name, place.position)
+            metrics[f"curriculum/level{suffix}"] = self._level_at(name, state.position)
             if answers:
                 metrics[f"curriculum/accuracy{suffix}"] = right / answers
         return metrics

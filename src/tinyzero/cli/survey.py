@@ -118,7 +118,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
         print("\nno row has enough signal to train on: use easier problems, or a larger model")
 
     if given.json:
-        found = {
+        report = {
             "model": given.model,
             "task": config.task.name,
             "samples": params.n,
@@ -128,7 +128,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
             "rows": survey.report(rows, figures),
         }
         with outputs.whole(Path(given.json), outputs.is_figures, FIX) as temporary:
-            temporary.write_text(json.dumps(found, indent=2) + "\n")
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 

@@ -99,7 +99,7 @@ def refuse_idle(
         "eval.problems": not config.eval.every and "eval.every is 0",
         "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
         "grading.": task.trusted and f"{config.task.name} grades in this process",
-        "curriculum.": config.curriculum.rule == "none" and "curriculum.rule is none",
+        "curriculum.": config.curriculum.rule == "none" and "curriculum.rule is 'none'",
         "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
     }
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, Field
 
 from tinyzero.errors import UserError
 from tinyzero.types import Problem, Prompt, Reward, Split
+
+if TYPE_CHECKING:
+    from tinyzero.tasks.guarded import GuardedTask
 
 DataSeed = Annotated[
     int,
@@ -87,7 +90,7 @@ class Part(NamedTuple):
     Example: `Part(load_task("countdown"), weight=2.0)`.
     """
 
-    task: Any
+    task: GuardedTask
     """The task, as `load_task` returns it."""
     weight: float = 1.0
     template: str = ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
 
-from tinyzero.errors import UserError
+from tinyzero.errors import Interrupted, UserError
 from tinyzero.evaluate import completion_metrics, distinct_problems, is_right, pass_metrics
 from tinyzero.rollouts import Player, Tally
 from tinyzero.run.console import clock_text
@@ -107,8 +107,8 @@ def sample_in_time(
     return fitting[:done], sampled, tally
 
 
-class TimeUp(BaseException):
-    """The time is used. Not an Exception, so that no one takes it for a fault of the task."""
+class TimeUp(Interrupted):
+    """The time is used. Like Ctrl-C, it is never taken for a fault of the task."""
 
 
 @contextmanager

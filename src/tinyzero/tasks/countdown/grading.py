@@ -27,7 +27,7 @@ def expression_reward(
     """1 for an expression that equals `target` and uses each of `numbers` exactly once.
 
     If not `use_all`, each of them may be used at most once. If a problem `may_be_unsolvable`, the
-    answer "no solution" earns 1 if the solver proves that there is none, else `format_reward`.
+    answer "no solution" earns 1 if the solver proves it, else `format_reward`.
 
     `format_reward` for any other expression, whatever its numbers, and 0 for everything else. With
     `answer_only` the whole text is the answer, perhaps with `= TARGET` after the expression.
