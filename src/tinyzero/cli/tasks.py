@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.cli.parsing import metavar
-from tinyzero.errors import printable
+from tinyzero.errors import UserError, printable
 from tinyzero.tasks import REGISTRY, TASKS, load_task
 
 EXAMPLES = """\
@@ -47,15 +47,22 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 def _description(name: str) -> str:
     """What a task is, one of its problems with a right answer, and its options."""
+    lines = [name, "", REGISTRY.docstring(name), "", *_example(name), ""]
+    return "\n".join([*lines, *option_lines(configs.own_options("task", name))])
+
+
+def _example(name: str) -> list[str]:
+    """A problem of a task with a right answer, or why it has none without options."""
     task = load_task(name)
-    problem = task.problem("dev", 0)
+    try:
+        problem = task.problem("dev", 0)
+    except UserError as error:
+        return [f"no example without options: {error}"]
+
     prompt = task.prompt(problem, "compact")
     texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
-
-    lines = [name, "", REGISTRY.docstring(name), "", "a prompt:"]
-    lines += [textwrap.indent(printable(text), "    ") for text in texts]
-    lines += ["a right answer:", textwrap.indent(printable(task.solution(problem)), "    ")]
-    return "\n".join([*lines, "", *option_lines(configs.own_options("task", name))])
+    lines = ["a prompt:", *(textwrap.indent(printable(text), "    ") for text in texts)]
+    return [*lines, "a right answer:", textwrap.indent(printable(task.solution(problem)), "    ")]
 
 
 def option_lines(options: list[configs.Option]) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from tinyzero.config.toml import to_toml
 from tinyzero.errors import UserError
 
 KINDS = ("task", "algorithm", "sampler")
+CODE_IN_FILE = re.compile(r"\.py:\w+\Z")
 LARGEST = 16 * 2**20  # bytes of the state file that are read
 
 
@@ -33,9 +35,8 @@ def require(
 
     `kinds` are the parts of it that the command is going to load; `flags` say how to allow them.
     """
-    for kind in kinds:
-        name = getattr(config, kind).name
-        if ":" not in name or fingerprint(config, name) in _remembered():
+    for kind, name in [(kind, name) for kind in kinds for name in names_of(config, kind)]:
+        if fingerprint(config, name) in _remembered():
             continue
 
         raise UserError(
@@ -44,14 +45,35 @@ def require(
         )
 
 
+def names_of(config: Config, kind: str) -> list[str]:
+    """The names of code in one part of `config`: its own name, and options such as `file.py:name`.
+
+    Example: `names_of(config, "task")` is `["rewards.py:accuracy"]` for a task of rows that are
+    checked by this function.
+    """
+    section = getattr(config, kind)
+    own = [section.name] if ":" in section.name else []
+    return [*own, *_files_named_in(section.model_dump(exclude={"name"}))]
+
+
+def _files_named_in(value: object) -> list[str]:
+    """The texts such as `file.py:name`, anywhere in the value of an option."""
+    if isinstance(value, str):
+        return [value] if CODE_IN_FILE.search(value) else []
+    parts = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list | tuple):
+        return []
+    return [name for part in parts for name in _files_named_in(part)]
+
+
 def remember(config: Config) -> None:
     """Note that this user started this run, so that its plug-ins need no permission from now on.
 
     Does nothing on a machine where this cannot be noted; there the user is asked each time.
     """
-    names = [getattr(config, kind).name for kind in KINDS]
+    names = [name for kind in KINDS for name in names_of(config, kind)]
     path = state_file()
-    new = {fingerprint(config, name) for name in names if ":" in name} - _remembered()
+    new = {fingerprint(config, name) for name in names} - _remembered()
     if path is None or not new:
         return
 

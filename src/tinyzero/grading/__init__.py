@@ -33,11 +33,13 @@ __all__ = [
     "WorkerPool",
     "answer_reward",
     "answers",
+    "equivalence",
     "evaluate_expression",
     "extract_answer",
     "failed",
     "find_answer",
     "judge_group",
+    "maths",
     "number_reward",
     "sound",
 ]

@@ -126,7 +126,7 @@ def sound(raw: Any) -> Reward:
     if isinstance(raw, Reward):
         parts = {str(name): float(part) for name, part in dict(raw.parts).items()}
         right = None if raw.right is None else bool(raw.right)
-        reward = Reward(float(raw.value), parts, right)
+        reward = Reward(float(raw.value), parts, right, raw.failure)
     elif is_bool:
         reward = Reward(float(raw), {}, bool(raw))
     elif hasattr(raw, "__float__"):

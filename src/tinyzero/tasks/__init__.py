@@ -26,7 +26,18 @@ __all__ = [
     "load_task",
 ]
 
-PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits")
+PARTS = (
+    "arithmetic",
+    "base",
+    "check",
+    "corpora",
+    "files",
+    "functions",
+    "guarded",
+    "prompts",
+    "splits",
+    "tables",
+)
 """The modules of this package that are not tasks."""
 
 REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))

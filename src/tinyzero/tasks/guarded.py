@@ -43,7 +43,8 @@ class GuardedTask(Task):
         self.owner = owner
         self.name = name
         self.given = dict(options)
-        self.trusted = type(owner).__module__.startswith("tinyzero.")
+        is_ours = type(owner).__module__.startswith("tinyzero.")
+        self.trusted = is_ours and getattr(owner, "trusted", True)
         self.options: Any = getattr(owner, "options", None)
 
         for attribute in PLAIN:
@@ -103,6 +104,10 @@ class GuardedTask(Task):
             self._reject("size", size, "a whole number from 0, or None if there is no limit")
         count: int | None = size
         return count
+
+    def notes(self) -> Sequence[str]:
+        notes: Sequence[str] = self._ask("notes")
+        return notes
 
     def nonsense(self, problem: Problem) -> Iterable[str]:
         with guarding(self.owner):
