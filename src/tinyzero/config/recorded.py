@@ -148,8 +148,9 @@ def resumed(
     if task is not None and lasting_reference(task) != config.task.name:
         raise UserError(f"the run in {folder} has the task {config.task.name!r}, not {task!r}")
     if not trusted:
-        kinds = [kind for kind in trust.KINDS if not (kind == "task" and task)]
-        trust.require(config, folder / MEANT, kinds, flags)
+        trust.require(
+            config, folder / MEANT, trust.KINDS, flags, {config.task.name} if task else ()
+        )
     return resolve(config.model_dump(), overrides)
 
 
@@ -179,7 +180,9 @@ def require_recipe(
         named = [(getattr(config, kind).name, getattr(recorded, kind).name) for kind in kinds]
         if all(":" not in here or here == there for here, there in named):
             config = recorded  # what was remembered when the run began
-    trust.require(config, path, kinds, flags)
+    final = resolve(read_recipe(recipe), overrides)
+    allowed = trust.named_by_user(config, final, overrides)
+    trust.require(config, path, trust.KINDS, flags, allowed)
 
 
 def repeating(folder: Path) -> str:

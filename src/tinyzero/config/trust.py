@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from pathlib import Path
 from tinyzero.config.schema import Config
 from tinyzero.config.toml import to_toml
 from tinyzero.errors import UserError
+from tinyzero.registry import lasting_reference
 
 KINDS = ("task", "algorithm", "sampler")
 CODE_IN_FILE = re.compile(r"\.py:\w+\Z")
@@ -29,20 +30,35 @@ LARGEST = 16 * 2**20  # bytes of the state file that are read
 
 
 def require(
-    config: Config, source: str | Path, kinds: Iterable[str] = KINDS, flags: str = "--trust"
+    config: Config,
+    source: str | Path,
+    kinds: Iterable[str] = KINDS,
+    flags: str = "--trust",
+    allowed: Collection[str] = (),
 ) -> None:
     """Raise UserError if `config`, found in the file `source`, would run code that was not allowed.
 
-    `kinds` are the parts of it that the command is going to load; `flags` say how to allow them.
+    `kinds` are the parts of it that the command is going to load, and `allowed` the names of code
+    that need no permission; `flags` say how to allow the others.
     """
-    for kind, name in [(kind, name) for kind in kinds for name in names_of(config, kind)]:
-        if fingerprint(config, name) in _remembered():
+    for kind, name in ((part, name) for part in kinds for name in names_of(config, part)):
+        if name in allowed or fingerprint(config, name) in _remembered():
             continue
 
         raise UserError(
             f"{source} names the {kind} {name!r}, which would run {code_of(name)!r}: "
             f"if you trust that code, allow it with {flags}"
         )
+
+
+def named_by_user(config: Config, final: Config, overrides: Mapping[str, object]) -> set[str]:
+    """The names of code in `config` that `overrides` name too, or that are not in `final` any more.
+
+    `final` is the configuration with the overrides.
+    """
+    given = {lasting_reference(value) for value in overrides.values() if isinstance(value, str)}
+    before, after = ({n for kind in KINDS for n in names_of(c, kind)} for c in (config, final))
+    return given | (before - after)
 
 
 def names_of(config: Config, kind: str) -> list[str]:
@@ -60,9 +76,9 @@ def _files_named_in(value: object) -> list[str]:
     """The texts such as `file.py:name`, anywhere in the value of an option."""
     if isinstance(value, str):
         return [value] if CODE_IN_FILE.search(value) else []
-    parts = value.values() if isinstance(value, dict) else value
-    if not isinstance(value, dict | list | tuple):
-        return []
+    if isinstance(value, dict):
+        return _files_named_in(list(value.values()))
+    parts = value if isinstance(value, list | tuple) else ()
     return [name for part in parts for name in _files_named_in(part)]
 
 

@@ -102,9 +102,12 @@ def settings_for(
     if task:
         chosen["task.name"] = task
 
-    if source and not (recipe or trusted or "task.name" in chosen):
-        trust.require(configs.resolve(values, {}), source, ("task",), flags)
-    return configs.resolve(values, chosen), model_folder
+    config = configs.resolve(values, chosen)
+    if source and not (recipe or trusted):
+        found = configs.resolve(values, {})
+        allowed = trust.named_by_user(found, config, chosen)
+        trust.require(found, source, ("task",), flags, allowed)
+    return config, model_folder
 
 
 def locate(model: str) -> tuple[str | None, str]:
