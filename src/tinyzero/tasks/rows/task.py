@@ -27,6 +27,10 @@ class Rows(Task):
     Options = RowsOptions
     rules = "Answer the question."
     sources = ("data", "dev_data", "test_data")
+    glossary: Mapping[str, str] = {
+        "reward/answer": "Share of answers that are right.",
+        "reward/format": "Share of answers in the right form, such as a number for the check number.",
+    }
 
     def __init__(self, options: RowsOptions | None = None) -> None:
         """Raises UserError if the check's function or package cannot be loaded."""
