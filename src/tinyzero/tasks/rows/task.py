@@ -29,7 +29,7 @@ class Rows(Task):
     sources = ("data", "dev_data", "test_data")
     glossary: Mapping[str, str] = {
         "reward/answer": "Share of answers that are right.",
-        "reward/format": "Share of answers in the right form, such as a number for the check number.",
+        "reward/format": "Share of answers in the right form, such as a number.",
     }
 
     def __init__(self, options: RowsOptions | None = None) -> None:
