@@ -47,6 +47,14 @@ def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "it-ran"
 
 
+KEYS = {
+    "task": "task.name",
+    "algorithm": "algorithm.name",
+    "sampler": "sampler.name",
+    "tool": "task.tool",
+}
+
+
 def code(mark: Path, name: str = "evil.py") -> Path:
     path = mark.parent / name
     path.write_text(CODE.format(mark=str(mark)))
@@ -55,7 +63,7 @@ def code(mark: Path, name: str = "evil.py") -> Path:
 
 def strange_run(folder: Path, base: Path, **names: str) -> Path:
     """A complete run whose configuration names a stranger's code."""
-    named = {trust.KEYS[kind]: name for kind, name in names.items()}
+    named = {KEYS[kind]: name for kind, name in names.items()}
     short = {"rollout.max_tokens": 8, "eval.max_tokens": 8}
     fake_run.write(folder, steps=2, every=1, **{"model.name": str(base), **short, **named})
 
@@ -69,7 +77,7 @@ def strange_run(folder: Path, base: Path, **names: str) -> Path:
 def strange_model(folder: Path, base: Path, **names: str) -> Path:
     """An exported model whose recipe names a stranger's code."""
     shutil.copytree(base, folder)
-    named = {trust.KEYS[kind]: name for kind, name in names.items()}
+    named = {KEYS[kind]: name for kind, name in names.items()}
     settings = config.resolve(config.read_recipe("laptop"), named | {"eval.max_tokens": 8})
     (folder / "recipe.toml").write_text(config.to_toml(settings))
     return folder

@@ -148,8 +148,9 @@ def resumed(
     if task is not None and lasting_reference(task) != config.task.name:
         raise UserError(f"the run in {folder} has the task {config.task.name!r}, not {task!r}")
     if not trusted:
-        kinds = [kind for kind in trust.KINDS if not (kind == "task" and task)]
-        trust.require(config, folder / MEANT, kinds, flags)
+        trust.require(
+            config, folder / MEANT, trust.KINDS, flags, {config.task.name} if task else ()
+        )
     return resolve(config.model_dump(), overrides)
 
 
@@ -172,14 +173,16 @@ def require_recipe(
         return
 
     config = resolve(read_recipe(recipe), {})
-    kinds = [kind for kind, key in trust.KEYS.items() if key not in overrides]
+    kinds = [kind for kind in trust.KINDS if f"{kind}.name" not in overrides]
     meant = path.with_name(MEANT)
     if path.name == ASKED and meant.is_file():
         recorded = resolve(read_recipe(str(meant)), {})
         named = [(trust.names_of(config, kind), trust.names_of(recorded, kind)) for kind in kinds]
         if all(here == there or ":" not in "".join(here) for here, there in named):
             config = recorded  # what was remembered when the run began
-    trust.require(config, path, kinds, flags)
+    final = resolve(read_recipe(recipe), overrides)
+    allowed = trust.named_by_user(config, final, overrides)
+    trust.require(config, path, trust.KINDS, flags, allowed)
 
 
 def repeating(folder: Path) -> str:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,35 +22,71 @@ from pathlib import Path
 from tinyzero.config.schema import Config, parts_of
 from tinyzero.config.toml import to_toml
 from tinyzero.errors import UserError
+from tinyzero.registry import lasting_reference
 
-KEYS = {
-    "task": "task.name",
-    "algorithm": "algorithm.name",
-    "sampler": "sampler.name",
-    "tool": "task.tool",
-}
-"""The option that names each kind of plug-in."""
-
-KINDS = tuple(KEYS)
+KINDS = ("task", "algorithm", "sampler")
+CODE_IN_FILE = re.compile(r"\.py:\w+\Z")
 LARGEST = 16 * 2**20  # bytes of the state file that are read
 
 
 def require(
-    config: Config, source: str | Path, kinds: Iterable[str] = KINDS, flags: str = "--trust"
+    config: Config,
+    source: str | Path,
+    kinds: Iterable[str] = KINDS,
+    flags: str = "--trust",
+    allowed: Collection[str] = (),
 ) -> None:
     """Raise UserError if `config`, found in the file `source`, would run code that was not allowed.
 
-    `kinds` are the parts of it that the command is going to load; `flags` say how to allow them.
+    `kinds` are the parts of it that the command is going to load, and `allowed` the names of code
+    that need no permission; `flags` say how to allow the others.
     """
-    named = [(part, name) for part in kinds for name in names_of(config, part)]
-    for kind, name in named:
-        if ":" not in name or fingerprint(config, name) in _remembered():
+    for kind, name in ((part, name) for part in kinds for name in names_of(config, part)):
+        if name in allowed or fingerprint(config, name) in _remembered():
             continue
 
         raise UserError(
             f"{source} names the {kind} {name!r}, which would run {code_of(name)!r}: "
             f"if you trust that code, allow it with {flags}"
         )
+
+
+def named_by_user(config: Config, final: Config, overrides: Mapping[str, object]) -> set[str]:
+    """The names of code in `config` that `overrides` name too, or that are not in `final` any more.
+
+    `final` is the configuration with the overrides.
+    """
+    given = {lasting_reference(text) for text in _texts_in(list(overrides.values()))}
+    before, after = ({n for kind in KINDS for n in names_of(c, kind)} for c in (config, final))
+    return given | (before - after)
+
+
+def names_of(config: Config, kind: str) -> list[str]:
+    """The names of code in one part of `config`: its own name, and options such as `file.py:name`.
+
+    A task also names the code of its tool, and a mixture that of its tasks. Example:
+    `names_of(config, "task")` is `["rewards.py:accuracy"]` for rows that are checked by this
+    function.
+    """
+    section = getattr(config, kind)
+    names = [section.name]
+    if kind == "task":
+        tables = [section.options, *parts_of(section.options)]
+        names += [str(table.get(key, "")) for table in tables for key in ("name", "tool")]
+
+    options = section.model_dump(exclude={"name"})
+    in_options = [text for text in _texts_in(options) if CODE_IN_FILE.search(text)]
+    return list(dict.fromkeys([*(name for name in names if ":" in name), *in_options]))
+
+
+def _texts_in(value: object) -> list[str]:
+    """All texts in the value of an option."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return _texts_in(list(value.values()))
+    parts = value if isinstance(value, list | tuple) else ()
+    return [text for part in parts for text in _texts_in(part)]
 
 
 def remember(config: Config) -> None:
@@ -59,7 +96,7 @@ def remember(config: Config) -> None:
     """
     names = [name for kind in KINDS for name in names_of(config, kind)]
     path = state_file()
-    new = {fingerprint(config, name) for name in names if ":" in name} - _remembered()
+    new = {fingerprint(config, name) for name in names} - _remembered()
     if path is None or not new:
         return
 
@@ -68,20 +105,6 @@ def remember(config: Config) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
             file.write("".join(f"{line}\n" for line in sorted(new)))
-
-
-def names_of(config: Config, kind: str) -> list[str]:
-    """The names of the plug-ins of this kind: for a mixture, those of all its tasks as well.
-
-    >>> names_of(Config(), "task"), names_of(Config(), "tool")
-    (['countdown'], [])
-    """
-    tables = [config.task.options, *parts_of(config.task.options)]
-    if kind == "tool":
-        return [str(table["tool"]) for table in tables if table.get("tool")]
-
-    names = [str(table.get("name", "")) for table in tables[1:]] if kind == "task" else []
-    return [getattr(config, kind).name, *names]
 
 
 def fingerprint(config: Config, name: str) -> str:

@@ -25,14 +25,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyzero.algorithms import Algorithm
 from tinyzero.config import Config, OptimizerOptions
 from tinyzero.cost.devices import Device
 from tinyzero.cost.shapes import Shape
-from tinyzero.errors import guarding
+from tinyzero.errors import UserError, guarding
 from tinyzero.tasks import REGISTRY, load_task
+from tinyzero.types import Prompt
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -52,6 +54,9 @@ KEPT = 0.5
 """Share of groups that a filter is assumed to keep."""
 LENGTH = 0.3
 """Assumed mean length of an answer over the run, as a share of the limit."""
+
+TYPICAL_PROMPT = 128.0
+"""Tokens of a prompt if the problems of a task cannot be read without a download."""
 
 
 class Load(NamedTuple):
@@ -224,18 +229,29 @@ def prompt_tokens(config: Config) -> float:
 
     A token is taken for four characters, as in English, or 1.5 in the bundled bases' vocabulary.
     A task that reads its problems from a file or the hub is asked for generated ones instead, so
-    that nothing is downloaded.
+    that nothing is downloaded. If it has only those of its data, they are read if they are files
+    here; else a typical prompt is assumed.
     """
     sources = getattr(REGISTRY.find(config.task.name), "sources", ())
-    options = {k: v for k, v in config.task.options.items() if k not in sources}
-    task, template = load_task(config.task.name, options), config.model.prompt
-
-    with guarding(task):
-        prompts = [task.prompt(task.problem("train", i), template) for i in range(8)]
+    given = config.task.options
+    template = config.model.prompt
+    try:
+        prompts = _prompts(config, {k: v for k, v in given.items() if k not in sources})
+    except UserError:
+        if not all(Path(str(given[name])).is_file() for name in sources if name in given):
+            return TYPICAL_PROMPT
+        prompts = _prompts(config, given)
     texts = [p if isinstance(p, str) else " ".join(m["content"] for m in p) for p in prompts]
     characters_per_token = 1.5 if template in ("compact", "chat") else 4
 
     return sum(map(len, texts)) / len(texts) / characters_per_token
+
+
+def _prompts(config: Config, options: Mapping[str, Any]) -> list[Prompt]:
+    """The prompts of the first training problems of the recipe's task with these options."""
+    task = load_task(config.task.name, options)
+    with guarding(task):
+        return [task.prompt(task.problem("train", i), config.model.prompt) for i in range(8)]
 
 
 def _models(

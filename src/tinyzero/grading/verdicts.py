@@ -89,7 +89,7 @@ def sound(raw: Any) -> Reward:
         parts = {str(name): float(part) for name, part in dict(raw.parts).items()}
         right = None if raw.right is None else bool(raw.right)
         turns = tuple(float(share) for share in raw.turns)
-        reward = Reward(float(raw.value), parts, right, turns=turns)
+        reward = Reward(float(raw.value), parts, right, raw.failure, turns)
     elif is_bool:
         reward = Reward(float(raw), {}, bool(raw))
     elif hasattr(raw, "__float__"):

@@ -116,13 +116,9 @@ def settings_for(
 
     config = configs.resolve(values, chosen)
     if source and not (recipe or trusted):
-        own = configs.resolve(values, {})
-        kinds = [
-            kind
-            for kind in ("task", "tool")
-            if trust.KEYS[kind] not in chosen and trust.names_of(config, kind)
-        ]
-        trust.require(own, source, kinds, flags)
+        found = configs.resolve(values, {})
+        allowed = trust.named_by_user(found, config, chosen)
+        trust.require(found, source, ("task",), flags, allowed)
     return config, model_folder
 
 

@@ -230,6 +230,8 @@ def build(
         progress.refuse_changes(saved, parts.config, folder)
     grader = stack.enter_context(closing(make_grader(task, config.grading)))
     problems = preflight.draw_problems(config, task, console.note)
+    for note in task.notes():
+        console.note(note)
     preflight.check_grading(task, grader, problems, console.note)
 
     # what needs the tokenizer

@@ -37,10 +37,12 @@ PARTS = (
     "check",
     "corpora",
     "files",
+    "functions",
     "guarded",
     "prompts",
     "shares",
     "splits",
+    "tables",
     "tools",
 )
 """The modules of this package that are not tasks."""

@@ -313,6 +313,16 @@ class Task:
         """
         return None
 
+    def notes(self) -> Sequence[str]:
+        """What a run should say about the problems before its first step, one sentence each.
+
+        Example:
+
+            def notes(self):
+                return [f"{self.left_out} rows are duplicates, and were left out"]
+        """
+        return ()
+
     def nonsense(self, problem: Problem) -> Iterable[str]:
         """Texts that must not be rewarded; `tinyzero check-task` tries them as well as its own.
 

@@ -69,7 +69,8 @@ class GuardedTask(Task):
 
         code = [owner, *([tool] if tool else [])]
         is_ours = all(type(part).__module__.startswith("tinyzero.") for part in code)
-        self.trusted = is_ours and all(part.task.trusted for part in self.mixture.values())
+        parts_are_trusted = all(part.task.trusted for part in self.mixture.values())
+        self.trusted: bool = is_ours and getattr(owner, "trusted", True) and parts_are_trusted
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle only the name and the options: another process loads the task from these."""
@@ -171,6 +172,10 @@ class GuardedTask(Task):
             self._reject("size", size, "a whole number from 0, or None if there is no limit")
         count: int | None = size
         return count
+
+    def notes(self) -> Sequence[str]:
+        notes: Sequence[str] = self._ask("notes")
+        return notes
 
     def nonsense(self, problem: Problem) -> Iterable[str]:
         with guarding(self.owner):

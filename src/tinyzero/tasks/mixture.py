@@ -150,9 +150,9 @@ class Mixture(Task):
         """Whether some task grades the completions of a group together."""
         return any(part.task.grades_groups for part in self.mixture.values())
 
-    def solution(self, problem: Problem) -> str:
+    def solution(self, problem: Problem) -> str | Sequence[str]:
         """The solution of the problem's task."""
-        solution: str = self._part(problem).task.solution(problem)
+        solution: str | Sequence[str] = self._part(problem).task.solution(problem)
         return solution
 
     def nonsense(self, problem: Problem) -> Iterable[str]:

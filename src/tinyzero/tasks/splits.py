@@ -18,7 +18,7 @@ def split_by_key(key: str) -> Split:
     >>> split_by_key("3,5,12")
     'dev'
     """
-    digest = hashlib.sha256(f"{SPLIT_SALT}:{key}".encode()).digest()
+    digest = hashlib.sha256(f"{SPLIT_SALT}:{key}".encode(errors="surrogatepass")).digest()
     bucket = int.from_bytes(digest[:8], "big") % 100
 
     if bucket in BUCKETS["dev"]:

@@ -1,20 +1,11 @@
-"""Reward functions that were written for TRL or verl, as tasks.
+"""Reward functions that were written for TRL or verl, as tasks to check.
 
-The names of the parameters tell which of the two signatures a function has:
-
-    # TRL
-    def reward(prompts, completions, **columns) -> list[float]: ...
-
-    # verl; the result may also be {"score": float}
-    def compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float: ...
-
-The problems are the rows of a JSONL file.
+The problems are the rows of a data file. The answer's form is not known, so the usual ones are
+tried. `tinyzero.tasks.functions` calls the function.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -24,23 +15,10 @@ from typing import Any
 from tinyzero.errors import UserError
 from tinyzero.tasks.base import Task
 from tinyzero.tasks.check.wrapping import USUAL
-from tinyzero.tasks.files import read_json
+from tinyzero.tasks.functions import SignedFunction
+from tinyzero.tasks.rows import layouts
+from tinyzero.tasks.tables import read_rows
 from tinyzero.types import Problem, Prompt, Reward, Split
-
-PROMPTS = ("prompt", "question", "problem", "input", "instruction")
-ANSWERS = ("ground_truth", "answer", "solution", "target", "label")
-GIVEN = {
-    "trl": {
-        "prompts",
-        "completions",
-        "trainer_state",
-        "log_extra",
-        "log_metric",
-        "environments",
-    },
-    "verl": {"data_source", "solution_str", "ground_truth", "extra_info"},
-}
-"""Parameters that the trainer fills in. Every other parameter is a column of the data."""
 
 
 class RewardFunction(Task):
@@ -59,14 +37,10 @@ class RewardFunction(Task):
 
     def __init__(self, function: Callable[..., Any], name: str, data: str | Path) -> None:
         super().__init__()
-        self.function = function
-        self.name = name
-        self.parameters = inspect.signature(function).parameters
-        self.style = _style(self.parameters, name)
-
-        self.rows = _read_rows(Path(data))
-        for line, row in self.rows.items():
-            self._check_row(row, f"{data}, line {line}")
+        self.function = SignedFunction(function, name)
+        self.rows = {row.place: row.values for row in read_rows(data)}
+        for place, row in self.rows.items():
+            self._check_row(row, place)
         self._solved: dict[str, tuple[str, float]] = {}
 
     def size(self, split: Split) -> int:
@@ -75,13 +49,12 @@ class RewardFunction(Task):
 
     def problem(self, split: Split, index: int) -> Problem:
         """The row at `index`; the first row follows the last one."""
-        line = list(self.rows)[index % len(self.rows)]
-        name = f"line {line}"
-        return Problem(name, self.rows[line], split, name)
+        place = list(self.rows)[index % len(self.rows)]
+        return Problem(place, self.rows[place], split, place)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
         """The row's own prompt, with any template."""
-        prompt: Prompt = problem.fields[_column(problem.fields, PROMPTS)]
+        prompt: Prompt = problem.fields[_column(problem.fields, layouts.QUESTIONS)]
         return prompt
 
     def reward(self, problem: Problem, text: str) -> Reward:
@@ -98,7 +71,7 @@ class RewardFunction(Task):
         text, full = self._solve(problem)
         if full == float("inf"):
             raise UserError(
-                f"{self.name} rewards the answer {text!r:.60} in none of the usual formats"
+                f"{self.function.name} rewards the answer {text!r:.60} in none of the usual formats"
             )
         return text
 
@@ -122,96 +95,20 @@ class RewardFunction(Task):
 
     def _value(self, row: Mapping[str, Any], text: str) -> float:
         """The function's reward for one completion."""
-        arguments = self._arguments(row, text)
-        takes_all = any(
-            parameter.kind is parameter.VAR_KEYWORD for parameter in self.parameters.values()
-        )
-        if not takes_all:
-            arguments = {name: arguments[name] for name in arguments if name in self.parameters}
+        prompt = row[_column(row, layouts.QUESTIONS)]
+        value, _ = self.function.call(row, prompt, _expected_answer(row), text)
+        return value
 
-        value = self.function(**arguments)
-        if inspect.isawaitable(value):
-            value = asyncio.run(_wait(value))
-        if self.style == "trl":
-            (value,) = value
-        elif isinstance(value, Mapping):
-            value = value["score"]
-        return 0.0 if value is None else float(value)  # TRL's None: not for this function
-
-    def _arguments(self, row: Mapping[str, Any], text: str) -> dict[str, Any]:
-        """All that a trainer would pass for one completion, by parameter name."""
-        if self.style == "verl":
-            return {
-                "data_source": row.get("data_source", ""),
-                "solution_str": text,
-                "ground_truth": _expected_answer(row),
-                "extra_info": row.get("extra_info"),
-                **{name: value for name, value in row.items() if name not in GIVEN["verl"]},
-            }
-
-        prompt = row[_column(row, PROMPTS)]
-        is_chat = not isinstance(prompt, str)
-        completion = [{"role": "assistant", "content": text}] if is_chat else text
-        columns: dict[str, Any] = {name: [value] for name, value in row.items()}
-        return {
-            **columns,
-            "log_extra": _ignore,
-            "log_metric": _ignore,
-            "prompts": [prompt],
-            "completions": [completion],
-            "trainer_state": None,
-        }
-
-    def _check_row(self, row: Mapping[str, Any], source: str) -> None:
+    def _check_row(self, row: Mapping[str, Any], place: str) -> None:
         """Raise UserError if the row lacks the prompt, the answer, or a needed column."""
-        if not _column(row, PROMPTS):
-            raise UserError(f"{source}: no column prompt (nor {', '.join(PROMPTS[1:])})")
+        if not _column(row, layouts.QUESTIONS):
+            raise UserError(f"{place}: no column prompt (nor {', '.join(layouts.QUESTIONS[1:])})")
         if _expected_answer(row) is None:
-            raise UserError(f"{source}: no column with the answer: one of {', '.join(ANSWERS)}")
-
-        for name, parameter in self.parameters.items():
-            is_required = parameter.default is parameter.empty and parameter.kind in (
-                parameter.POSITIONAL_OR_KEYWORD,
-                parameter.KEYWORD_ONLY,
+            raise UserError(
+                f"{place}: no column with the answer: one of {', '.join(layouts.ANSWERS)}"
             )
-            if is_required and name not in GIVEN[self.style] and name not in row:
-                raise UserError(f"{source}: no column {name}, which {self.name} needs")
-
-
-def _style(parameters: Mapping[str, inspect.Parameter], name: str) -> str:
-    """The trainer whose signature this is: "trl" or "verl"."""
-    if "completions" in parameters:
-        return "trl"
-    if "solution_str" in parameters:
-        return "verl"
-    raise UserError(
-        f"{name} takes {', '.join(parameters) or 'nothing'}: a reward function takes completions "
-        "(TRL's signature) or solution_str (verl's)"
-    )
-
-
-def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    """The rows of a JSONL file by line number, from 1. Raises UserError if it has no rows."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-
-    rows = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = read_json(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not an object with columns")
-        rows[number] = row
-
-    if not rows:
-        raise UserError(f"{path} has no rows: one JSON object per line is needed")
-    return rows
+        if name := self.function.missing_column(row):
+            raise UserError(f"{place}: no column {name}, which {self.function.name} needs")
 
 
 def _column(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
@@ -224,7 +121,7 @@ def _expected_answer(row: Mapping[str, Any]) -> Any:
     model = row.get("reward_model")
     if isinstance(model, Mapping) and model.get("ground_truth") is not None:
         return model["ground_truth"]
-    name = _column(row, ANSWERS)
+    name = _column(row, layouts.ANSWERS)
     return row[name] if name else None
 
 
@@ -238,11 +135,3 @@ def _answer_texts(row: Mapping[str, Any]) -> list[str]:
     final = re.findall(r"####[ ]?([^\n]*)|\\boxed\{([^{}]*)\}|<answer>(.*?)</answer>", text)
     last_final = ["".join(groups).strip() for groups in final[-1:]]
     return [*last_final, text]
-
-
-async def _wait(awaitable: Any) -> Any:
-    return await awaitable
-
-
-def _ignore(*arguments: object) -> None:
-    """Discard what a reward function logs."""

@@ -5,7 +5,6 @@ Files are parquet or JSONL. Rows are numbered from 0 everywhere, in messages too
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
@@ -17,11 +16,11 @@ import numpy as np
 from tinyzero.errors import UserError, shown
 from tinyzero.grading import MAX_DIGITS
 from tinyzero.tasks.files import EXTRA, SUFFIXES, read_json, write_table
+from tinyzero.tasks.tables import HUB_ID, parquet_rows, require_columns
 
 TINYZERO_TRAIN, TINYZERO_TEST = 327_680, 1_024
 MIN_COUNT, MAX_COUNT = 2, 6
 A_NUMBER = f"a positive integer of at most {MAX_DIGITS} digits"
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # org/name
 
 T = TypeVar("T")
 
@@ -179,19 +178,8 @@ def _is_gradable(value: Any) -> bool:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[Any, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(f"cannot read {path}: pyarrow {EXTRA}") from error
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _require_columns(path, file.schema_arrow.names)
-            table = file.read(columns=["target", "nums"])
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}") from error
-    return zip(table["target"].to_pylist(), table["nums"].to_pylist(), strict=True)
+    for row in parquet_rows(path, ["target", "nums"]):
+        yield row["target"], row["nums"]
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[Any, Any]]:
@@ -222,15 +210,5 @@ def _read_hub(name: str) -> Iterator[tuple[Any, Any]]:
         data = datasets.load_dataset(name, split="train")
     except Exception as error:  # the hub client raises many kinds, and we can fix none of them
         raise UserError(f"cannot load {name} from the hub: {str(error).splitlines()[0]}") from error
-    _require_columns(name, data.column_names)
+    require_columns(name, ("target", "nums"), data.column_names)
     return zip(data["target"], data["nums"], strict=True)
-
-
-def _require_columns(source: str | Path, names: Sequence[str]) -> None:
-    """Raise UserError if `target` or `nums` is not among the columns."""
-    for column in ("target", "nums"):
-        if column not in names:
-            raise UserError(
-                f"{source} has no column {column!r} (it has {', '.join(names)}): "
-                "rename the right one"
-            )
