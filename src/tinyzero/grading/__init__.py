@@ -40,4 +40,5 @@ __all__ = [
     "judge_group",
     "number_reward",
     "sound",
+    "worker",
 ]

@@ -43,7 +43,8 @@ class GuardedTask(Task):
         self.owner = owner
         self.name = name
         self.given = dict(options)
-        self.trusted = type(owner).__module__.startswith("tinyzero.")
+        is_bundled = type(owner).__module__.startswith("tinyzero.")
+        self.trusted = is_bundled and getattr(owner, "trusted", True)
         self.options: Any = getattr(owner, "options", None)
 
         for attribute in PLAIN:
