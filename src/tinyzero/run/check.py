@@ -22,7 +22,7 @@ from tinyzero.cost.words import remedy_line, size_text, usable_text
 from tinyzero.errors import UserError
 from tinyzero.registry import acting, validate
 from tinyzero.run import trackers
-from tinyzero.tasks import TASKS, load_task
+from tinyzero.tasks import load_task
 from tinyzero.tasks.guarded import GuardedTask
 
 ONE_ROW = {"rollout.rows": 1}
@@ -48,7 +48,7 @@ def check(config: Config, given: Iterable[str] = (), here: bool = True) -> Parts
     task = load_task(config.task.name, config.task.options)
     algorithm = load_algorithm(config.algorithm.name, config.algorithm.options)
     samplers.check_name(config.sampler.name)
-    refuse_idle(given, config, algorithm)
+    refuse_idle(given, config, task, algorithm)
 
     if config.rollout.samples < algorithm.min_samples:
         raise UserError(
@@ -86,7 +86,9 @@ def complete(config: Config, task: GuardedTask, algorithm: Algorithm) -> Config:
     return config.model_copy(update=changes)
 
 
-def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> None:
+def refuse_idle(
+    given: Iterable[str], config: Config, task: GuardedTask, algorithm: Algorithm
+) -> None:
     """Raise UserError if an option that was `given` has no effect together with the others."""
     name = config.algorithm.name
     idle = {
@@ -95,7 +97,7 @@ def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> N
         "lora.": not config.lora.rank and "lora.rank is 0",
         "eval.problems": not config.eval.every and "eval.every is 0",
         "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
-        "grading.": config.task.name in TASKS and f"{config.task.name} grades in this process",
+        "grading.": task.trusted and f"{config.task.name} grades in this process",
         "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
     }
 

@@ -6,28 +6,25 @@ been checked, so it cannot be named.
 
 from __future__ import annotations
 
-EXACT = frozenset(
-    """
+_EXACT = """
     acre aiw arc_1d base_conversion basic_arithmetic bf binary_alternation caesar_cipher
     count_bits count_primes course_schedule gcd isomorphic_strings largest_island lcm
     leg_counting letter_counting list_functions mahjong_puzzle maze modulo_grid number_filtering
     number_sequence ransom_note rotate_matrix rotten_oranges simple_equations simple_geometry
     string_manipulation string_splitting string_synthesis syllogism word_sequence_reversal
-    """.split()
-)
+"""
+EXACT = frozenset(_EXACT.split())
 """Datasets with one right text: the package compares texts too."""
 
-OWN = frozenset(
-    """
+_OWN = """
     binary_matrix complex_arithmetic countdown game_of_life_halting gsm_symbolic kakurasu
     knights_knaves letter_jumble n_queens polynomial_multiplication prime_factorization puzzle24
     quantum_lock spiral_matrix string_insertion survo
-    """.split()
-)
+"""
+OWN = frozenset(_OWN.split())
 """Datasets that TinyZero grades itself: the package's scorer can be fooled, or runs the text."""
 
-THEIRS = frozenset(
-    """
+_THEIRS = """
     ab advanced_geometry arc_agi bitwise_arithmetic boxnet calendar_arithmetic chain_sum
     circuit_logic codeio coin_flip color_cube_rotation cryptarithm decimal_arithmetic
     decimal_chain_sum dice emoji_mystery family_relationships figlet_font
@@ -37,8 +34,8 @@ THEIRS = frozenset(
     power_function products propositional_logic rearc rectangle_count rubiks_cube rush_hour
     self_reference sentence_reordering shortest_path sokoban spell_backward sudoku
     time_intervals tower_of_hanoi tsumego word_ladder word_sorting zebra_puzzles
-    """.split()
-)
+"""
+THEIRS = frozenset(_THEIRS.split())
 """Datasets that the package's own scorer grades, in a guarded process."""
 
 REJECTED = {

@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import reasoning_gym
+from reasoning_gym import factory
 
 from tinyzero.errors import UserError, brief
 from tinyzero.grading import worker
@@ -164,7 +164,7 @@ def _dataset(source: Source, seed: int) -> Any:
             )
 
     try:
-        return reasoning_gym.create_dataset(source.dataset, seed=seed, size=1, **values)
+        return factory.create_dataset(source.dataset, seed=seed, size=1, **values)
     except (AssertionError, ValueError, TypeError) as error:
         raise UserError(f"{_name(source)} rejects its configuration: {brief(error)}") from error
 
@@ -174,16 +174,15 @@ def _settings_of_level(source: Source) -> dict[str, Any]:
     """The configuration of a level, without seed and size. A level above the last is the last."""
     if source.level is None:
         return {}
-    curriculum = reasoning_gym.create_curriculum(source.dataset)
-    for name, attribute in curriculum.attributes.items():
-        curriculum.set_attr_level(name, min(source.level, len(attribute.levels) - 1))
+    curriculum = factory.create_curriculum(source.dataset)
+    curriculum.set_global_level(source.level)
     settings = vars(curriculum.generate_configuration({"seed": 0, "size": 1}))
     return {name: settings[name] for name in _fields(source.dataset)}
 
 
 def _fields(dataset: str) -> list[str]:
     """The settings of a dataset that a user may choose."""
-    _, config = reasoning_gym.factory.DATASETS[dataset]
+    _, config = factory.DATASETS[dataset]
     return [name for name in config.__dataclass_fields__ if name not in ("seed", "size")]
 
 

@@ -142,9 +142,7 @@ class ReasoningGym(Task):
         if self.options.answer_only:
             answer: str | None = text.strip() if len(text) <= longest else None
         else:
-            answer = find_answer(
-                text, "<answer>", "</answer>", after="</think>", longest=longest
-            )
+            answer = find_answer(text, "<answer>", "</answer>", after="</think>", longest=longest)
         return answer or None
 
     def _score(self, problem: Problem, answer: str) -> float:
