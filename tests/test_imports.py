@@ -78,6 +78,7 @@ ONLY_IMPORTER = {
     "vllm": "tinyzero.samplers.vllm",
     "huggingface_hub": "tinyzero.tools.export",
     "peft": "tinyzero.models.lora",
+    "reasoning_gym": "tinyzero.tasks.reasoning_gym.serving",
 }
 ONE_IMPORTER = ["wandb", "tensorboard", "torch.utils.tensorboard", "trackio"]
 
@@ -186,6 +187,7 @@ def test_nobody_imports_what_he_must_not() -> None:
         ("learner", "from tinyzero import tasks"),
         ("learner", "import transformers"),
         ("learner", "import peft"),
+        ("tasks.reasoning_gym.task", "import reasoning_gym"),
         ("samplers.torch", "from transformers import DynamicCache"),
         ("evaluate", "from tinyzero import train"),
         ("evaluate", "from tinyzero.run.parts import Run"),

@@ -8,7 +8,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from tinyzero.registry import suggest
 from tinyzero.tasks.base import DataSeed
-from tinyzero.tasks.reasoning_gym.catalogue import DATASETS, REJECTED, WITHOUT_LEVELS
+from tinyzero.tasks.reasoning_gym.catalogue import (
+    DATASETS,
+    HIGHEST_LEVEL,
+    REJECTED,
+    WITHOUT_LEVELS,
+)
 
 
 def _as_list(value: Any) -> Any:
@@ -77,6 +82,10 @@ class ReasoningGymOptions(BaseModel):
         without = [name for name in self.datasets if name in WITHOUT_LEVELS]
         if self.level is not None and without:
             raise ValueError(f"{without[0]} has no levels: leave level out, or use config")
+        for name in self.datasets:
+            highest = HIGHEST_LEVEL.get(name)
+            if self.level is not None and highest is not None and self.level > highest:
+                raise ValueError(f"the highest level of {name} is {highest}: lower level")
         return self
 
     @model_validator(mode="after")

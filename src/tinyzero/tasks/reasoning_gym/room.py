@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from tinyzero.errors import UserError
@@ -102,7 +103,11 @@ class Room:
         return worker.receive(self._connection, deadline=time.monotonic() + seconds)
 
     def _start(self) -> None:
-        """Start the process, and wait until it is ready."""
+        """Start the process, and wait until it is ready. Raises UserError without the package."""
+        if find_spec("reasoning_gym") is None:
+            raise UserError(
+                "the task reasoning-gym needs a package: pip install 'tinyzero[reasoning]'"
+            )
         self.close()  # in a fork, the connection belongs to the parent
         ours, theirs = socket.socketpair()
         import_path = [folder for folder in sys.path if isinstance(folder, str)]
