@@ -82,6 +82,8 @@ RIGHT: list[tuple[str, str, str, Mapping[str, Any]]] = [
     ("knights_knaves", "Bo is a sage and Al is a fool", "Al is a fool, and Bo is a sage.", {}),
     ("n_queens", "_ Q _ _\n_ _ _ Q\nQ _ _ _\n_ _ Q _", "", QUEENS),
     ("polynomial_multiplication", "7 - 4*y*x + x^2 + x**2", POLYNOMIAL, {}),
+    ("bitwise_arithmetic", "-9641", "-0x25a9", {}),
+    ("number_sorting", '["-3.50", 2]', "['-3.5', '2']", {}),
     ("quantum_lock", "A -> B", "A → B", LOCK),
     ("quantum_lock", "A A", "A → B", LOCK),
 ]
@@ -127,6 +129,11 @@ WRONG: list[tuple[str, str, str, Mapping[str, Any]]] = [
     ("quantum_lock", "A B purple", "A → B", LOCK),
     ("quantum_lock", "A B C A", "A → B", LOCK),  # opens it, but is not the shortest
     ("quantum_lock", "C A", "A → B", LOCK),
+    ("bitwise_arithmetic", "0x25a9", "-0x25a9", {}),
+    ("bitwise_arithmetic", "3 - 3", "0x0", {}),
+    ("number_sorting", "[2, -3.5]", "['-3.5', '2']", {}),
+    ("number_sorting", "[NaN, 2]", "['-3.5', '2']", {}),
+    ("number_sorting", "[" * 1000, "['-3.5', '2']", {}),
 ]
 
 

@@ -17,23 +17,24 @@ EXACT = frozenset(_EXACT.split())
 """Datasets with one right text: the package compares texts too."""
 
 _OWN = """
-    binary_matrix complex_arithmetic countdown game_of_life_halting gsm_symbolic kakurasu
-    knights_knaves letter_jumble n_queens polynomial_multiplication prime_factorization puzzle24
-    quantum_lock spiral_matrix string_insertion survo
+    binary_matrix bitwise_arithmetic complex_arithmetic countdown game_of_life_halting
+    gsm_symbolic kakurasu knights_knaves letter_jumble n_queens number_sorting
+    polynomial_multiplication prime_factorization puzzle24 quantum_lock spiral_matrix
+    string_insertion survo
 """
 OWN = frozenset(_OWN.split())
 """Datasets that TinyZero grades itself: the package's scorer can be fooled, or runs the text."""
 
 _THEIRS = """
-    ab advanced_geometry arc_agi bitwise_arithmetic boxnet calendar_arithmetic chain_sum
-    circuit_logic codeio coin_flip color_cube_rotation cryptarithm decimal_arithmetic
-    decimal_chain_sum dice emoji_mystery family_relationships figlet_font
-    fraction_simplification futoshiki game_of_life graph_color group_anagrams jugs knight_swap
-    manipulate_matrix mini_sudoku needle_haystack number_format number_sorting
-    palindrome_generation palindrome_partitioning path_star polynomial_equations pool_matrix
-    power_function products propositional_logic rearc rectangle_count rubiks_cube rush_hour
-    self_reference sentence_reordering shortest_path sokoban spell_backward sudoku
-    time_intervals tower_of_hanoi tsumego word_ladder word_sorting zebra_puzzles
+    ab advanced_geometry arc_agi boxnet calendar_arithmetic chain_sum circuit_logic codeio
+    coin_flip color_cube_rotation cryptarithm decimal_arithmetic decimal_chain_sum dice
+    emoji_mystery family_relationships figlet_font fraction_simplification futoshiki
+    game_of_life graph_color group_anagrams jugs knight_swap manipulate_matrix mini_sudoku
+    needle_haystack number_format palindrome_generation palindrome_partitioning path_star
+    polynomial_equations pool_matrix power_function products propositional_logic rearc
+    rectangle_count rubiks_cube rush_hour self_reference sentence_reordering shortest_path
+    sokoban spell_backward sudoku time_intervals tower_of_hanoi tsumego word_ladder word_sorting
+    zebra_puzzles
 """
 THEIRS = frozenset(_THEIRS.split())
 """Datasets that the package's own scorer grades, in a guarded process."""
@@ -57,7 +58,11 @@ GIVEN = {
 }
 """What our own graders need to know besides the package's answer, as it is called there."""
 
-FORMS = {"sokoban": "[LRUD]+"}
+_NUMBER = r"-?[0-9./]+"
+FORMS = {
+    "advanced_geometry": rf"{_NUMBER}°?|\({_NUMBER}, ?{_NUMBER}\)",
+    "sokoban": "[LRUD]+",
+}
 """Regular expressions that an answer must match, if the package's scorer ignores junk."""
 
 WITHOUT_LEVELS = frozenset(("acre", "gsm_symbolic", "list_functions"))

@@ -106,6 +106,32 @@ def _number(text: str) -> Fraction | None:
     return Fraction(text)
 
 
+def _bits(answer: str, expected: str, _: Mapping[str, Any]) -> bool:
+    """The same whole number, in decimal or hexadecimal digits."""
+    number = _whole_number(answer)
+    return number is not None and number == _whole_number(expected)
+
+
+def _whole_number(text: str) -> int | None:
+    match = re.fullmatch(r"-?(0[xX][0-9a-fA-F]{1,40}|[0-9]{1,40})", text)
+    return int(text, 16 if "x" in text.lower() else 10) if match else None
+
+
+def _sorted_numbers(answer: str, expected: str, _: Mapping[str, Any]) -> bool:
+    """The same numbers in the same order: `['-3.5', '2']`, with or without quotation marks."""
+    numbers = _numbers(answer)
+    return numbers is not None and numbers == _numbers(expected)
+
+
+def _numbers(text: str) -> list[Fraction] | None:
+    """The numbers of a list; None if the text is not a list of numbers."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    numbers = [_number(word.strip(" '\"")) for word in text[1:-1].split(",")]
+    known = [number for number in numbers if number is not None]
+    return known if len(known) == len(numbers) else None
+
+
 def _truth(answer: str, expected: str, _: Mapping[str, Any]) -> bool:
     """The same of True and False."""
     return answer.lower() == expected.lower()
@@ -212,6 +238,7 @@ def _words(text: str) -> list[list[str]]:
 
 GRADERS: Mapping[str, Grader] = {
     "binary_matrix": _same_words,
+    "bitwise_arithmetic": _bits,
     "complex_arithmetic": _complex,
     "countdown": _countdown,
     "game_of_life_halting": _truth,
@@ -220,6 +247,7 @@ GRADERS: Mapping[str, Grader] = {
     "knights_knaves": _knights,
     "letter_jumble": _same_letters,
     "n_queens": _queens,
+    "number_sorting": _sorted_numbers,
     "polynomial_multiplication": _polynomial,
     "prime_factorization": _factors,
     "puzzle24": _puzzle24,

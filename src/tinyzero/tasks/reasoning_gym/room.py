@@ -21,6 +21,7 @@ from tinyzero.grading import worker
 STARTING = 120.0  # seconds; the first import of a thousand modules can take long
 DRAWING = 300.0  # seconds for one problem: ten may have to be drawn for one, at seconds each
 SCORING = 60.0  # seconds for one answer, after which it is wrong
+PARTING = 2.0  # seconds until a process that does not end is killed
 PROGRAM = (
     "import json, sys; sys.path[:], descriptor = json.loads(sys.argv[1]); "
     "from tinyzero.tasks.reasoning_gym.serving import main; main(descriptor)"
@@ -63,8 +64,13 @@ class Room:
         return reply
 
     def score(self, source: tuple[str, int | None, str], seed: int, answer: str) -> float:
-        """The score of the package for `answer`, from 0 to 1. Raises TimeoutError if it hangs."""
+        """The score of the package for `answer`, from 0 to 1.
+
+        Raises TimeoutError if it takes too long, and UserError if the problem cannot be made.
+        """
         reply = self._ask({"source": source, "seed": seed, "answer": answer}, SCORING)
+        if "error" in reply:
+            raise UserError(str(reply["error"]))
         return float(reply["score"])
 
     def close(self) -> None:
@@ -74,8 +80,11 @@ class Room:
         if connection is not None:
             connection.close()
         if process is not None and self._owner == os.getpid():
-            process.kill()
-            process.wait()
+            try:
+                process.wait(PARTING)  # it ends by itself, and removes its folder
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def _ask(self, request: Mapping[str, Any], seconds: float) -> Any:
         """The reply to a request. A process that died is started again once."""
