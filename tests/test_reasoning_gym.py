@@ -260,9 +260,9 @@ def test_other_processes_and_orders_see_the_same_problems() -> None:
         [sys.executable, "-c", code, json.dumps([SEEN, indices[::-1]])],
         capture_output=True,
         text=True,
-        check=True,
         env={**os.environ, "PYTHONHASHSEED": "2"},
     )
+    assert done.returncode == 0, done.stderr
     task = gym(*SEEN)
     here = [task.problem("train", index) for index in indices]
     assert json.loads(done.stdout) == [[each.id, each.fields["question"]] for each in here]
@@ -308,11 +308,6 @@ def test_no_answer_replaces_the_scorers() -> None:
     for _ in range(2):
         assert room().score(source("binary_matrix"), 7, attack) < 1
         assert room().score(source("gcd"), 7, "garbage") == 0
-
-
-@needs_package
-def test_scores_that_are_not_finite_are_worth_nothing() -> None:
-    assert room().score(source("complex_arithmetic"), 3, "nan") == 0
 
 
 @needs_package
@@ -376,11 +371,10 @@ def test_a_dataset_without_answers_says_so() -> None:
 
 @needs_package
 def test_levels_and_settings_change_the_problems() -> None:
-    assert (
-        gym("chain_sum", level=4).problem("train", 0).id != gym("chain_sum").problem("train", 0).id
-    )
-    labels = gym("chain_sum", level=4).describe(gym("chain_sum", level=4).problem("train", 0))
-    assert labels == {"dataset": "chain_sum", "level": 4}
+    easy, usual = gym("chain_sum", level=0), gym("chain_sum")
+    problems = [easy.problem("train", index) for index in range(10)]
+    assert [p.id for p in problems] != [usual.problem("train", i).id for i in range(10)]
+    assert easy.describe(problems[0]) == {"dataset": "chain_sum", "level": 0}
 
     config = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
     question = gym("chain_sum", config=config).problem("train", 0).fields["question"]

@@ -171,6 +171,17 @@ class Task:
         """Whether the completions of a group are graded together: if the task defines `rewards`."""
         return type(self).rewards is not Task.rewards
 
+    def prepare(self) -> None:
+        """Load what `reward` needs. A process that grades calls this once, before the first answer.
+
+        The time it takes does not count towards grading.timeout. By default it does nothing.
+
+        Example:
+
+            def prepare(self):
+                self.words = Path("words.txt").read_text().split()
+        """
+
     def problem(self, split: Split, index: int) -> Problem:
         """The problem at `index` (0, 1, 2, ...) of `split`; the arguments alone must determine it.
 

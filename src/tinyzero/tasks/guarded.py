@@ -68,6 +68,9 @@ class GuardedTask(Task):
         """Whether the task grades the completions of a group together."""
         return _overrides(self.owner, "rewards")
 
+    def prepare(self) -> None:
+        self._ask("prepare")
+
     def problem(self, split: Split, index: int) -> Problem:
         with guarding(self.owner):
             problem = self.owner.problem(split, index)

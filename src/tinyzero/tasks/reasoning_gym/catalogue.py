@@ -72,9 +72,7 @@ HIGHEST_LEVEL = {"caesar_cipher": 1, "jugs": 2, "modulo_grid": 0, "rubiks_cube":
 """The highest level that works, of datasets whose curricula go too far: with 0.1.25, the levels
 above it are rejected by the dataset itself, or (jugs) take more than a minute per problem."""
 
-REUSED = frozenset(
-    ("arc_agi", "codeio", "figlet_font", "group_anagrams", "spell_backward", "word_ladder")
-)
+REUSED = frozenset(("arc_agi", "codeio", "figlet_font", "group_anagrams", "spell_backward"))
 """Datasets that take long to make: one of them makes all problems, each from its own index."""
 
 FIRST_SEED = 0

@@ -43,6 +43,12 @@ class Room:
         self._owner = 0
         atexit.register(self.close)
 
+    def open(self) -> None:
+        """Start the process now, if it is not running. Raises UserError if it cannot be started."""
+        with self._lock:
+            if not self._is_open():
+                self._start()
+
     def draw(
         self, source: tuple[str, int | None, str], data_seed: int, split: str, index: int
     ) -> dict[str, Any]:
@@ -104,12 +110,16 @@ class Room:
                         ) from error
 
     def _answer(self, message: bytes, seconds: float) -> Any:
-        if self._connection is None or self._owner != os.getpid():
+        if not self._is_open():
             self._start()
         assert self._connection is not None
         self._connection.settimeout(seconds)
         worker.send(self._connection, message)
         return worker.receive(self._connection, deadline=time.monotonic() + seconds)
+
+    def _is_open(self) -> bool:
+        """Whether there is a connection that belongs to this process, and not to its parent."""
+        return self._connection is not None and self._owner == os.getpid()
 
     def _start(self) -> None:
         """Start the process, and wait until it is ready. Raises UserError without the package."""

@@ -49,6 +49,11 @@ class ReasoningGym(Task):
         """Whether rewards may be computed in the run's own process: if our own graders do."""
         return all(name in EXACT or name in OWN for name in self.options.datasets)
 
+    def prepare(self) -> None:
+        """Start the process that holds the package, if it is needed for grading."""
+        if not self.trusted:
+            room().open()
+
     def problem(self, split: Split, index: int) -> Problem:
         """The problem that (data_seed, dataset, split, index) draw. The text decides the split.
 
