@@ -90,6 +90,7 @@ ONLY_IMPORTER = {
     "peft": "tinyzero.models.lora",
     "math_verify": "tinyzero.grading.equivalence",
     "datasets": "tinyzero.tasks.*",
+    "reasoning_gym": "tinyzero.tasks.reasoning_gym.serving",
 }
 ONE_IMPORTER = ["wandb", "tensorboard", "torch.utils.tensorboard", "trackio"]
 
@@ -200,6 +201,7 @@ def test_nobody_imports_what_he_must_not() -> None:
         ("learner", "import peft"),
         ("grading.maths", "import math_verify"),
         ("rollouts", "import datasets"),
+        ("tasks.reasoning_gym.task", "import reasoning_gym"),
         ("samplers.torch", "from transformers import DynamicCache"),
         ("evaluate", "from tinyzero import train"),
         ("evaluate", "from tinyzero.run.parts import Run"),

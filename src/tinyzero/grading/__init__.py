@@ -52,4 +52,5 @@ __all__ = [
     "number_reward",
     "sound",
     "sound_turns",
+    "worker",
 ]

@@ -188,6 +188,7 @@ def main(descriptor: int, task: Mapping[str, Any], memory: float) -> NoReturn:
 
     try:
         judge = load_object(task["loader"])(task["name"], task["options"])
+        judge.prepare()
     except BaseException as error:
         message = str(error) if isinstance(error, UserError) else brief(error)
         send(connection, json.dumps({"error": message}).encode())

@@ -222,6 +222,17 @@ class Task:
         """Whether problems may take several turns: if the task defines `episode`."""
         return type(self).episode is not Task.episode
 
+    def prepare(self) -> None:
+        """Load what `reward` needs. A process that grades calls this once, before the first answer.
+
+        The time it takes does not count towards grading.timeout. By default it does nothing.
+
+        Example:
+
+            def prepare(self):
+                self.words = Path("words.txt").read_text().split()
+        """
+
     def problem(self, split: Split, index: int) -> Problem:
         """The problem at `index` (0, 1, 2, ...) of `split`; the arguments alone must determine it.
 

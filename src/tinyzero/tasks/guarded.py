@@ -116,6 +116,9 @@ class GuardedTask(Task):
             given = {**given, TOOL: self.given[TOOL]}
         return GuardedTask(getattr(owner, "owner", owner), self.name, given, self.tool)
 
+    def prepare(self) -> None:
+        self._ask("prepare")
+
     def problem(self, split: Split, index: int) -> Problem:
         with guarding(self.owner):
             problem = self.owner.problem(split, index)

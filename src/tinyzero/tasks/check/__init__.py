@@ -26,7 +26,7 @@ from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.tasks.prompts import TEMPLATES
 from tinyzero.types import SPLITS, Problem, Reward, Split
 
-__all__ = ["ALLOWABLE", "Check", "RewardFunction", "check_task", "examine"]
+__all__ = ["ALLOWABLE", "Check", "RewardFunction", "check_task", "examine", "variants"]
 
 MAX_SECONDS = 1.0  # for one reward, which should take milliseconds
 TIMED = 3  # rewards that are timed first: the attacks take thousands
@@ -49,6 +49,10 @@ class Check:
     """How many texts were graded."""
     problems: int = 0
     """How many problems were attacked."""
+    drawn: int = 0
+    """How many problems were drawn."""
+    solved: int = 0
+    """How many of these have an own solution that gets full marks."""
     reward_seconds: float = 0.0
     """The median time of a reward, by the clock."""
 
@@ -104,7 +108,7 @@ def examine(
         reward_times = _time_rewards(sandbox, drawn)
         if reward_times and min(reward_times) > seconds:
             lines = [*failures, *findings.lines(), _too_slow(median(reward_times))]
-            return Check(lines, reward_seconds=median(reward_times))
+            return Check(lines, drawn=len(drawn), reward_seconds=median(reward_times))
 
         solved, notes = _solve(sandbox, drawn, findings)
 
@@ -117,6 +121,8 @@ def examine(
         notes=[*notes, *attack_run.notes()],
         attacks=attack_run.attacks,
         problems=len(attack_run.subjects),
+        drawn=len(drawn),
+        solved=len(solved),
         reward_seconds=attack_run.reward_seconds(),
     )
 
