@@ -40,7 +40,7 @@ class Escape(NamedTuple):
 
     name: str
     source: str
-    expected: tuple[object, ...] = tuple(hidden(x) for x in INPUTS)
+    expected: tuple[object, ...] = tuple(map(hidden, INPUTS))
 
 
 class Result(NamedTuple):
@@ -83,7 +83,7 @@ ATTEMPTS = {
 import socket
 def f(x):
     return tried(lambda: socket.create_connection(('127.0.0.1', PORT), 0.2),
-                 lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9)),
+                 lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
                  lambda: socket.socket(socket.AF_UNIX))
 """,
     "listens for connections": """
@@ -122,8 +122,8 @@ def f(x):
 """,
     "takes memory that is not counted": """
 def f(x):
-    return tried(lambda: native('memfd_create', b'x', 0), lambda: native('shmget', 0, 1 << 30, 0o1600),
-                 lambda: os.pipe())
+    return tried(lambda: native('memfd_create', b'x', 0), lambda: os.pipe(),
+                 lambda: native('shmget', 0, 1 << 30, 0o1600))
 """,
     "writes files outside": PATHS + """
 def f(x):
@@ -310,7 +310,12 @@ def f(x):
         value = [value]
     return value
 """,
-    "a value that contains itself": "def f(x):\n    value = []\n    value.append(value)\n    return value",
+    "a value that contains itself": """
+def f(x):
+    value = []
+    value.append(value)
+    return value
+""",
     "leaves a process behind": """
 import time
 def f(x):
@@ -334,7 +339,8 @@ def f(x):
     "attaches to another process": """
 def f(x):
     buffer = ctypes.create_string_buffer(64)
-    return tried(lambda: native('ptrace', 16, os.getppid(), 0, 0), lambda: native('ptrace', 16, 1, 0, 0),
+    return tried(lambda: native('ptrace', 16, os.getppid(), 0, 0),
+                 lambda: native('ptrace', 16, 1, 0, 0),
                  lambda: native('process_vm_readv', os.getppid(), buffer, 1, buffer, 1, 0),
                  lambda: open(f'/proc/{os.getppid()}/mem', 'rb'))
 """,
@@ -377,7 +383,8 @@ def f(x):
                  lambda: native('syscall', 321, 0, 0, 0))
 """,
     "loads a library of its own": """
-def f(x): return tried(lambda: ctypes.CDLL('FOLDER/tests.txt'), lambda: open('FOLDER/evil.so', 'wb'))
+def f(x):
+    return tried(lambda: ctypes.CDLL('FOLDER/tests.txt'), lambda: open('FOLDER/own.so', 'wb'))
 """,
 }  # fmt: skip
 """Attempts at which the program must not return the values of `hidden`, by name."""

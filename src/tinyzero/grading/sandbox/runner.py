@@ -11,7 +11,6 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Literal, NamedTuple, get_args
 
 from tinyzero.errors import Ungraded
@@ -186,7 +185,9 @@ def _outcome(
     said = next((text for text in texts if text.startswith(FAILED)), "")
     if said:
         word, _, error = said.removeprefix(FAILED).partition(" ")
-        kind = next((failure for failure in FAILURES if failure == word), "raised")
+        kind: ProgramFailure = "raised"
+        for known in FAILURES:
+            kind = known if known == word else kind
         return Outcome(tuple(values), kind, error)
 
     if failure == "crashed" and ended_by == -9:  # the kernel ended it, for its CPU time or memory

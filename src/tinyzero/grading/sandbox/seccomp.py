@@ -88,7 +88,7 @@ SET_NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER = 38, 22, 2
 
 
 class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]  # noqa: RUF012
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
 def is_supported() -> bool:

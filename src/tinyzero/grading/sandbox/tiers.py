@@ -1,10 +1,10 @@
-"""The ways to close a sandbox on this machine, from the strongest to none, and how each is started.
+"""The ways to close a sandbox on this machine, from the strongest to none.
 
-| tier       | what it is                                              | what it needs              |
-|------------|---------------------------------------------------------|----------------------------|
-| `bwrap`    | bubblewrap (namespaces) and a filter of system calls    | bubblewrap 0.8, namespaces |
-| `landlock` | Landlock and the same filter, without namespaces        | Linux 5.13                 |
-| `plain`    | limits on time and memory, **not** a sandbox            | Linux or macOS             |
+| tier       | what it is                                           | what it needs              |
+|------------|------------------------------------------------------|----------------------------|
+| `bwrap`    | bubblewrap (namespaces) and a filter of system calls | bubblewrap 0.8, namespaces |
+| `landlock` | Landlock and the same filter, without namespaces     | Linux 5.13                 |
+| `plain`    | limits on time and memory, **not** a sandbox         | Linux or macOS             |
 
 Each of them works without root and without a daemon. `plain` is only used if it is asked for.
 """
@@ -150,7 +150,7 @@ def pick_tier(choice: Choice = "auto") -> Tier:
 
 
 def readable_paths() -> tuple[list[str], list[str]]:
-    """What a program may read, which is Python and the libraries it needs, and what is hidden in it.
+    """What a program may read: Python and the libraries it needs; and what is hidden in these.
 
     Installed packages are hidden, because programs use the standard library alone.
     """
