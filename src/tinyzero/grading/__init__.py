@@ -39,5 +39,6 @@ __all__ = [
     "find_answer",
     "judge_group",
     "number_reward",
+    "sandbox",
     "sound",
 ]

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 from tinyzero.errors import UserError
 from tinyzero.grading import worker
 from tinyzero.grading.forks import ForkServer, fork_on_request
+from tinyzero.grading.sandbox import Choice
 from tinyzero.grading.verdicts import Judge, Verdict, failed
 from tinyzero.types import Problem
 
@@ -73,7 +74,7 @@ class WorkerPool:
     Each worker loads the task by its `reference`. A task without one, such as a class that is
     defined in a notebook, is graded in forks of this process: create the pool before a model is
     loaded, so that the forks are small. `timeout` is in seconds per answer, and `memory` in GB per
-    worker.
+    worker. `sandbox` is the tier for tasks that run programs.
 
     Example:
 
@@ -90,6 +91,7 @@ class WorkerPool:
         workers: int,
         timeout: float,
         memory: float,
+        sandbox: Choice = "auto",
     ) -> None:
         self.timeout = timeout
         self.together = judge.grades_groups
@@ -99,7 +101,7 @@ class WorkerPool:
             self._nursery = Nursery(judge, memory)
             self._start_worker: Callable[[], Worker] = self._nursery.worker
         else:
-            self._start_worker = partial(start_program, reference, memory)
+            self._start_worker = partial(start_program, reference, memory, sandbox)
 
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._verdicts: dict[Hashable, list[Verdict | None]] = {}
@@ -227,11 +229,11 @@ class WorkerPool:
             running.kill()
 
 
-def start_program(reference: TaskReference, memory: float) -> Worker:
+def start_program(reference: TaskReference, memory: float, sandbox: Choice = "auto") -> Worker:
     """A new Python process that loads the task by its reference."""
     ours, theirs = socket.socketpair()
     import_path = [folder for folder in sys.path if isinstance(folder, str)]
-    arguments = [import_path, theirs.fileno(), reference._asdict(), memory]
+    arguments = [import_path, theirs.fileno(), reference._asdict(), memory, sandbox]
 
     with theirs:
         process = subprocess.Popen(

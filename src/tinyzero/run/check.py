@@ -22,7 +22,7 @@ from tinyzero.cost.words import remedy_line, size_text, usable_text
 from tinyzero.errors import UserError
 from tinyzero.registry import acting, validate
 from tinyzero.run import trackers
-from tinyzero.tasks import TASKS, load_task
+from tinyzero.tasks import REGISTRY, TASKS, load_task
 from tinyzero.tasks.guarded import GuardedTask
 
 ONE_ROW = {"rollout.rows": 1}
@@ -95,7 +95,7 @@ def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> N
         "lora.": not config.lora.rank and "lora.rank is 0",
         "eval.problems": not config.eval.every and "eval.every is 0",
         "run.rollouts": not config.run.rollouts_every and "run.rollouts_every is 0",
-        "grading.": config.task.name in TASKS and f"{config.task.name} grades in this process",
+        "grading.": _grades_here(config) and f"{config.task.name} grades in this process",
         "sampler.cache_gb": config.sampler.name == "torch" and "it is for vllm",
     }
 
@@ -104,6 +104,11 @@ def refuse_idle(given: Iterable[str], config: Config, algorithm: Algorithm) -> N
         reason = idle.get(key) or (key != "lora.rank" and idle.get(section))
         if reason:
             raise UserError(f"{key} has no effect: {reason}")
+
+
+def _grades_here(config: Config) -> bool:
+    """Whether the task is a bundled one that runs no programs, so that it needs no workers."""
+    return config.task.name in TASKS and not REGISTRY.find(config.task.name).needs_sandbox
 
 
 def unused_gpu(config: Config) -> str | None:

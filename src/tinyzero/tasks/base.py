@@ -154,6 +154,9 @@ class Task:
     levels: Sequence[str] = ()
     """Options that make problems easier or harder, such as the largest number. Hints name them."""
 
+    needs_sandbox: bool = False
+    """Whether the reward runs what a model wrote, with `tinyzero.grading.sandbox.Sandbox`."""
+
     allowed_attacks: Sequence[str] = ()
     """Findings of `tinyzero check-task` that are intended, such as "junk around the answer"."""
 

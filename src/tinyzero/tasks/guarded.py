@@ -25,6 +25,7 @@ PLAIN = (
     "shortcut",
     "sources",
     "levels",
+    "needs_sandbox",
 )
 """The attributes of a task, apart from its options."""
 

@@ -10,7 +10,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from tinyzero.errors import Ungraded
@@ -80,6 +81,7 @@ class Sandbox:
         self.limits = limits
         self._zygote: Zygote | None = None
         self._owner = 0
+        self._release: Callable[[], object] = lambda: None
 
     def run(self, source: str, function: str, calls: Sequence[str]) -> Outcome:
         """Run a program, then call the function that it defines, once for each of `calls`.
@@ -106,13 +108,8 @@ class Sandbox:
 
     def close(self) -> None:
         """End the sandbox with everything in it. The next program starts a new one."""
-        zygote, self._zygote = self._zygote, None
-        if zygote is None:
-            return
-        if self._owner == os.getpid():
-            zygote.stop()
-        else:  # this is a fork: the sandbox belongs to the process it was forked from
-            zygote.control.close()
+        self._zygote = None
+        self._release()
 
     def _run(self, message: bytes, calls: int) -> Outcome:
         server = self._server()
@@ -131,6 +128,8 @@ class Sandbox:
             self.close()
             self._zygote = start(self.tier)
             self._owner = os.getpid()
+            # also when this object is forgotten, or the process ends
+            self._release = weakref.finalize(self, _stop, self._zygote, self._owner)
         self._zygote.control.settimeout(KILLING)
         return ForkServer(self._zygote.control)
 
@@ -164,6 +163,14 @@ class Sandbox:
         except (ConnectionError, BrokenPipeError):
             return lines, "crashed"
         return lines[:calls], None
+
+
+def _stop(zygote: Zygote, owner: int) -> None:
+    """End a sandbox, unless this is a fork of the process that it belongs to."""
+    if owner == os.getpid():
+        zygote.stop()
+    else:
+        zygote.control.close()
 
 
 def _set_deadline(connection: socket.socket, deadline: float) -> None:
