@@ -16,6 +16,7 @@ __all__ = [
     "Outcome",
     "Sandbox",
     "canonical",
+    "escapes",
     "is_near",
     "pick_tier",
     "tiers",

@@ -78,10 +78,10 @@ def read_rows(path: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def tests_in(statements: Sequence[ast.stmt], function: str) -> Iterator[Case]:
+def cases_in(statements: Sequence[ast.stmt], function: str) -> Iterator[Case]:
     """The tests among some statements that compare a call of `function` with a literal.
 
-    >>> [one.arguments for one in tests_in(ast.parse("assert f(1, 'a') == [2]").body, "f")]
+    >>> [one.arguments for one in cases_in(ast.parse("assert f(1, 'a') == [2]").body, "f")]
     ["1, 'a'"]
     """
     for statement in statements:
@@ -135,7 +135,7 @@ def _human_eval(row: Mapping[str, Any]) -> dict[str, Any] | None:
         if isinstance(outer, ast.FunctionDef) and outer.name == "check"
         for inner in outer.body
     ]
-    tests = list(tests_in(statements, "candidate"))
+    tests = list(cases_in(statements, "candidate"))
     if not tests:
         return None
     return {
@@ -165,7 +165,7 @@ def _mbpp(row: Mapping[str, Any]) -> dict[str, Any] | None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     ]
     function = next((name for name in called if name in defined), "")
-    tests = list(tests_in(statements, function))
+    tests = list(cases_in(statements, function))
     if len(tests) < 2:  # one is shown, so at least one must stay hidden
         return None
     return {

@@ -64,7 +64,8 @@ class MakePass(Task):
     sources = ("data",)
     levels = ("examples",)
     rules = "Write a Python function that returns the expected values."
-    allowed_attacks = ("processes",)  # the sandbox, which is started once per grading process
+    # The sandbox is a process, and in Python the last definition of a function counts.
+    allowed_attacks = ("processes", "wrong then right")
     glossary: Mapping[str, str] = {
         "reward/answer": "Share of answers whose function returns every expected value.",
         "reward/format": "Share of answers that contain a program.",
