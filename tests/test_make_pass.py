@@ -78,7 +78,7 @@ def test_a_problem_depends_on_nothing_but_its_arguments() -> None:
 
 
 def test_a_problem_never_changes_between_releases() -> None:
-    one = task(hidden=2).problem("train", 1)
+    one = task().problem("train", 1)
     assert one.key == "number-8cf003bca301900b"
     assert one.fields["solution"] == "def f(x):\n    return x * 4 if x < 7 else x + 5"
     assert one.fields["examples"] == [["4", "16"], ["10", "15"], ["6", "24"], ["5", "20"]]
@@ -91,8 +91,7 @@ def test_problems_are_worth_solving() -> None:
             assert split_by_key(one.key) == one.split == split
             tests = one.fields["tests"]
             assert tests[: len(one.fields["examples"])] == one.fields["examples"]
-            assert len(tests) == 24
-            assert len({arguments for arguments, _ in tests}) == 24, "no input is repeated"
+            assert len(tests) == len({arguments for arguments, _ in tests}) == 24
             assert len({value for _, value in one.fields["examples"]}) > 1
             json.dumps(one.fields)
 
@@ -337,7 +336,8 @@ def test_a_split_without_rows_is_one_line(tmp_path: Path) -> None:
 # --- in a run
 
 
-def test_check_task_passes(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_check_task_passes() -> None:
     findings = examine(load_task("make-pass", {"seconds": 0.5}), problems=3)
     assert findings.failures == []
     assert findings.attacks > 1000

@@ -78,13 +78,12 @@ def start(tier: Tier) -> Zygote:
         raise OSError("it needs Linux on x86-64 or aarch64")
     folders = [str(folder) for folder in (PACKAGE.parents[1], PACKAGE.parent, PACKAGE)]
     arguments = [*_python(), BOOT, tier, *folders, owner_mark()]
-    readable, hidden = readable_paths()
     if tier == "landlock":
         if not landlock.version():
             raise OSError("the kernel has no Landlock: it needs Linux 5.13, with Landlock enabled")
-        arguments += list(_without(readable, hidden))
+        arguments += _without(*readable_paths())
     if tier == "bwrap":
-        arguments = [*_bubblewrap(readable, hidden), *arguments]
+        arguments = [*bubblewrap(), *arguments]
 
     ours, theirs = socket.socketpair()
     with theirs:
@@ -170,6 +169,33 @@ def readable_paths() -> tuple[list[str], list[str]]:
     return kept, [path for path in hidden if os.path.isdir(path)]
 
 
+def bubblewrap() -> list[str]:
+    """The start of a command that runs the rest of it within namespaces that contain little.
+
+    Raises OSError if bubblewrap is not installed.
+    """
+    command = shutil.which("bwrap")
+    if command is None:
+        raise OSError("bubblewrap is not installed (apt install bubblewrap)")
+
+    arguments = [
+        command,
+        "--unshare-all",
+        "--unshare-user",
+        "--disable-userns",
+        "--die-with-parent",
+    ]
+    arguments += ["--new-session", "--cap-drop", "ALL", "--chdir", "/"]
+    readable, hidden = readable_paths()
+    for path in readable:
+        kind = "--dev-bind" if path.startswith("/dev/") else "--ro-bind"
+        arguments += [kind, path, path]
+    for path in hidden:
+        arguments += ["--tmpfs", path]
+    arguments += ["--ro-bind", str(PACKAGE.parent), str(PACKAGE.parent)]
+    return [*arguments, "--remount-ro", "/", "--"]
+
+
 def _without(readable: list[str], hidden: list[str]) -> list[str]:
     """`readable`, with each folder that contains a hidden one replaced by its other entries.
 
@@ -189,30 +215,3 @@ def _without(readable: list[str], hidden: list[str]) -> list[str]:
 def _python() -> list[str]:
     """Python without the user's settings, site-packages, or files written next to sources."""
     return [PYTHON, "-s", "-S", "-P", "-B", "-c"]
-
-
-def _bubblewrap(readable: list[str], hidden: list[str]) -> list[str]:
-    """The start of a command that runs the rest of it within namespaces that contain little.
-
-    Raises OSError if bubblewrap is not installed.
-    """
-    command = shutil.which("bwrap")
-    if command is None:
-        raise OSError("bubblewrap is not installed (apt install bubblewrap)")
-
-    arguments = [
-        command,
-        "--unshare-all",
-        "--unshare-user",
-        "--disable-userns",
-        "--cap-drop",
-        "ALL",
-    ]
-    arguments += ["--die-with-parent", "--new-session", "--chdir", "/"]
-    for path in readable:
-        kind = "--dev-bind" if path.startswith("/dev/") else "--ro-bind"
-        arguments += [kind, path, path]
-    for path in hidden:
-        arguments += ["--tmpfs", path]
-    arguments += ["--ro-bind", str(PACKAGE.parent), str(PACKAGE.parent)]
-    return [*arguments, "--remount-ro", "/", "--"]

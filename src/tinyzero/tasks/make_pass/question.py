@@ -38,7 +38,7 @@ def prompt(fields: Mapping[str, Any], template: str) -> Prompt:
         "And return the whole function in <answer> </answer> tags, "
         "for example <answer> def f(x): return x + 1 </answer>."
     )
-    short = fields["question"] or _examples(fields, "=", " ")
+    short = fields["question"] or fields["starter"] or _examples(fields, "=", " ")
     return posed(short, question, template)
 
 

@@ -16,6 +16,7 @@ from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import SPLITS, Problem, Prompt, Reward, Split
 
 MAX_DRAWS = 20_000
+MOST_INPUTS = 6  # draws per input that is wanted: some are drawn twice
 
 MEANINGS = {
     "syntax": "is not valid Python",
@@ -42,7 +43,7 @@ class MakePassOptions(BaseModel):
         default=4, ge=2, le=10, description="examples in the question, for the bundled family"
     )
     hidden: int = Field(
-        default=20, ge=1, le=200, description="hidden inputs, for the bundled family"
+        default=20, ge=1, le=200, description="most hidden inputs, for the bundled family"
     )
     seconds: float = Field(
         default=2.0, ge=0.01, le=600, description="seconds that a program may take in total"
@@ -130,13 +131,14 @@ class MakePass(Task):
     def _fields(self, function: family.Function, rng: random.Random) -> dict[str, object] | None:
         """The examples and the hidden tests of a function; None if they do not tell much."""
         wanted = self.options.examples + self.options.hidden
-        drawn = [family.draw_input(rng, function) for _ in range(3 * wanted)]
+        drawn = [family.draw_input(rng, function) for _ in range(MOST_INPUTS * wanted)]
         edges = family.edge_inputs(function)
         rng.shuffle(edges)
-        texts = dict.fromkeys(map(repr, drawn[: self.options.examples] + edges + drawn))
-        inputs = {repr(one): one for one in drawn + edges}
+        inputs = {repr(one): one for one in drawn[: self.options.examples] + edges + drawn}
 
-        tests = [[text, family.value_of(function, inputs[text])] for text in list(texts)[:wanted]]
+        tests = [
+            [text, family.value_of(function, one)] for text, one in list(inputs.items())[:wanted]
+        ]
         examples, hidden = tests[: self.options.examples], tests[self.options.examples :]
         if len({value for _, value in examples}) < 2 or len({value for _, value in hidden}) < 2:
             return None
