@@ -81,7 +81,7 @@ def test_a_problem_never_changes_between_releases() -> None:
     one = task().problem("train", 1)
     assert one.key == "number-8cf003bca301900b"
     assert one.fields["solution"] == "def f(x):\n    return x * 4 if x < 7 else x + 5"
-    assert one.fields["examples"] == [["4", "16"], ["10", "15"], ["6", "24"], ["5", "20"]]
+    assert one.fields["examples"] == [["4", "16"], ["10", "15"], ["6", "24"], ["3", "12"]]
 
 
 def test_problems_are_worth_solving() -> None:
