@@ -5,7 +5,8 @@
 Each program has ten calls. Three ways are compared in each sandbox that works here, in turns, so
 that other load on the machine disturbs all of them alike:
 
-- zygote: one sandbox, in which a child is forked for each program;
+- zygote: one sandbox, in which a child is forked for each program. A grading worker starts it once
+  per run, so its start is not included;
 - process: a new Python in the same sandbox for each program, which reads the program and the calls
   as JSON, without any limits or filter: as little as a process per program can cost;
 - sandbox: a new sandbox for each program, with all of the protection.
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import time
 from collections.abc import Callable
@@ -42,17 +42,16 @@ print(json.dumps([names["f"](x) for x in request["calls"]]))
 """
 
 
-def zygote(tier: Tier, programs: int) -> None:
-    """Run the programs in one sandbox."""
-    with closing(Sandbox(tier, LIMITS)) as sandbox:
-        for _ in range(programs):
-            assert sandbox.run(SOURCE, "f", CALLS).failure is None
+def in_zygote(sandbox: Sandbox, programs: int) -> None:
+    """Run the programs in one sandbox, which runs already."""
+    for _ in range(programs):
+        assert sandbox.run(SOURCE, "f", CALLS).failure is None
 
 
-def process(tier: Tier, programs: int) -> None:
+def in_process(sandbox: Sandbox, programs: int) -> None:
     """Run each program in a Python of its own."""
     command = [PYTHON, "-I", "-S", "-B", "-c", BARE]
-    if tier == "bwrap":
+    if sandbox.tier == "bwrap":
         command = [*bubblewrap(), *command]
     request = json.dumps({"source": SOURCE, "calls": [int(call) for call in CALLS]})
     for _ in range(programs):
@@ -62,42 +61,34 @@ def process(tier: Tier, programs: int) -> None:
         assert len(json.loads(done.stdout)) == len(CALLS)
 
 
-def whole_sandbox(tier: Tier, programs: int) -> None:
+def in_own_sandbox(sandbox: Sandbox, programs: int) -> None:
     """Run each program in a sandbox of its own."""
     for _ in range(programs):
-        with closing(Sandbox(tier, LIMITS)) as sandbox:
-            assert sandbox.run(SOURCE, "f", CALLS).failure is None
+        with closing(Sandbox(sandbox.tier, LIMITS)) as own:
+            assert own.run(SOURCE, "f", CALLS).failure is None
 
 
-WAYS: dict[str, Callable[[Tier, int], None]] = {
-    "zygote": zygote,
-    "process": process,
-    "sandbox": whole_sandbox,
+WAYS: dict[str, Callable[[Sandbox, int], None]] = {
+    "zygote": in_zygote,
+    "process": in_process,
+    "sandbox": in_own_sandbox,
 }
 
 
 def measure(tier: Tier, programs: int) -> dict[str, dict[str, float]]:
-    """Seconds per program by the clock and of CPU time, for each way."""
-    totals = {way: {"seconds": 0.0, "cpu": 0.0} for way in WAYS}
+    """Seconds per program by the clock, for each way."""
+    totals = dict.fromkeys(WAYS, 0.0)
     counts = dict.fromkeys(WAYS, 0)
-    for _ in range(ROUNDS):
-        for way, run in WAYS.items():
-            count = programs if way == "zygote" else max(1, programs // 4)
-            began, cpu = time.perf_counter(), cpu_seconds()
-            run(tier, count)
-            totals[way]["seconds"] += time.perf_counter() - began
-            totals[way]["cpu"] += cpu_seconds() - cpu
-            counts[way] += count
-    return {
-        way: {name: total / counts[way] for name, total in sums.items()}
-        for way, sums in totals.items()
-    }
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of those that it has waited for."""
-    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+    with closing(Sandbox(tier, LIMITS)) as sandbox:
+        in_zygote(sandbox, 1)
+        for _ in range(ROUNDS):
+            for way, run in WAYS.items():
+                count = programs if way == "zygote" else max(1, programs // 8)
+                began = time.perf_counter()
+                run(sandbox, count)
+                totals[way] += time.perf_counter() - began
+                counts[way] += count
+    return {way: {"seconds": totals[way] / counts[way]} for way in WAYS}
 
 
 def main() -> None:
@@ -116,13 +107,12 @@ def main() -> None:
         for way, one in results[tier].items():
             ratio = one["seconds"] / results[tier]["zygote"]["seconds"]
             one["times as long"] = ratio
-            cpu = f"{1000 * one['cpu']:.1f}" if tier != "bwrap" else "not reported"
             clock = [f"{1000 * one['seconds']:.1f}", f"{1 / one['seconds']:.1f}", f"{ratio:.1f}"]
-            rows.append([tier, way, *clock, cpu])
+            rows.append([tier, way, *clock])
 
     load = max(load_before, os.getloadavg()[0])
     results["load"] = load
-    head = ["sandbox", "way", "ms per program", "programs per s", "times as long", "ms of CPU"]
+    head = ["sandbox", "way", "ms per program", "programs per s", "times as long"]
     text = (
         f"Programs with {len(CALLS)} calls each, one after another. The machine was busy: its "
         f"load was {load:.1f}, so compare the ways with each other and not with other machines. "

@@ -87,7 +87,7 @@ def as_nobody(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def python_of_nobody() -> str:
-    """A Python that the user nobody can run. Skips the test if there is none."""
+    """A Python that the user nobody can run. Skips the test if it cannot run any."""
     version = f"python3.{sys.version_info.minor}"
     for path in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         try:

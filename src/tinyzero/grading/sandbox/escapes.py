@@ -475,10 +475,8 @@ def processes_inside() -> list[int]:
 
 def _files_outside(folder: str) -> list[str]:
     """Files that only an escaped program can have written."""
-    places = [
-        Path(place) for place in ("/", "/tmp", "/var/tmp", "/dev/shm", "/etc", "/usr", folder)
-    ]
-    return [str(path) for place in places for path in place.glob(f"*{FILE}*")]
+    roots = [Path(root) for root in ("/", "/tmp", "/var/tmp", "/dev/shm", "/etc", "/usr", folder)]
+    return [str(path) for root in roots for path in root.glob(f"*{FILE}*")]
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
     """
 
     values: tuple[str | None, ...]
-    """For each call the canonical text of the value, or None if there is none."""
+    """For each call the canonical text of the value, or None if it is missing."""
     failure: ProgramFailure | None = None
     """Why the first of the missing values is missing; None if there are all values."""
     error: str = ""

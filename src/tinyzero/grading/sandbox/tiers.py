@@ -129,7 +129,7 @@ def problem_with(tier: Tier) -> str:
 def pick_tier(choice: Choice = "auto") -> Tier:
     """The tier to use: the one that was chosen, or with "auto" the strongest one that works here.
 
-    Raises UserError, in one line that says why and what to do, if there is none.
+    Raises UserError, in one line that says why and what to do, if no tier works.
 
     Example: `pick_tier("auto")` is "bwrap" on a machine with bubblewrap.
     """

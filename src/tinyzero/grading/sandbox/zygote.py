@@ -181,7 +181,7 @@ def _define(source: str, name: str, output: int) -> Callable[..., object]:
 
 
 def _call(function: Callable[..., object], arguments: tuple[object, ...]) -> str:
-    """The line for one call: the text of its value, or why there is none."""
+    """The line for one call: the text of its value, or why it is missing."""
     try:
         return canonical(function(*arguments))
     except MemoryError:

@@ -105,7 +105,7 @@ def _parsed(line: str, path: str, number: int) -> Mapping[str, Any]:
     return row
 
 
-def _row(row: Mapping[str, Any], place: str, number: int) -> Row | None:
+def _row(row: Mapping[str, Any], source: str, number: int) -> Row | None:
     """The problem of a row, or None if none of its tests can be used."""
     try:
         if all(name in row for name in HUMAN_EVAL):
@@ -114,11 +114,11 @@ def _row(row: Mapping[str, Any], place: str, number: int) -> Row | None:
             fields = _mbpp(row)
         else:
             raise UserError(
-                f"{place} has the columns {', '.join(map(str, row))}: use those of HumanEval "
+                f"{source} has the columns {', '.join(map(str, row))}: use those of HumanEval "
                 f"({', '.join(HUMAN_EVAL)}) or MBPP ({', '.join(MBPP)} and text or prompt)"
             )
     except (SyntaxError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{place} cannot be understood: {error}") from None
+        raise UserError(f"{source} cannot be understood: {error}") from None
     if fields is None:
         return None
 

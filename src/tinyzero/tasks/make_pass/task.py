@@ -124,8 +124,8 @@ class MakePass(Task):
                 f"task.data is {self.options.data!r}, which has no problem in the split {split!r}: "
                 "add rows, since about one in ten belongs to each of dev and test"
             )
-        epoch, place = divmod(index, len(in_split))
-        row = in_split[_order(len(in_split), f"{self.options.data_seed}:{split}:{epoch}")[place]]
+        epoch, position = divmod(index, len(in_split))
+        row = in_split[_order(len(in_split), f"{self.options.data_seed}:{split}:{epoch}")[position]]
         return Problem(row.id, row.fields, split, row.key)
 
     def _fields(self, function: family.Function, rng: random.Random) -> dict[str, object] | None:
