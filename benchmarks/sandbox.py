@@ -115,8 +115,8 @@ def main() -> None:
     head = ["sandbox", "way", "ms per program", "programs per s", "times as long"]
     text = (
         f"Programs with {len(CALLS)} calls each, one after another. The machine was busy: its "
-        f"load was {load:.1f}, so compare the ways with each other and not with other machines. "
-        "bubblewrap does not report the CPU time of what it ran.\n\n" + common.table(head, rows)
+        f"load was {load:.1f}, so compare the ways with each other and not with other machines.\n\n"
+        + common.table(head, rows)
     )
     common.write("sandbox", common.describe([1]), results, text)
 
