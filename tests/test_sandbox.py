@@ -274,6 +274,7 @@ def test_values_that_cannot_be_compared() -> None:
     ]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.booleans() | st.integers() | st.text(), max_size=4).map(tuple))
 def test_arguments_survive_their_text(arguments: tuple[object, ...]) -> None:
     assert parse_arguments(write_arguments(arguments)) == arguments
