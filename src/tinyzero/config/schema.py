@@ -143,7 +143,7 @@ class SamplerSection(Section):
 
 
 class GradingSection(Section):
-    """How your own task grades answers. Bundled tasks do not need these options."""
+    """How your own task, or one that runs programs, grades. Other bundled tasks do not need it."""
 
     workers: int = Field(2, ge=1, le=256, description="processes that grade answers")
     timeout: float = Field(
@@ -154,6 +154,12 @@ class GradingSection(Section):
     )
     memory: float = Field(
         4.0, ge=0.1, le=1024, description="gigabytes of memory that grading one answer may use"
+    )
+    sandbox: Literal["auto", "bwrap", "landlock", "plain"] = Field(
+        "auto",
+        description="for tasks that run what a model wrote: bwrap (bubblewrap), landlock, auto "
+        "(the stronger one that works here), or plain, which limits time and memory but not what "
+        "a program may read, write or connect to",
     )
 
 

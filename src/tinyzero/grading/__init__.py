@@ -50,6 +50,7 @@ __all__ = [
     "judge_group",
     "maths",
     "number_reward",
+    "sandbox",
     "sound",
     "sound_turns",
     "worker",

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from tinyzero.errors import UserError, brief
 from tinyzero.grading.episodes import Heard, play_again
+from tinyzero.grading.sandbox import Choice, use_tier
 from tinyzero.grading.verdicts import Judge, Verdict, failed, judge_group
 from tinyzero.registry import load_object
 from tinyzero.types import Problem, Reward
@@ -175,16 +176,20 @@ def silence() -> None:
     faulthandler.disable()
 
 
-def main(descriptor: int, task: Mapping[str, Any], memory: float) -> NoReturn:
+def main(
+    descriptor: int, task: Mapping[str, Any], memory: float, sandbox: Choice = "auto"
+) -> NoReturn:
     """Load `task`, report "ready" or the error, and serve.
 
     `descriptor` is the socket to the parent. `task` has the keys of a `TaskReference`: `loader`, a
-    reference such as "tinyzero.tasks:load_task", and its arguments `name` and `options`.
+    reference such as "tinyzero.tasks:load_task", and its arguments `name` and `options`. `sandbox`
+    is the tier that it runs programs in, if it runs any.
     """
     die_with_parent()
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
     silence()
+    use_tier(sandbox)
 
     try:
         judge = load_object(task["loader"])(task["name"], task["options"])

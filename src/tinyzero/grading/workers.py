@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -25,6 +24,8 @@ from typing import Any, NamedTuple, NoReturn
 from tinyzero.errors import UserError
 from tinyzero.grading import worker
 from tinyzero.grading.episodes import Heard, Reply
+from tinyzero.grading.forks import ForkServer, fork_on_request
+from tinyzero.grading.sandbox import Choice
 from tinyzero.grading.verdicts import Judge, Verdict, failed
 from tinyzero.types import Failure, Problem
 
@@ -35,7 +36,6 @@ PROGRAM = (
     "import json, sys; sys.path[:], *more = json.loads(sys.argv[1]); "
     "from tinyzero.grading.worker import main; main(*more)"
 )
-PID = struct.Struct("!i")
 
 
 class TaskReference(NamedTuple):
@@ -85,7 +85,7 @@ class WorkerPool:
     Each worker loads the task by its `reference`. A task without one, such as a class that is
     defined in a notebook, is graded in forks of this process: create the pool before a model is
     loaded, so that the forks are small. `timeout` is in seconds per answer, and `memory` in GB per
-    worker.
+    worker. `sandbox` is the tier for tasks that run programs.
 
     Example:
 
@@ -102,6 +102,7 @@ class WorkerPool:
         workers: int,
         timeout: float,
         memory: float,
+        sandbox: Choice = "auto",
     ) -> None:
         self.timeout = timeout
         self.together = judge.grades_groups
@@ -111,7 +112,7 @@ class WorkerPool:
             self._nursery = Nursery(judge, memory)
             self._start_worker: Callable[[], Worker] = self._nursery.worker
         else:
-            self._start_worker = partial(start_program, reference, memory)
+            self._start_worker = partial(start_program, reference, memory, sandbox)
 
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._verdicts: dict[Hashable, list[Any]] = {}
@@ -258,11 +259,11 @@ class WorkerPool:
             running.kill()
 
 
-def start_program(reference: TaskReference, memory: float) -> Worker:
+def start_program(reference: TaskReference, memory: float, sandbox: Choice = "auto") -> Worker:
     """A new Python process that loads the task by its reference."""
     ours, theirs = socket.socketpair()
     import_path = [folder for folder in sys.path if isinstance(folder, str)]
-    arguments = [import_path, theirs.fileno(), reference._asdict(), memory]
+    arguments = [import_path, theirs.fileno(), reference._asdict(), memory, sandbox]
 
     with theirs:
         process = subprocess.Popen(
@@ -282,67 +283,44 @@ class Nursery:
     """A fork of this process, as small as the process is now, which forks workers on request."""
 
     def __init__(self, judge: Judge, memory: float) -> None:
-        self._lock = threading.Lock()
-        self._control, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # about forks with threads
             self._pid = os.fork()
         if self._pid == 0:
-            self._control.close()
+            ours.close()
             _run_nursery(theirs, judge, memory)
         theirs.close()
+        self._server = ForkServer(ours)
 
     def worker(self) -> Worker:
         """A new worker, forked by the nursery."""
-        ours, theirs = socket.socketpair()
-        with self._lock, theirs:
-            socket.send_fds(self._control, [b"new"], [theirs.fileno()])
-            (pid,) = PID.unpack(self._control.recv(PID.size))
-        return Worker(ours, partial(self._kill, pid))
+        pid, connection = self._server.fork()
+        return Worker(connection, partial(self._kill, pid))
 
     def close(self) -> None:
         """Stop the nursery, after its workers."""
-        with suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)
-        self._control.close()
+        self._server.close()
         with suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
 
     def _kill(self, pid: int) -> None:
-        """Let the nursery kill a worker: only a parent can wait for the end of a process."""
-        with self._lock, suppress(OSError):
-            self._control.sendall(PID.pack(pid))
-            self._control.recv(1)
+        with suppress(OSError, EOFError):
+            self._server.kill(pid)
 
 
 def _run_nursery(control: socket.socket, judge: Judge, memory: float) -> NoReturn:
     """The nursery's own process: fork and kill workers until the other end is closed."""
+
+    def run_worker(connection: socket.socket) -> NoReturn:
+        worker.die_with_parent()
+        worker.serve_and_exit(connection, judge, memory)
+
     try:
         worker.die_with_parent()
         os.setsid()  # Ctrl-C must reach the run alone
         worker.silence()
-
-        while True:
-            message, descriptors, _, _ = socket.recv_fds(control, PID.size, 1)
-            if not message:
-                break
-            if not descriptors:  # a process to kill
-                (pid,) = PID.unpack(message)
-                _kill_group(pid)
-                os.waitpid(pid, 0)
-                control.sendall(b".")
-                continue
-
-            connection = socket.socket(fileno=descriptors[0])
-            pid = os.fork()
-            if pid == 0:
-                control.close()
-                worker.die_with_parent()
-                os.setsid()
-                worker.serve_and_exit(connection, judge, memory)
-
-            connection.close()
-            control.sendall(PID.pack(pid))
+        fork_on_request(control, run_worker)
     finally:
         os._exit(0)
 

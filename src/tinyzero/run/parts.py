@@ -23,6 +23,7 @@ from tinyzero.cost.shapes import read_shape
 from tinyzero.curriculum import Curriculum
 from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, short_path
 from tinyzero.grading import DispatchGrader, Grader, LocalGrader, TaskReference, WorkerPool
+from tinyzero.grading.sandbox import pick_tier, use_tier
 from tinyzero.models import lora
 from tinyzero.registry import SESSION
 from tinyzero.rollouts import Cursor, Player, Source
@@ -344,13 +345,16 @@ def learn_from_records(run: Run) -> None:
 def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
     """Where the rewards of `task` are computed: worker processes, unless the task is a bundled one.
 
-    Make it before a model is loaded: a task that other processes cannot load by its name is graded
-    in forks of this process.
+    A bundled task that runs programs has workers too. Make it before a model is loaded: a task that
+    other processes cannot load by its name is graded in forks of this process. Raises UserError if
+    the task needs a sandbox, and the one that is configured does not work here.
     """
     if task.mixture:
         parts = task.mixture.items()
         return DispatchGrader({name: make_grader(part.task, grading) for name, part in parts})
-    if task.trusted:
+    if task.needs_sandbox:
+        use_tier(pick_tier(grading.sandbox))
+    elif task.trusted:
         return LocalGrader(task)
 
     module, colon, _ = task.name.rpartition(":")
@@ -365,6 +369,7 @@ def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
         workers=grading.workers,
         timeout=grading.timeout,
         memory=grading.memory,
+        sandbox=grading.sandbox,
     )
 
 

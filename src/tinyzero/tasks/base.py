@@ -195,6 +195,9 @@ class Task:
     mixture: Mapping[str, Part] = {}
     """The tasks that this one mixes, by the name in `Problem.task`; usually empty."""
 
+    needs_sandbox: bool = False
+    """Whether the reward runs what a model wrote, with `tinyzero.grading.sandbox.Sandbox`."""
+
     allowed_attacks: Sequence[str] = ()
     """Findings of `tinyzero check-task` that are intended, such as "junk around the answer"."""
 

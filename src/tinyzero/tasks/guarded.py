@@ -34,6 +34,7 @@ PLAIN = (
     "max_turns",
     "inline",
     "mixture",
+    "needs_sandbox",
 )
 """The attributes of a task, apart from its options."""
 
@@ -70,7 +71,8 @@ class GuardedTask(Task):
         code = [owner, *([tool] if tool else [])]
         is_ours = all(type(part).__module__.startswith("tinyzero.") for part in code)
         parts_are_trusted = all(part.task.trusted for part in self.mixture.values())
-        self.trusted: bool = is_ours and getattr(owner, "trusted", True) and parts_are_trusted
+        is_exact = getattr(owner, "trusted", True) and not self.needs_sandbox
+        self.trusted: bool = is_ours and is_exact and parts_are_trusted
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle only the name and the options: another process loads the task from these."""
