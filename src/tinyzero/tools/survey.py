@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tinyzero.errors import UserError
 from tinyzero.evaluate import interval, is_right, pass_at_k
-from tinyzero.grading.answers import extract_answer
+from tinyzero.grading import extract_answer
 from tinyzero.rollouts import Player, Tally
 from tinyzero.tasks.base import NoSolution, Task
 from tinyzero.tasks.guarded import GuardedTask
