@@ -77,7 +77,7 @@ def final_answer(text: str, style: AnswerStyle, longest: int = MAX_ANSWER) -> st
     | `code`        | the last block between three backquotes                   |
 
     Only what follows the last `</think>` is searched, or the whole text if there is none. An answer
-    of more than `longest` characters is none. The time is proportional to the length of the text.
+    of more than `longest` characters does not count. The time is proportional to the length of the text.
 
     >>> final_answer(r"so \boxed{\frac{1}{2}}.", "boxed")
     '\\frac{1}{2}'
