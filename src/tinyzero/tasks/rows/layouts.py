@@ -47,7 +47,7 @@ class Layout(NamedTuple):
 class Item(NamedTuple):
     """What a row says: the question, the chat messages if it has several, and the answers.
 
-    Several answers are all right. There is none if the row does not say it.
+    Several answers are all right. There are no answers if the row does not say them.
 
     Example: `Item("What is 2+3?", (), ("5",), ())`.
     """
