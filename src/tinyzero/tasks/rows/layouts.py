@@ -91,7 +91,7 @@ def read_item(row: Row, layout: Layout) -> Item:
     """The question and the answers of one row. Raises UserError if they are not of a usual form."""
     prompt = row.values.get(layout.question)
     is_chat = isinstance(prompt, list)
-    messages = _messages(prompt, row.place, layout.question) if is_chat else ()
+    messages = _messages(prompt, row.place, layout.question) if isinstance(prompt, list) else ()
     question = _last_question(messages) if is_chat else prompt
     if not isinstance(question, str) or not question.strip():
         raise UserError(
@@ -186,8 +186,8 @@ def _answers(row: Row, layout: Layout, choices: Sequence[str]) -> tuple[str, ...
     if isinstance(value, Mapping) and isinstance(value.get("target"), list):
         value = value["target"]  # as verl's search data have it
 
-    is_index = isinstance(value, int) and not isinstance(value, bool)
-    if choices and is_index and 0 <= value < len(choices):
+    is_index = isinstance(value, int) and value in range(len(choices))
+    if isinstance(value, int) and is_index and not isinstance(value, bool):
         return (chr(ord("A") + value),)
     values = value if isinstance(value, list) else [value]
     texts = (as_text(one) for one in values)
