@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from tinyzero.config import resolve, trust
 from tinyzero.errors import UserError
 from tinyzero.evaluate import distinct_problems
 from tinyzero.grading import TaskReference, WorkerPool, judge_group
@@ -492,3 +493,16 @@ def test_the_division_of_a_plain_list() -> None:
         "test": ["A "],
     }
     assert len(notes) == 3
+
+
+def test_the_function_of_a_strangers_run_needs_permission(tmp_path: Path) -> None:
+    code = f"{tmp_path / 'reward.py'}:accuracy"
+    config = resolve({"task": {"name": "rows", "data": "a.jsonl", "check": code}}, {})
+    assert trust.names_of(config, "task") == [code]
+    with pytest.raises(UserError, match=r"names the task '.*reward.py:accuracy', which would run"):
+        trust.require(config, tmp_path / "config.toml", ["task"])
+
+    trust.require(config, tmp_path / "config.toml", ["task"], allowed={code})
+    other = resolve({"task": {"name": "rows", "check": "number"}}, {})
+    assert trust.named_by_user(config, other, {"task.check": "number"}) >= {code}
+    assert trust.named_by_user(config, config, {"task.name": "rows"}) == {"rows"}

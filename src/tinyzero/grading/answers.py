@@ -66,7 +66,7 @@ def find_answer(
 
 
 def final_answer(text: str, style: AnswerStyle, longest: int = MAX_ANSWER) -> str | None:
-    r"""The last answer in a completion, in one of five styles; None if there is none.
+    r"""The last answer in a completion, in one of five styles; None without one.
 
     | style         | the answer is                                             |
     |---------------|-----------------------------------------------------------|
@@ -76,8 +76,9 @@ def final_answer(text: str, style: AnswerStyle, longest: int = MAX_ANSWER) -> st
     | `last-number` | the last number, such as -1,200.50, 3/4 or 25%            |
     | `code`        | the last block between three backquotes                   |
 
-    Only what follows the last `</think>` is searched, or the whole text if there is none. An answer
-    of more than `longest` characters is none. The time is proportional to the length of the text.
+    Only what follows the last `</think>` is searched, or the whole text without one. An answer
+    of more than `longest` characters does not count. The time is proportional to the length of the
+    text.
 
     >>> final_answer(r"so \boxed{\frac{1}{2}}.", "boxed")
     '\\frac{1}{2}'

@@ -62,7 +62,7 @@ def is_checkable(check: str, expected: str, choices: Sequence[str]) -> bool:
 
 
 def expected_letter(expected: str, choices: Sequence[str]) -> str:
-    """The letter of the right choice, which a row may give by its text; "" if it is none.
+    """The letter of the right choice, which a row may give by its text; "" for no choice.
 
     >>> expected_letter("blue", ["red", "blue"]), expected_letter("B", [])
     ('B', 'B')

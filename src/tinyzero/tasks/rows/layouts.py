@@ -47,7 +47,7 @@ class Layout(NamedTuple):
 class Item(NamedTuple):
     """What a row says: the question, the chat messages if it has several, and the answers.
 
-    Several answers are all right. There is none if the row does not say it.
+    Several answers are all right. There are no answers if the row does not say them.
 
     Example: `Item("What is 2+3?", (), ("5",), ())`.
     """
@@ -186,8 +186,8 @@ def _answers(row: Row, layout: Layout, choices: Sequence[str]) -> tuple[str, ...
     if isinstance(value, Mapping) and isinstance(value.get("target"), list):
         value = value["target"]  # as verl's search data have it
 
-    is_index = not isinstance(value, bool)
-    if choices and isinstance(value, int) and is_index and 0 <= value < len(choices):
+    is_index = isinstance(value, int) and value in range(len(choices))
+    if isinstance(value, int) and is_index and not isinstance(value, bool):
         return (chr(ord("A") + value),)
     values = value if isinstance(value, list) else [value]
     texts = (as_text(one) for one in values)
