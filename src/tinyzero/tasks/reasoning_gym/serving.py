@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy
 from reasoning_gym import factory
 
 from tinyzero.errors import UserError, brief
@@ -142,7 +144,12 @@ def score(source: Source, seed: int, answer: str, guard: Guard) -> float:
 
 @lru_cache(maxsize=512)
 def entry_of(source: Source, seed: int) -> dict[str, Any]:
-    """The entry of the package that `seed` makes. It depends on nothing that happened before."""
+    """The entry of the package that `seed` makes. It depends on nothing that happened before.
+
+    A few datasets draw from the global generators, so these are seeded too.
+    """
+    random.seed(seed)
+    numpy.random.seed(seed)
     index = seed if source.dataset in REUSED else 0
     entry: dict[str, Any] = dataset_of(source, seed)[index]
     return entry
