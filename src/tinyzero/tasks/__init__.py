@@ -29,7 +29,10 @@ __all__ = [
 PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits")
 """The modules of this package that are not tasks."""
 
-REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))
+NEEDS = ("problem", "prompt", "reward", "solution")
+"""The methods that a task must have."""
+
+REGISTRY = Registry("task", __name__, "TASK", PARTS, NEEDS, separator="-")
 
 TASKS = REGISTRY.names()
 """The names of the tasks that ship."""

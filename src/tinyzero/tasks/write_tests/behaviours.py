@@ -89,5 +89,5 @@ def events(function: Function, text: str, max_input: int) -> list[Event]:
             kind = "boundary"
         else:
             kind = "test"
-        marked.append(Event(kind, match.start(1) - 2, match.end(2)))
+        marked.append(Event(kind, match.start(), match.end()))
     return marked

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from tinyzero.grading.answers import SPACES
 from tinyzero.tasks.write_tests.functions import Function, compute, mutants
 from tinyzero.types import Reward
 
-# A whole number without leading zeros, of a few digits. Nothing in the pattern is tried twice
-# (`*+` gives nothing back), so the time is proportional to the length of the text.
+# Nothing in these patterns is tried twice (`*+` gives nothing back), and a test has a limited number
+# of characters, so the time to read or to search a text is proportional to its length.
 _NUMBER = r"(0|-?[1-9][0-9]{0,8})"
-TEST = re.compile(
-    rf"[ \t\r\n]*+f ?\( ?{_NUMBER} ?\) ?={{1,2}} ?{_NUMBER}(?![0-9.])[ \t\r\n]*+[,;]?+"
-)
+TEST = re.compile(rf"f ?\( ?{_NUMBER} ?\) ?={{1,2}} ?{_NUMBER}(?![0-9.])")
+"""One test; its groups are the input and the expected value."""
+
+_SEPARATOR = re.compile(r"[ \t\r\n]*+[,;]?+[ \t\r\n]*+")
 
 
 class UnitTest(NamedTuple):
@@ -40,14 +42,18 @@ def read_suite(answer: str, most: int, max_input: int) -> list[UnitTest] | None:
     True
     """
     suite: list[UnitTest] = []
-    rest = answer.rstrip()
+    answer = answer.strip(SPACES)
     position = 0
-    while position < len(rest):
-        test = TEST.match(rest, position)
+    while position < len(answer):
+        test = TEST.match(answer, position)
         if not test or len(suite) == most or not 0 <= int(test[1]) <= max_input:
             return None
         suite.append(UnitTest(int(test[1]), int(test[2])))
-        position = test.end()
+
+        separator = _SEPARATOR.match(answer, test.end())
+        position = separator.end() if separator else test.end()
+        if position == test.end() < len(answer):
+            return None
     return suite or None
 
 
