@@ -61,10 +61,15 @@ class SuitesOptions(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _shares_add_up(self) -> SuitesOptions:
+    def _options_make_sense(self) -> SuitesOptions:
         if self.in_a_row + self.named > 1:
             raise ValueError(
                 f"in_a_row {self.in_a_row} and named {self.named} add up to more than 1: lower one"
+            )
+        if self.max_tests <= self.max_conditions:
+            raise ValueError(
+                f"max_tests {self.max_tests} is too few for max_conditions {self.max_conditions}: "
+                f"use at least {self.max_conditions + 1}"
             )
         return self
 

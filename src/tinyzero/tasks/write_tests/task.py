@@ -42,7 +42,12 @@ class WriteTestsOptions(BaseModel):
     max_input: int = Field(
         default=20, ge=9, le=99, description="largest input of a function; the smallest is 0"
     )
-    max_tests: int = Field(default=4, ge=2, le=9, description="most tests in an answer")
+    max_tests: int = Field(
+        default=4,
+        ge=2,
+        le=9,
+        description="most tests in an answer; functions that need more are not drawn",
+    )
     answer_only: bool = Field(
         default=False,
         description="the completion is the tests alone, without <think> and <answer>: for the "
@@ -51,11 +56,16 @@ class WriteTestsOptions(BaseModel):
     data_seed: DataSeed = 0
 
     @model_validator(mode="after")
-    def _range_makes_sense(self) -> WriteTestsOptions:
+    def _options_make_sense(self) -> WriteTestsOptions:
         if self.min_conditions > self.max_conditions:
             raise ValueError(
                 f"min_conditions {self.min_conditions} is above max_conditions "
                 f"{self.max_conditions}: lower the first or raise the second"
+            )
+        if self.max_tests <= self.max_conditions:
+            raise ValueError(
+                f"max_tests {self.max_tests} is too few for max_conditions {self.max_conditions}, "
+                f"because every branch needs a test: use at least {self.max_conditions + 1}"
             )
         return self
 
