@@ -385,12 +385,18 @@ def test_check_task_passes() -> None:
 
 def test_a_problem_never_changes_between_releases() -> None:
     problem = WriteTests().problem("test", 0)
-    assert (problem.id, problem.fields) == ("x+4 if x<13 else x-4", {"code": "x+4 if x<13 else x-4"})
+    assert (problem.id, problem.fields) == (
+        "x+4 if x<13 else x-4",
+        {"code": "x+4 if x<13 else x-4"},
+    )
     assert problem.split == split_by_key(problem.key) == "test"
 
 
 def test_equal_functions_have_one_key_and_no_key_is_in_two_splits() -> None:
-    pairs = [("x*2 if x<7 else x+9", "x*2 if x<=6 else x+9"), ("4 if x>3 else 5", "5 if x<4 else 4")]
+    pairs = [
+        ("x*2 if x<7 else x+9", "x*2 if x<=6 else x+9"),
+        ("4 if x>3 else 5", "5 if x<4 else 4"),
+    ]
     for one, other in pairs:
         assert key_of(read(one), 20) == key_of(read(other), 20)
 
@@ -476,7 +482,7 @@ def test_behaviours_counted_by_hand() -> None:
         "behaviour/tests_repeated": pytest.approx(1 / 3),
         "behaviour/boundary_caught": 1 / 4,  # x<6 of x<6 and x<8, in one of two completions
         "behaviour/value_caught": 1 / 4,  # x*3 of x*3 and x+10
-        "behaviour/direct": 1 / 2,
+        "behaviour/guessed": 1 / 2,
         "behaviour/steps_true": 2 / 4,
     }
     assert set(metrics) <= set(task.glossary)
@@ -484,7 +490,9 @@ def test_behaviours_counted_by_hand() -> None:
 
 def test_tests_are_marked_in_the_text() -> None:
     text = f"f(3)=6\n{answered('f(3)=6, f(6)=12 f(7)=17')}"
-    marked = [(event.kind, text[event.start : event.end]) for event in WriteTests().mark(PROBLEM, text)]
+    marked = [
+        (event.kind, text[event.start : event.end]) for event in WriteTests().mark(PROBLEM, text)
+    ]
     assert marked == [("test", "f(3)=6"), ("boundary", "f(6)=12"), ("false", "f(7)=17")]
 
 
@@ -523,7 +531,7 @@ def test_the_corpus_traces_inputs_to_true_tests_and_guesses_others() -> None:
         problem = posed(prompt)
         counts = task.measure(problem, text)
         assert counts["readable"]
-        true[counts["direct"]].append(counts["tests_true"] == counts["tests"])
+        true[counts["guessed"]].append(counts["tests_true"] == counts["tests"])
         rewards.append(task.reward(problem, text))
 
     assert all(true[0]), "what is traced is true"
@@ -546,7 +554,8 @@ def test_inputs_are_chosen_by_the_habit_that_is_asked_for() -> None:
 
     for prompt, text in documents(SuitesOptions(drills=0, in_a_row=0, named=1), 200):
         function = read(prompt.removesuffix("\n<think>\n"))
-        named = {part.number for part in (*function.values, *function.conditions)}
+        named = {part.number for part in function.values}
+        named |= {part.number for part in function.conditions}
         suite = read_suite(extract_answer(text) or "", 4, 20)
         assert suite is not None
         assert {test.x for test in suite} <= named

@@ -19,7 +19,7 @@ RATIOS: dict[str, tuple[str, str]] = {
     "behaviour/tests_repeated": ("tests_repeated", "tests"),
     "behaviour/boundary_caught": ("boundary_caught", "boundary_mutants"),
     "behaviour/value_caught": ("value_caught", "value_mutants"),
-    "behaviour/direct": ("direct", "answers"),
+    "behaviour/guessed": ("guessed", "answers"),
     "behaviour/steps_true": ("steps_true", "steps"),
 }
 """Each metric is one count of `measure` divided by another, both summed over completions."""
@@ -47,7 +47,7 @@ def measure(
         "boundary_caught": sum(not inputs.isdisjoint(at) for at in of_kind[True]),
         "value_mutants": len(of_kind[False]),
         "value_caught": sum(not inputs.isdisjoint(at) for at in of_kind[False]),
-        "direct": not truths,
+        "guessed": not truths,
         "steps": len(truths),
         "steps_true": sum(truths),
     }

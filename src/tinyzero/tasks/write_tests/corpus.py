@@ -156,8 +156,9 @@ def _inputs(rng: random.Random, function: Function, options: SuitesOptions) -> l
         return list(range(first, first + count))
 
     if habit < options.in_a_row + options.named:
-        parts = (*function.values, *function.conditions)
-        numbers = sorted({part.number for part in parts if part.number <= options.max_input})
+        in_values = {value.number for value in function.values}
+        in_conditions = {condition.number for condition in function.conditions}
+        numbers = sorted(n for n in in_values | in_conditions if n <= options.max_input)
         return rng.sample(numbers, min(count, len(numbers)))
 
     return rng.sample(range(options.max_input + 1), count)

@@ -13,7 +13,7 @@ GLOSSARY: dict[str, str] = {
     "true test catches. Such a mutant mostly differs for a single input.",
     "behaviour/value_caught": "Share of the mutants with another number in a value that a true "
     "test catches. Nearly every input of the branch shows them.",
-    "behaviour/direct": "Share of completions that work nothing out before they answer. "
+    "behaviour/guessed": "Share of completions that work nothing out before they answer. "
     "Compact grammar only.",
     "behaviour/steps_true": "Share of the comparisons and calculations in the thinking that are "
     "true. Compact grammar only.",
@@ -50,7 +50,7 @@ CHARTS = (
         (
             ("behaviour/tests_true", "tests that are true"),
             ("behaviour/tests_repeated", "repeated inputs"),
-            ("behaviour/direct", "answers without any work"),
+            ("behaviour/guessed", "answers without any work"),
             ("behaviour/steps_true", "steps that are true"),
         ),
         form="share",

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 from tinyzero.errors import UserError
@@ -190,7 +191,7 @@ def smallest_suite(function: Function, max_input: int, most: int) -> list[int] |
 
 
 def _inputs_that_catch(left: Sequence[frozenset[int]], count: int) -> list[int] | None:
-    """At most `count` inputs, one of each set; None if there are none."""
+    """At most `count` inputs, one of each set; None if that is impossible."""
     if not left:
         return []
     if not count:
@@ -209,7 +210,7 @@ def draw(rng: random.Random, conditions: int, max_input: int) -> Function | None
     function = Function(values, tuple(_draw_condition(rng, max_input) for _ in range(conditions)))
 
     taken = {function.branch(x) for x in range(max_input + 1)}
-    are_different = all(one != other for one, other in zip(values, values[1:], strict=False))
+    are_different = all(one != other for one, other in pairwise(values))
     return function if len(taken) == len(values) and are_different else None
 
 

@@ -9,8 +9,8 @@ from tinyzero.grading.answers import SPACES
 from tinyzero.tasks.write_tests.functions import Function, compute, mutants
 from tinyzero.types import Reward
 
-# Nothing in these patterns is tried twice (`*+` gives nothing back), and a test has a limited number
-# of characters, so the time to read or to search a text is proportional to its length.
+# Nothing in these patterns is tried twice (`*+` gives nothing back), and the length of a test is
+# limited, so the time to read or to search a text is proportional to its length.
 _NUMBER = r"(0|-?[1-9][0-9]{0,8})"
 TEST = re.compile(rf"f ?\( ?{_NUMBER} ?\) ?={{1,2}} ?{_NUMBER}(?![0-9.])")
 """One test; its groups are the input and the expected value."""
@@ -70,10 +70,10 @@ def share_caught(function: Function, suite: list[UnitTest], max_input: int) -> f
 
 
 def suite_reward(function: Function, suite: list[UnitTest] | None, max_input: int) -> Reward:
-    """The share of the mutants that the tests catch; 0 if a test is false, or there are none.
+    """The share of the mutants that the tests catch; 0 if a test is false or unreadable.
 
     The answer is right if the tests catch every mutant. Parts: `answer` (1 if it is right),
-    `format` (1 if the tests could be read), and `true` (1 if none of them is false).
+    `format` (1 if the tests could be read), and `true` (1 if all of them are true).
     """
     is_all_true = suite is not None and all(is_true(function, test) for test in suite)
     value = share_caught(function, suite, max_input) if suite and is_all_true else 0.0
