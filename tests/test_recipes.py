@@ -38,7 +38,7 @@ def planned(config: Config, gpu: str) -> Plan:
 
 
 def test_the_recipes_are_these() -> None:
-    assert sorted([*LARGE, *REAL, ORIGINAL, "laptop", "multiplication"]) == recipes()
+    assert sorted([*LARGE, *REAL, ORIGINAL, "laptop", "multiplication", "write-tests"]) == recipes()
     for name in LARGE:
         assert set(profiles(read_recipe(name))) == set(HOLDS)
 
@@ -68,7 +68,7 @@ def test_every_choice_of_a_size_fits_its_memory_and_is_shown(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("name", ["laptop", "multiplication"])
+@pytest.mark.parametrize("name", ["laptop", "multiplication", "write-tests"])
 def test_a_laptop_runs_every_algorithm_on_its_own_task(name: str, algorithm: str) -> None:
     config = resolve(read_recipe(name), {"algorithm.name": algorithm})
     shape = find_shape(config.model.name)

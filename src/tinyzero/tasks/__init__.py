@@ -47,7 +47,10 @@ PARTS = (
 )
 """The modules of this package that are not tasks."""
 
-REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))
+NEEDS = ("problem", "prompt", "reward", "solution")
+"""The methods that a task must have."""
+
+REGISTRY = Registry("task", __name__, "TASK", PARTS, NEEDS, separator="-")
 
 TASKS = REGISTRY.names()
 """The names of the tasks that ship."""
