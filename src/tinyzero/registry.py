@@ -31,7 +31,7 @@ class Registry(NamedTuple):
 
     Every module of `package` except `parts` is one of them and defines `attribute`, so a new task,
     algorithm or sampler is one new file. Names have `++` for `_pp` and `-` for `_`:
-    `reinforce++-baseline` is the module reinforce_pp_baseline.
+    `reinforce++-baseline` is the module reinforce_pp_baseline. Tasks are listed with `-` only.
     """
 
     noun: str
@@ -46,7 +46,8 @@ class Registry(NamedTuple):
         paths = importlib.import_module(self.package).__path__
         modules = [module.name for module in pkgutil.iter_modules(paths)]
         known = [m for m in modules if m not in self.parts and not m.startswith("_")]
-        return sorted(m.replace("_pp_", "_pp-").replace("_pp", "++") for m in known)
+        names = [m.replace("_pp_", "_pp-").replace("_pp", "++") for m in known]
+        return sorted(n.replace("_", "-") if self.noun == "task" else n for n in names)
 
     def reference(self, name: str) -> str:
         """The reference that `load_object` loads for `name`. Raises UserError if it is unknown."""

@@ -35,6 +35,10 @@ MOST_SKIPPED = 1000  # prompts in a row that may not fit before that is an error
 ATTEMPTS = 3  # at grading an answer
 
 
+class UngradedStep(UserError):
+    """Too many answers of a step could not be graded, so nothing may be learned from it."""
+
+
 @dataclass
 class Tally:
     """Counts of what was generated and graded while some problems were played."""
@@ -45,6 +49,7 @@ class Tally:
     timeouts: int = 0
     ungraded: int = 0
     first_error: str = ""
+    first_ungraded: str = ""
 
     @property
     def failed(self) -> int:
@@ -68,6 +73,8 @@ class Tally:
             self.raised += failure == "raised"
             self.timeouts += failure == "timeout"
             self.first_error = self.first_error or verdict.error
+            if verdict.reward is None:
+                self.first_ungraded = self.first_ungraded or verdict.error
 
 
 @dataclass
@@ -223,6 +230,19 @@ class Player:
         return verdicts
 
 
+def require_graded(tally: Tally, most: float) -> None:
+    """Raise UngradedStep if more than the share `most` of the answers could not be graded.
+
+    >>> require_graded(Tally(graded=80, ungraded=20), most=0.2)
+    """
+    answers = tally.graded + tally.ungraded
+    if tally.ungraded > most * answers:
+        raise UngradedStep(
+            f"{tally.ungraded} of {answers} answers could not be graded, first: "
+            f"{tally.first_ungraded}; see to the grader"
+        )
+
+
 def judge(grader: Grader, problem: Problem, text: str) -> Verdict:
     """The verdict of `grader` on one answer."""
     key = object()  # other threads may ask at the same time
@@ -287,6 +307,7 @@ class Source:
 
     `keep` is the algorithm's choice of the groups worth training on. `cursor` holds the position in
     the split, which also numbers the groups, so that (seed, group, sample) never repeats in a run.
+    If more than `most_ungraded` of a step's answers cannot be graded, `take` raises UngradedStep.
     """
 
     def __init__(
@@ -297,10 +318,12 @@ class Source:
         prompts: int,
         params: SamplingParams,
         refills: int = 0,
+        most_ungraded: float = 1.0,
         clock: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.player, self.keep = player, keep
         self.prompts, self.params, self.refills = prompts, params, refills
+        self.most_ungraded = most_ungraded
         self.clock = clock
         self.cursor = Cursor()
         self.collected = Collected()
@@ -332,6 +355,7 @@ class Source:
             rounds += 1
         collected.refill_rounds = max(0, rounds - 1)
 
+        require_graded(collected, self.most_ungraded)
         if not kept:  # a solved task has no group worth keeping, and that must not stop the run
             kept = [group for group in groups if len(group) == self.params.n]
             collected.refused = True

@@ -2,7 +2,8 @@
 
 `find_answer` and `extract_answer` find the answer, `evaluate_expression` computes it, and
 `answer_reward` and `number_reward` make rewards of it. The rest runs graders: `judge_group` guards
-them, and `WorkerPool` runs them in processes that can be killed.
+them, `WorkerPool` runs them in processes that can be killed, and `ThreadedGrader` lets graders wait
+for another machine at the same time. `Endpoint` asks a model on another machine.
 """
 
 from tinyzero.grading.answers import extract_answer, find_answer
@@ -12,6 +13,9 @@ from tinyzero.grading.arithmetic import (
     evaluate_expression,
     number_reward,
 )
+from tinyzero.grading.endpoint import Endpoint, Pace, Rejected, Spent
+from tinyzero.grading.threads import ThreadedGrader
+from tinyzero.grading.verdict_store import VerdictStore
 from tinyzero.grading.verdicts import (
     Grader,
     Judge,
@@ -25,11 +29,17 @@ from tinyzero.grading.workers import TaskReference, WorkerPool
 
 __all__ = [
     "MAX_DIGITS",
+    "Endpoint",
     "Grader",
     "Judge",
     "LocalGrader",
+    "Pace",
+    "Rejected",
+    "Spent",
     "TaskReference",
+    "ThreadedGrader",
     "Verdict",
+    "VerdictStore",
     "WorkerPool",
     "answer_reward",
     "answers",

@@ -24,9 +24,21 @@ __all__ = [
     "files",
     "guarded",
     "load_task",
+    "questions",
+    "splits",
 ]
 
-PARTS = ("arithmetic", "base", "check", "corpora", "files", "guarded", "prompts", "splits")
+PARTS = (
+    "arithmetic",
+    "base",
+    "check",
+    "corpora",
+    "files",
+    "guarded",
+    "prompts",
+    "questions",
+    "splits",
+)
 """The modules of this package that are not tasks."""
 
 REGISTRY = Registry("task", __name__, "TASK", PARTS, ("problem", "prompt", "reward", "solution"))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from tinyzero.errors import TaskError, UserError, guarding
-from tinyzero.tasks.base import Episode, Event, Task
+from tinyzero.tasks.base import Episode, Event, LoadScorer, Task
 from tinyzero.types import Problem, Prompt, Split
 
 PLAIN = (
@@ -25,6 +25,7 @@ PLAIN = (
     "shortcut",
     "sources",
     "levels",
+    "concurrency",
 )
 """The attributes of a task, apart from its options."""
 
@@ -103,6 +104,17 @@ class GuardedTask(Task):
             self._reject("size", size, "a whole number from 0, or None if there is no limit")
         count: int | None = size
         return count
+
+    def prepare(self, load_scorer: LoadScorer) -> None:
+        self._ask("prepare", load_scorer)
+
+    def costs(self) -> Mapping[str, float]:
+        costs: Mapping[str, float] = self._ask("costs")
+        return costs
+
+    def expected_costs(self, answers: float, tokens: float, group: int) -> Mapping[str, float]:
+        costs: Mapping[str, float] = self._ask("expected_costs", answers, tokens, group)
+        return costs
 
     def nonsense(self, problem: Problem) -> Iterable[str]:
         with guarding(self.owner):

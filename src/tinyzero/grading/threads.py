@@ -1,0 +1,66 @@
+"""Grading in threads, for graders that spend their time waiting for another machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Sequence
+from queue import SimpleQueue
+
+from tinyzero.grading.verdicts import Judge, Verdict, judge_group
+from tinyzero.types import Problem
+
+
+class ThreadedGrader:
+    """Grades up to `threads` groups at the same time, while the next ones are being sampled.
+
+    Verdicts do not depend on the number of threads or on their order if the judge's do not.
+
+    Example:
+
+        with closing(ThreadedGrader(task, threads=8)) as grader:
+            grader.submit("a", [problem], ["a poem"])
+            verdicts = grader.collect("a")
+    """
+
+    def __init__(self, judge: Judge, threads: int) -> None:
+        self.judge = judge
+        self._jobs: SimpleQueue[tuple[Hashable, list[Problem], list[str]] | None] = SimpleQueue()
+        self._verdicts: dict[Hashable, list[Verdict] | BaseException] = {}
+        self._changed = threading.Condition()
+        # daemons: a thread that waits for an endpoint must not hold up the end of the process
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True, name=f"grading {number}")
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, key: Hashable, problems: Sequence[Problem], texts: Sequence[str]) -> None:
+        """Start grading the answers of one group, and return at once."""
+        self._jobs.put((key, list(problems), list(texts)))
+
+    def collect(self, key: Hashable) -> list[Verdict]:
+        """Wait for the verdicts of the group that was submitted as `key`."""
+        with self._changed:
+            self._changed.wait_for(lambda: key in self._verdicts)
+            graded = self._verdicts.pop(key)
+        if isinstance(graded, BaseException):
+            raise graded
+        return graded
+
+    def close(self) -> None:
+        """Let the threads end after what they are grading."""
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            key, problems, texts = job
+            graded: list[Verdict] | BaseException
+            try:
+                graded = judge_group(self.judge, problems, texts)
+            except BaseException as error:  # it belongs to whoever collects
+                graded = error
+            with self._changed:
+                self._verdicts[key] = graded
+                self._changed.notify_all()
