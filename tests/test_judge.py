@@ -508,6 +508,7 @@ def test_options_are_checked(questions: Path, tmp_path: Path) -> None:
         ({"rubric": str(empty)}, "is empty"),
         ({"data": "nothing"}, "neither a file nor one of the tasks"),
         ({"data": "scored-by-model"}, "graded itself"),
+        ({"data_options": {"max_number": 25}}, "has no effect"),
         ({"data": str(empty)}, "too few questions"),
         ({"concurrency": 0}, "greater than or equal to 1"),
         ({"url": "here"}, "give an address"),

@@ -29,6 +29,7 @@ from tinyzero.cli import (
     export,
     plan,
     play,
+    prefer,
     pretrain,
     probe,
     recipes,
@@ -60,6 +61,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     export,
     convert,
     pretrain,
+    prefer,
     completion,
 )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.cli.parsing import metavar
 from tinyzero.errors import printable
 from tinyzero.tasks import REGISTRY, TASKS, load_task
+from tinyzero.tasks.base import NoSolution
 
 EXAMPLES = """\
   tinyzero tasks                       every bundled task
@@ -54,7 +56,8 @@ def _description(name: str) -> str:
 
     lines = [name, "", REGISTRY.docstring(name), "", "a prompt:"]
     lines += [textwrap.indent(printable(text), "    ") for text in texts]
-    lines += ["a right answer:", textwrap.indent(printable(task.solution(problem)), "    ")]
+    with suppress(NoSolution):
+        lines += ["a right answer:", textwrap.indent(printable(task.solution(problem)), "    ")]
     return "\n".join([*lines, "", *option_lines(configs.own_options("task", name))])
 
 

@@ -51,6 +51,9 @@ class GradedOptions(BaseModel):
         description="the questions: a .jsonl or .txt file, or another bundled task, whose own "
         "grading is then measured as behaviour/truth",
     )
+    data_options: dict[str, Any] = Field(
+        default={}, description="options of the task that `data` names"
+    )
 
 
 class Questions(Protocol):
@@ -178,7 +181,7 @@ class GradedTask(Task):
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
-        self.questions = open_questions(self.options.data)
+        self.questions = open_questions(self.options.data, self.options.data_options)
         self.stop = tuple(self.questions.stop)
 
     def problem(self, split: Split, index: int) -> Problem:
@@ -221,17 +224,22 @@ class GradedTask(Task):
         return text.rpartition("</think>")[2].strip()
 
 
-def open_questions(source: str) -> Questions:
-    """The questions that the option `data` names. Raises UserError if there are none."""
+def open_questions(source: str, options: Mapping[str, Any]) -> Questions:
+    """The questions of a file, or of a task with these options.
+
+    Raises UserError if there are none.
+    """
     from tinyzero.tasks import TASKS, load_task  # the tasks import this module
 
     if source in TASKS:
-        task = load_task(source).owner
+        task = load_task(source, options).owner
         if isinstance(task, GradedTask):
             raise UserError(f"task.data is {source!r}, which is graded itself: name another task")
         return TaskQuestions(task)
 
     path = Path(source)
+    if options:
+        raise UserError(f"task.data_options has no effect: {source!r} is not a task")
     if not path.is_file():
         raise UserError(
             f"task.data is {source!r}, which is neither a file nor one of the tasks "

@@ -1,0 +1,1 @@
+"""`tinyzero prefer`: a reward model from pairs of answers, one chosen and one rejected."""
