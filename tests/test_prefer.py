@@ -62,7 +62,7 @@ def test_the_loss_and_its_gradient_are_those_worked_out_by_hand() -> None:
     margin = torch.tensor([0.0, 1.0])
     loss = bradley_terry(chosen, rejected, margin)
     # -log sigmoid(1) = 0.313262, -log sigmoid(-1) = 1.313262
-    assert float(loss) == pytest.approx((0.313262 + 1.313262) / 2, abs=1e-6)
+    assert float(loss.detach()) == pytest.approx((0.313262 + 1.313262) / 2, abs=1e-6)
     loss.backward()  # type: ignore[no-untyped-call]
     # d/da -log sigmoid(x) = -(1 - sigmoid(x)), here -0.268941 and -0.731059, halved by the mean
     assert chosen.grad is not None
@@ -199,8 +199,8 @@ def test_padding_does_not_change_loss_or_gradient() -> None:
     torch.nn.init.normal_(classifier.model.score.weight)
     pairs = [Pair("1=1", "1", "2+3\n4+5", 0.5), Pair("2=2", "7*8=56", "2", 0.0)]
     together, _ = pair_loss(classifier, pairs)
-    alone = sum(float(pair_loss(classifier, [pair])[0]) for pair in pairs) / 2
-    assert float(together) == pytest.approx(alone, abs=1e-5)
+    alone = sum(float(pair_loss(classifier, [pair])[0].detach()) for pair in pairs) / 2
+    assert float(together.detach()) == pytest.approx(alone, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -264,13 +264,10 @@ def test_a_preference_that_cannot_be_learned_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw = random.Random(1)
-    rows = []
-    for row in short_is_better(120):
-        texts = [row["chosen"], row["rejected"]]
-        draw.shuffle(texts)
-        rows.append({**row, "chosen": texts[0] + " ", "rejected": texts[1]})
-    for row in rows:  # equal but for a swap: nothing to learn
-        row["chosen"] = row["chosen"].strip()
+    rows = short_is_better(100)
+    for row in rows:  # which answer is chosen is a coin toss
+        if draw.random() < 0.5:
+            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
     pairs = write(tmp_path / "pairs.jsonl", rows)
     out = tmp_path / "model"
     arguments = ["prefer", str(pairs), "--model", "tiny", "--out", str(out), "--epochs", "1"]

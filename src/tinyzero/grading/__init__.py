@@ -13,7 +13,7 @@ from tinyzero.grading.arithmetic import (
     evaluate_expression,
     number_reward,
 )
-from tinyzero.grading.endpoint import Endpoint, Pace, Rejected, Spent
+from tinyzero.grading.endpoint import Endpoint, Pace, Rejected, Spent, require_url
 from tinyzero.grading.threads import ThreadedGrader
 from tinyzero.grading.verdict_store import VerdictStore
 from tinyzero.grading.verdicts import (
@@ -49,5 +49,6 @@ __all__ = [
     "find_answer",
     "judge_group",
     "number_reward",
+    "require_url",
     "sound",
 ]

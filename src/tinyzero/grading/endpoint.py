@@ -33,6 +33,7 @@ class Rejected(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+        self.blames_text = status in OTHER_TEXT
 
 
 class Reply(NamedTuple):

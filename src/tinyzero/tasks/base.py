@@ -27,13 +27,8 @@ DataSeed = Annotated[
 """The type of an option that seeds a task's problems."""
 
 
-class Scorer(Protocol):
-    """A sequence classifier that grades, such as a reward model."""
-
-    def __call__(self, questions: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """One score per question and answer."""
-        ...
-
+Scorer = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
+"""A sequence classifier that grades: questions and answers in, one score per answer out."""
 
 LoadScorer = Callable[[str, str, str], Scorer]
 """Loads a scorer: by the name of its model, a device, and a label if the model knows several."""

@@ -59,7 +59,10 @@ class GradedOptions(BaseModel):
 class Questions(Protocol):
     """Where the questions come from."""
 
-    stop: Sequence[str]
+    @property
+    def stop(self) -> Sequence[str]:
+        """What ends an answer."""
+        ...
 
     def problem(self, split: Split, index: int) -> Problem:
         """The question at `index`, as a problem."""
@@ -88,7 +91,7 @@ class FileQuestions:
     A row is a text, or has `prompt`: a text or chat messages. A question's text decides its split.
     """
 
-    stop = (USER_TURN,)
+    stop: Sequence[str] = (USER_TURN,)
 
     def __init__(self, path: Path) -> None:
         self.rows: dict[Split, list[Problem]] = {split: [] for split in SPLITS}
@@ -133,7 +136,7 @@ class TaskQuestions:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.stop = tuple(task.stop)
+        self.stop: Sequence[str] = tuple(task.stop)
 
     def problem(self, split: Split, index: int) -> Problem:
         """The other task's problem."""
@@ -164,9 +167,9 @@ class GradedTask(Task):
     is the same for the same text, from which `summarise` finds the share of the most common answer.
     """
 
-    glossary = GLOSSARY
-    sources = ("data",)
-    charts = (
+    glossary: Mapping[str, str] = GLOSSARY
+    sources: Sequence[str] = ("data",)
+    charts: Sequence[Chart] = (
         Chart(
             "Signs of reward hacking",
             "The reward is graded; these are measured apart, and should not go the wrong way.",
@@ -272,7 +275,7 @@ def _question(path: Path, number: int, line: str) -> str | list[dict[str, str]]:
         row = read_json(line)
     except ValueError:
         raise UserError(f"{short_path(path)}, line {number} is not JSON: {line!r:.60}") from None
-    asked = row.get("prompt") if isinstance(row, dict) else row
+    asked: Any = row.get("prompt") if isinstance(row, dict) else row
     if not is_conversation(asked):
         raise UserError(
             f"{short_path(path)}, line {number}: give a text, or an object with `prompt`, which is "

@@ -12,8 +12,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from tinyzero.errors import Ungraded, UserError, brief, short_path
-from tinyzero.grading import Endpoint, Rejected, VerdictStore
-from tinyzero.grading.endpoint import OTHER_TEXT, require_url
+from tinyzero.grading import Endpoint, Rejected, VerdictStore, require_url
 from tinyzero.tasks.base import Chart, LoadScorer
 from tinyzero.tasks.judge.messages import (
     Messages,
@@ -290,7 +289,7 @@ class JudgeTask(GradedTask):
                 number = read(self.endpoint.ask(messages).text)
             except Rejected as error:
                 told = f"the judge refuses: {error}"
-                return ValueError(told) if error.status in OTHER_TEXT else Ungraded(told)
+                return ValueError(told) if error.blames_text else Ungraded(told)
             except ValueError as error:
                 problem = ValueError(self.endpoint.hide(str(error)))
                 continue
@@ -343,9 +342,9 @@ def win_shares(
         wins[j].append(1 - won)
 
     shares: list[Outcome] = []
-    for won, failure in zip(wins, failures, strict=True):
+    for shares_won, failure in zip(wins, failures, strict=True):
         fallback: Outcome = failure if failure is not None else 0.5
-        shares.append(sum(won) / len(won) if won else fallback)
+        shares.append(sum(shares_won) / len(shares_won) if shares_won else fallback)
     return shares
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,8 +104,11 @@ def _split_texts(prompt: Any, chosen: str, rejected: str) -> tuple[Prompt, str, 
     """The prompt and both answers; without a prompt it is what both begin with, whole words."""
     if prompt:
         return prompt, chosen, rejected
-    common = os.path.commonprefix([chosen, rejected])
-    cut = max(common.rfind(" "), common.rfind("\n")) + 1
+    letters = zip(chosen, rejected, strict=False)
+    shared = next(
+        (i for i, (a, b) in enumerate(letters) if a != b), min(len(chosen), len(rejected))
+    )
+    cut = max(chosen.rfind(" ", 0, shared), chosen.rfind("\n", 0, shared)) + 1
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 

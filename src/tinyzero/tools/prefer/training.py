@@ -112,7 +112,7 @@ def train_classifier(
         if now - shown > SHOWN_EVERY or step in (1, len(batches)):
             shown, left = now, (now - started) / step * (len(batches) - step)
             say(
-                f"step {step}/{len(batches)}  loss {float(loss):.3f}  accuracy {right:.2f}  "
+                f"step {step}/{len(batches)}  loss {loss.item():.3f}  accuracy {right:.2f}  "
                 f"left {int(left) // 60}:{int(left) % 60:02d}"
             )
     classifier.eval()
