@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 from fake_judge import FakeJudge, Said, data_of, fake_judge, score
 
+from tinyzero.config import resolve
 from tinyzero.errors import Ungraded, UserError
 from tinyzero.grading import Endpoint, Pace, Rejected, ThreadedGrader, VerdictStore
 from tinyzero.grading.endpoint import LONGEST_REPLY, retry_after
+from tinyzero.run import records
+from tinyzero.run.glossary import define
 from tinyzero.tasks import load_task
 from tinyzero.tasks.judge.messages import as_data, read_better, read_score, score_messages
 from tinyzero.tasks.judge.task import JudgeTask, ring, win_shares
+from tinyzero.train import train
 from tinyzero.types import Problem, Reward
 
 KEY = "sk-a-very-secret-key-0123456789"
@@ -614,3 +618,49 @@ def test_a_line_that_is_no_question_is_named(line: str, tmp_path: Path) -> None:
     path.write_text(f'"fine"\n\n{line}\n')
     with pytest.raises(UserError, match="line 3"):
         load_task("judge", {"data": str(path)})
+
+
+def test_a_step_without_a_judge_stops_saved_and_resumes(base: Path, tmp_path: Path) -> None:
+    lines = [f"{number}+{number}=" for number in range(60)]
+    questions = tmp_path / "questions.txt"
+    questions.write_text("\n".join(lines))
+    down = threading.Event()
+
+    def script(number: int, body: dict[str, Any]) -> Said:
+        if number >= 9:  # the first request is the one before the run
+            down.set()
+        return Said(status=401) if down.is_set() else score(number % 10 + 1)
+
+    folder = tmp_path / "run"
+    with fake_judge(script) as judge:
+        table = {
+            "steps": 2,
+            "task": {
+                "name": "judge",
+                "url": judge.url,
+                "model": "m",
+                "data": str(questions),
+                "cache": str(tmp_path / "verdicts.sqlite"),
+                "price_read": 1.0,
+            },
+            "algorithm": {"name": "grpo"},
+            "model": {"name": str(base), "prompt": "compact"},
+            "rollout": {"prompts": 2, "samples": 4, "max_tokens": 12},
+            "eval": {"test_problems": 0},
+        }
+        with pytest.raises(UserError) as info:
+            train(resolve(table, {}), folder)
+        stopped = str(info.value)
+        assert "8 of 8 answers could not be graded" in stopped
+        assert f"resume with `tinyzero train --resume {folder}`" in stopped
+        assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000001"]
+
+        judge.script = lambda number, body: score(number % 10 + 1)
+        train(resolve(table, {}), folder, resume=True)
+
+    steps = list(records.read(folder / "metrics.jsonl"))
+    assert [step["step"] for step in steps] == [0, 1]
+    assert all(step["graded"] == 1.0 for step in steps)
+    paid = sum(step["judge/dollars"] for step in steps)
+    assert steps[-1]["time/dollars"] == pytest.approx(paid)
+    assert all(define(key, load_task("judge").glossary) for key in steps[-1])
