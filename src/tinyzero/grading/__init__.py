@@ -14,7 +14,7 @@ from tinyzero.grading.arithmetic import (
     number_reward,
 )
 from tinyzero.grading.endpoint import Endpoint, Pace, Rejected, Spent, require_url
-from tinyzero.grading.threads import ThreadedGrader
+from tinyzero.grading.threads import ThreadedGrader, together
 from tinyzero.grading.verdict_store import VerdictStore
 from tinyzero.grading.verdicts import (
     Grader,
@@ -51,4 +51,5 @@ __all__ = [
     "number_reward",
     "require_url",
     "sound",
+    "together",
 ]

@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from queue import SimpleQueue
+from typing import TypeVar
 
 from tinyzero.grading.verdicts import Judge, Verdict, judge_group
 from tinyzero.types import Problem
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def together(
+    function: Callable[[Job], Result], jobs: Sequence[Job], places: threading.Semaphore
+) -> list[Result | Exception]:
+    """The result of each job, in order, or what it raised. `places` limits how many run at once.
+
+    The threads are daemons, so one that waits for an endpoint does not hold up the end of the
+    process.
+
+    >>> together(lambda number: 6 // number, [1, 0, 3], threading.Semaphore(2))
+    [6, ZeroDivisionError('integer division or modulo by zero'), 2]
+    """
+    results: dict[int, Result | Exception] = {}
+
+    def work(number: int) -> None:
+        with places:
+            try:
+                results[number] = function(jobs[number])
+            except Exception as error:
+                results[number] = error
+
+    threads = [
+        threading.Thread(target=work, args=(number,), daemon=True) for number in range(len(jobs))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [results[number] for number in range(len(jobs))]
 
 
 class ThreadedGrader:

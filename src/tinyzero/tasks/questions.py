@@ -168,7 +168,7 @@ class GradedTask(Task):
     """
 
     glossary: Mapping[str, str] = GLOSSARY
-    sources: Sequence[str] = ("data",)
+    sources: Sequence[str] = ("data", "data_options")
     charts: Sequence[Chart] = (
         Chart(
             "Signs of reward hacking",

@@ -36,7 +36,7 @@ class ScoredByModel(GradedTask):
     """Rewards from a sequence classifier: see the docstring of the module."""
 
     Options = ScoredByModelOptions
-    sources = ("data", "model")
+    sources = ("data", "data_options", "model")
     options: ScoredByModelOptions
 
     def __init__(self, options: ScoredByModelOptions | None = None) -> None:

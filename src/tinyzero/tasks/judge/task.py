@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from tinyzero.errors import Ungraded, UserError, brief, short_path
-from tinyzero.grading import Endpoint, Rejected, VerdictStore, require_url
+from tinyzero.grading import Endpoint, Rejected, VerdictStore, require_url, together
 from tinyzero.tasks.base import Chart, LoadScorer
 from tinyzero.tasks.judge.messages import (
     Messages,
@@ -108,7 +108,7 @@ class JudgeTask(GradedTask):
 
     Options = JudgeOptions
     glossary: Mapping[str, str] = GLOSSARY | COSTS
-    sources = ("data", "rubric")
+    sources = ("data", "data_options", "rubric")
     charts = (
         *GradedTask.charts,
         Chart("Requests", "What is asked of the judge.", (("judge/requests", "requests"),)),
@@ -120,6 +120,7 @@ class JudgeTask(GradedTask):
         require_url(self.options.url)
         self.rubric = read_rubric(self.options.rubric)
         self.concurrency = self.options.concurrency
+        self._places = threading.BoundedSemaphore(self.options.concurrency)
         self._costs_told: dict[str, float] = {}
 
     @cached_property
@@ -142,10 +143,6 @@ class JudgeTask(GradedTask):
     def store(self) -> VerdictStore:
         """The verdicts that were paid for."""
         return VerdictStore(self.options.cache)
-
-    @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.options.concurrency, thread_name_prefix="judge")
 
     def prepare(self, load_scorer: LoadScorer) -> None:
         """Ask the judge once, so that whatever is wrong is found before a model is loaded.
@@ -239,7 +236,7 @@ class JudgeTask(GradedTask):
         """One outcome per answer, each scored by itself."""
         jobs = list(zip(questions, answers, strict=True))
         unique = list(dict.fromkeys(jobs))  # the same answer twice is judged once
-        outcomes = dict(zip(unique, self._threads.map(self._score, unique), strict=True))
+        outcomes = dict(zip(unique, together(self._score, unique, self._places), strict=True))
         return [outcomes[job] for job in jobs]
 
     def _compared(self, questions: Sequence[str], answers: Sequence[str]) -> list[Outcome]:
@@ -247,7 +244,7 @@ class JudgeTask(GradedTask):
         pairs = ring(len(answers), self.options.opponents)
         jobs = [(questions[i], *sorted((answers[i], answers[j]))) for i, j in pairs]
         unique = list(dict.fromkeys(jobs))
-        outcomes = dict(zip(unique, self._threads.map(self._compare, unique), strict=True))
+        outcomes = dict(zip(unique, together(self._compare, unique, self._places), strict=True))
         return win_shares(len(answers), pairs, answers, [outcomes[job] for job in jobs])
 
     def _score(self, job: tuple[str, str]) -> Outcome:
