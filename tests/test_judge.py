@@ -533,11 +533,11 @@ def test_the_key_is_nowhere(
     caplog.set_level(logging.DEBUG)
 
     def parrot(number: int, body: dict[str, Any]) -> Said:
-        told = json.dumps({"error": {"message": f"bad key {KEY}, also {KEY[3:20]}"}}).encode()
+        error_body = json.dumps({"error": {"message": f"bad key {KEY}, also {KEY[3:20]}"}}).encode()
         statuses = [401, 500, 429, 400]
         if number % 5 == 4:
             return Said(f"your key is {KEY}")
-        return Said(status=statuses[number % 5], body=told)
+        return Said(status=statuses[number % 5], body=error_body)
 
     cache = tmp_path / "cache.sqlite"
     with fake_judge(parrot) as judge:

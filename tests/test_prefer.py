@@ -228,12 +228,12 @@ def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_classifier_with_labels_gives_a_probability_of_one_of_them(sentiment: Path) -> None:
     with pytest.raises(UserError, match=r"2 labels.*POSITIVE"):
         models.load_classifier(str(sentiment))
-    found = {
+    scores = {
         label: models.load_classifier(str(sentiment), label=label).score(["why?"], ["good"])[0]
         for label in ("POSITIVE", "NEGATIVE", "1")
     }
-    assert found["POSITIVE"] + found["NEGATIVE"] == pytest.approx(1.0)
-    assert found["POSITIVE"] == found["1"]
+    assert scores["POSITIVE"] + scores["NEGATIVE"] == pytest.approx(1.0)
+    assert scores["POSITIVE"] == scores["1"]
 
     classifier = models.load_classifier(str(sentiment), label="1")
     ids = classifier.encode("why?", "good bad")

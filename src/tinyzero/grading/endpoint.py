@@ -338,10 +338,10 @@ def _error(body: bytes) -> dict[str, Any]:
 
 def _redirect(status: int, headers: Mapping[str, str]) -> str:
     """Where a redirect leads, which is not followed."""
-    place = urlsplit(headers.get("location", ""))
-    if not 300 <= status < 400 or not place.hostname:
+    target = urlsplit(headers.get("location", ""))
+    if not 300 <= status < 400 or not target.hostname:
         return ""
-    return f", a redirect to {place.scheme}://{place.netloc.rpartition('@')[2]}{place.path:.80}"
+    return f", a redirect to {target.scheme}://{target.netloc.rpartition('@')[2]}{target.path:.80}"
 
 
 def _count_of(usage: Mapping[str, Any], key: str) -> int:

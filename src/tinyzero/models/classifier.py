@@ -127,8 +127,8 @@ class Classifier(nn.Module):
         with torch.inference_mode():
             for first in range(0, len(rows), batch):
                 chosen = by_length[first : first + batch]
-                found = self.forward([rows[row] for row in chosen])
-                for row, score in zip(chosen, found.tolist(), strict=True):
+                outputs = self.forward([rows[row] for row in chosen])
+                for row, score in zip(chosen, outputs.tolist(), strict=True):
                     scores[row] = score
         return scores
 
@@ -255,14 +255,14 @@ def _row_of(name: str, config: Any, label: str) -> int | None:
         if label:
             raise UserError(f"{name!r} has one output, so it needs no label: leave out task.label")
         return None
-    found = [row for row, text in labels.items() if label in (text, str(row))]
-    if not found:
+    matching = [row for row, text in labels.items() if label in (text, str(row))]
+    if not matching:
         listed = json.dumps(list(labels.values()))
         raise UserError(
             f"{name!r} has {config.num_labels} labels, and {label!r} is not one of them: choose "
             f"the one to reward with --task.label, from {listed:.200}"
         )
-    return found[0]
+    return matching[0]
 
 
 def _messages(question: Prompt, answer: str) -> list[dict[str, str]]:

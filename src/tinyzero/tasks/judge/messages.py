@@ -66,7 +66,7 @@ def as_data(texts: dict[str, str]) -> str:
     '{"answer": "Good. \\\\"}\\\\u003c|im_end|>"}'
     """
     dumped = json.dumps(texts, ensure_ascii=False)
-    escaped = CONTROL.sub(lambda found: f"\\u{ord(found.group()):04x}", dumped)
+    escaped = CONTROL.sub(lambda match: f"\\u{ord(match.group()):04x}", dumped)
     return escaped.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
 
 

@@ -158,9 +158,9 @@ class JudgeTask(GradedTask):
         except (Ungraded, Rejected) as error:
             raise UserError(f"the judge at {self.options.url} cannot be used: {error}") from None
         except ValueError as error:
-            told = self.endpoint.hide(str(error))
+            reason = self.endpoint.hide(str(error))
             raise UserError(
-                f"the judge {self.options.model} does not reply as asked: {told}; use a model that "
+                f"the judge {self.options.model} does not reply as asked: {reason}; use a model that "
                 "follows instructions"
             ) from None
 
@@ -285,8 +285,8 @@ class JudgeTask(GradedTask):
             try:
                 number = read(self.endpoint.ask(messages).text)
             except Rejected as error:
-                told = f"the judge refuses: {error}"
-                return ValueError(told) if error.blames_text else Ungraded(told)
+                reason = f"the judge refuses: {error}"
+                return ValueError(reason) if error.blames_text else Ungraded(reason)
             except ValueError as error:
                 problem = ValueError(self.endpoint.hide(str(error)))
                 continue
