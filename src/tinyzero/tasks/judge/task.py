@@ -160,8 +160,8 @@ class JudgeTask(GradedTask):
         except ValueError as error:
             reason = self.endpoint.hide(str(error))
             raise UserError(
-                f"the judge {self.options.model} does not reply as asked: {reason}; use a model that "
-                "follows instructions"
+                f"the judge {self.options.model} does not reply as asked: {reason}; use a model "
+                "that follows instructions"
             ) from None
 
     def reward(self, problem: Problem, text: str) -> Reward:

@@ -103,7 +103,7 @@ def train_classifier(
         if not torch.isfinite(loss):
             raise UserError(f"the loss of step {step} is not finite: lower --learning_rate")
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(classifier.parameters(), GRAD_CLIP)
         optimizer.step()
         schedule.step()
