@@ -348,6 +348,7 @@ class Source:
             problems, next_position = self._draw(position, collected)
             groups = self.player.play(problems, self.params, position, collected)
             position = next_position
+            require_graded(collected, self.most_ungraded)
 
             chosen = [group for group in self.keep(groups) if group]
             collected.dropped_groups += len(groups) - len(chosen)
@@ -355,7 +356,6 @@ class Source:
             rounds += 1
         collected.refill_rounds = max(0, rounds - 1)
 
-        require_graded(collected, self.most_ungraded)
         if not kept:  # a solved task has no group worth keeping, and that must not stop the run
             kept = [group for group in groups if len(group) == self.params.n]
             collected.refused = True

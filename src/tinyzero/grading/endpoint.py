@@ -317,7 +317,7 @@ def retry_after(header: str, now: Callable[[], float] = time.time) -> float:
 
 
 def error_text(body: bytes) -> str:
-    """The message in an error's JSON, after a colon; empty if there is none.
+    """The message in an error's JSON, after a colon; empty if it has no message.
 
     >>> error_text(b'{"error": {"message": "no such model"}}')
     ': no such model'

@@ -93,7 +93,7 @@ class ThreadedGrader:
             graded: list[Verdict] | BaseException
             try:
                 graded = judge_group(self.judge, problems, texts)
-            except BaseException as error:  # it belongs to whoever collects
+            except BaseException as error:  # the caller of `collect` gets it
                 graded = error
             with self._changed:
                 self._verdicts[key] = graded

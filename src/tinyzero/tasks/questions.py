@@ -230,7 +230,7 @@ class GradedTask(Task):
 def open_questions(source: str, options: Mapping[str, Any]) -> Questions:
     """The questions of a file, or of a task with these options.
 
-    Raises UserError if there are none.
+    Raises UserError if there is no such file or task.
     """
     from tinyzero.tasks import TASKS, load_task  # the tasks import this module
 

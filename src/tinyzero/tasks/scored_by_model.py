@@ -44,7 +44,7 @@ class ScoredByModel(GradedTask):
         self._score: Scorer | None = None
 
     def prepare(self, load_scorer: LoadScorer) -> None:
-        """Load the classifier. Raises UserError if there is none, or it is damaged."""
+        """Load the classifier. Raises UserError if it is missing or damaged."""
         options = self.options
         if not options.model:
             raise UserError("task.model is empty: name the folder of a sequence classifier")

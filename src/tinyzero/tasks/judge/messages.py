@@ -83,7 +83,7 @@ def bounded(text: str, longest: int) -> str:
 
 
 def read_score(reply: str, scale: Sequence[float]) -> float:
-    """The score in a judge's reply. Raises ValueError if there is none on the scale.
+    """The score in a judge's reply. Raises ValueError if it has no score on the scale.
 
     >>> read_score('{"reason": "Clear.", "score": 7}', (1, 10))
     7.0

@@ -62,7 +62,7 @@ def read_pairs(path: Path, note: Callable[[str], None]) -> list[Pair]:
 
 
 def as_pair(row: Any) -> Pair:
-    """The pair in a row. Raises ValueError if there is none.
+    """The pair in a row. Raises ValueError if it holds no pair.
 
     >>> as_pair({"prompt": "2+2=", "chosen": "4", "rejected": "5"})
     Pair(prompt='2+2=', chosen='4', rejected='5', margin=0.0)
