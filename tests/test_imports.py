@@ -101,6 +101,7 @@ ONLY_IMPORTER = {
     "math_verify": "tinyzero.grading.equivalence",
     "datasets": "tinyzero.tasks.*",
     "reasoning_gym": "tinyzero.tasks.reasoning_gym.serving",
+    "httpx": "tinyzero.grading.endpoint",
 }
 ONE_IMPORTER = ["wandb", "tensorboard", "torch.utils.tensorboard", "trackio"]
 
@@ -197,6 +198,7 @@ def test_nobody_imports_what_he_must_not() -> None:
         ("config", "import ray"),
         ("tools.web.play", "from torch import Tensor"),
         ("cli", "from huggingface_hub import HfApi"),
+        ("tasks.judge.task", "def f():\n    import httpx"),
         ("tools.report.story", "from torch import Tensor"),
         ("algorithms.losses", "from tinyzero.types import Batch"),
         ("algorithms.advantages", "from . import losses"),
@@ -260,6 +262,9 @@ def test_nothing_heavy_is_loaded_by_what_must_answer_at_once() -> None:
         "tasks.multiplication.task",
         "tasks.countdown.corpus",
         "tasks.check",
+        "tasks.judge",
+        "tasks.scored_by_model",
+        "tools.prefer.options",
         "rollouts",
     ]
     light += [
@@ -270,7 +275,7 @@ def test_nothing_heavy_is_loaded_by_what_must_answer_at_once() -> None:
         "tools.web.play",
     ]
     code = "; ".join(f"import tinyzero.{name}" for name in light)
-    heavy = "('torch', 'transformers', 'ray', 'vllm')"
+    heavy = "('torch', 'transformers', 'ray', 'vllm', 'httpx')"
     code += f"; import sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -38,6 +38,10 @@ TooLong = Literal["skip", "error"]
 MOST_SKIPPED = 1000  # prompts in a row that may not fit before that is an error
 
 
+class UngradedStep(UserError):
+    """Too many answers of a step could not be graded, so nothing may be learned from it."""
+
+
 @dataclass
 class Tally:
     """Counts of what was generated and graded while some problems were played."""
@@ -48,6 +52,7 @@ class Tally:
     timeouts: int = 0
     ungraded: int = 0
     first_error: str = ""
+    first_ungraded: str = ""
 
     @property
     def failed(self) -> int:
@@ -71,6 +76,8 @@ class Tally:
             self.raised += failure == "raised"
             self.timeouts += failure == "timeout"
             self.first_error = self.first_error or verdict.error
+            if verdict.reward is None:
+                self.first_ungraded = self.first_ungraded or verdict.error
 
 
 @dataclass
@@ -337,6 +344,19 @@ def stop_strings(task: Task, problem: Problem) -> tuple[str, ...]:
     return tuple(part.task.stop if part else task.stop)
 
 
+def require_graded(tally: Tally, most: float) -> None:
+    """Raise UngradedStep if more than the share `most` of the answers could not be graded.
+
+    >>> require_graded(Tally(graded=80, ungraded=20), most=0.2)
+    """
+    answers = tally.graded + tally.ungraded
+    if tally.ungraded > most * answers:
+        raise UngradedStep(
+            f"{tally.ungraded} of {answers} answers could not be graded, first: "
+            f"{tally.first_ungraded}; see to the grader"
+        )
+
+
 def judge(grader: Grader, problem: Problem, text: str | Sequence[str]) -> Verdict:
     """The verdict of `grader` on one answer, or on the turns of one."""
     key = object()  # other threads may ask at the same time
@@ -365,6 +385,8 @@ class Source:
     `keep` is the algorithm's choice of the groups worth training on. `cursor` holds the position in
     the split, which also numbers the groups, so that (seed, group, sample) never repeats in a run.
 
+    If more than `most_ungraded` of a step's answers cannot be graded, `take` raises UngradedStep.
+
     The tasks of a mixture are streams with a quota of each step: if groups are dropped, their own
     task is drawn from again. Any other task is a single stream without a name. `curriculum` moves
     the level of each stream whose task has levels.
@@ -378,11 +400,13 @@ class Source:
         prompts: int,
         params: SamplingParams,
         refills: int = 0,
+        most_ungraded: float = 1.0,
         clock: Callable[[str], AbstractContextManager[object]] = nullcontext,
         curriculum: Curriculum = NO_CURRICULUM,
     ) -> None:
         self.player, self.keep = player, keep
         self.prompts, self.params, self.refills = prompts, params, refills
+        self.most_ungraded = most_ungraded
         self.clock = clock
         self.streams = Streams(player.task, curriculum)
         self.cursor = Cursor()
@@ -410,6 +434,7 @@ class Source:
             first_group = cursor.next
             problems = self._draw({name: quotas[name] for name in short}, cursor, collected)
             groups = self.player.play(problems, self.params, first_group, collected)
+            require_graded(collected, self.most_ungraded)
             played += groups
 
             chosen = [group for group in self.keep(groups) if group]

@@ -29,6 +29,7 @@ from tinyzero.cli import (
     export,
     plan,
     play,
+    prefer,
     pretrain,
     probe,
     recipes,
@@ -64,6 +65,7 @@ COMMANDS: tuple[ModuleType, ...] = (
     export,
     convert,
     pretrain,
+    prefer,
     completion,
 )
 

@@ -79,7 +79,9 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Print the table of devices, or the page about one."""
     from tinyzero.run.check import check
     from tinyzero.tools.plan import command
+    from tinyzero.tools.plan.page import grading_line
     from tinyzero.tools.plan.prices import read_prices
+    from tinyzero.tools.plan.survey import wrapped
 
     devices = devices_of(given)
     prices = read_prices(given.price) if given.price else {}
@@ -87,7 +89,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     configs.require_recipe(name, overrides, given.trust)
     recipe = configs.read_recipe(name)
     config = configs.resolve(recipe, overrides, given.profile)
-    check(config, overrides, here=given.measure)
+    task = check(config, overrides, here=given.measure).task
 
     if "run.price" in overrides and not given.price:
         prices = {"": config.run.price}
@@ -101,6 +103,8 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
         print(command.in_full(config, candidates, devices, prices, given.length))
     else:
         print(command.table(config, candidates, devices, prices, given.length))
+    if line := grading_line(config, task, given.length):
+        print(wrapped(line))
     return 0
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tinyzero import config as configs
 from tinyzero.cli.parsing import metavar
 from tinyzero.errors import UserError, printable
 from tinyzero.tasks import REGISTRY, TASKS, load_task
+from tinyzero.tasks.base import NoSolution
 from tinyzero.tasks.guarded import GuardedTask
 
 EXAMPLES = """\
@@ -63,9 +65,10 @@ def _example(task: GuardedTask) -> list[str]:
     texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
 
     lines = ["a prompt:", *(textwrap.indent(printable(text), "    ") for text in texts)]
-    solution = task.solution(problem)
-    for turn in [solution] if isinstance(solution, str) else solution:
-        lines += ["a right answer:", textwrap.indent(printable(turn), "    ")]
+    with suppress(NoSolution):
+        solution = task.solution(problem)
+        for turn in [solution] if isinstance(solution, str) else solution:
+            lines += ["a right answer:", textwrap.indent(printable(turn), "    ")]
     return lines
 
 

@@ -2,8 +2,9 @@
 
 `find_answer` and `extract_answer` find the answer, `evaluate_expression` computes it, and
 `answer_reward` and `number_reward` make rewards of it. The rest runs graders: `judge_group` guards
-them, and `WorkerPool` runs them in processes that can be killed. `Stage` plays an episode of
-several turns.
+them, `WorkerPool` runs them in processes that can be killed, and `ThreadedGrader` lets graders wait
+for another machine at the same time. `Endpoint` asks a model on another machine, and `Stage` plays
+an episode of several turns.
 """
 
 from tinyzero.grading.answers import extract_answer, find_answer
@@ -15,8 +16,11 @@ from tinyzero.grading.arithmetic import (
     number_reward,
 )
 from tinyzero.grading.dispatch import DispatchGrader
+from tinyzero.grading.endpoint import Endpoint, Pace, Rejected, Spent, require_url
 from tinyzero.grading.episodes import Heard, Reply, Stage
 from tinyzero.grading.graders import Grader, LocalGrader
+from tinyzero.grading.threads import ThreadedGrader, together
+from tinyzero.grading.verdict_store import VerdictStore
 from tinyzero.grading.verdicts import (
     Judge,
     Verdict,
@@ -31,14 +35,20 @@ __all__ = [
     "MAX_DIGITS",
     "MAX_EXPRESSION",
     "DispatchGrader",
+    "Endpoint",
     "Grader",
     "Heard",
     "Judge",
     "LocalGrader",
+    "Pace",
+    "Rejected",
     "Reply",
+    "Spent",
     "Stage",
     "TaskReference",
+    "ThreadedGrader",
     "Verdict",
+    "VerdictStore",
     "WorkerPool",
     "answer_reward",
     "answers",
@@ -50,8 +60,10 @@ __all__ = [
     "judge_group",
     "maths",
     "number_reward",
+    "require_url",
     "sandbox",
     "sound",
     "sound_turns",
+    "together",
     "worker",
 ]

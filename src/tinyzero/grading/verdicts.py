@@ -48,7 +48,8 @@ def judge_group(judge: Judge, problems: Sequence[Problem], texts: Sequence[str])
     """One verdict per text, in order. `problems` has one entry per text too.
 
     Whatever the judge raises becomes a verdict; only a real Ctrl-C (`Interrupted`) is raised. The
-    judge gets copies of the problems, so it cannot change what the next call sees.
+    judge gets copies of the problems, so it cannot change what the next call sees. An exception in
+    the list that `rewards` returns is the verdict on that one answer, as if it had been raised.
 
     Example: `judge_group(task, [problem] * 2, ["</think><answer>42</answer>", "no idea"])`.
     """
@@ -134,6 +135,8 @@ def _judge_one(judge: Judge, problem: Problem, text: str) -> Verdict:
 
 def _verdict(raw: Any) -> Verdict:
     """The verdict for what a judge returned."""
+    if isinstance(raw, Exception):
+        return verdict_on_error(raw)
     try:
         return Verdict(sound_turns(raw, 1))
     except BaseException as error:

@@ -9,6 +9,13 @@ from tinyzero.models.cache import (
     signed_rotary,
 )
 from tinyzero.models.chat import continues_last_message, once, render_chat
+from tinyzero.models.classifier import (
+    Classifier,
+    load_classifier,
+    load_scorer,
+    new_classifier,
+    save_classifier,
+)
 from tinyzero.models.hub import (
     ASSETS,
     BUNDLED,
@@ -43,6 +50,7 @@ __all__ = [
     "ASSETS",
     "BUNDLED",
     "Backbone",
+    "Classifier",
     "KeyValueCache",
     "LibraryCache",
     "Origin",
@@ -64,12 +72,15 @@ __all__ = [
     "is_hub_id",
     "known_context",
     "known_vocabulary",
+    "load_classifier",
     "load_model",
+    "load_scorer",
     "load_tokenizer",
     "locate",
     "lora",
     "merged_weight",
     "named_weights",
+    "new_classifier",
     "once",
     "origin_of",
     "pick_device",
@@ -77,6 +88,7 @@ __all__ = [
     "recompute_layers",
     "render_chat",
     "rows_by_group",
+    "save_classifier",
     "save_model",
     "set_generation",
     "shared_lengths",

@@ -88,8 +88,11 @@ TYPE_NAMES = {
 CONSTANTS = (".inv_freq", ".masked_bias", ".position_ids")
 """Ends of names that old files hold for tensors that are computed, not learned."""
 
+CLASSIFIER = "ForSequenceClassification"
+"""How the architectures of sequence classifiers end, such as reward models."""
+
 NO_LANGUAGE_MODEL = (
-    "ForSequenceClassification",
+    CLASSIFIER,
     "ForTokenClassification",
     "ForQuestionAnswering",
     "ForMaskedLM",
@@ -123,13 +126,14 @@ class ModelFolder:
     """One line about each thing that is left out."""
 
 
-def read_folder(name: str, path: Path) -> ModelFolder:
+def read_folder(name: str, path: Path, classifier: bool = False) -> ModelFolder:
     """Take the model folder at `path` apart, without loading it. Messages call it `name`.
 
-    Raises UserError if the folder cannot be trained correctly: if a file is missing or damaged, if
-    the weights are quantised, or if the model needs its own code or is not a language model.
+    It holds a language model, or with `classifier` a sequence classifier. Raises UserError if the
+    folder cannot be used correctly: if a file is missing or damaged, if the weights are quantised,
+    or if the model needs its own code or is of another kind.
     """
-    refuse_settings(name, path)
+    refuse_settings(name, path, classifier)
     config = _read_json(name, path / CONFIG)
     weights = _stored_types(name, path)
     _refuse_quantised(name, config, weights)
@@ -176,10 +180,10 @@ def _language_model(
     return text | {entry: config[entry] for entry in outer if entry in config}, {f"^{PART}": ""}
 
 
-def refuse_settings(name: str, path: Path) -> None:
+def refuse_settings(name: str, path: Path, classifier: bool = False) -> None:
     """Raise UserError for what config.json alone shows, before weights are fetched or read."""
     config = _read_json(name, path / CONFIG)
-    _refuse_architecture(name, config)
+    _refuse_architecture(name, config, classifier)
     has_weights = any((path / file).exists() for file in (*PLAIN, *INDEXES))
     if not has_weights:
         _refuse_quantised(name, config, weights={})
@@ -356,8 +360,8 @@ def _cannot_load(name: str, reason: str) -> UserError:
     return UserError(f"cannot load a model from {name!r}: {reason}")
 
 
-def _refuse_architecture(name: str, config: Mapping[str, Any]) -> None:
-    """Raise UserError if the model needs its own code, or is not one that continues text."""
+def _refuse_architecture(name: str, config: Mapping[str, Any], classifier: bool) -> None:
+    """Raise UserError if the model needs its own code, or is not of the kind that is wanted."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise _cannot_load(name, f"model_type in {CONFIG} is {model_type!r}: it names no model")
@@ -376,6 +380,13 @@ def _refuse_architecture(name: str, config: Mapping[str, Any]) -> None:
             name, "it is an encoder-decoder: use a model that only continues text (a causal one)"
         )
     listed = config.get("architectures")
+    if classifier:
+        if not str(listed).rstrip("]'\"").endswith(CLASSIFIER):
+            raise _cannot_load(
+                name,
+                f"it is {listed}, not a sequence classifier: make one of it with `tinyzero prefer`",
+            )
+        return
     for architecture in listed if isinstance(listed, list) else []:
         if str(architecture).endswith(NO_LANGUAGE_MODEL):
             raise _cannot_load(

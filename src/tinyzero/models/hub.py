@@ -129,7 +129,7 @@ def load_model(
 def _load(name: str, path: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
     """The model of transformers at `path`, and a line about each thing that is not used of it."""
     try:
-        folder = read_folder(name, _fetched(name, path) if is_hub_id(path) else Path(path))
+        folder = read_folder(name, fetched(name, path) if is_hub_id(path) else Path(path))
         with view(folder) as seen:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 seen,
@@ -365,19 +365,21 @@ def build_model(config: dict[str, Any], seed: int) -> Backbone:
     return Backbone(AutoModelForCausalLM.from_config(settings, attn_implementation="tinyzero"))
 
 
-def find_model(name: str) -> str:
+def find_model(name: str, classifier: bool = False) -> str:
     """The folder of the model called `name`, or `name` itself if it is a hub id.
+
+    It holds a language model, or with `classifier` a sequence classifier.
 
     Raises UserError at once if there is no such folder, or the hub cannot be reached for a model
     that was not fetched before. transformers alone would retry for more than a minute.
     """
-    path = _usable(name)
+    path = _usable(name, classifier)
     if is_hub_id(path) and not _is_cached(path) and not _hub_answers():
         raise UserError(f"no folder {path!r} here, and the hub could not be reached{_hint(path)}")
     return path
 
 
-def _fetched(name: str, hub_id: str) -> Path:
+def fetched(name: str, hub_id: str, classifier: bool = False) -> Path:
     """The local folder of a model on the hub, once the files that are used were fetched.
 
     Raises UserError before the weights are fetched if its configuration shows that they cannot be
@@ -386,7 +388,7 @@ def _fetched(name: str, hub_id: str) -> Path:
     folder = Path(str(cached_file(hub_id, CONFIG))).parent
     for file in (GENERATION, ADAPTER, "README.md", "LICENSE"):
         _fetch_if_any(hub_id, file)
-    refuse_settings(name, folder)
+    refuse_settings(name, folder, classifier)
 
     for plain, index in zip(PLAIN, INDEXES, strict=True):
         if _fetch_if_any(hub_id, plain):
@@ -413,12 +415,12 @@ def _fetch_if_any(hub_id: str, file: str) -> bool:
     return fetched is not None
 
 
-def _usable(name: str) -> str:
+def _usable(name: str, classifier: bool = False) -> str:
     """The folder of a model, after it was taken apart once, or `name` itself if it is a hub id."""
     try:
         path = _checked(locate(name))
         if not is_hub_id(path):
-            read_folder(name, Path(path))
+            read_folder(name, Path(path), classifier)
         return path
     except OSError as error:  # no right to read it, or a name that no file can have
         reason = error.strerror or brief(error)

@@ -32,12 +32,14 @@ OFFSETS = "trim_offsets"
 TOKENIZER, OLDER_TEMPLATE = "tokenizer.json", "chat_template.json"
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, path: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder, which splits text exactly as its tokenizer.json says.
+
+    `path` is the folder or the hub id of the model `name` if it was found already.
 
     Raises UserError if there is no tokenizer, or if it needs tokens that the model does not have.
     """
-    path = find_model(name)
+    path = path or find_model(name)
     try:
         loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         tokenizer = _as_in_file(loaded, path)

@@ -16,7 +16,18 @@ Record = Mapping[str, Any]
 
 FIRST_STEPS = 2  # steps after which a start is judged
 ENOUGH = 60  # answers: if none is right, the chance of a right one is below 5 % (3 / 60)
-READ = ("accuracy", "flat_groups", "truncated", "entropy", "graded")
+READ = (
+    "accuracy",
+    "behaviour/majority",
+    "behaviour/repetition",
+    "behaviour/truth",
+    "entropy",
+    "flat_groups",
+    "graded",
+    "response_length",
+    "reward",
+    "truncated",
+)
 
 
 class Start:
@@ -57,6 +68,7 @@ class Start:
             column.append(math.nan if value is None else float(value))
 
         alarms = [signs.collapse(self.columns), signs.entropy_collapse(self.columns)]
+        alarms += [check(self.columns) for check in signs.HACKING]
         if record["step"] < FIRST_STEPS:
             alarms += self._hopeless()
         return [_as_line(alarm) for alarm in alarms if alarm and self._is_new(alarm)]

@@ -136,7 +136,9 @@ GLOSSARY: dict[str, str] = {
     "time/flops_total": (
         "What flops will be at the end if the remaining steps cost as much as those so far."
     ),
-    "time/dollars": "What the run has cost so far: run.price per hour of time/elapsed.",
+    "time/dollars": (
+        "What the run has cost so far: run.price per hour of time/elapsed, and what a judge cost."
+    ),
     "time/dollars_total": "What the whole run is expected to cost, by time/elapsed_total.",
     "time/utilisation": (
         "FLOPs of the step, divided by what the GPU's data sheet allows in time/step for the "

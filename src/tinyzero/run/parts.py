@@ -22,11 +22,18 @@ from tinyzero.config import Command, Config, GradingSection, trust
 from tinyzero.cost.shapes import read_shape
 from tinyzero.curriculum import Curriculum
 from tinyzero.errors import Interrupted, NonFiniteError, UserError, brief, short_path
-from tinyzero.grading import DispatchGrader, Grader, LocalGrader, TaskReference, WorkerPool
+from tinyzero.grading import (
+    DispatchGrader,
+    Grader,
+    LocalGrader,
+    TaskReference,
+    ThreadedGrader,
+    WorkerPool,
+)
 from tinyzero.grading.sandbox import pick_tier, use_tier
 from tinyzero.models import lora
 from tinyzero.registry import SESSION
-from tinyzero.rollouts import Cursor, Player, Source
+from tinyzero.rollouts import Cursor, Player, Source, UngradedStep
 from tinyzero.run import checkpoint, preflight, progress, records, trackers
 from tinyzero.run.check import Parts, check, complete, machine_notes
 from tinyzero.run.clock import Clock
@@ -34,13 +41,15 @@ from tinyzero.run.console import Console
 from tinyzero.run.early import Start
 from tinyzero.run.forecast import Forecast
 from tinyzero.run.learners import ROLES, load, make_learners
-from tinyzero.run.meter import Meter
+from tinyzero.run.meter import Meter, dollars_of
 from tinyzero.run.models import Models
 from tinyzero.run.progress import Saved
 from tinyzero.run.stopping import stop_requested
 from tinyzero.tasks.base import Task
 from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.types import Group, Lesson, Sampler, SamplingParams
+
+MOST_UNGRADED = 0.2  # share of a step's answers that may stay ungraded
 
 
 @dataclass
@@ -165,6 +174,9 @@ def opened(
             message = progress.stop_message(folder, run.step, run.learning)
             run.console.note(message)
             raise Interrupted(message) from None
+        except UngradedStep as error:
+            save_between_steps(run)
+            raise UserError(f"{error}; then {progress.resume_words(folder)}") from None
         except BaseException:
             save_between_steps(run)
             raise
@@ -337,6 +349,7 @@ def learn_from_records(run: Run) -> None:
     run.forecast.add_records(steps, records.read(run.folder / "eval.jsonl"))
 
     last = steps[-1] if steps else {}
+    run.meter.grading_dollars = sum(map(dollars_of, steps))
     run.earlier_peaks = {
         key: peak for key, peak in last.items() if key.startswith("memory/") and peak is not None
     }
@@ -345,9 +358,10 @@ def learn_from_records(run: Run) -> None:
 def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
     """Where the rewards of `task` are computed: worker processes, unless the task is a bundled one.
 
-    A bundled task that runs programs has workers too. Make it before a model is loaded: a task that
-    other processes cannot load by its name is graded in forks of this process. Raises UserError if
-    the task needs a sandbox, and the one that is configured does not work here.
+    A bundled task that runs programs has workers too, and threads grade if grading is a wait. Make
+    it before a model is loaded: a task that other processes cannot load by its name is graded in
+    forks of this process. Raises UserError if the task needs a sandbox, and the one that is
+    configured does not work here.
     """
     if task.mixture:
         parts = task.mixture.items()
@@ -355,7 +369,8 @@ def make_grader(task: GuardedTask, grading: GradingSection) -> Grader:
     if task.needs_sandbox:
         use_tier(pick_tier(grading.sandbox))
     elif task.trusted:
-        return LocalGrader(task)
+        task.connect(models.load_scorer)
+        return ThreadedGrader(task, task.concurrency) if task.concurrency else LocalGrader(task)
 
     module, colon, _ = task.name.rpartition(":")
     can_be_loaded = task.name in tasks.TASKS or (colon and module not in ("__main__", SESSION))
@@ -442,6 +457,7 @@ def make_source(config: Config, player: Player, algorithm: Algorithm, clock: Clo
         prompts=rollout.prompts,
         params=params,
         refills=rollout.refills,
+        most_ungraded=MOST_UNGRADED,
         clock=clock,
         curriculum=Curriculum(**config.curriculum.model_dump()),
     )

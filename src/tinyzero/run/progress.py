@@ -18,6 +18,7 @@ from tinyzero.config import MEANT, Config, lasting
 from tinyzero.errors import Interrupted, UserError, short_path, typed_path
 from tinyzero.evaluate import caution, completion_metrics, evaluate
 from tinyzero.run import checkpoint, early, records
+from tinyzero.run.meter import dollars_of
 from tinyzero.samplers.torch import TorchSampler
 from tinyzero.types import Completion, Group, Prompt, Rollout, SamplingParams, Split
 
@@ -84,6 +85,11 @@ def stop_message(folder: Path, step: int, learning: bool) -> str:
     return f"stopped after step {step}: resume with {command}"
 
 
+def resume_words(folder: Path) -> str:
+    """How to continue the run in `folder`."""
+    return f"resume with `tinyzero train --resume {typed_path(folder)}`"
+
+
 def score_if_due(run: Run) -> None:
     """Evaluate on dev if it is time to."""
     if due(run.config.eval.every, run.step):
@@ -130,6 +136,7 @@ def record(
         "time/cpu": time.process_time() + run.cpu,
         **run.clock.laps(),
         **sampler_metrics(run),
+        **run.task.costs(),
     }
 
     run.forecast.add_step(entry["time/step"])
@@ -213,6 +220,7 @@ def spent(run: Run, batch: Batch, entry: Mapping[str, Any]) -> dict[str, float]:
         learned=0.0 if collected.refused else learned,
         length=mean_length,
         seconds=entry["time/step"],
+        grading_dollars=dollars_of(entry),
         elapsed=entry["time/elapsed"],
         left=entry["time/elapsed_total"] - entry["time/elapsed"],
         done=run.step,

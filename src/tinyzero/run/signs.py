@@ -23,6 +23,9 @@ CUT_AND_RIGHT = 1.05  # the shares of cut and of right answers cannot add up to 
 FALL_FROM = 0.1  # accuracy from which a fall is no accident
 FALL_TO = 0.2  # share of its best accuracy below which a policy has fallen
 CRASH = 0.1  # share of its first entropy below which a policy no longer explores
+LEAST_TRUTH = 0.02  # rise of the share of right answers below which it counts as flat
+LENGTH_CHANGE = 1.5  # factor between lengths from which a reward may be one of length
+TAKEOVER = 0.3  # share of repeated text, or of equal answers, that is no accident
 SOLVED = 0.9  # a policy that solves this many problems may be certain
 
 
@@ -145,6 +148,110 @@ def entropy_collapse(streams: Streams) -> Alarm | None:
         "Lower the learning rate, raise the upper clip range (algorithm.clip_high), or add an "
         "entropy bonus (algorithm.entropy).",
     )
+
+
+def reward_hacking(streams: Streams) -> Alarm | None:
+    """A graded reward rises, but the truth that is measured apart from it does not."""
+    reward, truth = rise(streams.get("reward", ())), trend(streams.get("behaviour/truth", ()))
+    if not is_graded(streams) or reward is None or truth is None:
+        return None
+    if truth[1] - truth[0] >= LEAST_TRUTH:
+        return None
+
+    return Alarm(
+        "The reward is being hacked",
+        f"The reward went from {reward[0]:.3g} to {reward[1]:.3g}, while the answers that are "
+        f"really right went from {percent(truth[0])} to {percent(truth[1])}.",
+        "Read some answers with a high reward. Stop early, keep the policy closer to its start "
+        "(algorithm.kl), or improve the rubric or the reward model: what it rewards now is not "
+        "what you want.",
+    )
+
+
+def length_takeover(streams: Streams) -> Alarm | None:
+    """A graded reward rises while the answers become much longer or much shorter."""
+    lengths = trend(streams.get("response_length", ()))
+    if not is_graded(streams) or rise(streams.get("reward", ())) is None or lengths is None:
+        return None
+    if lengths[0] / LENGTH_CHANGE < lengths[1] < lengths[0] * LENGTH_CHANGE:
+        return None
+
+    return Alarm(
+        "The reward follows the length",
+        f"While the reward rose, the answers went from {lengths[0]:.0f} to {lengths[1]:.0f} tokens "
+        "on average.",
+        "Compare short and long answers of equal quality: if the reward prefers one kind, say so "
+        "in the rubric, or add pairs that differ in length only.",
+    )
+
+
+def repetition_takeover(streams: Streams) -> Alarm | None:
+    """A graded reward is earned with text that repeats itself."""
+    return _takeover(
+        streams,
+        "behaviour/repetition",
+        "Repeated text takes over",
+        "of the text had occurred before in the same answer",
+        "The reward does not mind repetition. Read some answers, then say so in the rubric or add "
+        "pairs in which the repeating answer is rejected.",
+    )
+
+
+def majority_takeover(streams: Streams) -> Alarm | None:
+    """A graded reward is earned with the same answer to many questions."""
+    return _takeover(
+        streams,
+        "behaviour/majority",
+        "One answer takes over",
+        "of the answers are the same text",
+        "The reward accepts one answer to every question. Let the judge or the reward model see "
+        "the question, and add pairs in which a general answer is rejected.",
+    )
+
+
+def _takeover(streams: Streams, key: str, title: str, what: str, advice: str) -> Alarm | None:
+    """An alarm if a share has grown to a part of the answers that is no accident."""
+    shares = trend(streams.get(key, ()))
+    if not is_graded(streams) or shares is None:
+        return None
+    if shares[1] < TAKEOVER or shares[1] - shares[0] < TAKEOVER / 2:
+        return None
+    seen = f"At first {percent(shares[0])} {what}, and in the last steps {percent(shares[1])}."
+    return Alarm(title, seen, advice)
+
+
+HACKING = (reward_hacking, length_takeover, repetition_takeover, majority_takeover)
+"""The alarms about graded rewards, such as those of a judge or a reward model."""
+
+
+def rise(values: Sequence[float]) -> tuple[float, float] | None:
+    """Means of the first and the last fifth if the second is higher by more than chance explains.
+
+    That is three standard errors, from the spread within each of the two fifths.
+    """
+    ends = trend(values)
+    if ends is None:
+        return None
+    numbers = [value for value in values if math.isfinite(value)]
+    fifth = len(numbers) // 5
+    first, second = numbers[:fifth], numbers[-fifth:]
+    squares = sum((value - ends[0]) ** 2 for value in first)
+    squares += sum((value - ends[1]) ** 2 for value in second)
+    error = math.sqrt(squares / max(1, 2 * fifth - 2) * 2 / fifth)
+    return ends if ends[1] - ends[0] > max(3 * error, 1e-9) else None
+
+
+def trend(values: Sequence[float]) -> tuple[float, float] | None:
+    """Means of the first and the last fifth, or None if there are fewer than ten numbers.
+
+    >>> trend([1.0] * 5 + [3.0] * 5)
+    (1.0, 3.0)
+    """
+    numbers = [value for value in values if math.isfinite(value)]
+    if len(numbers) < 10:
+        return None
+    fifth = len(numbers) // 5
+    return sum(numbers[:fifth]) / fifth, sum(numbers[-fifth:]) / fifth
 
 
 def are_easy(streams: Streams) -> bool:

@@ -27,7 +27,9 @@ __all__ = [
     "guarded",
     "load_task",
     "mixture",
+    "questions",
     "shares",
+    "splits",
     "tools",
 ]
 
@@ -40,6 +42,7 @@ PARTS = (
     "functions",
     "guarded",
     "prompts",
+    "questions",
     "shares",
     "splits",
     "tables",

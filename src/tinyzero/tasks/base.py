@@ -8,7 +8,7 @@ task, which asks for the sum of two numbers.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, Field
@@ -28,6 +28,13 @@ DataSeed = Annotated[
     ),
 ]
 """The type of an option that seeds a task's problems."""
+
+
+Scorer = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
+"""A sequence classifier that grades: questions and answers in, one score per answer out."""
+
+LoadScorer = Callable[[str, str, str], Scorer]
+"""Loads a scorer: by the name of its model, a device, and a label if the model knows several."""
 
 
 class NoSolution(UserError):
@@ -198,6 +205,10 @@ class Task:
     needs_sandbox: bool = False
     """Whether the reward runs what a model wrote, with `tinyzero.grading.sandbox.Sandbox`."""
 
+    concurrency: int = 0
+    """Groups that are graded in threads at the same time, because grading waits for a machine
+    elsewhere. 0 for a task that computes its rewards. Only tasks of this package may set it."""
+
     allowed_attacks: Sequence[str] = ()
     """Findings of `tinyzero check-task` that are intended, such as "junk around the answer"."""
 
@@ -314,6 +325,42 @@ class Task:
             return Sum(SumOptions(largest=10**level))
         """
         raise UserError("this task has no levels of difficulty")
+
+    def connect(self, load_scorer: LoadScorer) -> None:
+        """Connect to what grades: called once, before a model is loaded, for tasks of this package.
+
+        `load_scorer` loads a sequence classifier, because a task imports no torch.
+        Raise UserError if no answer could be graded.
+
+        Example:
+
+            def connect(self, load_scorer):
+                self.score = load_scorer(self.options.model, "cpu", "")
+        """
+
+    def costs(self) -> Mapping[str, float]:
+        """What grading has cost since the last call, by the key of the record of a step.
+
+        A key that ends in `/dollars` is added to the cost of the run.
+
+        Example:
+
+            task.costs()
+            # {"judge/requests": 128.0, "judge/dollars": 0.02}
+        """
+        return {}
+
+    def expected_costs(self, answers: float, tokens: float, group: int) -> Mapping[str, float]:
+        """What grading `answers` of `tokens` tokens each, in groups of `group`, will cost, by key.
+
+        `tinyzero plan` shows it.
+
+        Example:
+
+            task.expected_costs(answers=12_800, tokens=200, group=8)
+            # {"judge/requests": 12800.0, "judge/dollars": 2.1}
+        """
+        return {}
 
     def size(self, split: Split) -> int | None:
         """The number of problems in `split`, or None (the default) if there is no limit.

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from tinyzero.errors import TaskError, UserError, guarding
 from tinyzero.grading import sound_turns
 from tinyzero.registry import acting
-from tinyzero.tasks.base import Event, Task
+from tinyzero.tasks.base import Event, LoadScorer, Task
 from tinyzero.tasks.tools import TOOL, Tool, ToolEpisode
 from tinyzero.types import Problem, Prompt, Split
 
@@ -35,6 +35,7 @@ PLAIN = (
     "inline",
     "mixture",
     "needs_sandbox",
+    "concurrency",
 )
 """The attributes of a task, apart from its options."""
 
@@ -181,6 +182,17 @@ class GuardedTask(Task):
     def notes(self) -> Sequence[str]:
         notes: Sequence[str] = self._ask("notes")
         return notes
+
+    def connect(self, load_scorer: LoadScorer) -> None:
+        self._ask("connect", load_scorer)
+
+    def costs(self) -> Mapping[str, float]:
+        costs: Mapping[str, float] = self._ask("costs")
+        return costs
+
+    def expected_costs(self, answers: float, tokens: float, group: int) -> Mapping[str, float]:
+        costs: Mapping[str, float] = self._ask("expected_costs", answers, tokens, group)
+        return costs
 
     def nonsense(self, problem: Problem) -> Iterable[str]:
         with guarding(self.owner):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyzero.tasks.prompts import posed, worked_example
+from tinyzero.tasks.prompts import posed, worked_examples
 from tinyzero.types import Prompt
 
 EXAMPLE = "x+8 if x>5 else x*3"
@@ -21,11 +21,8 @@ def prompt(code: str, max_input: int, max_tests: int, template: str) -> Prompt:
     'x*2 if x<7 else x+9\\n<think>\\n'
     """
     if template == "instruct-short":
-        return worked_example(
-            _short_question(EXAMPLE, max_input, max_tests),
-            EXAMPLE_TESTS,
-            _short_question(code, max_input, max_tests),
-        )
+        example = (_short_question(EXAMPLE, max_input, max_tests), EXAMPLE_TESTS)
+        return worked_examples([example], _short_question(code, max_input, max_tests))
 
     question = (
         f"Here is a function of a whole number x from 0 to {max_input}: f(x) = {code}. "

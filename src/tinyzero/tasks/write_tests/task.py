@@ -90,7 +90,7 @@ class WriteTests(Task):
     charts = display.CHARTS
     highlights = display.HIGHLIGHTS
     kinds = display.MARKS
-    levels = ("max_conditions", "max_input")
+    difficulty = ("max_conditions", "max_input")
 
     def __init__(self, options: WriteTestsOptions | None = None) -> None:
         self.options: WriteTestsOptions = options or WriteTestsOptions()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tinyzero.config import Config
 from tinyzero.cost.simulator import LENGTH, OTHERWISE, Plan
 from tinyzero.cost.words import size_text, usable_text
+from tinyzero.tasks.base import Task
 from tinyzero.tools.plan.prices import cost, rate
 from tinyzero.tools.plan.survey import AS_IT_IS, TIGHT, Choice, short_time, wrapped
 
@@ -146,6 +147,30 @@ def assumptions(plan: Plan, config: Config, length: float | None) -> list[str]:
             "no GPU has been measured yet, so run --measure on yours"
         )
     return lines
+
+
+def grading_line(config: Config, task: Task, length: float | None) -> str:
+    """What a judge will be asked and paid in the whole run; empty if grading costs nothing.
+
+    Evaluations count too. Verdicts that are already kept make it cheaper.
+    """
+    samples, every = config.rollout.samples, config.eval.every
+    judged = config.eval.samples + config.eval.greedy
+    evaluations = 2 + (config.steps - 1) // every if every else 0
+    problems = evaluations * config.eval.dev_problems + 2 * config.eval.test_problems
+    answers = config.steps * config.rollout.prompts * samples + judged * problems
+
+    tokens = length or LENGTH * config.rollout.max_tokens
+    costs = task.expected_costs(answers, tokens, samples)
+    if not costs:
+        return ""
+    listed = [
+        f"${value:,.2f}"
+        if key.endswith("/dollars")
+        else f"{value:,.0f} {key.partition('/')[2].replace('_', ' ')}"
+        for key, value in costs.items()
+    ]
+    return f"the judge, for {answers:,} answers at most: {', '.join(listed)}"
 
 
 def device_note(config: Config, on_cpu: bool) -> str:

@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable
 
 from tinyzero.errors import brief
+from tinyzero.run import signs
 from tinyzero.run.signs import (
     Alarm,
     Streams,
     collapse,
     entropy_collapse,
     equal_groups,
+    is_graded,
     last,
     mean,
     percent,
@@ -46,7 +48,7 @@ def format_farming(streams: Streams) -> Alarm | None:
 def length_without_success(streams: Streams) -> Alarm | None:
     """Answers get longer, but no more of them are right."""
     length, accuracy = trend(streams, "response_length"), trend(streams, "accuracy")
-    if not length or not accuracy:
+    if not length or not accuracy or is_graded(streams):
         return None
     if length[1] < 1.5 * length[0] or accuracy[1] - accuracy[0] >= LEAST_RISE:
         return None
@@ -175,6 +177,10 @@ CHECKS: dict[str, Callable[[Streams], Alarm | None]] = {
     "endless repetition": endless_repetition,
     "answers cut off": truncation,
     "a grader that fails": reward_errors,
+    "a graded reward without truth": signs.reward_hacking,
+    "a graded reward of length": signs.length_takeover,
+    "repeated text": signs.repetition_takeover,
+    "one answer to everything": signs.majority_takeover,
 }
 """The checks, each with what it looks for."""
 
@@ -198,9 +204,5 @@ def total(streams: Streams, key: str) -> float:
 
 
 def trend(streams: Streams, key: str) -> tuple[float, float] | None:
-    """Means of the first and the last fifth, or None if there are fewer than ten numbers."""
-    values = [value for value in streams.get(key, ()) if math.isfinite(value)]
-    if len(values) < 10:
-        return None
-    fifth = len(values) // 5
-    return sum(values[:fifth]) / fifth, sum(values[-fifth:]) / fifth
+    """Means of the first and the last fifth of a column, or None if it has fewer than ten."""
+    return signs.trend(streams.get(key, ()))

@@ -326,7 +326,7 @@ def shortcut(task_settings: str, problems: int) -> dict[str, float]:
     if name not in TASKS:
         return {}
     named_files = [settings.get(option) for option in load_task(name).sources]
-    if not all(Path(file).is_file() for file in named_files if file):
+    if not all(Path(file).is_file() for file in named_files if isinstance(file, str) and file):
         return {}
 
     try:
