@@ -26,7 +26,7 @@ from tinyzero.tasks.guarded import GuardedTask
 from tinyzero.tasks.prompts import TEMPLATES
 from tinyzero.types import SPLITS, Problem, Reward, Split
 
-__all__ = ["ALLOWABLE", "Check", "RewardFunction", "check_task", "examine"]
+__all__ = ["ALLOWABLE", "Check", "RewardFunction", "check_task", "examine", "variants"]
 
 MAX_SECONDS = 1.0  # for one reward, which should take milliseconds
 TIMED = 3  # rewards that are timed first: the attacks take thousands

@@ -100,7 +100,7 @@ def _number_value(answer: str, expected: str, _: Mapping[str, Any]) -> bool:
 
 
 def _number(text: str) -> Fraction | None:
-    """A decimal number, exactly; None if the text is none."""
+    """A decimal number, exactly; None if the text is not one."""
     if len(text) > MAX_NUMBER or not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)", text):
         return None
     return Fraction(text)
@@ -163,7 +163,7 @@ def _kakurasu(answer: str, _: str, given: Mapping[str, Any]) -> bool:
 
 def _weighted_sums(grid: list[list[str]]) -> list[int]:
     """For each row, the sum of the positions (from 1) that hold a 1."""
-    return [sum(place for place, cell in enumerate(row, 1) if cell == "1") for row in grid]
+    return [sum(position for position, cell in enumerate(row, 1) if cell == "1") for row in grid]
 
 
 def _turned(grid: list[list[str]]) -> list[list[str]]:
