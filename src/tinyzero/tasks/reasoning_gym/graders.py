@@ -152,7 +152,8 @@ def _split_factors(text: str) -> list[int] | None:
 
 def _kakurasu(answer: str, _: str, given: Mapping[str, Any]) -> bool:
     """A grid of 0 and 1 with the right weighted sums."""
-    rows, columns = given["row_sums"], given["col_sums"]
+    rows: list[int] = given["row_sums"]
+    columns: list[int] = given["col_sums"]
     grid = _words(answer)
     if len(grid) != len(rows) or any(len(row) != len(columns) for row in grid):
         return False
