@@ -100,7 +100,7 @@ def _number_value(answer: str, expected: str, _: Mapping[str, Any]) -> bool:
 
 
 def _number(text: str) -> Fraction | None:
-    """A decimal number, exactly; None if the text is none."""
+    """A decimal number, exactly; None if the text is not one."""
     if len(text) > MAX_NUMBER or not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)", text):
         return None
     return Fraction(text)
@@ -152,7 +152,8 @@ def _split_factors(text: str) -> list[int] | None:
 
 def _kakurasu(answer: str, _: str, given: Mapping[str, Any]) -> bool:
     """A grid of 0 and 1 with the right weighted sums."""
-    rows, columns = given["row_sums"], given["col_sums"]
+    rows: list[int] = given["row_sums"]
+    columns: list[int] = given["col_sums"]
     grid = _words(answer)
     if len(grid) != len(rows) or any(len(row) != len(columns) for row in grid):
         return False
@@ -163,7 +164,7 @@ def _kakurasu(answer: str, _: str, given: Mapping[str, Any]) -> bool:
 
 def _weighted_sums(grid: list[list[str]]) -> list[int]:
     """For each row, the sum of the positions (from 1) that hold a 1."""
-    return [sum(place for place, cell in enumerate(row, 1) if cell == "1") for row in grid]
+    return [sum(position for position, cell in enumerate(row, 1) if cell == "1") for row in grid]
 
 
 def _turned(grid: list[list[str]]) -> list[list[str]]:

@@ -143,7 +143,7 @@ class ReasoningGym(Task):
         return Reward(float(is_solved), parts, is_solved)
 
     def _answer_in(self, text: str, longest: int) -> str | None:
-        """The answer in a completion; None if there is none, or if it is empty or too long."""
+        """The answer in a completion; None if it is missing, empty or too long."""
         if self.options.answer_only:
             answer: str | None = text.strip() if len(text) <= longest else None
         else:
