@@ -4,7 +4,6 @@ import json
 import logging
 import re
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -423,13 +422,11 @@ def test_groups_are_judged_at_the_same_time(questions: Path) -> None:
         task = make_task(judge, questions, concurrency=8)
         grader = ThreadedGrader(load_task("judge", {"data": str(questions)}), threads=4)
         grader.judge = task
-        started = time.monotonic()
         for group in range(4):
             grader.submit(group, [PROBLEM] * 2, [f"{group} a", f"{group} b"])
         values = [len(grader.collect(group)) for group in range(4)]
         grader.close()
         assert values == [2, 2, 2, 2]
-        assert time.monotonic() - started < 1.2  # one after the other: 1.6 s
         assert 4 <= judge.most_at_once <= 8
 
 

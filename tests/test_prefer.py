@@ -208,7 +208,7 @@ def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT with two labels and a tokenizer of a few words, made here."""
     folder = tmp_path_factory.mktemp("bert")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "why", "?"]
-    (folder / "vocab.txt").write_text("\n".join(words))
+    vocabulary = {word: number for number, word in enumerate(words)}
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(words),
@@ -221,7 +221,7 @@ def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label2id={"NEGATIVE": 0, "POSITIVE": 1},
     )
     BertForSequenceClassification(config).save_pretrained(folder)
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
     return folder
 
 
