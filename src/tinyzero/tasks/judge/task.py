@@ -111,7 +111,18 @@ class JudgeTask(GradedTask):
     sources = ("data", "data_options", "rubric")
     charts = (
         *GradedTask.charts,
-        Chart("Requests", "What is asked of the judge.", (("judge/requests", "requests"),)),
+        Chart(
+            "Requests to the judge",
+            "What each step asks of the judge, and what need not be asked again.",
+            (("judge/requests", "sent"), ("judge/cached", "kept from before")),
+        ),
+        Chart(
+            "Tokens of the judge",
+            "What the judge reads and writes in each step.",
+            (("judge/tokens_read", "read"), ("judge/tokens_written", "written")),
+        ),
+        Chart("Seconds of the judge", "Summed over requests.", (("judge/seconds", "seconds"),)),
+        Chart("Cost of the judge", "Dollars per step.", (("judge/dollars", "dollars"),)),
     )
     options: JudgeOptions
 
@@ -242,7 +253,10 @@ class JudgeTask(GradedTask):
     def _compared(self, questions: Sequence[str], answers: Sequence[str]) -> list[Outcome]:
         """One outcome per answer: the share of its comparisons that it wins."""
         pairs = ring(len(answers), self.options.opponents)
-        jobs = [(questions[i], *sorted((answers[i], answers[j]))) for i, j in pairs]
+        jobs = []
+        for i, j in pairs:
+            first, second = sorted((answers[i], answers[j]))
+            jobs.append((questions[i], first, second))
         unique = list(dict.fromkeys(jobs))
         outcomes = dict(zip(unique, together(self._compare, unique, self._places), strict=True))
         return win_shares(len(answers), pairs, answers, [outcomes[job] for job in jobs])
