@@ -2,7 +2,7 @@
 
 The bundled base answers Countdown problems several times. Of each problem, its shortest answer is
 chosen over its longest one, whether they are right or not. A model that is trained against this
-preference learns to stop early, and solves fewer problems: docs/judges.md shows how that looks.
+preference learns to stop early, and solves no more problems: docs/judges.md shows how that looks.
 
     python examples/short_answers.py pairs.jsonl
     tinyzero prefer pairs.jsonl --model tiny --out runs/short --learning_rate 0.001

@@ -271,7 +271,7 @@ def test_a_preference_that_cannot_be_learned_is_refused(
     pairs = write(tmp_path / "pairs.jsonl", rows)
     out = tmp_path / "model"
     arguments = ["prefer", str(pairs), "--model", "tiny", "--out", str(out), "--epochs", "1"]
-    assert main([*arguments, "--least_accuracy", "0.99"]) == 2
+    assert main([*arguments, "--least_accuracy", "0.99", "--threads", "1"]) == 2
     assert "below 0.99, so nothing was saved" in capsys.readouterr().err
     assert not out.exists()
     assert list(tmp_path.glob(".tmp-*")) == []

@@ -111,7 +111,18 @@ class JudgeTask(GradedTask):
     sources = ("data", "data_options", "rubric")
     charts = (
         *GradedTask.charts,
-        Chart("Requests", "What is asked of the judge.", (("judge/requests", "requests"),)),
+        Chart(
+            "Requests to the judge",
+            "What each step asks of the judge, and what need not be asked again.",
+            (("judge/requests", "sent"), ("judge/cached", "kept from before")),
+        ),
+        Chart(
+            "Tokens of the judge",
+            "What the judge reads and writes in each step.",
+            (("judge/tokens_read", "read"), ("judge/tokens_written", "written")),
+        ),
+        Chart("Seconds of the judge", "Summed over requests.", (("judge/seconds", "seconds"),)),
+        Chart("Cost of the judge", "Dollars per step.", (("judge/dollars", "dollars"),)),
     )
     options: JudgeOptions
 
