@@ -378,7 +378,7 @@ def test_a_file_that_does_not_import_says_why_and_can_be_fixed(
     ("name", "options", "message"),
     [
         ("countdwn", {}, r"unknown task 'countdwn': did you mean countdown\?"),
-        ("chess", {}, "unknown task 'chess': use one of countdown, multiplication, sums"),
+        ("chess", {}, "unknown task 'chess': use one of countdown, judge, make-pass"),
         (
             "fractions:Fraction",
             {},
@@ -908,12 +908,12 @@ def test_a_reward_function_of_another_trainer_is_checked(
 @pytest.mark.parametrize(
     ("name", "rows", "said"),
     [
-        ("needy", ROWS, "rows.jsonl, line 1: no column level, which needy needs"),
-        ("good", [*ROWS, {"answer": "3"}], "rows.jsonl, line 7: no column prompt (nor question"),
+        ("needy", ROWS, "rows.jsonl: no column level, which needy needs"),
+        ("good", [*ROWS, {"answer": "3"}], "rows.jsonl: no column prompt (nor question"),
         (
             "good",
             [{"prompt": "?"}],
-            "line 1: no column with the answer: one of ground_truth, answer",
+            "rows.jsonl: no column with the answer: one of ground_truth, answer",
         ),
         ("good", [], "rows.jsonl has no rows"),
         ("strange", ROWS, "strange takes a, b: a reward function takes completions"),

@@ -37,7 +37,12 @@ RESULTS = {
 
 
 # The style guide, and pages that are generated from code which has its own tests.
-NOT_CHECKED = {"docs/style.md", "docs/metrics.md", "docs/modules.md"}
+NOT_CHECKED = {
+    "docs/style.md",
+    "docs/metrics.md",
+    "docs/modules.md",
+    "docs/reasoning-gym.md",  # its table is printed by `tinyzero check-task reasoning-gym --all`
+}
 
 
 @pytest.fixture

@@ -487,7 +487,7 @@ def test_the_division_of_a_plain_list() -> None:
 
     entries = [one("a", "train"), one("A ", "test"), one("b", "dev"), one("b", "train")]
     divided, notes = splits.divide(entries)
-    assert {split: [entry.place for entry in part] for split, part in divided.items()} == {
+    assert {split: [entry.location for entry in part] for split, part in divided.items()} == {
         "train": [],
         "dev": ["b"],
         "test": ["A "],

@@ -1010,7 +1010,7 @@ def test_what_cannot_be_saved_is_known_before_the_first_step(
     assert f"cannot save checkpoint {run / 'checkpoints'}: Permission denied" in error_line(capsys)
     assert not list(run.glob("*.jsonl")), "nothing was sampled"
     assert not list(run.glob("checkpoints/*"))
-    assert cli.main(["train", "--resume", str(run), "--steps", "1"]) == 0
+    assert cli.main(["train", str(recipe), "--run.dir", str(run), "--steps", "1"]) == 0
 
 
 def test_a_run_stays_in_its_folder(

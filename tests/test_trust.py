@@ -355,6 +355,6 @@ def test_a_tool_that_a_folder_names_needs_permission(
         ["train", "--resume", folder],
         ["train", folder / "config.toml"],
     ):
-        assert "names the tool" in refused(capsys, *command)
+        assert "names the task" in refused(capsys, *command)
     assert cli.main(["report", str(folder)]) == 0
     assert not mark.exists()

@@ -113,11 +113,12 @@ class Cursor:
     @staticmethod
     def from_state(state: dict[str, Any]) -> Cursor:
         """The inverse of `state_dict`."""
-        surplus = [[_rollout_from(saved) for saved in group] for group in state["surplus"]]
+        position, groups = state["next"], state["surplus"]
+        surplus = [[_rollout_from(saved) for saved in group] for group in groups]
         level_states = {
             name: LevelState(**saved) for name, saved in state.get("level_states", {}).items()
         }
-        return Cursor(state["next"], surplus, dict(state.get("indices", {})), level_states)
+        return Cursor(position, surplus, dict(state.get("indices", {})), level_states)
 
 
 def _rollout_from(saved: Mapping[str, Any]) -> Rollout:
@@ -190,8 +191,10 @@ class Player:
 
     def check_turns(self, problem: Problem) -> None:
         """Raise UserError if the task has several turns that the chat template cannot render."""
+        if not self.task.plays_episodes or self.task.inline:
+            return
         prompt = self.task.prompt(problem, self.template)
-        if self.task.plays_episodes and not self.task.inline and not isinstance(prompt, str):
+        if not isinstance(prompt, str):
             self.encode_reply(prompt, "Continue.", None)
 
     def play(

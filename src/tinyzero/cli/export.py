@@ -54,7 +54,7 @@ def run(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
     recipe, model = locate(given.model)
     if recipe and not given.trust:
-        trust.require(configs.resolve(configs.read_recipe(recipe), {}), recipe, ("task", "tool"))
+        trust.require(configs.resolve(configs.read_recipe(recipe), {}), recipe, ("task",))
 
     out = Path(given.out)
     export(model, recipe, out, given.push or out.name)

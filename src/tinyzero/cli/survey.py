@@ -26,7 +26,8 @@ FIX = "name another file with --json"
 EXAMPLES = """\
   tinyzero survey tiny --task.min_count 2 --task.max_count 5
   tinyzero survey FOLDER --task countdown --levels 2,3 --model.prompt instruct
-  tinyzero survey tiny --task mixture --task.of '[{name="countdown"}, {name="multiplication"}]'"""
+  tinyzero survey tiny --task mixture \\
+      --task.of '[{name="countdown"}, {name="multiplication"}]'"""
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:

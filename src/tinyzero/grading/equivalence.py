@@ -84,6 +84,9 @@ class MathVerify:
 
     grades_groups = False
 
+    def prepare(self) -> None:
+        """Do nothing: math-verify is loaded already."""
+
     def reward(self, problem: Problem, text: str) -> bool:
         """Whether `text` equals the formula in the problem's field `expected`."""
         expected = str(problem.fields["expected"])

@@ -116,9 +116,9 @@ def settings_for(
 
     config = configs.resolve(values, chosen)
     if source and not (recipe or trusted):
-        found = configs.resolve(values, {})
-        allowed = trust.named_by_user(found, config, chosen)
-        trust.require(found, source, ("task",), flags, allowed)
+        recorded = configs.resolve(values, {})
+        allowed = trust.named_by_user(recorded, config, chosen)
+        trust.require(recorded, source, ("task",), flags, allowed)
     return config, model_folder
 
 

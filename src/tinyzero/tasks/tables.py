@@ -49,7 +49,7 @@ class Row(NamedTuple):
     Example: `Row("line 4 of mine.jsonl", {"question": "2+3?", "answer": 5})`.
     """
 
-    place: str
+    location: str
     values: dict[str, Any]
     split: Split | None = None
 
@@ -245,15 +245,15 @@ def _rows_of_jsonl(text: str, path: Path) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        place = f"line {number} of {path}"
+        location = f"line {number} of {path}"
         try:
             values = read_json(line)
         except ValueError as error:
             raise UserError(
-                f"{place} is not JSON ({first_line(error)}): fix or remove it, or get the file "
+                f"{location} is not JSON ({first_line(error)}): fix or remove it, or get the file "
                 f"again if it is cut off there; it begins {shown(line)}"
             ) from error
-        yield _row(place, values)
+        yield _row(location, values)
 
 
 def _rows_of_json(text: str, path: Path) -> Iterator[Row]:
@@ -274,13 +274,13 @@ def _rows_of_csv(text: str, path: Path) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for values in reader:
-            place = f"line {reader.line_num} of {path}"
+            location = f"line {reader.line_num} of {path}"
             if None in values or None in values.values():
                 raise UserError(
-                    f"{place} has another number of values than the header: quote values that "
+                    f"{location} has another number of values than the header: quote values that "
                     "contain a comma"
                 )
-            yield Row(place, {name: value or None for name, value in values.items()})
+            yield Row(location, {name: value or None for name, value in values.items()})
     except csv.Error as error:
         raise UserError(f"line {reader.line_num} of {path} is not CSV ({error}): fix it") from error
 
@@ -320,13 +320,13 @@ def _rows_of_dataset(source: str, subset: str | None) -> Iterator[Row]:
             yield _row(f"row {number} of {source}, split {name}", values)._replace(split=split)
 
 
-def _row(place: str, values: Any) -> Row:
+def _row(location: str, values: Any) -> Row:
     """The row, with its values converted. Raises UserError if it is not an object.
 
     A column that has no form in JSON, such as a picture, is left out of it.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{place} must be an object with columns, not {shown(values)}")
+        raise UserError(f"{location} must be an object with columns, not {shown(values)}")
 
     converted = {}
     for name, value in values.items():
@@ -334,4 +334,4 @@ def _row(place: str, values: Any) -> Row:
             converted[str(name)] = plain(value)
         except (ValueError, RecursionError):
             continue
-    return Row(place, converted)
+    return Row(location, converted)

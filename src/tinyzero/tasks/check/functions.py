@@ -38,9 +38,9 @@ class RewardFunction(Task):
     def __init__(self, function: Callable[..., Any], name: str, data: str | Path) -> None:
         super().__init__()
         self.function = SignedFunction(function, name)
-        self.rows = {row.place: row.values for row in read_rows(data)}
-        for place, row in self.rows.items():
-            self._check_row(row, place)
+        self.rows = {row.location: row.values for row in read_rows(data)}
+        for location, row in self.rows.items():
+            self._check_row(row, location)
         self._solved: dict[str, tuple[str, float]] = {}
 
     def size(self, split: Split) -> int:
@@ -49,8 +49,8 @@ class RewardFunction(Task):
 
     def problem(self, split: Split, index: int) -> Problem:
         """The row at `index`; the first row follows the last one."""
-        place = list(self.rows)[index % len(self.rows)]
-        return Problem(place, self.rows[place], split, place)
+        location = list(self.rows)[index % len(self.rows)]
+        return Problem(location, self.rows[location], split, location)
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
         """The row's own prompt, with any template."""
@@ -99,16 +99,18 @@ class RewardFunction(Task):
         value, _ = self.function.call(row, prompt, _expected_answer(row), text)
         return value
 
-    def _check_row(self, row: Mapping[str, Any], place: str) -> None:
+    def _check_row(self, row: Mapping[str, Any], location: str) -> None:
         """Raise UserError if the row lacks the prompt, the answer, or a needed column."""
         if not _column(row, layouts.QUESTIONS):
-            raise UserError(f"{place}: no column prompt (nor {', '.join(layouts.QUESTIONS[1:])})")
+            raise UserError(
+                f"{location}: no column prompt (nor {', '.join(layouts.QUESTIONS[1:])})"
+            )
         if _expected_answer(row) is None:
             raise UserError(
-                f"{place}: no column with the answer: one of {', '.join(layouts.ANSWERS)}"
+                f"{location}: no column with the answer: one of {', '.join(layouts.ANSWERS)}"
             )
         if name := self.function.missing_column(row):
-            raise UserError(f"{place}: no column {name}, which {self.function.name} needs")
+            raise UserError(f"{location}: no column {name}, which {self.function.name} needs")
 
 
 def _column(row: Mapping[str, Any], names: tuple[str, ...]) -> str:

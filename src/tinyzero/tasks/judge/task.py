@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -46,6 +46,8 @@ COSTS = {
 
 Outcome = float | Exception
 
+Score = Annotated[float, Field(ge=-1e6, le=1e6)]
+
 
 class JudgeOptions(GradedOptions):
     """Who judges what, by which rubric, and how fast."""
@@ -66,28 +68,34 @@ class JudgeOptions(GradedOptions):
         default="single",
         description="score each answer by itself, or compare the answers of a group in pairs",
     )
-    scale: tuple[float, float] = Field(
+    scale: tuple[Score, Score] = Field(
         default=(1.0, 10.0), description="worst and best score; rewards are scaled to 0 to 1"
     )
     opponents: int = Field(
-        default=3, ge=1, description="answers of its group that each answer is compared with"
+        default=3,
+        ge=1,
+        le=1000,
+        description="answers of its group that each answer is compared with",
     )
     concurrency: int = Field(default=16, ge=1, le=256, description="requests at the same time")
     requests_per_minute: float = Field(
-        default=0.0, ge=0, description="most requests per minute; 0 for no limit"
+        default=0.0, ge=0, le=1e6, description="most requests per minute; 0 for no limit"
     )
     timeout: float = Field(default=30.0, gt=0, le=3600, description="seconds per request")
     longest: int = Field(
-        default=8000, ge=100, description="characters of a text that the judge sees at most"
+        default=8000,
+        ge=100,
+        le=10_000_000,
+        description="characters of a text that the judge sees at most",
     )
     cache: str = Field(
         default="judge.sqlite", description="file that keeps the verdicts; empty: none is kept"
     )
     price_read: float = Field(
-        default=0.0, ge=0, description="dollars per million tokens that the judge reads"
+        default=0.0, ge=0, le=1e6, description="dollars per million tokens that the judge reads"
     )
     price_written: float = Field(
-        default=0.0, ge=0, description="dollars per million tokens that the judge writes"
+        default=0.0, ge=0, le=1e6, description="dollars per million tokens that the judge writes"
     )
 
     @field_validator("scale", mode="before")

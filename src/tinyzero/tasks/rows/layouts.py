@@ -91,11 +91,11 @@ def read_item(row: Row, layout: Layout) -> Item:
     """The question and the answers of one row. Raises UserError if they are not of a usual form."""
     prompt = row.values.get(layout.question)
     is_chat = isinstance(prompt, list)
-    messages = _messages(prompt, row.place, layout.question) if isinstance(prompt, list) else ()
+    messages = _messages(prompt, row.location, layout.question) if isinstance(prompt, list) else ()
     question = _last_question(messages) if is_chat else prompt
     if not isinstance(question, str) or not question.strip():
         raise UserError(
-            f"{row.place} has {shown(prompt)} in the column {layout.question}, which must be the "
+            f"{row.location} has {shown(prompt)} in the column {layout.question}, which must be the "
             "question: fill it in, or remove the row"
         )
 
@@ -135,14 +135,14 @@ def _first(names: Sequence[str], columns: Sequence[str]) -> str:
     return next((name for name in names if name in columns), "")
 
 
-def _messages(prompt: Sequence[Any], place: str, column: str) -> list[Message]:
+def _messages(prompt: Sequence[Any], location: str, column: str) -> list[Message]:
     """The chat messages in a column. Raises UserError if they are not messages of text."""
     messages: list[Message] = []
     for message in prompt:
         content = _content(message)
         if content is None or message.get("role") not in ROLES:
             raise UserError(
-                f"{place} has {shown(message)} in the column {column}: a message has a role "
+                f"{location} has {shown(message)} in the column {column}: a message has a role "
                 f"({', '.join(ROLES)}) and a content of text"
             )
         messages.append({"role": message["role"], "content": content})

@@ -60,6 +60,8 @@ class RowsOptions(BaseModel):
     )
     full_marks: float | None = Field(
         default=None,
+        ge=-1e9,
+        le=1e9,
         description="the least reward of a function that counts as right; by default 1 is right, 0 "
         "is wrong, and anything else is neither",
     )

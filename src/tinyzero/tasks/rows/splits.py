@@ -27,25 +27,25 @@ class Entry(NamedTuple):
     key: str
     fields: Mapping[str, Any]
     split: Split | None
-    place: str
+    location: str
 
 
-def entry(fields: Mapping[str, Any], split: Split | None, place: str) -> Entry:
+def entry(fields: Mapping[str, Any], split: Split | None, location: str) -> Entry:
     """The entry of a row. Its key is a hash of the question, and its id one of all that it holds.
 
     Spaces and capitals of the question do not change the key.
     """
     asked = [fields["question"], *(message["content"] for message in fields.get("messages", ()))]
     key = _digest(" ".join(" ".join(asked).casefold().split()))
-    return Entry(_digest(json.dumps(fields, sort_keys=True)), key, fields, split, place)
+    return Entry(_digest(json.dumps(fields, sort_keys=True)), key, fields, split, location)
 
 
-def own_split(value: Any, column: str, place: str) -> Split:
+def own_split(value: Any, column: str, location: str) -> Split:
     """The split that a column names. Raises UserError if it names none."""
     split = SPLIT_NAMES.get(value.strip().lower()) if isinstance(value, str) else None
     if split is None:
         raise UserError(
-            f"{place} has {shown(value)} in the column {column}"
+            f"{location} has {shown(value)} in the column {column}"
             f"{suggest(str(value)[:40], SPLIT_NAMES)}"
         )
     return split
@@ -120,7 +120,7 @@ def _notes_on_repeats(entries: Sequence[Entry]) -> list[str]:
         first = _repeats(entries)[0]
         notes.append(
             f"{copies} row{'s repeat earlier ones' if copies > 1 else ' repeats an earlier one'}, "
-            f"and count{'s' * (copies == 1)} once: the first is {first.place}"
+            f"and count{'s' * (copies == 1)} once: the first is {first.location}"
         )
 
     answers: dict[str, Entry] = {}
@@ -128,12 +128,12 @@ def _notes_on_repeats(entries: Sequence[Entry]) -> list[str]:
     for one in entries:
         before = answers.setdefault(one.key, one)
         if before.fields.get("answers") != one.fields.get("answers"):
-            contradictions.append((before.place, one.place))
+            contradictions.append((before.location, one.location))
     if contradictions:
-        before_place, place = contradictions[0]
+        before_place, location = contradictions[0]
         notes.append(
             f"{len(contradictions)} question{'s' * (len(contradictions) > 1)} with different "
-            f"answers in different rows, such as {before_place} and {place}"
+            f"answers in different rows, such as {before_place} and {location}"
         )
     return notes
 

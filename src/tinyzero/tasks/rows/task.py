@@ -199,8 +199,8 @@ class Rows(Task):
             split = row.split
             if options.split_column:
                 value = row.values.get(options.split_column)
-                split = splits.own_split(value, options.split_column, row.place)
-            entries.append(splits.entry(self._fields(row, layout), split, row.place))
+                split = splits.own_split(value, options.split_column, row.location)
+            entries.append(splits.entry(self._fields(row, layout), split, row.location))
         return entries
 
     def _fields(self, row: Row, layout: layouts.Layout) -> dict[str, Any]:
@@ -216,7 +216,7 @@ class Rows(Task):
         if self.function is not None:
             if missing := self.function.missing_column(row.values):
                 raise UserError(
-                    f"{row.place} has no column {missing}, which {self.function.name} needs"
+                    f"{row.location} has no column {missing}, which {self.function.name} needs"
                 )
             expected = row.values.get(layout.answer) if layout.answer else None
             if layout.name == "verl" and isinstance(expected, Mapping):
@@ -227,13 +227,13 @@ class Rows(Task):
         if not item.answers:
             value = row.values.get(layout.answer)
             raise UserError(
-                f"{row.place} has {shown(value)} in the column {layout.answer}, which must be the "
+                f"{row.location} has {shown(value)} in the column {layout.answer}, which must be the "
                 "answer: fill it in, or remove the row"
             )
         for answer in item.answers:
             if not checks.is_checkable(self.options.check, answer, item.choices):
                 raise UserError(
-                    f"{row.place} has the answer {shown(answer)}, which the check "
+                    f"{row.location} has the answer {shown(answer)}, which the check "
                     f"{self.options.check} cannot compare: use another --task.check, or remove "
                     "the row"
                 )

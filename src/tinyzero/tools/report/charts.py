@@ -366,7 +366,17 @@ LEFT_OUT: dict[str, str] = {
         ("grading/raised", "grading/timeout", "grading/ungraded"), "an alarm reports it"
     ),
     **dict.fromkeys(
-        ("problem", "prompt", "fields", "group", "text", "finish_reason", "parts", "failure"),
+        (
+            "problem",
+            "prompt",
+            "fields",
+            "group",
+            "text",
+            "environment",
+            "finish_reason",
+            "parts",
+            "failure",
+        ),
         "a written answer shows it",
     ),
     **dict.fromkeys(
@@ -381,6 +391,10 @@ LEFT_OUT: dict[str, str] = {
     "graded": "it stays the same in a run",
     "tokens/generated": "it is in the tokens per second and in the length",
     "tokens/trained": "it is in the length",
+    **dict.fromkeys(
+        ("judge/requests", "judge/cached", "judge/tokens_read", "judge/tokens_written"),
+        "the summary of the run shows what its judge cost",
+    ),
 }
 """What is recorded but not drawn, and why."""
 
