@@ -11,6 +11,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -184,8 +186,16 @@ class GradedTask(Task):
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
-        self.questions = open_questions(self.options.data, self.options.data_options)
-        self.stop = tuple(self.questions.stop)
+        self.stop = ()
+        is_default = self.options.data == type(self.options).model_fields["data"].default
+        # the task that is asked by default may be missing: this one can be described without it
+        with suppress(UserError) if is_default else nullcontext():
+            self.stop = tuple(self.questions.stop)
+
+    @cached_property
+    def questions(self) -> Questions:
+        """The questions that are asked. Raises UserError if they cannot be read."""
+        return open_questions(self.options.data, self.options.data_options)
 
     def problem(self, split: Split, index: int) -> Problem:
         """The question at `index` of the split."""

@@ -95,8 +95,8 @@ def read_item(row: Row, layout: Layout) -> Item:
     question = _last_question(messages) if is_chat else prompt
     if not isinstance(question, str) or not question.strip():
         raise UserError(
-            f"{row.location} has {shown(prompt)} in the column {layout.question}, which must be the "
-            "question: fill it in, or remove the row"
+            f"{row.location} has {shown(prompt)} in the column {layout.question}, which must be "
+            "the question: fill it in, or remove the row"
         )
 
     choices = _choices(row, layout)

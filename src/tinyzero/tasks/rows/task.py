@@ -227,8 +227,8 @@ class Rows(Task):
         if not item.answers:
             value = row.values.get(layout.answer)
             raise UserError(
-                f"{row.location} has {shown(value)} in the column {layout.answer}, which must be the "
-                "answer: fill it in, or remove the row"
+                f"{row.location} has {shown(value)} in the column {layout.answer}, which must be "
+                "the answer: fill it in, or remove the row"
             )
         for answer in item.answers:
             if not checks.is_checkable(self.options.check, answer, item.choices):

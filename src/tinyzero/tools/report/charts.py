@@ -391,10 +391,6 @@ LEFT_OUT: dict[str, str] = {
     "graded": "it stays the same in a run",
     "tokens/generated": "it is in the tokens per second and in the length",
     "tokens/trained": "it is in the length",
-    **dict.fromkeys(
-        ("judge/requests", "judge/cached", "judge/tokens_read", "judge/tokens_written"),
-        "the summary of the run shows what its judge cost",
-    ),
 }
 """What is recorded but not drawn, and why."""
 
