@@ -391,6 +391,7 @@ LEFT_OUT: dict[str, str] = {
     "graded": "it stays the same in a run",
     "tokens/generated": "it is in the tokens per second and in the length",
     "tokens/trained": "it is in the length",
+    **dict.fromkeys(("turns", "environment_tokens"), "a written answer shows its turns"),
 }
 """What is recorded but not drawn, and why."""
 
