@@ -225,7 +225,7 @@ def test_a_wrong_curriculum_is_one_line(
 def climbing(base: Path) -> Config:
     rule = {"rule": "linear", "up": 0.3, "down": 0.05, "window": 2}
     tables = toy_config(base, task=f"{TOYS}:Levelled").model_dump()
-    fewer = {"eval.test_problems": 0, "eval.samples": 1, "eval.greedy": False}
+    fewer = {"eval.test_problems": 0, "eval.samples": 1, "eval.greedy": False, "model.threads": 1}
     return resolve(tables | {"curriculum": rule}, fewer)
 
 
