@@ -302,16 +302,17 @@ def doors(package: str, sources: dict[str, str]) -> set[str]:
 def forced(sources: dict[str, str]) -> list[str]:
     """Imports of private names of a package by modules outside of it."""
     found = set()
+    offered = {package: doors(package, sources) for package in packages(sources)}
     for name, source in sources.items():
         for node in ast.walk(ast.parse(source)):
             if not isinstance(node, ast.ImportFrom) or node.level or not node.module:
                 continue
-            for package in packages(sources):
+            for package in offered:
                 if like(name, [package]) or not like(node.module, [package]):
                     continue
                 inner = node.module.removeprefix(package).lstrip(".").split(".")[0]
                 wanted = [inner] if inner else [alias.name for alias in node.names]
-                missing = [one for one in wanted if one not in doors(package, sources)]
+                missing = [one for one in wanted if one not in offered[package]]
                 found |= {f"{name}: {package} does not offer {one}" for one in missing}
     return sorted(found)
 
