@@ -32,7 +32,7 @@ class ReasoningGymOptions(BaseModel):
         default=["chain_sum"],
         description="datasets of reasoning-gym, with commas between them, as in chain_sum,gcd",
     )
-    weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+    weights: dict[str, Annotated[float, Field(le=1000)]] = Field(
         default={},
         description="how often each dataset is drawn, as in {chain_sum = 2}; 1 if it is not named",
     )
