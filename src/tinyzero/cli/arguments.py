@@ -126,3 +126,14 @@ price = checked(float, lambda value: 0 <= value <= 1e6, "a number of dollars fro
 amount = checked(float, lambda value: 0 < value <= 1e18, "a number above 0 and at most 1e18")
 
 share = checked(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+
+
+def threads_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--threads` to a command that trains without a recipe."""
+    parser.add_argument(
+        "--threads",
+        type=up_to(MOST_PROCESSES),
+        default=2,
+        metavar="N",
+        help="CPU threads (default: 2)",
+    )

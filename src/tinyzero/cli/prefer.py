@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import MOST_PROCESSES, up_to
+from tinyzero.cli.arguments import threads_argument
 from tinyzero.errors import Interrupted
 from tinyzero.registry import validate
+from tinyzero.run.console import say
 from tinyzero.tools.prefer.options import PreferOptions
 
 EXAMPLES = """\
@@ -36,13 +39,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "--model", required=True, metavar="MODEL", help="a bundled base, a folder, or a hub id"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the new folder")
-    parser.add_argument(
-        "--threads",
-        type=up_to(MOST_PROCESSES),
-        default=2,
-        metavar="N",
-        help="CPU threads (default: 2)",
-    )
+    threads_argument(parser)
 
 
 def _options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[configs.Option]:
@@ -55,14 +52,15 @@ def run(given: Namespace, overrides: dict[str, Any]) -> int:
     """Train the model and say where it is."""
     import torch
 
-    from tinyzero.tools.prefer.training import prefer, say_to_terminal
+    from tinyzero.tools.prefer.training import prefer
 
     options = validate(PreferOptions, dict(overrides), "")
     torch.set_num_threads(given.threads)
+    show = partial(say, stream=sys.stderr)
     try:
-        prefer(Path(given.pairs), given.model, Path(given.out), options, say_to_terminal)
+        prefer(Path(given.pairs), given.model, Path(given.out), options, show)
     except Interrupted:
-        say_to_terminal("stopped: nothing was saved")
+        show("stopped: nothing was saved")
         raise
     print(f"the reward model is in {given.out}: use it with --task scored-by-model")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyzero import config as configs
-from tinyzero.cli.arguments import MOST_PROCESSES, up_to
+from tinyzero.cli.arguments import threads_argument
 from tinyzero.registry import validate
 from tinyzero.tasks import corpora
 
@@ -40,13 +40,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         choices=corpora.names(),
         help=f"the task that the base is made for (default: {corpora.names()[0]})",
     )
-    parser.add_argument(
-        "--threads",
-        type=up_to(MOST_PROCESSES),
-        default=2,
-        metavar="N",
-        help="CPU threads (default: 2)",
-    )
+    threads_argument(parser)
 
 
 def _options(given: Namespace | None, overrides: Mapping[str, Any]) -> list[configs.Option]:

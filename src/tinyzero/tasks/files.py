@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyzero.errors import UserError
+from tinyzero.errors import UserError, short_path
 
 SUFFIXES = (".parquet", ".jsonl")
 EXTRA = "is not installed: pip install 'tinyzero[data]'"
@@ -28,6 +28,19 @@ def read_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("brackets are nested too deeply") from None
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers, from 1.
+
+    Raises UserError if the file cannot be read or is not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"cannot read {short_path(path)}: {reason}") from None
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tinyzero.errors import UserError, short_path
 from tinyzero.tasks.base import Chart, NoSolution, Task
-from tinyzero.tasks.files import read_json
+from tinyzero.tasks.files import numbered_lines, read_json
 from tinyzero.tasks.prompts import require_template
 from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import SPLITS, Problem, Prompt, Split
@@ -266,15 +266,8 @@ def read_questions(path: Path) -> list[str | list[dict[str, str]]]:
 
     Raises UserError, naming the line, if a question cannot be read.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {short_path(path)}: {error}") from None
-
     questions: list[str | list[dict[str, str]]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
         question = line.strip() if path.suffix == ".txt" else _question(path, number, line)
         questions.append(question)
     return questions

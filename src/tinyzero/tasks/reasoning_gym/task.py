@@ -17,6 +17,7 @@ from tinyzero.tasks.reasoning_gym.catalogue import DATASETS, EXACT, FORMS, OWN
 from tinyzero.tasks.reasoning_gym.graders import is_right
 from tinyzero.tasks.reasoning_gym.options import ReasoningGymOptions
 from tinyzero.tasks.reasoning_gym.room import room
+from tinyzero.tasks.shares import Shares
 from tinyzero.types import Problem, Prompt, Reward, Split
 
 LONGEST = 2000  # characters of an answer, or three times the length of the package's own
@@ -41,8 +42,8 @@ class ReasoningGym(Task):
         self.options: ReasoningGymOptions = options or ReasoningGymOptions()
         if self.options.answer_only:
             self.stop = ()  # the reply ends when the model ends its turn
-        self._order: list[str] = []
-        self._credit = dict.fromkeys(self.options.datasets, 0.0)
+        weights = self.options.weights
+        self.shares = Shares({name: weights.get(name, 1.0) for name in self.options.datasets})
 
     @property
     def trusted(self) -> bool:
@@ -77,14 +78,7 @@ class ReasoningGym(Task):
         >>> [task.dataset_at(index) for index in range(6)]
         ['gcd', 'lcm', 'gcd', 'gcd', 'lcm', 'gcd']
         """
-        weights = {name: self.options.weights.get(name, 1.0) for name in self.options.datasets}
-        while len(self._order) <= index:
-            for name, weight in weights.items():
-                self._credit[name] += weight
-            chosen = max(self._credit, key=self._credit.__getitem__)
-            self._credit[chosen] -= sum(weights.values())
-            self._order.append(chosen)
-        return self._order[index]
+        return self.shares.at(index)[0]
 
     def prompt(self, problem: Problem, template: str) -> Prompt:
         """The question in one of `tinyzero.tasks.prompts.TEMPLATES`.

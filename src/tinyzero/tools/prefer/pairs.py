@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyzero.errors import UserError, short_path
-from tinyzero.tasks.files import read_json
+from tinyzero.tasks.files import numbered_lines, read_json
 from tinyzero.tasks.questions import is_conversation
 from tinyzero.tasks.splits import split_by_key
 from tinyzero.types import Prompt
@@ -35,16 +35,8 @@ def read_pairs(path: Path, note: Callable[[str], None]) -> list[Pair]:
     A row has `chosen` and `rejected`, perhaps `prompt` and `margin`. Without a prompt it is what
     both answers begin with. Raises UserError, naming the line, if a row is something else.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UserError(f"cannot read {short_path(path)}: {reason}") from None
-
     pairs, equal = [], 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
         try:
             pair = as_pair(read_json(line))
         except ValueError as error:

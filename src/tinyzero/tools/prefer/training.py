@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,12 +22,14 @@ from torch.nn.functional import logsigmoid
 from tinyzero import models
 from tinyzero.errors import UserError, short_path
 from tinyzero.evaluate import interval
+from tinyzero.run import outputs
 from tinyzero.tools.prefer.options import PreferOptions
 from tinyzero.tools.prefer.pairs import Pair, held_out, read_pairs
 
 WARMUP = 0.05  # share of the steps in which the learning rate rises
 GRAD_CLIP = 1.0
 SHOWN_EVERY = 5.0  # seconds between two lines of progress
+FIX = "name another folder with --out"
 FEWEST = 10  # held-out pairs, below which an accuracy says nothing
 
 
@@ -159,25 +159,18 @@ def measure(classifier: models.Classifier, pairs: Sequence[Pair]) -> dict[str, A
 
 def save(classifier: models.Classifier, folder: Path, base: str, result: dict[str, Any]) -> None:
     """Write the classifier to `folder`, whole or not at all, and read it back."""
-    require_new(folder)
-    unfinished = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
-        models.save_classifier(classifier, unfinished, base)
+    with outputs.whole(folder, _is_empty, FIX) as temporary:
+        temporary.mkdir()
+        models.save_classifier(classifier, temporary, base)
         text = json.dumps(result, indent=2) + "\n"
-        (unfinished / "prefer.json").write_text(text, encoding="utf-8")
-        unfinished.chmod(0o755)
-        unfinished.replace(folder)
-    except OSError as error:
-        raise UserError(f"cannot write {short_path(folder)}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        (temporary / "prefer.json").write_text(text, encoding="utf-8")
 
 
 def require_new(folder: Path) -> None:
     """Raise UserError if `folder` has content, or its parent cannot be written."""
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{short_path(folder)} exists: name another folder with --out")
+        if folder.exists() and not _is_empty(folder):
+            raise UserError(f"{short_path(folder)} exists: {FIX}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent):
             pass
@@ -185,9 +178,9 @@ def require_new(folder: Path) -> None:
         raise UserError(f"cannot write {short_path(folder)}: {error.strerror}") from None
 
 
-def say_to_terminal(text: str) -> None:
-    """Show a line of progress."""
-    print(text, file=sys.stderr, flush=True)
+def _is_empty(folder: Path) -> bool:
+    """Whether this is a folder without content."""
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _batches(pairs: Sequence[Pair], epoch: int, options: PreferOptions) -> list[list[Pair]]:
