@@ -19,7 +19,7 @@ from tinyzero.config import GradingSection, resolve, to_toml, trust
 from tinyzero.errors import UserError
 from tinyzero.evaluate import completion_metrics, distinct_problems, evaluate, interval
 from tinyzero.grading import LocalGrader, WorkerPool
-from tinyzero.rollouts import Cursor, Player, Source
+from tinyzero.rollouts import Cursor, Player, Source, Tally
 from tinyzero.run import glossary, records
 from tinyzero.run.parts import make_grader
 from tinyzero.samplers.scripted import ScriptedSampler
@@ -198,6 +198,25 @@ def test_each_task_is_sampled_with_its_own_stop_strings() -> None:
     ends = {g[0].problem.task: g[0].completion.text for g in batches[0]}
     assert ends == {"countdown": "</think><answer>7</answer>", "sums": ends["sums"]}
     assert ends["sums"].endswith("7"), "sums has no stop string"
+
+
+def test_tasks_that_take_turns_are_sampled_together_and_keep_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    playing = player(mixture())
+    calls: list[list[int]] = []
+    generate = playing.sampler.generate
+
+    def counted(requests: Any, *more: Any, **options: Any) -> Any:
+        calls.append([request.group for request in requests])
+        return generate(requests, *more, **options)
+
+    monkeypatch.setattr(playing.sampler, "generate", counted)
+    problems = [playing.task.problem("dev", index) for index in range(6)]
+    groups = playing.play(problems, SamplingParams(n=2), first_group=10, tally=Tally())
+    assert [group[0].problem for group in groups] == problems
+    assert [group[0].group for group in groups] == [10, 11, 12, 13, 14, 15]
+    assert calls == [[10, 12, 13, 15], [11, 14]], "one call for each set of stop strings"
 
 
 def test_ones_own_task_is_graded_by_workers_and_a_bundled_one_here() -> None:

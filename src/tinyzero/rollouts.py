@@ -6,11 +6,10 @@ another reason (`Ungraded`) is left out, after grading was tried again.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from itertools import groupby
 from typing import Any, Literal
 
 from tinyzero.curriculum import NO_CURRICULUM, Curriculum, LevelState
@@ -25,12 +24,12 @@ from tinyzero.types import (
     Learner,
     Problem,
     Prompt,
+    Request,
     Reward,
     Rollout,
     Sampler,
     SamplingParams,
     Turn,
-    requests_for,
 )
 
 TooLong = Literal["skip", "error"]
@@ -213,21 +212,25 @@ class Player:
         if self.task.plays_episodes:
             return self._play_episodes(problems, params, first_group, tally, sampled)
 
-        groups: list[Group] = []
-        for stop, run in groupby(problems, key=partial(stop_strings, self.task)):
-            first = first_group + len(groups)
-            groups += self._play(list(run), replace(params, stop=stop), first, tally, sampled)
-        return groups
+        numbered = dict(enumerate(problems, first_group))
+        by_stop: defaultdict[tuple[str, ...], dict[int, Problem]] = defaultdict(dict)
+        for number, problem in numbered.items():
+            by_stop[stop_strings(self.task, problem)][number] = problem
+
+        groups: dict[int, Group] = {}
+        for stop, own in by_stop.items():  # a mixture's tasks take turns, and are sampled together
+            groups |= self._play(own, replace(params, stop=stop), tally, sampled)
+        return [groups[number] for number in numbered]
 
     def _play(
         self,
-        problems: Sequence[Problem],
+        numbered: Mapping[int, Problem],
         params: SamplingParams,
-        first_group: int,
         tally: Tally,
         sampled: Callable[[], None] | None,
-    ) -> list[Group]:
-        """`play`, for problems whose completions end with the same stop strings."""
+    ) -> dict[int, Group]:
+        """`play`, for problems by group number whose completions end with the same strings."""
+        problems = list(numbered.values())
         prompts = [self.prompt_ids(problem) for problem in problems]
         submitted: set[int] = set()
 
@@ -237,7 +240,11 @@ class Player:
             if sampled:
                 sampled()
 
-        requests = requests_for(prompts, params.n, first_group)
+        samples = tuple(range(params.n))
+        requests = [
+            Request(prompt, number, samples)
+            for number, prompt in zip(numbered, prompts, strict=True)
+        ]
         with guarding(self.sampler):
             completions = self.sampler.generate(requests, params, done=grade)
         if missing := set(range(len(requests))) - submitted:
@@ -246,10 +253,10 @@ class Player:
                 "call it once for each request"
             )
 
-        groups: list[Group] = []
-        for i, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
+        groups: dict[int, Group] = {}
+        for i, (number, problem) in enumerate(numbered.items()):
             verdicts = self._verdicts(i, problem, completions[i], tally)
-            groups.append(_group(problem, prompt, completions[i], verdicts, first_group + i))
+            groups[number] = _group(problem, prompts[i], completions[i], verdicts, number)
         return groups
 
     def _play_episodes(
