@@ -658,6 +658,20 @@ def test_tokens_of_no_probability_are_never_drawn(size: int) -> None:
             assert invert_large(weights, *numbers).item() == token
 
 
+def test_the_two_numbers_of_a_draw_are_independent() -> None:
+    """If they were the same number, only the first token of one chunk would be drawn, and so on."""
+    logits = torch.full((1, 20_000), -torch.inf)
+    likely = [3, 100, 19_000, 19_020]
+    logits[0, likely] = 0.0
+
+    keys = row_keys(0, torch.arange(2000), torch.zeros(2000, dtype=torch.long))
+    token = torch.cat(
+        [next_token(logits.expand(500, -1), part, 5, PARAMS)[0] for part in keys.split(500)]
+    )
+    shares = torch.bincount(token, minlength=20_000)[likely] / 2000
+    assert ((shares - 0.25).abs() < 0.05).all(), "five standard deviations"
+
+
 def test_rounding_rarely_changes_a_draw_from_a_large_vocabulary() -> None:
     """Weights that differ by 1e-3 change a tenth of the draws if a single number decides."""
     weights = torch.randn(1, 49_152).softmax(-1).expand(256, -1)
